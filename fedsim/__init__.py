@@ -1,0 +1,91 @@
+"""fedsim: federated and privacy-preserving learning in medical imaging, simulated.
+
+    from fedsim import run
+    result = run("isic_noniid_gdd", seed=1)
+
+Strategies, clients, models, data sets and partitions are plugins: derive from the classes here.
+"""
+
+from __future__ import annotations
+
+import importlib as _importlib
+import os as _os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+
+def _prepare_environment() -> None:
+    """Set what must be set before torch, Ray and Flower are imported."""
+    # Without MKL's reproducible code path its matrix-vector products change with the alignment of
+    # memory, and a run in one process differs in the last bits from the same run in several.
+    try:
+        with open("/proc/cpuinfo") as cpu:
+            avx2 = " avx2" in cpu.read()
+    except OSError:
+        avx2 = False
+    if avx2:
+        _os.environ.setdefault("MKL_CBWR", "AVX2")
+    # Software in a hospital does not call home unless told to.
+    _os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    _os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+_prepare_environment()
+
+if TYPE_CHECKING:
+    from fedsim.api import Result, run
+    from fedsim.client import Client, Site, Task
+    from fedsim.data.dataset import Dataset, Embedded, Manifest
+    from fedsim.errors import ClientError, FedsimError, InputError, RunError
+    from fedsim.scenario import Scenario, load
+    from fedsim.strategy import Server, Strategy
+
+# Imported when first used: `fedsim --help` should not wait for torch, nor the workers for the CLI.
+_HOMES = {
+    "run": "fedsim.api",
+    "Result": "fedsim.api",
+    "Client": "fedsim.client",
+    "Site": "fedsim.client",
+    "Task": "fedsim.client",
+    "Dataset": "fedsim.data.dataset",
+    "Embedded": "fedsim.data.dataset",
+    "Manifest": "fedsim.data.dataset",
+    "ClientError": "fedsim.errors",
+    "FedsimError": "fedsim.errors",
+    "InputError": "fedsim.errors",
+    "RunError": "fedsim.errors",
+    "Scenario": "fedsim.scenario",
+    "load": "fedsim.scenario",
+    "Server": "fedsim.strategy",
+    "Strategy": "fedsim.strategy",
+}
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "Dataset",
+    "Embedded",
+    "FedsimError",
+    "InputError",
+    "Manifest",
+    "Result",
+    "RunError",
+    "Scenario",
+    "Server",
+    "Site",
+    "Strategy",
+    "Task",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(_importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

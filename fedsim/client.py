@@ -1,0 +1,139 @@
+"""What a client method is, and what it is given.
+
+A client method is a class with `train`; its constructor takes the parameters of the scenario's
+`client:` block. It keeps nothing on itself: what must survive a round goes into `site.state`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.randomness import Streams, as_int, isolated
+
+if TYPE_CHECKING:
+    from fedsim.data.views import View
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned: the shape of the data, the same at all sites.
+
+    Attributes:
+        classes: class names in label order.
+        in_channels: channels of an image.
+        image_size: height and width in pixels.
+    """
+
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+@dataclass
+class Site:
+    """One client for the length of one message: its data, its state, its randomness.
+
+    Attributes:
+        client: number of the client, 0 <= client < number of clients.
+        name: name of the site.
+        round: the current round, from 1.
+        task: shape of the data.
+        train, val: the site's records of the training and validation split.
+        state: what the client keeps between rounds; the driver owns it and stores it in checkpoints.
+        device: where to compute.
+        new_model: returns the scenario's model; its contents are undefined until loaded.
+        steps: `for step in site.steps(total, label)` reports progress (see `fedsim.progress`).
+    """
+
+    client: int
+    name: str
+    round: int
+    task: Task
+    train: View
+    val: View
+    state: RecordDict
+    device: torch.device
+    new_model: Callable[[], torch.nn.Module]
+    steps: Callable[[int, str], Iterator[int]]
+    _streams: Streams = field(repr=False)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator of this client's own stream for this round and purpose."""
+        return self._streams.torch(purpose, self.round, self.client)
+
+    def numpy_generator(self, purpose: str) -> np.random.Generator:
+        """The same for NumPy."""
+        return self._streams.numpy(purpose, self.round, self.client)
+
+    def seed(self, purpose: str) -> int:
+        """A 63-bit seed of this client's own stream for this round and purpose."""
+        return as_int(self._streams.sequence(purpose, self.round, self.client))
+
+
+class Client(ABC):
+    """Base of client methods. The constructor only stores parameters."""
+
+    @abstractmethod
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer a training message.
+
+        Args:
+            content: what the server sent; its arrays are shared with other clients: copy, never
+                write into them.
+            site: the client's data, state and randomness.
+
+        Returns:
+            What travels to the server. Its field names are the names in `traffic.jsonl`.
+        """
+
+    def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer an evaluation message: metrics of the sent model on the site's validation split."""
+        from fedsim.evaluation import evaluate
+        from fedsim.flower import load_state
+
+        model = site.new_model()
+        load_state(model, content["arrays"])
+        scores = evaluate(model, site.val, site.device) if len(site.val) else {}
+        metrics = {name: value for name, value in scores.items() if value is not None}
+        return RecordDict({"metrics": MetricRecord({"num-examples": len(site.val), **metrics})})
+
+
+def as_client_app(client: Client, site_of: Callable[[Message, Context], Site]) -> ClientApp:
+    """Wrap a client method as a Flower `ClientApp`, so that any Flower grid can run it.
+
+    Args:
+        client: the method.
+        site_of: builds the site from a message and the client's context.
+    """
+    app = ClientApp()
+
+    def answer(
+        method: Callable[[RecordDict, Site], RecordDict], message: Message, context: Context
+    ) -> Message:
+        site = site_of(message, context)
+        # Module initialisation and dropout draw from torch's global state.
+        with isolated(site._streams.sequence("client-global", site.round, site.client)):
+            return Message(content=method(message.content, site), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(client.train, message, context)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return answer(client.evaluate, message, context)
+
+    return app

@@ -1,0 +1,157 @@
+"""What a person sees while a run goes on: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fedsim.progress import Board
+from fedsim.randomness import SERVER
+
+# The metrics of a round's line, in this order, as far as a scenario has them.
+_HEADLINE = ("auc", "balanced_accuracy", "dice")
+_PLAIN_SECONDS = 15.0
+
+
+class Console:
+    """Prints a run. With `quiet`, only errors are printed (elsewhere)."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._bars: dict[int, TaskID] = {}
+        self._board: Board | None = None
+        self._names: list[str] = []
+        self._rounds = 0
+        self._last = 0.0
+
+    @property
+    def bars(self) -> bool:
+        """Whether there is a terminal to draw bars on."""
+        return self._out.is_terminal and not self.quiet
+
+    def line(self, text: str = "") -> None:
+        """Print one line."""
+        if not self.quiet:
+            self._out.print(text, markup=False)
+
+    # --- preparing data ------------------------------------------------------------------------
+
+    def preparing(self, done: int, total: int) -> None:
+        """Show how many images are decoded."""
+        if self.quiet or total == 0:
+            return
+        if self.bars:
+            self._start()
+            assert self._live is not None
+            if SERVER not in self._bars:
+                self._bars[SERVER] = self._live.add_task("preparing data", total=total)
+            self._live.update(self._bars[SERVER], completed=done)
+            if done >= total:
+                self._stop()
+        elif done >= total or time.monotonic() - self._last > _PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.line(f"preparing data: {done} of {total} images")
+
+    # --- a run ---------------------------------------------------------------------------------
+
+    def begin(self, names: list[str], rounds: int, board: Board | None) -> None:
+        """Start to watch the local work of these clients."""
+        self._names, self._rounds, self._board = names, rounds, board
+        self._last = time.monotonic()
+
+    def watch(self, in_flight: set[int]) -> None:
+        """Draw how far the running clients, or the server, are. Called often; draws rarely."""
+        now = time.monotonic()
+        pause = 0.2 if self.bars else _PLAIN_SECONDS
+        if self.quiet or self._board is None or now - self._last < pause:
+            return
+        self._last = now
+        running = sorted(in_flight) or [SERVER]
+        states = {client: self._board.read(client) for client in running}
+        states = {client: state for client, state in states.items() if state[1] > 0}
+        if not self.bars:
+            for client, (done, total, label) in states.items():
+                self.line(f"  {self._name(client)}: {label} {done} of {total}")
+            return
+        self._start()
+        assert self._live is not None
+        for client in set(self._bars) - set(states):
+            self._live.remove_task(self._bars.pop(client))
+        for client, (done, total, label) in states.items():
+            if client not in self._bars:
+                self._bars[client] = self._live.add_task("", total=total)
+            self._live.update(
+                self._bars[client],
+                completed=done,
+                total=total,
+                description=f"{self._name(client)}: {label}",
+            )
+
+    def traffic(self, row: Mapping[str, Any]) -> None:
+        """Say what a client sent, where that happens once in a run."""
+        if self._rounds == 1 and row["direction"] == "up":
+            fields = ", ".join(f"{k} {v / 1e6:.3f}" for k, v in row["fields"].items() if v >= 1000)
+            self.line(f"  {self._name(row['client'])} sent {row['bytes'] / 1e6:.3f} MB ({fields})")
+
+    def round(self, row: Mapping[str, Any]) -> None:
+        """Print the line of a finished round."""
+        self._stop()
+        scores = [
+            f"{name} {row['metrics'][name]:.3f}"
+            for name in _HEADLINE
+            if row["metrics"].get(name) is not None
+        ]
+        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}"
+        parts = [
+            f"round {row['round']:>{len(str(self._rounds))}}/{self._rounds}",
+            *scores,
+            f"up {row['mb_up']:.3f} MB",
+            f"down {row['mb_down']:.3f} MB",
+            f"epsilon {epsilon}",
+            f"{row['seconds']:.1f} s",
+            f"{row['peak_rss_mb']:.0f} MB RAM",
+        ]
+        self.line(" | ".join(parts))
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        self._stop()
+
+    def _name(self, client: int) -> str:
+        return "server" if client == SERVER else self._names[client]
+
+    def _start(self) -> None:
+        if self._live is None:
+            self._live = Progress(
+                TextColumn("  {task.description:<34}"),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._out,
+                transient=True,
+            )
+            self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._bars = None, {}
+
+
+def error(text: str) -> None:
+    """Print an error on standard error."""
+    print(f"error: {text}", file=sys.stderr)

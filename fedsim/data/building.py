@@ -1,0 +1,123 @@
+"""Write the folder of a store so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.data.images import reserve
+from fedsim.errors import RunError
+
+_BLOCK = 1024  # images copied or hashed at a time
+
+
+@contextlib.contextmanager
+def new_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder below `parent`, to be filled and published; removed if it was not.
+
+    Raises:
+        RunError: it cannot be written (no permission, no space).
+    """
+    folder = parent / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise RunError(
+            f"prepared data cannot be written below {parent}: {error.strerror or error}"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Give a filled folder its final name; when another process was first, its folder stays."""
+    for file in folder.iterdir():
+        _sync(file)
+    _sync(folder)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def keep_rows(file: Path, keep: Sequence[int]) -> None:
+    """Drop the other rows of an array file."""
+    array = np.load(file, mmap_mode="r")
+    part = file.with_name("kept.npy")
+    kept = np.lib.format.open_memmap(
+        part, mode="w+", dtype=array.dtype, shape=(len(keep), *array.shape[1:])
+    )
+    reserve(part)
+    for start in range(0, len(keep), _BLOCK):
+        kept[start : start + _BLOCK] = array[keep[start : start + _BLOCK]]
+    kept.flush()
+    part.replace(file)
+
+
+def write_records(
+    folder: Path,
+    *,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    sites: Sequence[str],
+    ids: Sequence[str],
+    classes: Sequence[str],
+    source: str,
+    root: str | None,
+    skipped: Sequence[str],
+) -> None:
+    """Write everything of a store except its images, which are there already."""
+    site_names = sorted(set(sites))
+    site_codes = {site: code for code, site in enumerate(site_names)}
+    arrays = {
+        "labels": np.asarray(labels, dtype=np.int64),
+        "groups": group_codes(groups),
+        "sites": np.array([site_codes[site] for site in sites], dtype=np.int64),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    digest = hashlib.sha256(json.dumps([images.shape, list(classes), site_names]).encode())
+    for start in range(0, len(images), _BLOCK):
+        digest.update(images[start : start + _BLOCK].tobytes())
+    for array in arrays.values():
+        digest.update(array.astype("<i8").tobytes())
+    about = {
+        "fingerprint": digest.hexdigest(),
+        "source": source,
+        "root": root,
+        "classes": list(classes),
+        "site_names": site_names,
+        "skipped": list(skipped),
+        "ids": list(ids),
+    }
+    (folder / "store.json").write_text(json.dumps(about, indent=1))
+
+
+def group_codes(names: Sequence[str]) -> np.ndarray:
+    """Number groups by first appearance, int64 [n]; every empty name is a group of its own."""
+    numbers: dict[str | int, int] = {}
+    return np.array(
+        [numbers.setdefault(name or place, len(numbers)) for place, name in enumerate(names)],
+        dtype=np.int64,
+    )

@@ -1,0 +1,76 @@
+"""What a data set plugin is, and what it hands over: a manifest of files, or a stand-in."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The records of a data set on disk, one entry each, in a fixed order.
+
+    Attributes:
+        paths: the image file.
+        labels: int64 [n], positions in the data set's classes.
+        groups: the patient or lesion; records with one name never part. "" is a group of its own.
+        sites: the hospital, or other origin, of the record.
+        ids: what a person calls the record; unique.
+        classes: class names in label order when only the data tells them; else those of the data
+            set hold.
+    """
+
+    paths: list[Path]
+    labels: np.ndarray
+    groups: list[str]
+    sites: list[str]
+    ids: list[str]
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A generated stand-in of a data set: uint8 images [n, H, W, 3] and what `Manifest` has."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    groups: list[str]
+    sites: list[str]
+    classes: tuple[str, ...]
+
+
+class Dataset(ABC):
+    """A data set plugin. Its constructor takes the data set's own options and only stores them.
+
+    Attributes:
+        classes: class names in label order; empty when `manifest` finds them in the data.
+        embedded: generates the stand-in from `size`, the keys of `data.embedded`, and those of the
+            data set's options that it also takes; None when there is no stand-in. Its attribute
+            `version` is part of the store's key: change it when the pictures change.
+        layout: what a root folder must hold, for error messages.
+    """
+
+    classes: tuple[str, ...] = ()
+    embedded: ClassVar[Callable[..., Embedded] | None] = None
+    layout: ClassVar[str] = "image files"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a class write `embedded = function` without it becoming a method."""
+        super().__init_subclass__(**options)
+        if inspect.isfunction(cls.__dict__.get("embedded")):
+            cls.embedded = staticmethod(cls.__dict__["embedded"])
+
+    @abstractmethod
+    def manifest(self, root: Path) -> Manifest:
+        """List the records below `root` without decoding images.
+
+        Raises:
+            InputError: tables are missing or wrong. A listed image file that does not exist is no
+                error here: `prepare` finds and counts those.
+        """

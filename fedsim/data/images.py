@@ -1,0 +1,144 @@
+"""Decode image files into one uint8 array on disk, in parallel processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedsim.errors import RunError
+
+CHANNELS = 3
+_SPAN = 32  # files a task: small enough for a smooth progress bar, large enough to hide its cost
+
+
+def read_image(path: str | Path, size: int) -> np.ndarray:
+    """Read a picture as uint8 RGB [size, size, 3].
+
+    The shorter side is scaled to `size` with the aspect ratio kept, then the centre is cropped: a
+    lesion lies in the middle of its picture and is not stretched. Bilinear with antialiasing.
+    EXIF orientation is ignored, an alpha channel dropped.
+
+    Raises:
+        OSError: the file is missing, unreadable, truncated, or no picture.
+        ValueError: its grey values do not fit into 8 bits.
+    """
+    with Image.open(path) as opened:
+        # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
+        opened.draft("RGB", (2 * size, 2 * size))
+        if opened.mode[0] in "IF":
+            raise ValueError(f"grey values of more than 8 bits (mode {opened.mode})")
+        picture = opened.convert("RGB")
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = picture.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + side, top + side),
+        reducing_gap=3.0,
+    )
+    return np.asarray(square)
+
+
+def decode_files(
+    paths: Sequence[Path],
+    size: int,
+    target: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, str]:
+    """Decode every file into `target`, a new .npy file holding uint8 [n, size, size, 3].
+
+    Args:
+        workers: processes that decode; 1 decodes here.
+        progress: called with (files done, files in all).
+
+    Returns:
+        Why a file could not be decoded, by its position; the array is zero there.
+
+    Raises:
+        OSError: `target` cannot be written.
+        RunError: a decoding process died.
+    """
+    shape = (len(paths), size, size, CHANNELS)
+    array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+    reserve(target)
+    spans = [
+        (target, start, [str(path) for path in paths[start : start + _SPAN]], size)
+        for start in range(0, len(paths), _SPAN)
+    ]
+    failures: dict[int, str] = {}
+    done = 0
+    for start, count, failed in _decoded(spans, min(workers, len(spans))):
+        failures |= {start + offset: reason for offset, reason in failed}
+        done += count
+        if progress is not None:
+            progress(done, len(paths))
+    array.flush()
+    return dict(sorted(failures.items()))
+
+
+def reserve(file: Path) -> None:
+    """Claim the disk space of a sparse file, or raise OSError.
+
+    Without it a full disk kills the process at the first write into the map.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+
+
+_Span = tuple[Path, int, list[str], int]
+_Decoded = tuple[int, int, list[tuple[int, str]]]
+
+
+def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
+    """Decode the spans and yield each when it is done."""
+    if workers <= 1:
+        yield from map(_decode_span, spans)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        futures = [pool.submit(_decode_span, span) for span in spans]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a process that decodes images died (out of memory?); resources.workers=1 decodes "
+                "in this process. A script that starts processes on import needs "
+                "`if __name__ == '__main__':` around its calls."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _decode_span(span: _Span) -> _Decoded:
+    """Decode some files into their rows; a module function, so that any process can run it."""
+    target, start, paths, size = span
+    rows = np.lib.format.open_memmap(target, mode="r+")
+    failed = []
+    for offset, path in enumerate(paths):
+        try:
+            image = read_image(path, size)
+        except Exception as error:  # a broken file makes a decoder raise almost anything
+            failed.append((offset, _reason(error)))
+        else:
+            rows[start + offset] = image
+    return start, len(paths), failed
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture in a known format"
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Embedded stand-ins: images computed from a seed, so that everything runs without a download."""

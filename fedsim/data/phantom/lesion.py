@@ -1,0 +1,231 @@
+"""A lesion on skin: how its signs become shape, pigment, blood and scars, and these colour.
+
+The signs are those of the ABCD rule of dermatoscopy (Nachbar et al. 1994,
+doi 10.1016/S0190-9622(94)70061-3): asymmetry, border, colours and structures; and the diameter.
+Each follows the lesion's severity with noise of its own, and the severities of benign and
+malignant lesions overlap, so that no sign decides alone. All numbers were chosen by eye.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.data.phantom.canvas import Floats, Waves, ridges, step
+
+SIGNS = ("asymmetry", "border", "colours", "structures", "diameter")
+LOADING = 0.72
+"""Correlation of a sign with the severity among lesions of one diagnosis."""
+MALIGNANT = 2.8
+"""How much more severe malignant lesions are on average, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What lesions of one diagnosis tend to look like.
+
+    share: of the malignant or of the benign lesions. severity: the mean; the standard deviation
+    is 1. pigment, softness, size: logarithms of factors. blood, veil (blue-grey pigment), scar (in
+    the middle) and flecks (white dots): amounts.
+    """
+
+    malignant: bool
+    share: float
+    severity: float
+    pigment: float = 0.0
+    softness: float = 0.0
+    size: float = 0.0
+    blood: float = 0.0
+    veil: float = 0.0
+    scar: float = 0.0
+    flecks: float = 0.0
+
+
+DIAGNOSES = {
+    "akiec": Diagnosis(True, 0.18, MALIGNANT, -0.7, softness=0.3, blood=0.35, flecks=0.5),
+    "bcc": Diagnosis(True, 0.27, MALIGNANT, -0.6, blood=0.28, veil=0.35, flecks=0.15),
+    "bkl": Diagnosis(False, 0.18, 0.2, -0.2, softness=-0.4, size=0.08, flecks=0.35),
+    "df": Diagnosis(False, 0.04, 0.0, -0.5, softness=0.3, size=-0.15, blood=0.1, scar=0.6),
+    "mel": Diagnosis(True, 0.55, MALIGNANT),
+    "nv": Diagnosis(False, 0.74, 0.0),
+    "vasc": Diagnosis(False, 0.04, 0.0, -1.6, size=-0.2, blood=1.3, veil=0.25),
+}
+
+LESION = (
+    *("severity", *SIGNS, "size", "oval", "axis", "softness", "pigment", "hue", "blood", "halo"),
+    *("network", "dots", "regression", "tone", "flush", "freckles"),
+)
+"""What varies from lesion to lesion, the patient's skin included: one standard normal each."""
+VIEW = ("x", "y", "zoom", "flush", "grain")
+"""What varies from image to image of a lesion: one standard normal each."""
+
+# Optical densities in red, green and blue. Pigment deep in the skin scatters short waves back and
+# so looks blue-grey.
+MELANIN = np.array([0.50, 0.98, 1.52])
+HUE = np.array([0.03, 0.0, -0.13])
+BLOOD = np.array([0.08, 0.78, 0.62])
+DEEP_PIGMENT = np.array([1.05, 0.90, 0.64])
+PALE = np.array([0.98, 0.93, 0.90])
+SCAR = np.array([0.95, 0.88, 0.88])
+
+# Of each random field: the waves, their lowest and highest frequency, and how fast their size
+# falls with it. A lesion's frequencies are in units of its radius, the skin's in those of the
+# frame, where a grid of 64 holds 100.
+LESION_FIELDS = {
+    "shape": (8, 0.9, 2.4, 0.0),
+    "border": (36, 3.0, 24.0, 0.5),
+    "patches": (28, 1.6, 16.0, 0.3),
+    "hue": (12, 1.8, 6.0, 0.0),
+    "clouds": (16, 2.2, 7.0, 0.0),
+    "dots": (24, 9.0, 20.0, 0.0),
+    "network": (24, 26.0, 38.0, 0.0),
+}
+SKIN_FIELDS = {
+    "mottle": (48, 2.5, 40.0, 0.2),
+    "flush": (12, 1.0, 6.0, 0.3),
+    "grain": (36, 30.0, 85.0, 0.0),
+}
+LESION_WAVES = sum(field[0] for field in LESION_FIELDS.values())
+SKIN_WAVES = sum(field[0] for field in SKIN_FIELDS.values())
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What is in front of the camera, one row an image.
+
+    look: the fields of `Diagnosis`. lesion: LESION. view: VIEW. site: the site's traits, each [n].
+    turn: how far the lesion is turned, in turns, [n]. lesion_waves, skin_waves: uniforms
+    [n, LESION_WAVES, 3] and [n, SKIN_WAVES, 3].
+    """
+
+    look: Mapping[str, Floats]
+    lesion: Mapping[str, Floats]
+    view: Mapping[str, Floats]
+    site: Mapping[str, Floats]
+    turn: Floats
+    lesion_waves: Floats
+    skin_waves: Floats
+
+
+def reflectance(subjects: Subjects, axis: Floats) -> Floats:
+    """Skin with a lesion on it, as it looks in even white light: [n, 3, len(axis), len(axis)]."""
+    look, lesion, view, site = subjects.look, subjects.lesion, subjects.view, subjects.site
+    sign = _signs(subjects)
+    shape, side, qx, qy, fields = _shape(subjects, sign, axis)
+    sharp = np.exp(0.2 * np.clip(side, -2, 2) * _at(sign["border"]))
+    softness = 0.09 * np.exp(0.45 * lesion["softness"] + look["softness"])
+    inside = step(shape / (_at(softness) * sharp))
+    deep_inside = step((shape - 0.25) / 0.15)
+    dots = step((fields["dots"] - 1.45) / 0.15)
+    structures = sign["structures"]
+
+    # Pigment: patches, denser on one side when asymmetric, drawn as a net that fades inwards.
+    patches = fields["patches"] + 0.5 * np.tanh(_at(sign["asymmetry"])) * side
+    melanin = np.exp(np.clip(_at(0.16 + 0.19 * sign["colours"]) * patches, -2, 1))
+    melanin *= inside * (0.6 + 0.4 * deep_inside)
+    network = _at(np.clip(0.4 + 0.25 * lesion["network"], 0, 1))
+    melanin *= 1 + network * (1.2 - 0.6 * deep_inside) * ridges(fields["network"], 0.45)
+    dotted = np.clip(0.2 + 0.3 * lesion["dots"] + 0.12 * structures, 0, 1.2)
+    melanin *= 1 + _at(dotted * (look["flecks"] == 0)) * dots
+    melanin *= _at(np.exp(0.34 * lesion["pigment"] + look["pigment"] - 0.05))
+
+    # Blood: in the lesion, and around it.
+    blood = np.exp(_at(0.10 + 0.22 * sign["colours"]) * fields["hue"]) * inside
+    blood *= _at(look["blood"] + 0.12 * np.maximum(lesion["blood"], 0))
+    halo = 0.07 * np.abs(lesion["halo"]) + 0.25 * np.clip(look["blood"] - 0.2, 0, 0.4)
+    blood += _at(halo) * step((shape + 0.25) / 0.15)
+
+    # Blue-grey veil, and what is white: scar, regression, flecks.
+    veil = np.clip(0.40 * (structures - 1.3) + look["veil"], 0, 1.1)
+    veil = _at(veil) * step((fields["clouds"] - 0.6) / 0.28) * step((shape - 0.05) / 0.1)
+    melanin *= 1 - 0.35 * np.minimum(veil, 1)
+    scar = _at(0.8 * look["scar"]) * np.exp(-(qx**2 + qy**2) / (2 * 0.3**2))
+    regression = np.clip(0.2 * (structures + lesion["regression"] - 1.2), 0, 0.7)
+    regression = _at(regression) * step((-fields["clouds"] - 1.0) / 0.3) * inside
+    flecks = _at(0.6 * look["flecks"]) * dots * inside
+    white = 1 - (1 - scar) * (1 - regression) * (1 - flecks) * (1 - 0.12 * np.minimum(veil, 1))
+
+    # The skin around and under it.
+    skin = _fields(SKIN_FIELDS, subjects.skin_waves, axis)
+    freckles = _at(np.clip(0.3 * lesion["freckles"] - 0.1, 0, 0.6))
+    melanin += freckles * step((skin["mottle"] - 1.3) / 0.3)
+    tone = 0.17 * np.exp(0.35 * lesion["tone"] + 0.3 * site["tone"])
+    melanin += _at(tone) * np.exp(0.16 * skin["mottle"])
+    flush = 0.24 * np.exp(0.25 * lesion["flush"] + 0.45 * site["flush"] + 0.15 * view["flush"])
+    blood += _at(flush) * np.exp(0.20 * skin["flush"] + 0.15 * skin["mottle"])
+    grain = 0.045 * np.exp(0.4 * view["grain"])
+    lines = 1 - _at(grain) * ridges(skin["grain"], 0.5) * (1 - 0.5 * inside)
+
+    brown = MELANIN + 0.6 * HUE * lesion["hue"][:, None]
+    scarred = SCAR * np.exp(-0.25 * BLOOD * flush[:, None])
+    picture = np.empty((len(shape), 3, *shape.shape[1:]))
+    for channel in range(3):
+        density = _at(brown[:, channel]) * melanin + BLOOD[channel] * blood
+        below = PALE[channel] * np.exp(-density - DEEP_PIGMENT[channel] * veil)
+        picture[:, channel] = (below + white * (_at(scarred[:, channel]) - below)) * lines
+    return picture
+
+
+def _signs(subjects: Subjects) -> dict[str, Floats]:
+    """The signs of each lesion, [n], from its severity and noise.
+
+    Structures and diameter are standardised over benign lesions. Asymmetry, border and colours
+    are amounts from 0 to 3.2, small in most benign lesions.
+    """
+    severity = subjects.look["severity"] + subjects.lesion["severity"]
+    own = np.sqrt(1 - LOADING**2)
+    sign = {name: LOADING * severity + own * subjects.lesion[name] for name in SIGNS}
+    for name in ("asymmetry", "border", "colours"):
+        # Beyond the upper bound lesions would fall to pieces.
+        sign[name] = np.minimum(np.logaddexp(0, 1.2 * (sign[name] - 0.3)), 3.2)
+    return sign
+
+
+def _shape(
+    subjects: Subjects, sign: Mapping[str, Floats], axis: Floats
+) -> tuple[Floats, Floats, Floats, Floats, dict[str, Floats]]:
+    """Where the lesion is.
+
+    Returns the shape (1 in the middle, 0 on the border, negative outside), the position along an
+    axis of the lesion, its own two coordinates, and its random fields; each [n, len, len].
+    """
+    look, lesion, view = subjects.look, subjects.lesion, subjects.view
+    size = 0.08 * sign["diameter"] + 0.24 * lesion["size"] + look["size"]
+    size += 0.08 * view["zoom"] - 0.16 * subjects.site["zoom"]
+    radius = np.clip(0.41 * np.exp(size), 0.12, 0.85)
+    centre = 0.11 * np.stack([view["x"], view["y"]], axis=1)
+    angle = 2 * np.pi * subjects.turn
+    pose = centre, radius, angle
+    fields = _fields(LESION_FIELDS, subjects.lesion_waves, axis, pose)
+    cosine, sine = _at(np.cos(angle) / radius), _at(np.sin(angle) / radius)
+    dx, dy = axis[None, None, :] - _at(centre[:, 0]), axis[None, :, None] - _at(centre[:, 1])
+    qx, qy = cosine * dx + sine * dy, cosine * dy - sine * dx
+    oval = _at(np.exp(0.05 + 0.12 * np.abs(lesion["oval"])))
+    far = np.hypot(qx / oval, qy * oval)
+    bumps = _at(0.05 + 0.11 * sign["asymmetry"]) * fields["shape"]
+    bumps += _at(0.03 + 0.07 * sign["border"]) * fields["border"]
+    shape = 1 - far + np.minimum(far, 1) * bumps + 0.02 * fields["dots"]
+    side = _at(np.cos(3 * lesion["axis"])) * qx + _at(np.sin(3 * lesion["axis"])) * qy
+    return shape, side, qx, qy, fields
+
+
+def _fields(
+    bands: Mapping[str, tuple[int, float, float, float]],
+    uniform: Floats,
+    axis: Floats,
+    pose: tuple[Floats, Floats, Floats] | None = None,
+) -> dict[str, Floats]:
+    """The random fields of a table, [n, len, len] each, from uniforms [n, all waves, 3]."""
+    fields, start = {}, 0
+    for name, (count, low, high, decay) in bands.items():
+        waves = Waves.draw(uniform[:, start : start + count], low, high, decay)
+        fields[name] = (waves.posed(*pose) if pose else waves).field(axis)
+        start += count
+    return fields
+
+
+def _at(value: Floats) -> Floats:
+    """One number an image, [n], to be combined with [n, len, len]."""
+    return value[:, None, None]

@@ -1,0 +1,33 @@
+"""Scoring a model on a view."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fedsim.data.views import View
+from fedsim.metrics import classification_metrics, site_metrics
+
+BATCH = 256
+
+
+@torch.inference_mode()
+def predict(model: torch.nn.Module, view: View, device: torch.device) -> np.ndarray:
+    """Class probabilities, float32 [n, classes], of a model in evaluation mode."""
+    model.to(device).eval()
+    parts = [
+        torch.softmax(model(images.to(device)), dim=1).cpu().numpy()
+        for images, _ in view.batches(BATCH)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, len(view.classes)), np.float32)
+
+
+def evaluate(
+    model: torch.nn.Module, view: View, device: torch.device, *, per_site: bool = False
+) -> dict[str, float | None]:
+    """Metrics of a model on a view; with `per_site`, also `<metric>@<site>` where sites differ."""
+    probabilities, labels = predict(model, view, device), view.labels.numpy()
+    scores = classification_metrics(labels, probabilities)
+    if per_site and len(view.site_names) > 1:
+        scores |= site_metrics(labels, probabilities, view.sites, view.site_names)
+    return scores

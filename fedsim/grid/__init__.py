@@ -1,0 +1,1 @@
+"""Grids: what carries messages to clients and runs them."""

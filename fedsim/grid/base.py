@@ -1,0 +1,142 @@
+"""What all of fedsim's grids share: nodes, contexts, metering, and who is asked for too often."""
+
+from __future__ import annotations
+
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedsim import flower
+from fedsim.errors import ClientError, InputError
+from fedsim.grid.worker import Job, Spent
+from fedsim.ledger.traffic import TrafficLedger
+
+# A strategy that waits for nodes asks again and again; nobody will ever come.
+_PATIENCE = 50
+
+
+class BaseGrid(Grid):
+    """A Flower grid over the clients of one job.
+
+    Replies are handed on in the order of the messages, and the messages of a round go out in client
+    order, so that sums over replies have the same bits however the clients were scheduled.
+
+    Attributes:
+        round: the current round; the loop sets it.
+        contexts: node id -> the client's `Context`, owned here.
+        peak_rss_mb: peak memory of each worker process seen so far.
+        estimated_seconds: per client, what full answers would have taken (for trials).
+    """
+
+    def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
+        self.job, self._ledger, self._tick = job, ledger, tick
+        self.round = 0
+        self.in_flight: set[int] = set()
+        self.peak_rss_mb: dict[str, float] = {}
+        self.estimated_seconds: dict[int, float] = {}
+        flower.configure_identity()
+        self._run = flower.empty_run()
+        self._sent = 0
+        self._asked = 0
+        self._box: dict[str, Message] = {}
+        count = len(job.train)
+        self._client_of = {flower.node_id(client): client for client in range(count)}
+        self.contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"partition-id": client, "num-partitions": count},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node, client in self._client_of.items()
+        }
+
+    @abstractmethod
+    def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+        """Run the clients; yield (message, reply) in the order of `messages`."""
+
+    def close(self) -> None:
+        """Let go of what the grid holds."""
+
+    def client_of(self, node: int) -> int:
+        """The number of the client that a node id stands for."""
+        return self._client_of[node]
+
+    def client(self, message: Message) -> int:
+        """The number of the client that a message goes to."""
+        return self._client_of[message.metadata.dst_node_id]
+
+    def _keep(self, message: Message, context: Context, spent: Spent, worker: str) -> None:
+        client = self.client(message)
+        self.contexts[message.metadata.dst_node_id] = context
+        self.peak_rss_mb[worker] = max(self.peak_rss_mb.get(worker, 0.0), spent.peak_rss_mb)
+        before = self.estimated_seconds.get(client, 0.0)
+        self.estimated_seconds[client] = before + spent.estimated_seconds
+
+    def _failed(
+        self, message: Message, error: BaseException, text: str | None = None
+    ) -> ClientError:
+        client = self.client(message)
+        text = text or "".join(traceback.format_exception(error))
+        return ClientError(client, self.job.names[client], self.round, text)
+
+    # --- Flower's Grid -------------------------------------------------------------------------
+
+    def set_run(self, run: Any) -> None:
+        """Set the run that the grid belongs to."""
+        self._run = run
+
+    @property
+    def run(self) -> Any:
+        """The run that the grid belongs to."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message to a node (Flower's older way)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Node ids in client order."""
+        self._asked += 1
+        if self._asked > _PATIENCE:
+            raise InputError(
+                f"the strategy waits for more clients than the {len(self._client_of)} there are",
+                hint="lower its min_available_nodes or min_train_nodes, or raise federation.clients",
+            )
+        return list(self._client_of)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Send messages and yield the replies in client order, each metered on both ways."""
+        self._asked = 0
+        ordered = sorted(messages, key=self.client)
+        for message in ordered:
+            self._sent += 1
+            flower.stamp(message, f"m{self._sent}")
+        for message, reply in self._execute(ordered):
+            self._ledger.exchange(self.round, self.client(message), message, reply)
+            yield reply
+        self._ledger.forget_contents()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the clients and keep their replies for `pull_messages`."""
+        replies = list(self.send_and_receive(messages))
+        self._box |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+        return [reply.metadata.reply_to_message_id for reply in replies]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand over the replies kept for these message ids."""
+        return [self._box.pop(i) for i in list(message_ids) if i in self._box]

@@ -1,0 +1,198 @@
+"""`RayGrid`: Ray actors on this machine, or on a cluster the user already has.
+
+One actor a worker, alive for the whole process: a second run finds them warm. Records that several
+messages share are put into Ray's object store once a round. The longest client of the window runs
+first; replies are handed on in client order, so at most a window of them is held at a time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from flwr.app import Context, Message, Metadata, RecordDict
+
+from fedsim import flower
+from fedsim.errors import InputError, RunError
+from fedsim.grid.base import BaseGrid
+from fedsim.grid.worker import Job, Spent, Worker
+from fedsim.ledger.traffic import TrafficLedger
+from fedsim.scenario import Resources
+
+# Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
+_WINDOW_MB = 256.0
+_POLL_SECONDS = 0.2
+
+
+class _Actor:
+    """A worker process. One job at a time; `configure` gives it the next."""
+
+    def __init__(self) -> None:
+        flower.configure_identity()
+        self._worker: Worker | None = None
+
+    def configure(self, job: Job) -> None:
+        self._worker = Worker(job)
+
+    def run(
+        self, metadata: Metadata, names: list[str], context: Context, round: int, *records: Any
+    ) -> tuple[Message | None, Context, Spent | None, str]:
+        assert self._worker is not None
+        content = flower.shallow(RecordDict(dict(zip(names, records, strict=True))))
+        try:
+            message = flower.make_message(content, metadata)
+            reply, context, spent = self._worker.run(message, context, round)
+        except Exception as error:
+            # As text: the exception's class may not exist, or not unpickle, in the driver.
+            return None, context, None, "".join(traceback.format_exception(error))
+        return reply, context, spent, ""
+
+
+class _Pool:
+    """Ray and its actors, kept between runs of this process."""
+
+    def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
+        if not ray.is_initialized():
+            if resources.ray_address is None:
+                # "local": otherwise Ray joins whatever cluster a machine-wide file names.
+                os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+                ray.init(
+                    address="local",
+                    num_cpus=max(workers * resources.threads, 1),
+                    include_dashboard=False,
+                    **options,
+                )
+            else:
+                try:
+                    ray.init(address=resources.ray_address, **options)
+                except Exception as error:
+                    raise InputError(
+                        f"no Ray cluster answers at {resources.ray_address!r}: {error}",
+                        hint="start one with `ray start --head`, or leave out resources.ray_address",
+                    ) from error
+        self.size = workers
+        variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
+        remote = ray.remote(
+            num_cpus=resources.threads,
+            num_gpus=resources.gpus,
+            runtime_env={"env_vars": variables},
+        )(_Actor)
+        self.actors = [remote.remote() for _ in range(workers)]
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+_pools: dict[tuple[Any, ...], _Pool] = {}
+
+
+def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
+    """The pool for these resources; another shape of pool gives its cores back first."""
+    key = (workers, resources.threads, resources.gpus, resources.ray_address)
+    if key not in _pools:
+        shutdown()
+        _pools[key] = _Pool(resources, workers, verbose)
+    return _pools[key]
+
+
+def shutdown() -> None:
+    """End the actors, and the Ray that fedsim started."""
+    while _pools:
+        _, pool = _pools.popitem()
+        if ray.is_initialized():
+            pool.close()  # A cluster that the user owns outlives us; the actors must not.
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+atexit.register(shutdown)
+
+
+class RayGrid(BaseGrid):
+    """Runs clients in Ray actors, `workers` at a time."""
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: TrafficLedger,
+        tick: Callable[[], None] | None = None,
+        *,
+        workers: int,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(job, ledger, tick)
+        self._pool = _pool(job.scenario.resources, workers, verbose)
+        reference = ray.put(job)
+        ray.get([actor.configure.remote(reference) for actor in self._pool.actors])
+
+    def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+        shared: dict[int, Any] = {}
+        waiting = list(range(len(messages)))
+        window = self._window(messages)
+        idle = list(enumerate(self._pool.actors))
+        flying: dict[Any, tuple[int, int]] = {}
+        done: dict[int, Message] = {}
+        following = 0
+        try:
+            while following < len(messages):
+                while idle and (near := [i for i in waiting if i < following + window]):
+                    index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
+                    waiting.remove(index)
+                    worker, actor = idle.pop(0)
+                    flying[self._submit(actor, messages[index], shared)] = (index, worker)
+                self.in_flight = {self.client(messages[index]) for index, _ in flying.values()}
+                ready, _ = ray.wait(list(flying), num_returns=1, timeout=_POLL_SECONDS)
+                if self._tick is not None:
+                    self._tick()
+                for reference in ready:
+                    index, worker = flying.pop(reference)
+                    done[index] = self._receive(reference, messages[index], worker)
+                    idle.append((worker, self._pool.actors[worker]))
+                while following in done:
+                    yield messages[following], done.pop(following)
+                    following += 1
+        finally:
+            self.in_flight = set()
+            if flying:  # Left early: a client failed, or the consumer stopped.
+                shutdown()
+
+    def _records_of(self, message: Message) -> int:
+        return len(self.job.train[self.job.names[self.client(message)]])
+
+    def _window(self, messages: list[Message]) -> int:
+        """How many unfinished messages may be open ahead of the next reply to hand on."""
+        largest = max((flower.payload_bytes(m.content) for m in messages[:1]), default=0) / 1e6
+        return 2 * self._pool.size + int(_WINDOW_MB / max(largest, 1.0))
+
+    def _submit(self, actor: Any, message: Message, shared: dict[int, Any]) -> Any:
+        records = []
+        for record in message.content.values():
+            if flower.is_large(record):
+                if id(record) not in shared:
+                    shared[id(record)] = ray.put(record)
+                records.append(shared[id(record)])
+            else:
+                records.append(record)
+        context = self.contexts[message.metadata.dst_node_id]
+        names = list(message.content)
+        return actor.run.remote(message.metadata, names, context, self.round, *records)
+
+    def _receive(self, reference: Any, message: Message, worker: int) -> Message:
+        try:
+            reply, context, spent, failure = ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            client = self.client(message)
+            raise RunError(
+                f"the worker of client {client} (site {self.job.names[client]!r}) died in round "
+                f"{self.round}: {error}\nOut of memory? Try fewer workers: --workers 1"
+            ) from error
+        if reply is None:
+            raise self._failed(message, RuntimeError(), failure)
+        self._keep(message, context, spent, f"worker {worker}")
+        return reply

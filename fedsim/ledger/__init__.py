@@ -1,0 +1,1 @@
+"""Ledgers: what a run spent, in bytes and in privacy, kept outside the clients."""

@@ -1,0 +1,119 @@
+"""The traffic ledger: every message counted once, in bytes on the wire and in payload bytes.
+
+`bytes` is what Flower's SuperLink would account for the message (`fedsim.flower.wire_bytes`), with
+framing, and with equal arrays sent once. `fields` is the raw payload of each record, after the
+codec: what the formulas of papers count. The difference is overhead (or, where arrays are equal by
+value, a saving). MB is 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from fedsim.flower import ContentSize, array_bytes, measure, wire_bytes
+
+Direction = Literal["up", "down"]
+"""Seen from the client: "up" is client to server, "down" is server to client."""
+
+
+def fields(content: RecordDict) -> dict[str, int]:
+    """Payload bytes of each record, by the record's name.
+
+    Arrays count elements times item size, an array under several names once; numbers count 8
+    bytes, booleans 1, strings their UTF-8 length, bytes their length; names count nothing.
+    """
+    return {
+        name: array_bytes(record)
+        if isinstance(record, ArrayRecord)
+        else sum(_value_bytes(value) for value in record.values())
+        for name, record in content.items()
+    }
+
+
+def _value_bytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(_value_bytes(item) for item in value)
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, bytes):
+        return len(value)
+    return 1 if isinstance(value, bool) else 8
+
+
+class TrafficLedger:
+    """Adds up what a run sends.
+
+    Args:
+        sink: is handed each row, a dict `round, client, direction, bytes, fields`, as it is made;
+            None keeps the totals only.
+    """
+
+    def __init__(self, sink: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._sink = sink
+        self._rounds: dict[int, dict[Direction, int]] = {}
+        self._sizes: dict[int, tuple[RecordDict, ContentSize]] = {}
+
+    def add(
+        self, round: int, client: int, direction: Direction, bytes: int, fields: dict[str, int]
+    ) -> dict[str, Any]:
+        """Count one message and return its row."""
+        totals = self._rounds.setdefault(round, {"up": 0, "down": 0})
+        totals[direction] += bytes
+        row = {
+            "round": round,
+            "client": client,
+            "direction": direction,
+            "bytes": bytes,
+            "fields": fields,
+        }
+        if self._sink is not None:
+            self._sink(row)
+        return row
+
+    def exchange(
+        self, round: int, client: int, message: Message, reply: Message
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Count a message to a client and the reply (or the error) it led to: rows down and up.
+
+        The small requests and acknowledgements around the two messages are counted in the row of
+        the direction in which they travel.
+        """
+        sent = wire_bytes(message, self._size(message.content))
+        received = wire_bytes(reply)
+        answer = fields(reply.content) if reply.has_content() else {}
+        down = self.add(round, client, "down", sent.down + received.down, fields(message.content))
+        up = self.add(round, client, "up", sent.up + received.up, answer)
+        return down, up
+
+    def _size(self, content: RecordDict) -> ContentSize:
+        """The size of a content, measured once however many clients it is sent to."""
+        if id(content) not in self._sizes:
+            # The content is kept so that nothing else can take its id.
+            self._sizes[id(content)] = content, measure(content)
+        return self._sizes[id(content)][1]
+
+    def forget_contents(self) -> None:
+        """Let go of the contents measured so far; call at the end of each broadcast."""
+        self._sizes.clear()
+
+    def round_megabytes(self, round: int) -> tuple[float, float]:
+        """MB up and MB down of one round."""
+        totals = self._rounds.get(round, {"up": 0, "down": 0})
+        return totals["up"] / 1e6, totals["down"] / 1e6
+
+    def total_megabytes(self) -> tuple[float, float]:
+        """MB up and MB down of all rounds."""
+        up = sum(totals["up"] for totals in self._rounds.values())
+        down = sum(totals["down"] for totals in self._rounds.values())
+        return up / 1e6, down / 1e6
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, ready for JSON: bytes up and down of each round."""
+        return {"rounds": [[n, t["up"], t["down"]] for n, t in sorted(self._rounds.items())]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; what was counted before is dropped."""
+        self._rounds = {n: {"up": up, "down": down} for n, up, down in state["rounds"]}

@@ -1,0 +1,169 @@
+"""The round loop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsim.console import Console
+from fedsim.errors import FedsimError, RunError
+from fedsim.grid.base import BaseGrid
+from fedsim.grid.worker import peak_rss_mb
+from fedsim.ledger.traffic import TrafficLedger
+from fedsim.randomness import Streams, isolated
+from fedsim.scenario import Scenario
+from fedsim.strategy import Server
+
+Score = Callable[[ArrayRecord], dict[str, float | None]]
+
+
+@dataclass
+class Rounds:
+    """The loop over rounds, and what came of it.
+
+    Attributes:
+        score_test: metrics of global arrays on the test split.
+        score_val: metrics on the pooled validation split, or None unless the scenario selects by it.
+        write: takes each line of rounds.jsonl.
+        arrays: the current global arrays.
+        selected: the arrays that the scenario's selection rule chose so far.
+        metrics: the last metrics on the test split of `selected`.
+    """
+
+    scenario: Scenario
+    strategy: FlowerStrategy
+    grid: BaseGrid
+    server: Server
+    ledger: TrafficLedger
+    streams: Streams
+    console: Console
+    score_test: Score
+    score_val: Score | None
+    write: Callable[[dict[str, Any]], None]
+    arrays: ArrayRecord
+    selected: ArrayRecord = field(init=False)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    _best: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self.selected = self.arrays
+
+    def run(self) -> None:
+        """Run all rounds of the scenario."""
+        for number in range(1, self.scenario.rounds + 1):
+            self._round(number)
+
+    def trial(self) -> None:
+        """Exchange the messages of one round and aggregate them; score and write nothing."""
+        self._exchange(1, {})
+
+    def _round(self, number: int) -> None:
+        begun = time.perf_counter()
+        heard: dict[str, dict[str, Any]] = {}
+        joined, reported = self._exchange(number, heard)
+        metrics = self._score(number)
+        metrics |= {f"train_{name}": value for name, value in reported.items()}
+        up, down = self.ledger.round_megabytes(number)
+        up_total, down_total = self.ledger.total_megabytes()
+        row = {
+            "round": number,
+            "phase": "train",
+            "clients": joined,
+            "failed": [],
+            "mb_up": up,
+            "mb_down": down,
+            "mb_up_total": up_total,
+            "mb_down_total": down_total,
+            "epsilon": None,
+            "epsilon_by_client": None,
+            "delta": None,
+            "certified": False,
+            "metrics": metrics,
+            "metrics_by_client": heard,
+            "seconds": time.perf_counter() - begun,
+            "peak_rss_mb": self.peak_rss_mb(),
+        }
+        self.write(row)
+        self.console.round(row)
+
+    def _exchange(
+        self, number: int, heard: dict[str, dict[str, Any]]
+    ) -> tuple[list[int], MetricRecord]:
+        """Train, aggregate and, if asked for, evaluate on the clients.
+
+        Returns the clients that joined and the strategy's training metrics; `heard` is filled with
+        the metrics of each client.
+        """
+        strategy, grid = self.strategy, self.grid
+        grid.round = self.server.round = number
+        with self._foreign("configure_train", number):
+            messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
+        replies = self._observe(grid.send_and_receive(messages), heard)
+        with self._foreign("aggregate_train", number):
+            arrays, reported = strategy.aggregate_train(number, replies)
+        if arrays is not None:
+            self.arrays = arrays
+        if self.scenario.evaluation.on_clients:
+            with self._foreign("configure_evaluate", number):
+                asked = list(strategy.configure_evaluate(number, self.arrays, ConfigRecord(), grid))
+            scored = self._observe(grid.send_and_receive(asked), heard, prefix="val_")
+            with self._foreign("aggregate_evaluate", number):
+                strategy.aggregate_evaluate(number, scored)
+        return sorted(grid.client(message) for message in messages), reported or MetricRecord()
+
+    def _score(self, number: int) -> dict[str, float | None]:
+        """Score the arrays when it is their turn, and keep those that the scenario selects."""
+        every, last = self.scenario.evaluation.every, number == self.scenario.rounds
+        if number % every and not last:
+            return {}
+        scores: dict[str, float | None] = {}
+        if self.score_val is None:
+            self.selected = self.arrays
+            self.metrics = self.score_test(self.selected)
+        else:
+            val = self.score_val(self.arrays).get("auc")
+            scores["val_auc"] = val
+            if val is not None and val > self._best:
+                self._best, self.selected = val, self.arrays
+                self.metrics = self.score_test(self.selected)
+        return self.metrics | scores
+
+    def _observe(
+        self, replies: Iterable[Message], heard: dict[str, dict[str, Any]], prefix: str = ""
+    ) -> Iterator[Message]:
+        """Hand replies on to the strategy, and note the metrics they report."""
+        for reply in replies:
+            client = self.grid.client_of(reply.metadata.src_node_id)
+            for record in reply.content.metric_records.values():
+                values = {f"{prefix}{name}": value for name, value in record.items()}
+                heard.setdefault(str(client), {}).update(values)
+            yield reply
+
+    @contextlib.contextmanager
+    def _foreign(self, method: str, number: int) -> Iterator[None]:
+        """Run a strategy's method under seeded global generators, and name it if it raises."""
+        try:
+            with isolated(self.streams.sequence(f"strategy-{method}", number)):
+                yield
+        except FedsimError:
+            raise
+        except Exception as error:
+            name = self.scenario.strategy.name
+            raise RunError(
+                f"strategy {name!r} failed in {method} of round {number}:\n{traceback.format_exc()}"
+            ) from error
+
+    def peak_rss_mb(self) -> float:
+        """Peak memory of this process plus that of each worker process, in MB.
+
+        An upper bound: processes share pages, and their peaks need not coincide.
+        """
+        workers = {k: v for k, v in self.grid.peak_rss_mb.items() if k != "driver"}
+        return peak_rss_mb() + sum(workers.values())

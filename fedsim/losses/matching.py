@@ -1,0 +1,103 @@
+"""Losses of data set distillation: how far synthetic images are from the real ones.
+
+The real side is the target: detach it, or compute it without gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mean_matching(real: Tensor, synthetic: Tensor) -> Tensor:
+    """Squared Euclidean distance between the mean embeddings of one class.
+
+    Distribution matching (Zhao & Bilen, "Dataset Condensation with Distribution Matching", 2023);
+    Eq. 4 of GDD-FL, and with perturbed real images its Eq. 5. The gradient of one image falls as
+    one over the number of synthetic images.
+
+    Args:
+        real: embeddings [B, D], B >= 1.
+        synthetic: embeddings [I, D], I >= 1.
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: a side without images, or embeddings of different length.
+    """
+    if len(real) == 0 or len(synthetic) == 0 or real.shape[1:] != synthetic.shape[1:]:
+        raise ValueError(
+            "Matching means needs at least one real and one synthetic embedding of equal length, "
+            f"but their shapes are {tuple(real.shape)} and {tuple(synthetic.shape)}."
+        )
+    return (real.mean(dim=0) - synthetic.mean(dim=0)).square().sum()
+
+
+def class_mean_matching(
+    real: Tensor, real_labels: Tensor, synthetic: Tensor, synthetic_labels: Tensor
+) -> Tensor:
+    """Sum of `mean_matching` over the classes that the synthetic images have, in one product.
+
+    Args:
+        real: embeddings [B, D]. Classes without a synthetic image do not count.
+        real_labels: int64 [B].
+        synthetic: embeddings [I, D].
+        synthetic_labels: int64 [I].
+
+    Raises:
+        ValueError: a synthetic class has no real image.
+    """
+    classes = synthetic_labels.unique()
+    target = class_means(real, real_labels, classes)
+    return (target - class_means(synthetic, synthetic_labels, classes)).square().sum()
+
+
+def class_means(embeddings: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Mean embedding [K, D] of each of `classes` [K], given embeddings [B, D] and labels [B].
+
+    Raises:
+        ValueError: a class has no embedding.
+    """
+    members = labels == classes[:, None]
+    counts = members.sum(dim=1, keepdim=True)
+    if not bool(counts.all()):
+        absent = classes[counts[:, 0] == 0].tolist()
+        raise ValueError(f"There is no embedding to average for the classes {absent}.")
+    return (members.to(embeddings.dtype) @ embeddings) / counts
+
+
+def gradient_distance(
+    real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float = 1e-6
+) -> Tensor:
+    """Layer-wise cosine distance between the gradients of two losses.
+
+    Eq. 10 of Zhao et al., "Dataset Condensation with Gradient Matching" (2021): the sum over
+    layers and output channels of one minus the cosine of the channel's two gradients. Parameters
+    with one dimension (biases, normalisation weights) do not count.
+
+    Args:
+        real: gradients of the loss on real images, one tensor a parameter, detached.
+        synthetic: the same on synthetic images, with a graph to the images.
+        epsilon: added to the product of the norms, so that a zero gradient counts as one.
+
+    Returns:
+        A scalar between 0 and twice the number of output channels.
+
+    Raises:
+        ValueError: the two sides do not have the same shapes.
+    """
+    shapes = [[tuple(gradient.shape) for gradient in side] for side in (real, synthetic)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"The gradients to compare have different shapes: {shapes[0]} and {shapes[1]}."
+        )
+    total = torch.zeros((), device=real[0].device) if real else torch.zeros(())
+    for target, gradient in zip(real, synthetic, strict=True):
+        if target.dim() > 1:
+            target, gradient = target.flatten(1), gradient.flatten(1)
+            norms = target.norm(dim=1) * gradient.norm(dim=1)
+            total = total + (1 - (target * gradient).sum(dim=1) / (norms + epsilon)).sum()
+    return total

@@ -1,0 +1,77 @@
+"""Randomness is an argument: every stream comes from (seed, purpose, round, client).
+
+Streams are independent of each other and of the order in which they are asked for, so a run gives
+the same bits sequentially, in parallel, and after a resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+SERVER = -1
+"""The client number that stands for the server."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The random streams of one run.
+
+    `seed` is the scenario's seed (a non-negative integer). `purpose` is a short word that says
+    what the numbers are for ("partition", "batches", "noise"); two purposes never share numbers.
+    """
+
+    seed: int
+
+    def sequence(
+        self, purpose: str, round: int = 0, client: int = SERVER
+    ) -> np.random.SeedSequence:
+        """The seed sequence of one stream."""
+        word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
+        return np.random.SeedSequence([self.seed, word, round, client + 1])
+
+    def numpy(self, purpose: str, round: int = 0, client: int = SERVER) -> np.random.Generator:
+        """A NumPy generator for one stream."""
+        return np.random.default_rng(self.sequence(purpose, round, client))
+
+    def torch(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
+        """A CPU `torch.Generator` for one stream (draw on the CPU, then move: same on any device)."""
+        import torch
+
+        return torch.Generator().manual_seed(as_int(self.sequence(purpose, round, client)))
+
+
+def as_int(sequence: np.random.SeedSequence) -> int:
+    """A 63-bit integer seed drawn from a seed sequence."""
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextlib.contextmanager
+def isolated(sequence: np.random.SeedSequence) -> Iterator[None]:
+    """Seed the global generators of `random`, NumPy and torch inside, restore them afterwards.
+
+    For code that draws from global state: `torch.nn` initialisation, dropout, and strategies of
+    other libraries (Flower samples clients from `random`).
+    """
+    import torch
+
+    seed = as_int(sequence)
+    saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(saved[0])
+        np.random.set_state(saved[1])
+        torch.set_rng_state(saved[2])

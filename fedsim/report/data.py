@@ -1,0 +1,92 @@
+"""What `fedsim data` prints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.registry import default_registry
+from fedsim.report.partition_picture import partition_picture
+
+if TYPE_CHECKING:
+    from fedsim.data.store import Store
+    from fedsim.federation import Federation
+    from fedsim.scenario import Scenario
+
+
+def status_lines() -> list[str]:
+    """Where each data set's files are looked for, whether they are there, and the cache's size."""
+    from fedsim.federation import cache_folder
+
+    lines = []
+    base = os.environ.get("FEDSIM_DATA")
+    names = default_registry().names("datasets")
+    width = max(map(len, names))
+    for name in names:
+        stand_in = default_registry().resolve("datasets", name).embedded is not None
+        without = "its embedded stand-in is generated" if stand_in else "data.root is needed"
+        if base is None:
+            state = f"FEDSIM_DATA is not set; without data.root {without}"
+        elif (Path(base) / name).is_dir():
+            state = f"found in {Path(base) / name}"
+        else:
+            state = f"not in {Path(base) / name}; without data.root {without}"
+        lines.append(f"{name:<{width}}  {state}")
+    cache = cache_folder()
+    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+    lines.append(f"prepared data: {cache} ({size / 1e6:.1f} MB; safe to delete)")
+    return lines
+
+
+def store_lines(name: str, store: Store) -> list[str]:
+    """What a store holds and where it came from."""
+    origin = (
+        f"EMBEDDED STAND-IN for {name} (generated images, not real data)"
+        if store.source == "embedded"
+        else f"{name} from {store.root}"
+    )
+    count, height, width, _ = store.images.shape
+    lines = [f"{origin}: {count} images of {height}x{width} px, {len(store.classes)} classes"]
+    if store.skipped:
+        lines.append(f"left out because they cannot be read: {len(store.skipped)}")
+    lines.append(f"prepared in {store.folder}")
+    return lines
+
+
+def class_lines(federation: Federation) -> list[str]:
+    """The client-by-class table of the training split, and the sizes of the splits."""
+    from fedsim.data.partition import class_table
+
+    store = federation.store
+    table = [("client", *store.classes, "all")]
+    for row in class_table(federation.train, store.labels, store.classes):
+        table.append((row.client, *map(str, row.counts), str(sum(row.counts))))
+    for split, positions in federation.split.items():
+        counts = np.bincount(store.labels[positions], minlength=len(store.classes))
+        table.append((f"({split})", *map(str, counts), str(len(positions))))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def save_partition(federation: Federation, scenario: Scenario, seed: int, path: Path) -> None:
+    """Write the picture of who holds what."""
+    store, block = federation.store, scenario.federation.partition
+    settings = ", ".join(f"{key}={value}" for key, value in block.parameters.items())
+    stand_in = store.source == "embedded"
+    partition_picture(
+        federation.train,
+        store.labels,
+        store.classes,
+        path,
+        title=f"{scenario.name}: {block.name}{f' ({settings})' if settings else ''}, seed {seed}",
+        note="embedded stand-in: generated images, not real data" if stand_in else "",
+    )

@@ -1,0 +1,36 @@
+"""Lines about a finished run, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_NAMES = {
+    "auc": "AUC",
+    "pr_auc": "PR-AUC",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "balanced_accuracy": "balanced accuracy",
+    "dice": "Dice",
+}
+
+
+def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """Metrics on the test split, traffic, privacy, time, and where the run lies."""
+    metrics = summary["metrics"]
+    scores = [
+        f"{title} {metrics[name]:.3f}" if metrics[name] is not None else f"{title} undefined"
+        for name, title in _NAMES.items()
+        if name in metrics
+    ]
+    stand_in = summary["data_source"] == "embedded"
+    epsilon = summary["epsilon"]
+    return [
+        "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
+        f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
+        "privacy: " + ("none" if epsilon is None else f"epsilon {epsilon:.3f}"),
+        f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
+        f"run folder: {folder}",
+    ]

@@ -1,0 +1,178 @@
+"""The run folder: the truth about a run, written so that a kill leaves whole files and whole lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON allows it: NumPy scalars as numbers, NaN and infinities as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, base: Path, scenario: str, seed: int) -> RunFolder:
+        """Make `base/<scenario>/<UTC timestamp>-seed<k>/` and point `latest` at it."""
+        parent = base / scenario
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        attempt = 0
+        while True:
+            suffix = f"-{attempt}" if attempt else ""
+            path = parent / f"{stamp}-seed{seed}{suffix}"
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                attempt += 1
+            except OSError as error:
+                raise InputError(
+                    f"cannot write run folders in {base}: {error.strerror}",
+                    hint="choose another place: --runs DIR",
+                ) from error
+        link = parent / "latest"
+        try:
+            temporary = parent / f".latest-{os.getpid()}"
+            temporary.symlink_to(path.name)
+            os.replace(temporary, link)
+        except OSError:  # File systems without symbolic links: the timestamps tell.
+            temporary.unlink(missing_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run folder; InputError when it is none."""
+        if not (path / "run.json").is_file() or not (path / "scenario.yaml").is_file():
+            what = "is not a run folder (no run.json)" if path.is_dir() else "does not exist"
+            raise InputError(
+                f"{path} {what}", hint="run folders lie in runs/<scenario>/; `latest` is the newest"
+            )
+        return cls(path)
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append one line of JSON and flush it."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(row), allow_nan=False) + "\n")
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file whole."""
+        text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
+        write_whole(self.path / name, text.encode())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole."""
+        write_whole(self.path / name, text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file."""
+        value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        assert isinstance(value, dict)
+        return value
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Read a JSONL file; an unfinished last line (a kill in the middle) is left out."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code, machine: what a reader needs to judge numbers."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = ""
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, if it runs from a checkout; "+" marks local changes."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        # A checkout of something else around an installed package is not our code.
+        if _git(folder, "ls-files", "runfolder.py") != "runfolder.py":
+            return None
+        return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,268 @@
+"""The keys of a scenario: their types, ranges and defaults.
+
+All models are frozen and refuse unknown keys, except where a block belongs to a plugin: there, the
+keys that are not fedsim's own are the plugin's parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from fedsim import yaml_lines
+
+Count = Annotated[StrictInt, Field(ge=1)]
+Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+
+DEFAULT_PROFILE = "default"
+"""The profile that is the file itself."""
+
+
+def _not_default(name: str) -> str:
+    if name == DEFAULT_PROFILE:
+        raise PydanticCustomError(
+            "profile", "this is the file without a profile; choose another name"
+        )
+    return name
+
+
+ProfileName = Annotated[StrictStr, AfterValidator(_not_default)]
+
+
+class Block(BaseModel):
+    """A block of fedsim's own keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginBlock(Block):
+    """A block that names a plugin; all keys but fedsim's own are the plugin's parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: StrictStr
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The plugin's parameters, as they are written."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def own_keys(cls) -> set[str]:
+        """The keys that are fedsim's and not the plugin's."""
+        return set(cls.model_fields)
+
+
+class Split(Block):
+    """Shares of the validation and test split; the rest is for training."""
+
+    val: Share = 0.1
+    test: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.1
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leaves_records_to_train(self) -> Split:
+        if self.val + self.test >= 1:
+            raise PydanticCustomError(
+                "split", "val and test together must be below 1: nothing is left for training"
+            )
+        return self
+
+
+class Data(PluginBlock):
+    """What the scenario is about.
+
+    Attributes:
+        name: a data set plugin.
+        root: folder of the data set; None: its embedded stand-in is generated.
+        size: height and width of the images in pixels.
+        embedded: parameters of the stand-in, ignored when the data are read from disk.
+        split: shares of the records.
+        skip_bad: leave out records that cannot be read, instead of stopping.
+    """
+
+    root: StrictStr | None = None
+    size: Annotated[StrictInt, Field(ge=8)] = 32
+    embedded: dict[str, Any] = Field(default_factory=dict)
+    split: Split = Split()
+    skip_bad: StrictBool = False
+
+
+class Federation(Block):
+    """Who holds what, and who joins a round.
+
+    Attributes:
+        clients: number of clients; None: the partition decides.
+        participation: share of the clients that join a round.
+        partition: a partition plugin.
+    """
+
+    clients: Count | None = None
+    participation: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
+    partition: PluginBlock = PluginBlock(name="iid")
+
+
+class Model(PluginBlock):
+    """A model plugin; `init` is a file with its first weights, or None."""
+
+    init: StrictStr | None = None
+
+
+class Evaluation(Block):
+    """Which model is the result, and what is measured when.
+
+    Attributes:
+        select: the last round's model, or the best one on the pooled validation split.
+        on_clients: let clients evaluate, too.
+        every: evaluate after every so many rounds.
+        external: reserved; null.
+    """
+
+    select: Literal["last", "pooled_val"] = "last"
+    on_clients: StrictBool = False
+    every: Count = 1
+    external: None = None
+
+    @field_validator("external", mode="before")
+    @classmethod
+    def _no_external(cls, value: Any) -> None:
+        if value is not None:
+            raise PydanticCustomError(
+                "external", "external test sets are not part of this version; remove the key"
+            )
+
+
+class Resources(Block):
+    """Where and how wide to compute; changes the time, not the result.
+
+    Attributes:
+        backend: clients in this process, or in Ray's actors.
+        workers: actors; None: as many as fit.
+        threads, server_threads: threads of a client and of the server.
+        gpus: GPUs of one worker; a fraction shares one.
+        ray_address: a running Ray cluster; None: this machine.
+    """
+
+    backend: Literal["inline", "ray"] = "ray"
+    workers: Count | None = None
+    threads: Count = 1
+    server_threads: Count = 1
+    gpus: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    ray_address: StrictStr | None = None
+
+
+class Faults(Block):
+    """What happens when a client raises: the run stops."""
+
+    on_client_error: Literal["stop"] = "stop"
+
+
+class Scenario(Block):
+    """A validated scenario; `fedsim.scenario.load` makes one.
+
+    `data.root`, `model.init` and `plugins` are absolute paths once loaded, and the selected
+    profile is applied.
+    """
+
+    blocks: ClassVar[dict[tuple[str, ...], tuple[str, type[PluginBlock]]]] = {
+        ("data",): ("datasets", Data),
+        ("federation", "partition"): ("partitions", PluginBlock),
+        ("model",): ("models", Model),
+        ("strategy",): ("strategies", PluginBlock),
+        ("client",): ("clients", PluginBlock),
+    }
+    """Path of each block that names a plugin -> the plugin's group and the block's model."""
+
+    name: StrictStr
+    description: StrictStr = ""
+    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = (0,)
+    rounds: Count = 1
+    data: Data
+    federation: Federation = Federation()
+    model: Model
+    strategy: PluginBlock
+    client: PluginBlock
+    privacy: None = None
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+    faults: Faults = Faults()
+    plugins: tuple[StrictStr, ...] = ()
+    profile: StrictStr = DEFAULT_PROFILE
+    profiles: dict[ProfileName, dict[StrictStr, Any]] = Field(default_factory=dict)
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file the scenario was read from."""
+        return self._path
+
+    def data_root(self) -> Path | None:
+        """The folder of the data set; None: its embedded stand-in is generated."""
+        return None if self.data.root is None else Path(self.data.root)
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys with their values, defaults included, as plain lists and dictionaries.
+
+        The profile is applied: its name stays as a label, with nothing left to override.
+        """
+        values = self.model_dump()
+        values["profiles"] = {} if self.profile == DEFAULT_PROFILE else {self.profile: {}}
+        plain = _plain(values)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_yaml(self) -> str:
+        """`resolved()` as YAML; loading it gives the same scenario."""
+        return yaml_lines.write(self.resolved())
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+            raise PydanticCustomError(
+                "name",
+                "expected letters, digits, '_', '-' and '.', first a letter or digit: a folder of "
+                "runs gets that name",
+            )
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise PydanticCustomError("seeds", "expected at least one seed, and each only once")
+        return value
+
+    @field_validator("privacy", mode="before")
+    @classmethod
+    def _no_privacy(cls, value: Any) -> None:
+        if value is not None:
+            raise PydanticCustomError(
+                "privacy",
+                "privacy mechanisms are not part of this version; remove the block",
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

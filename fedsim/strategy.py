@@ -1,0 +1,151 @@
+"""What a server strategy is, and what it is given.
+
+A strategy is a Flower `Strategy`. Flower's own run unmodified; one that derives from `Strategy`
+here is also handed a `Server`: the task, the model, its own randomness, and where to put pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsim.client import Task
+from fedsim.randomness import SERVER, Streams
+
+
+@dataclass
+class Server:
+    """What a strategy may use, for the length of a run.
+
+    Attributes:
+        task: shape of the data.
+        names: client names in client order.
+        participation: share of the clients that join a round, 0 < share <= 1.
+        device: where to compute.
+        new_model: builds the scenario's model, freshly initialised from torch's global state.
+        steps: `for step in server.steps(total, label)` reports progress (see `fedsim.progress`).
+        validate: scores a model on the pooled validation split, or None unless the scenario
+            declares `evaluation.select: pooled_val`.
+        folder: where the strategy may write what it received (the run's `synthetic/`), or None.
+        round: the current round; the loop sets it.
+    """
+
+    task: Task
+    names: list[str]
+    participation: float
+    device: torch.device
+    new_model: Callable[[], torch.nn.Module]
+    steps: Callable[[int, str], Iterator[int]]
+    validate: Callable[[torch.nn.Module], dict[str, float | None]] | None
+    folder: Path | None
+    _streams: Streams = field(repr=False)
+    round: int = 0
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator of the server's own stream for this round and purpose."""
+        return self._streams.torch(purpose, self.round, SERVER)
+
+    def numpy_generator(self, purpose: str) -> np.random.Generator:
+        """The same for NumPy."""
+        return self._streams.numpy(purpose, self.round, SERVER)
+
+    def sample_clients(self) -> list[int]:
+        """The clients of this round, ascending: a share `participation` of all, at least one."""
+        count = len(self.names)
+        wanted = max(1, round(self.participation * count))
+        chosen = self.numpy_generator("participation").choice(count, wanted, replace=False)
+        return sorted(int(client) for client in chosen)
+
+
+class Strategy(FlowerStrategy):
+    """Base of fedsim's strategies: sends the same content to the sampled clients.
+
+    A strategy must override `aggregate_train`, and `content` if it sends more than the arrays.
+    """
+
+    server: Server
+
+    def setup(self, server: Server) -> None:
+        """Take what the run offers; called once before the first round."""
+        self.server = server
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What must be saved between rounds beside the global arrays."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+
+    def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
+        """What the server sends to a client for training."""
+        return RecordDict({"arrays": arrays, "config": config})
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message, with the same content, to each sampled client."""
+        config["server-round"] = server_round
+        content = self.content(server_round, arrays, config)
+        nodes = list(grid.get_node_ids())
+        return [
+            Message(content, nodes[client], MessageType.TRAIN)
+            for client in self.server.sample_clients()
+        ]
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The arrays to every client."""
+        config["server-round"] = server_round
+        content = RecordDict({"arrays": arrays, "config": config})
+        return [Message(content, node, MessageType.EVALUATE) for node in grid.get_node_ids()]
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Means of the clients' metrics, weighted by their number of examples."""
+        means = MetricMeans()
+        for reply in replies:
+            means.add(reply.content)
+        return means.record()
+
+    def summary(self) -> None:
+        """Flower prints a summary here; fedsim's console does."""
+
+
+class MetricMeans:
+    """Means of all numbers in the replies' `metrics`, weighted by `num-examples`.
+
+    A metric that some client does not have (one class only at that site) is averaged over those
+    that do.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, content: RecordDict) -> None:
+        """Take in the metrics of one reply."""
+        metrics = content["metrics"]
+        weight = float(metrics["num-examples"])
+        for name, value in metrics.items():
+            if name != "num-examples" and isinstance(value, int | float):
+                self._sums[name] = self._sums.get(name, 0.0) + weight * value
+                self._weights[name] = self._weights.get(name, 0.0) + weight
+
+    def record(self) -> MetricRecord:
+        """The means so far."""
+        return MetricRecord(
+            {
+                name: total / self._weights[name]
+                for name, total in self._sums.items()
+                if self._weights[name]
+            }
+        )

@@ -1,0 +1,267 @@
+"""YAML that remembers where every key was written, so that an error can point at its line.
+
+PyYAML's safe loader with three differences: `1e-3` is a number (YAML 1.1 reads text), a key that is
+written twice is a problem, and "not a number" is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from fedsim.errors import InputError, Problem
+
+KeyPath = tuple[Any, ...]
+"""Keys (and positions in lists) from the top of a document to a value."""
+
+_MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
+_MERGE, _FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float"
+_DEEPEST = 50
+_EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    # PyYAML reads these characters back as line ends unless they are escaped.
+    style = '"' if set(text) & set("\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+for _yaml in (_Loader, _Dumper):  # the dumper must know what it has to put in quotes
+    _yaml.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was written: a file and its line from 1, or a part of the command line."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass
+class Document:
+    """The values of a YAML document and where each was written.
+
+    Attributes:
+        values: the top-level mapping.
+        places: path of keys -> place; () is the document.
+        problems: what is wrong with the document although it can be read.
+    """
+
+    values: dict[Any, Any]
+    places: dict[KeyPath, Place]
+    problems: list[tuple[Place, str]] = field(default_factory=list)
+
+    def get(self, path: KeyPath, default: Any = None) -> Any:
+        """The value at `path`, or `default` if a key of it does not exist."""
+        value: Any = self.values
+        for key in path:
+            if not isinstance(value, dict) or key not in value:
+                return default
+            value = value[key]
+        return value
+
+    def place(self, path: KeyPath) -> Place:
+        """Where `path` was written, or the nearest block around it that was."""
+        while path not in self.places:
+            path = path[:-1]
+        return self.places[path]
+
+    def put(self, path: KeyPath, value: Any, places: Mapping[KeyPath, Place]) -> None:
+        """Set the value at `path`, replacing what was there; blocks around it are made if missing.
+
+        `places` are relative to `path`.
+
+        Raises:
+            ValueError: a part of the path is a value and not a block of keys.
+        """
+        block = self.values
+        for depth in range(1, len(path)):
+            child = block.get(path[depth - 1])
+            if child is None:
+                child = block[path[depth - 1]] = {}
+                self.places[path[:depth]] = places[()]
+            if not isinstance(child, dict):
+                name = ".".join(map(str, path[:depth]))
+                raise ValueError(f"{name} has no keys of its own: write {name}=...")
+            block = child
+        block[path[-1]] = value
+        self.places = _without(self.places, path)
+        self.places |= {(*path, *inner): at for inner, at in places.items()}
+
+    def places_below(self, path: KeyPath) -> dict[KeyPath, Place]:
+        """The places at and below `path`, relative to it."""
+        length = len(path)
+        return {
+            inner[length:]: at for inner, at in self.places.items() if inner[:length] == path
+        } or {(): self.place(path)}
+
+
+def read(text: str, source: str) -> Document:
+    """Read a YAML document whose top level is a mapping.
+
+    Raises:
+        InputError: it is not YAML, or not a mapping; names `source`, line and column.
+    """
+    reader = _Reader(source)
+    values = reader.value(text)
+    if not isinstance(values, dict):
+        what = "is empty" if values is None else "is not a block of keys"
+        problem = Problem(f"{source}:1", "expected lines of the form 'key: value'")
+        raise InputError(f"{source} {what}", [problem])
+    return Document(values, reader.places, reader.problems)
+
+
+def read_value(text: str, place: Place) -> tuple[Any, list[tuple[Place, str]]]:
+    """Read one value of the command line: the value, and what is wrong with it.
+
+    Raises:
+        InputError: it is not YAML.
+    """
+    reader = _Reader(place.source, is_file=False)
+    return reader.value(text), reader.problems
+
+
+def write(values: Mapping[str, Any]) -> str:
+    """The values as YAML that `read` reads back, keys in their order."""
+    return yaml.dump(
+        dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+
+
+class _Reader:
+    def __init__(self, source: str, is_file: bool = True) -> None:
+        self.source, self.is_file = source, is_file
+        self.places: dict[KeyPath, Place] = {}
+        self.problems: list[tuple[Place, str]] = []
+
+    def value(self, text: str) -> Any:
+        try:
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            self.places[()] = self._place(node)
+            for mapping in _mappings(node, set()):
+                self._check_keys(loader, mapping)
+            return self._build(loader, node, (), [])
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            column = error.position - text.rfind("\n", 0, error.position)
+            what = f"the character U+{error.character:04X} is not allowed"
+            raise self._unreadable(line, column, what) from error
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = ", ".join(part for part in (error.context, error.problem) if part)
+            if "'\\t'" in what:
+                what = "a tab stands here; YAML wants spaces"
+            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            raise self._unreadable(line, column, what) from error
+        except RecursionError as error:
+            raise self._unreadable(1, 1, "blocks inside blocks without an end") from error
+
+    def _unreadable(self, line: int, column: int, what: str) -> InputError:
+        where = f"{self.source}:{line}:{column}" if self.is_file else self.source
+        return InputError(f"{self.source} is not YAML", [Problem(where, what)])
+
+    def _place(self, node: yaml.Node) -> Place:
+        return Place(self.source, node.start_mark.line + 1 if self.is_file else 0)
+
+    def _check_keys(self, loader: _Loader, mapping: yaml.MappingNode) -> None:
+        """Note every key of one mapping that is written twice."""
+        first: dict[Any, Place] = {}
+        for key_node, _ in mapping.value:
+            if key_node.tag == _MERGE:
+                continue
+            key = self._key(loader, key_node)
+            if key in first:
+                earlier = f" in line {first[key].line}" if self.is_file else ""
+                self.problems.append((self._place(key_node), f"{key!r} is already set{earlier}"))
+            first.setdefault(key, self._place(key_node))
+
+    def _build(
+        self, loader: _Loader, node: yaml.Node, path: KeyPath, around: list[yaml.Node]
+    ) -> Any:
+        """The value of a node; notes the place of every key and list item in it."""
+        if any(node is outer for outer in around) or len(around) > _DEEPEST:
+            raise yaml.MarkedYAMLError(
+                problem=f"contains itself or is more than {_DEEPEST} blocks deep",
+                problem_mark=node.start_mark,
+            )
+        around = [*around, node]
+        if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
+            items = []
+            for position, item in enumerate(node.value):
+                self.places[(*path, position)] = self._place(item)
+                items.append(self._build(loader, item, (*path, position), around))
+            return items
+        if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING:
+            loader.flatten_mapping(node)
+            block = {}
+            for key_node, value_node in node.value:
+                key = self._key(loader, key_node)
+                inner = (*path, key)
+                if key in block:  # merged by `<<` before, and written here
+                    self.places = _without(self.places, inner)
+                self.places[inner] = self._place(key_node)
+                block[key] = self._build(loader, value_node, inner, around)
+            return block
+        return self._scalar(loader, node)
+
+    def _key(self, loader: _Loader, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=node.start_mark)
+        return self._scalar(loader, node)
+
+    def _scalar(self, loader: _Loader, node: yaml.Node) -> Any:
+        try:
+            value = loader.construct_object(node, deep=True)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # a date or number that does not exist; PyYAML does not say more
+            raise yaml.MarkedYAMLError(
+                problem=f"cannot be read as {node.tag.rpartition(':')[2]}",
+                problem_mark=node.start_mark,
+            ) from error
+        if isinstance(value, float) and math.isnan(value):
+            raise yaml.MarkedYAMLError(
+                problem="'not a number' is no value", problem_mark=node.start_mark
+            )
+        return value
+
+
+def _without(places: dict[KeyPath, Place], path: KeyPath) -> dict[KeyPath, Place]:
+    """The places that are neither at nor below `path`."""
+    return {other: at for other, at in places.items() if other[: len(path)] != path}
+
+
+def _mappings(node: yaml.Node, seen: set[int]) -> Iterator[yaml.MappingNode]:
+    """All mappings of a document, each once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        children = [part for pair in node.value for part in pair]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    for child in children:
+        yield from _mappings(child, seen)
