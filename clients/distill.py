@@ -10,7 +10,7 @@ and its idea disagree, `fedsim.augment.perturb_statistics` says which is meant. 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site
 from fedsim.augment import SiameseAugment, perturb_statistics
-from fedsim.codecs import clipped_fraction, encode_images
+from fedsim.codecs import Codec, clipped_fraction, encode_images
 from fedsim.flower import tensor_record
 from fedsim.losses.matching import mean_matching
 from fedsim.models import ConvNet
@@ -78,12 +78,13 @@ class Distill(Client):
         shape = (len(labels), site.task.in_channels, site.task.image_size, site.task.image_size)
         images = torch.randn(shape, generator=site.generator("synthetic-start"))
         images, loss = self._distil(images, labels, members, site)
-        metrics = {
+        metrics: dict[str, Any] = {
             "num-examples": len(site.train),
             "loss": loss,
             "clipped": clipped_fraction(images),
         }
-        encoded = encode_images(images, content["config"]["codec"])
+        codec = cast(Codec, content.config_records["config"]["codec"])
+        encoded = encode_images(images, codec)
         return RecordDict(
             {
                 "images": tensor_record({"images": encoded}),
@@ -134,7 +135,7 @@ class Distill(Client):
         return images.detach().cpu(), loss.item()
 
     def _seen(self, batch: torch.Tensor, draws: torch.Generator) -> list[torch.Tensor]:
-        """The real batches that a class's synthetic images are matched with, before augmentation."""
+        """The real batches that a class's synthetic images are matched with."""
         if self.matching == "dm":
             return [batch]
         if torch.rand((), generator=draws) >= self.perturb_probability:

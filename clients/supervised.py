@@ -1,4 +1,4 @@
-"""Local supervised training: what FedAvg, FedProx and Flower's averaging strategies ask of a client.
+"""Local supervised training: what FedAvg, FedProx and other averaging strategies ask of a client.
 
 McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when the server sends
 `proximal-mu`).
@@ -6,12 +6,14 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site
-from fedsim.codecs import decode_tensors, encode_tensors
+from fedsim.codecs import Codec, decode_tensors, encode_tensors
 from fedsim.flower import load_state, pack_state, tensor_record, tensors
 from fedsim.training import (
     Augmentation,
@@ -57,14 +59,14 @@ class Supervised(Client):
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, or their encoded update where the server names a codec."""
-        config = content["config"]
-        codec = config.get("codec")
-        received = tensors(content["arrays"])
+        config = content.config_records["config"]
+        codec = cast(Codec | None, config.get("codec"))
+        received = tensors(content.array_records["arrays"])
         if codec is not None:
             received = decode_tensors(received)
         model = site.new_model()
         load_state(model, tensor_record(received))
-        loss = self._fit(model, site, float(config.get("proximal-mu", 0.0)))
+        loss = self._fit(model, site, cast(float, config.get("proximal-mu", 0.0)))
 
         if codec is None:
             arrays = pack_state(model.state_dict())

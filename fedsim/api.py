@@ -356,7 +356,7 @@ def initial_arrays(model: torch.nn.Module, scenario: Scenario) -> ArrayRecord:
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(
                 f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
-                hint="the file must hold the tensors of the model's state_dict, same names and shapes",
+                hint="the file must hold the model's state_dict: the same names and shapes",
             ) from error
     return flower.pack_state(model.state_dict())
 

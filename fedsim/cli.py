@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
-        text = f"{type(error).__name__}: {error}\nthis is a fault in fedsim or in a plugin; -v shows where"
+        text = f"{type(error).__name__}: {error}\na fault in fedsim or in a plugin; -v shows where"
         return _fail(text, EXIT_RUN_FAILED, verbose)
 
 

@@ -52,7 +52,7 @@ class Site:
         round: the current round, from 1.
         task: shape of the data.
         train, val: the site's records of the training and validation split.
-        state: what the client keeps between rounds; the driver owns it and stores it in checkpoints.
+        state: what the client keeps between rounds; the driver owns it.
         device: where to compute.
         new_model: returns the scenario's model; its contents are undefined until loaded.
         steps: `for step in site.steps(total, label)` reports progress (see `fedsim.progress`).
@@ -100,12 +100,12 @@ class Client(ABC):
         """
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
-        """Answer an evaluation message: metrics of the sent model on the site's validation split."""
+        """Answer an evaluation message: the sent model's metrics on the site's validation split."""
         from fedsim.evaluation import evaluate
         from fedsim.flower import load_state
 
         model = site.new_model()
-        load_state(model, content["arrays"])
+        load_state(model, content.array_records["arrays"])
         scores = evaluate(model, site.val, site.device) if len(site.val) else {}
         metrics = {name: value for name, value in scores.items() if value is not None}
         return RecordDict({"metrics": MetricRecord({"num-examples": len(site.val), **metrics})})

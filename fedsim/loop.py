@@ -30,7 +30,7 @@ class Rounds:
 
     Attributes:
         score_test: metrics of global arrays on the test split.
-        score_val: metrics on the pooled validation split, or None unless the scenario selects by it.
+        score_val: metrics on the pooled validation split; None unless the scenario selects by it.
         write: takes each line of rounds.jsonl.
         arrays: the current global arrays.
         selected: the arrays that the scenario's selection rule chose so far.
@@ -69,7 +69,7 @@ class Rounds:
         heard: dict[str, dict[str, Any]] = {}
         joined, reported = self._exchange(number, heard)
         metrics = self._score(number)
-        metrics |= {f"train_{name}": value for name, value in reported.items()}
+        metrics |= {f"train_{name}": v for name, v in reported.items() if not isinstance(v, list)}
         up, down = self.ledger.round_megabytes(number)
         up_total, down_total = self.ledger.total_megabytes()
         row = {

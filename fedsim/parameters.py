@@ -113,6 +113,11 @@ def is_factory(value: object) -> bool:
     )
 
 
+def parameter_names(factory: Callable[..., Any]) -> list[str]:
+    """The parameters that can be given by name, in their order."""
+    return list(_signature(factory)[0])
+
+
 def name_of(factory: object) -> str:
     """The name a person knows a class, function, partial or ready-made object by."""
     while isinstance(factory, functools.partial):

@@ -8,8 +8,10 @@ not see the file, runs without it.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,8 +24,8 @@ class Board:
     """The progress file of one run. Row `client` belongs to that client, the last to the server."""
 
     def __init__(self, path: Path, clients: int, *, create: bool = False) -> None:
-        mode = "w+" if create else "r+"
-        self._rows = np.memmap(path, dtype=_ROW, mode=mode, shape=(clients + 1,))
+        mode: Literal["w+", "r+"] = "w+" if create else "r+"
+        self._rows: np.ndarray = np.memmap(path, dtype=_ROW, mode=mode, shape=clients + 1)
 
     def post(self, client: int, done: int, total: int, label: str) -> None:
         """Write how many of `total` steps are done."""
@@ -56,8 +58,6 @@ class Steps:
         self.estimated_seconds = 0.0
 
     def __call__(self, total: int, label: str) -> Iterator[int]:
-        import time
-
         run = total if self._limit is None else min(total, self._limit)
         begun = previous = time.perf_counter()
         fastest = float("inf")

@@ -44,7 +44,7 @@ class Streams:
         return np.random.default_rng(self.sequence(purpose, round, client))
 
     def torch(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
-        """A CPU `torch.Generator` for one stream (draw on the CPU, then move: same on any device)."""
+        """A CPU `torch.Generator` for one stream: draw on the CPU, then move."""
         import torch
 
         return torch.Generator().manual_seed(as_int(self.sequence(purpose, round, client)))

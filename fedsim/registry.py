@@ -172,16 +172,16 @@ def _load(module: str, attribute: str, title: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{title} cannot be imported: {describe(error)}", hint=_HINT) from error
+        raise InputError(f"{title} cannot be imported: {describe(error)}") from error
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError as error:
             near = difflib.get_close_matches(part, dir(found), n=1)
             likely = f" (did you mean {near[0]!r}?)" if near else ""
-            raise InputError(f"{title}: {module} has no {part!r}{likely}", hint=_HINT) from error
+            raise InputError(f"{title}: {module} has no {part!r}{likely}") from error
         except Exception as error:  # a module that imports on access
             raise InputError(f"{title} cannot be imported: {describe(error)}") from error
     if inspect.ismodule(found):
-        raise InputError(f"{title} is a module, not a class or function in it", hint=_HINT)
+        raise InputError(f"{title} is a module, not a class or function in it")
     return found

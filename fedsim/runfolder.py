@@ -1,4 +1,4 @@
-"""The run folder: the truth about a run, written so that a kill leaves whole files and whole lines."""
+"""The run folder: the truth about a run. A kill leaves whole files and whole lines."""
 
 from __future__ import annotations
 

@@ -23,9 +23,16 @@ import pydantic
 
 from fedsim import yaml_lines
 from fedsim.errors import InputError, Problem, nearest
-from fedsim.parameters import explain, shown
-from fedsim.plugin_checks import activate, check_plugins
+from fedsim.parameters import explain
 from fedsim.registry import Registry, default_registry
+from fedsim.scenario_checks import (
+    Problems,
+    activate,
+    check_plugins,
+    check_together,
+    dotted,
+    make_absolute,
+)
 from fedsim.schema import DEFAULT_PROFILE, Block, Data, PluginBlock, Resources, Scenario
 from fedsim.yaml_lines import Document, KeyPath, Place
 
@@ -68,20 +75,18 @@ def load(
         given.append((("seeds",), [seed], Place(f"command line (--seed {seed})")))
     problems += document.problems
     # A profile is chosen, and may be changed, on the command line; all other keys come after it.
-    given.sort(key=lambda override: override[0][0] not in ("profile", "profiles"))
-    applied = False
     for path, value, place in given:
-        if not applied and path[0] not in ("profile", "profiles"):
-            problems += _apply_profile(document)
-            applied = True
-        problems += _put(document, path, value, {(): place})
-    if not applied:
-        problems += _apply_profile(document)
+        if path[0] in _PROFILE_KEYS:
+            problems += _put(document, path, value, {(): place})
+    problems += _apply_profile(document)
+    for path, value, place in given:
+        if path[0] not in _PROFILE_KEYS:
+            problems += _put(document, path, value, {(): place})
 
     wrong = _schema_problems(document)
     problems += wrong.values()
-    problems += _make_absolute(document, text.path)
-    problems += _cross_problems(document, wrong)
+    problems += make_absolute(document, text.path)
+    problems += check_together(document, wrong)
     problems += check_plugins(document, registry or default_registry())
     if problems:
         problems.sort(key=lambda problem: (problem[0].line == 0, problem[0].line))
@@ -168,14 +173,14 @@ def _is_yaml(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-_Problems = list[tuple[Place, str]]
+_PROFILE_KEYS = ("profile", "profiles")
 _Override = tuple[KeyPath, Any, Place]
 
 
-def _parse(overrides: Iterable[str]) -> tuple[list[_Override], _Problems]:
+def _parse(overrides: Iterable[str]) -> tuple[list[_Override], Problems]:
     """The overrides of the command line as paths and values."""
     given: list[_Override] = []
-    problems: _Problems = []
+    problems: Problems = []
     for override in overrides:
         readable = " ".join(override.split())
         place = Place(f"command line ({readable})")
@@ -197,12 +202,12 @@ def _parse(overrides: Iterable[str]) -> tuple[list[_Override], _Problems]:
     return given, problems
 
 
-def _put(document: Document, path: KeyPath, value: Any, places: dict[KeyPath, Place]) -> _Problems:
+def _put(document: Document, path: KeyPath, value: Any, places: dict[KeyPath, Place]) -> Problems:
     """Set one key; an impossible path is a problem."""
     try:
         document.put(path, value, places)
     except ValueError as error:
-        return [(places[()], f"{_dotted(path)}: {error}")]
+        return [(places[()], f"{dotted(path)}: {error}")]
     _expand(document)
     return []
 
@@ -216,39 +221,35 @@ def _expand(document: Document) -> None:
             document.put(path, {"name": value}, {(): place, ("name",): place})
 
 
-def _apply_profile(document: Document) -> _Problems:
+def _apply_profile(document: Document) -> Problems:
     """Put the selected profile's keys over the file's."""
-    selected, profiles = (
-        document.get(("profile",), DEFAULT_PROFILE),
-        document.get(("profiles",), {}),
-    )
+    selected = document.get(("profile",), DEFAULT_PROFILE)
+    profiles = document.get(("profiles",), {})
     if selected == DEFAULT_PROFILE or not isinstance(selected, str):
         return []
     if not isinstance(profiles, dict) or selected not in profiles:
         valid = [DEFAULT_PROFILE, *(name for name in profiles or () if isinstance(name, str))]
         message = f"profile: there is no profile {selected!r}{nearest(selected, valid)}"
         return [(document.place(("profile",)), message)]
-    problems: _Problems = []
+    problems: Problems = []
     profile = profiles[selected]
     for key, value in profile.items() if isinstance(profile, dict) else ():
         at = ("profiles", selected, key)
         path = tuple(key.split(".")) if isinstance(key, str) else (key,)
-        if path[0] in ("profile", "profiles"):
+        if path[0] in _PROFILE_KEYS:
             problems.append((document.place(at), f"a profile cannot set {path[0]!r}"))
         else:
             problems += _merge(document, path, value, document.places_below(at))
     return problems
 
 
-def _merge(
-    document: Document, path: KeyPath, value: Any, places: dict[KeyPath, Place]
-) -> _Problems:
+def _merge(document: Document, path: KeyPath, value: Any, places: dict[KeyPath, Place]) -> Problems:
     """Put a profile's `value` at `path`, keeping the keys of a block that it does not name."""
     there = document.get(path)
     blocks = isinstance(value, dict) and isinstance(there, dict)
     if not blocks or (path in Scenario.blocks and path != ("data",) and _other(there, value)):
         return _put(document, path, value, places)
-    problems: _Problems = []
+    problems: Problems = []
     for key, inner in value.items():
         below = {at[1:]: place for at, place in places.items() if at[:1] == (key,)}
         problems += _merge(document, (*path, key), inner, below)
@@ -272,7 +273,7 @@ def _schema_problems(document: Document) -> dict[KeyPath, tuple[Place, str]]:
     for path, message in found.items():
         if message == "unknown key":
             message += nearest(str(path[-1]), _keys(path[:-1]))
-        problems[path] = (document.place(path), f"{_dotted(path)}: {message}")
+        problems[path] = (document.place(path), f"{dotted(path)}: {message}")
     return problems
 
 
@@ -284,86 +285,3 @@ def _keys(path: KeyPath) -> list[str]:
         assert isinstance(inner, type)
         block = inner
     return list(block.model_fields)
-
-
-def _make_absolute(document: Document, scenario: Path) -> _Problems:
-    """Check `plugins`, `data.root` and `model.init` and make them absolute paths.
-
-    Plugin folders are relative to the scenario's file, all else to the current directory.
-    """
-    problems: _Problems = []
-    plugins = document.get(("plugins",))
-    for position, folder in enumerate(plugins if isinstance(plugins, list) else ()):
-        path = ("plugins", position)
-        if not isinstance(folder, str):
-            continue
-        place = document.place(path)
-        base = scenario.parent if place.line else Path.cwd()
-        plugins[position] = absolute = _absolute(folder, base)
-        if not os.path.isdir(absolute):
-            problems.append((place, f"plugins: there is no folder {absolute}"))
-
-    data = document.get(("data",))
-    if isinstance(data, dict) and "root" not in data and isinstance(data.get("name"), str):
-        problems += _root_from_environment(document, data)
-    elif isinstance(root := document.get(("data", "root")), str):
-        document.values["data"]["root"] = absolute = _absolute(root)
-        if why := _not_a_filled_folder(absolute):
-            problems.append((document.place(("data", "root")), f"data.root: {why}"))
-
-    if isinstance(init := document.get(("model", "init")), str):
-        document.values["model"]["init"] = absolute = _absolute(init)
-        if not os.path.isfile(absolute):
-            message = f"model.init: there is no file {absolute}"
-            problems.append((document.place(("model", "init")), message))
-    return problems
-
-
-def _root_from_environment(document: Document, data: dict[str, Any]) -> _Problems:
-    """Take the folder FEDSIM_DATA/<name>, if there is one, as `data.root`."""
-    base = os.environ.get("FEDSIM_DATA")
-    if not base:
-        return []
-    place = Place(f"environment variable FEDSIM_DATA ({base})")
-    if not os.path.isdir(base):
-        return [(place, "is not a folder; to use the embedded stand-in: unset FEDSIM_DATA")]
-    absolute = _absolute(data["name"], Path(base))
-    if os.path.isdir(absolute):
-        document.put(("data", "root"), absolute, {(): place})
-        if why := _not_a_filled_folder(absolute):
-            return [(place, why)]
-    return []
-
-
-def _not_a_filled_folder(path: str) -> str:
-    """Why `path` is not a folder with something in it, or ""."""
-    if not os.path.isdir(path):
-        return f"there is no folder {path}"
-    try:
-        return "" if os.listdir(path) else f"the folder {path} is empty"
-    except OSError as error:
-        return f"cannot read the folder {path}: {error.strerror}"
-
-
-def _absolute(path: str, base: Path | None = None) -> str:
-    return os.path.abspath(os.path.join(base or Path.cwd(), os.path.expanduser(path)))
-
-
-def _cross_problems(document: Document, wrong: dict[KeyPath, Any]) -> _Problems:
-    """Keys that are right, each for itself, and wrong together."""
-    problems: _Problems = []
-    clients, share = ("federation", "clients"), ("federation", "participation")
-    if not {clients, share, clients[:1]} & wrong.keys():
-        number, part = document.get(clients), document.get(share, 1.0)
-        # 1/49 of 49 clients is one client, although its product is a little less.
-        if number is not None and number * part < 1 - 1e-9:
-            message = f"{_dotted(share)}: {shown(part)} of {number} clients is less than one client"
-            problems.append((document.place(share), message))
-    val, select = ("data", "split", "val"), ("evaluation", "select")
-    if document.get(select) == "pooled_val" and document.get(val) == 0:
-        problems.append((document.place(select), "evaluation.select: needs data.split.val above 0"))
-    return problems
-
-
-def _dotted(path: KeyPath) -> str:
-    return ".".join(str(key) for key in path)

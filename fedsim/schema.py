@@ -91,7 +91,8 @@ class Data(PluginBlock):
 
     Attributes:
         name: a data set plugin.
-        root: folder of the data set; None: its embedded stand-in is generated.
+        root: folder of the data set; None: its embedded stand-in is generated. Where a scenario
+            does not write the key, `FEDSIM_DATA/<name>` is the folder, if it exists.
         size: height and width of the images in pixels.
         embedded: parameters of the stand-in, ignored when the data are read from disk.
         split: shares of the records.

@@ -120,6 +120,18 @@ class Strategy(FlowerStrategy):
         """Flower prints a summary here; fedsim's console does."""
 
 
+def examples(metrics: MetricRecord) -> float:
+    """How many records a reply stands for: its `num-examples`.
+
+    Raises:
+        ValueError: the reply has no such number, or it is negative.
+    """
+    count = metrics.get("num-examples")
+    if not isinstance(count, int | float) or count < 0:
+        raise ValueError(f"A reply's metrics need a number num-examples, but it is {count!r}.")
+    return float(count)
+
+
 class MetricMeans:
     """Means of all numbers in the replies' `metrics`, weighted by `num-examples`.
 
@@ -133,8 +145,8 @@ class MetricMeans:
 
     def add(self, content: RecordDict) -> None:
         """Take in the metrics of one reply."""
-        metrics = content["metrics"]
-        weight = float(metrics["num-examples"])
+        metrics = content.metric_records["metrics"]
+        weight = examples(metrics)
         for name, value in metrics.items():
             if name != "num-examples" and isinstance(value, int | float):
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value

@@ -1,7 +1,7 @@
 """YAML that remembers where every key was written, so that an error can point at its line.
 
 PyYAML's safe loader with three differences: `1e-3` is a number (YAML 1.1 reads text), a key that is
-written twice is a problem, and "not a number" is refused.
+written twice is a problem, and "not a number" and numbers of hundreds of digits are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KeyPath = tuple[Any, ...]
 
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE, _FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float"
-_DEEPEST = 50
+_DEEPEST, _MOST_BITS = 50, 256
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
@@ -241,9 +241,12 @@ class _Reader:
                 problem=f"cannot be read as {node.tag.rpartition(':')[2]}",
                 problem_mark=node.start_mark,
             ) from error
-        if isinstance(value, float) and math.isnan(value):
+        unusable = isinstance(value, float) and math.isnan(value)
+        unusable |= isinstance(value, int) and value.bit_length() > _MOST_BITS
+        if unusable:
             raise yaml.MarkedYAMLError(
-                problem="'not a number' is no value", problem_mark=node.start_mark
+                problem=f"expected a number, of at most {_MOST_BITS} bits if it is whole",
+                problem_mark=node.start_mark,
             )
         return value
 

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedsim import Strategy
 from fedsim.codecs import Codec, decode_tensors, encode_tensors
 from fedsim.flower import tensor_record, tensors
-from fedsim.strategy import MetricMeans
+from fedsim.strategy import MetricMeans, examples
 
 
 class FedAvg(Strategy):
@@ -53,9 +53,9 @@ class FedAvg(Strategy):
         total = 0.0
         means = MetricMeans()
         for reply in replies:
-            examples = float(reply.content["metrics"]["num-examples"])
-            weight = examples if self.weighting == "samples" else 1.0
-            received = tensors(reply.content["arrays"])
+            count = examples(reply.content.metric_records["metrics"])
+            weight = count if self.weighting == "samples" else 1.0
+            received = tensors(reply.content.array_records["arrays"])
             if self.codec != "float32":
                 received = decode_tensors(received)
             for name, value in received.items():

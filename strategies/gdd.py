@@ -114,8 +114,8 @@ class GDD(Strategy):
     def _read(self, name: str, content: RecordDict) -> Upload:
         """Decode and check one client's reply."""
         task = self.server.task
-        received = tensors(content["images"])["images"]
-        labels = np.array(tensors(content["labels"])["labels"], dtype=np.int64)
+        received = tensors(content.array_records["images"])["images"]
+        labels = np.array(tensors(content.array_records["labels"])["labels"], dtype=np.int64)
         shape = (task.in_channels, task.image_size, task.image_size)
         if received.shape != (len(labels), *shape):
             raise RunError(
@@ -130,8 +130,8 @@ class GDD(Strategy):
         images = decode_images(received)
         if not torch.isfinite(images).all():
             raise RunError(
-                f"site {name!r} sent images with NaN or infinite values: its distillation diverged; "
-                "try a smaller client.image_learning_rate"
+                f"site {name!r} sent images with NaN or infinite values: its distillation "
+                "diverged; try a smaller client.image_learning_rate"
             )
         return Upload(name, images, torch.from_numpy(labels))
 

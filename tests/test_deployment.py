@@ -252,7 +252,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
         process.wait(10)
 
 
-def wait_for(log: Path, text: str, seconds: float = 40) -> None:
+def wait_for(log: Path, text: str, seconds: float = 60) -> None:
     """Wait until a log contains a text."""
     end = time.monotonic() + seconds
     while text not in (seen := log.read_text(errors="replace")):
@@ -287,7 +287,7 @@ def run_deployed(
 
     def flwr(*arguments: str) -> str:
         done = subprocess.run(
-            ["flwr", *arguments], env=environment, capture_output=True, text=True, timeout=120
+            ["flwr", *arguments], env=environment, capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
@@ -301,7 +301,7 @@ def run_deployed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_deployment_gives_the_same_bits_and_bytes(
     app: Path,
     tmp_path: Path,
@@ -316,9 +316,8 @@ def test_deployment_gives_the_same_bits_and_bytes(
         assert list(ours) == list(theirs)
         for name in ours:
             assert ours[name].tobytes() == theirs[name].tobytes(), name
-    # The simulation counts every message; the SuperLink adds the width of its own random ids.
+    # The SuperLink's random ids are a few bytes wider or narrower than those we count with.
     up, down = (round(megabytes * 1e6) for megabytes in ledger.total_megabytes())
     exchanges = ROUNDS * CLIENTS
-    print(f'counted up {up}, down {down}; SuperLink {inbound}, {outbound}')
     assert abs(up - inbound) <= 64 * exchanges, (up, inbound)
     assert abs(down - outbound) <= 64 * exchanges, (down, outbound)

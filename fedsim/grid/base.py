@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -78,11 +77,8 @@ class BaseGrid(Grid):
         before = self.estimated_seconds.get(client, 0.0)
         self.estimated_seconds[client] = before + spent.estimated_seconds
 
-    def _failed(
-        self, message: Message, error: BaseException, text: str | None = None
-    ) -> ClientError:
+    def _failed(self, message: Message, text: str) -> ClientError:
         client = self.client(message)
-        text = text or "".join(traceback.format_exception(error))
         return ClientError(client, self.job.names[client], self.round, text)
 
     # --- Flower's Grid -------------------------------------------------------------------------
@@ -113,7 +109,7 @@ class BaseGrid(Grid):
         if self._asked > _PATIENCE:
             raise InputError(
                 f"the strategy waits for more clients than the {len(self._client_of)} there are",
-                hint="lower its min_available_nodes or min_train_nodes, or raise federation.clients",
+                hint="lower its min_available_nodes or min_train_nodes, or add clients",
             )
         return list(self._client_of)
 

@@ -1,7 +1,8 @@
-"""`InlineGrid`: this process, one client after another. The reference for bits, and for debugging."""
+"""`InlineGrid`: this process, one client after another: the reference."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 
 from flwr.app import Message
@@ -34,7 +35,7 @@ class InlineGrid(BaseGrid):
             except FedsimError:
                 raise
             except Exception as error:
-                raise self._failed(message, error) from error
+                raise self._failed(message, traceback.format_exc()) from error
             finally:
                 self.in_flight = set()
             self._keep(message, context, spent, "driver")

@@ -73,16 +73,16 @@ class _Pool:
                 except Exception as error:
                     raise InputError(
                         f"no Ray cluster answers at {resources.ray_address!r}: {error}",
-                        hint="start one with `ray start --head`, or leave out resources.ray_address",
+                        hint="type: ray start --head, or leave out resources.ray_address",
                     ) from error
         self.size = workers
         variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
-        remote = ray.remote(
+        remote: Any = ray.remote(
             num_cpus=resources.threads,
             num_gpus=resources.gpus,
             runtime_env={"env_vars": variables},
         )(_Actor)
-        self.actors = [remote.remote() for _ in range(workers)]
+        self.actors: list[Any] = [remote.remote() for _ in range(workers)]
 
     def close(self) -> None:
         for actor in self.actors:
@@ -193,6 +193,6 @@ class RayGrid(BaseGrid):
                 f"{self.round}: {error}\nOut of memory? Try fewer workers: --workers 1"
             ) from error
         if reply is None:
-            raise self._failed(message, RuntimeError(), failure)
+            raise self._failed(message, failure)
         self._keep(message, context, spent, f"worker {worker}")
         return reply

@@ -1,7 +1,8 @@
 """A worker: runs clients in one process, one message after another.
 
 It keeps allocated models and open data maps warm between messages. No contents stay: a model is
-loaded anew each time, and what a client remembers lives in its `Context.state`, owned by the driver.
+loaded anew each time, and what a client remembers lives in its `Context.state`, which the driver
+owns.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Spent:
-    """What one message cost: estimated seconds of a full answer, peak memory of the process in MB."""
+    """What one message cost: seconds that a full answer would take, peak memory in MB."""
 
     estimated_seconds: float
     peak_rss_mb: float

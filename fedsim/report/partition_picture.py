@@ -64,7 +64,7 @@ def partition_picture(
         gridspec_kw={
             "width_ratios": [6, max(2.0, 0.85 * len(classes))],
             "left": _margin(names, size) / width,
-            "right": 0.985,
+            "right": 1 - (0.15 + (0.05 * longest if slanted else 0)) / width,
             "top": 1 - above / height,
             "bottom": below / height,
             "wspace": 0.04,

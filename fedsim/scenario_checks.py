@@ -1,0 +1,221 @@
+"""What a scenario refers to, checked before anything runs: folders, files and plugins."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+from fedsim.parameters import (
+    check_parameters,
+    construct,
+    describe,
+    is_factory,
+    parameter_names,
+    shown,
+)
+from fedsim.registry import Registry
+from fedsim.schema import Scenario
+from fedsim.yaml_lines import Document, KeyPath, Place
+
+SUPPLIED = {"models": ("num_classes", "in_channels", "image_size")}
+"""Group -> the parameters that fedsim passes to its plugins' constructors."""
+
+Problems = list[tuple[Place, str]]
+"""What is wrong, each with where it was written."""
+
+
+def make_absolute(document: Document, scenario: Path) -> Problems:
+    """Check `plugins`, `data.root` and `model.init` and make them absolute paths.
+
+    Plugin folders are relative to the scenario's file, all else to the current directory.
+    """
+    problems: Problems = []
+    plugins = document.get(("plugins",))
+    for position, folder in enumerate(plugins if isinstance(plugins, list) else ()):
+        path = ("plugins", position)
+        if not isinstance(folder, str):
+            continue
+        place = document.place(path)
+        base = scenario.parent if place.line else Path.cwd()
+        plugins[position] = absolute = _absolute(folder, base)
+        if not os.path.isdir(absolute):
+            problems.append((place, f"plugins: there is no folder {absolute}"))
+
+    data = document.get(("data",))
+    if isinstance(data, dict) and "root" not in data and isinstance(data.get("name"), str):
+        problems += _root_from_environment(document, data)
+    elif isinstance(root := document.get(("data", "root")), str):
+        document.values["data"]["root"] = absolute = _absolute(root)
+        if why := _not_a_filled_folder(absolute):
+            problems.append((document.place(("data", "root")), f"data.root: {why}"))
+
+    if isinstance(init := document.get(("model", "init")), str):
+        document.values["model"]["init"] = absolute = _absolute(init)
+        if not os.path.isfile(absolute):
+            message = f"model.init: there is no file {absolute}"
+            problems.append((document.place(("model", "init")), message))
+    return problems
+
+
+def _root_from_environment(document: Document, data: dict[str, Any]) -> Problems:
+    """Take the folder FEDSIM_DATA/<name>, if there is one, as `data.root`."""
+    base = os.environ.get("FEDSIM_DATA")
+    if not base:
+        return []
+    place = Place(f"environment variable FEDSIM_DATA ({base})")
+    if not os.path.isdir(base):
+        return [(place, "is not a folder; to use the embedded stand-in: unset FEDSIM_DATA")]
+    absolute = _absolute(data["name"], Path(base))
+    if os.path.isdir(absolute):
+        document.put(("data", "root"), absolute, {(): place})
+        if why := _not_a_filled_folder(absolute):
+            return [(place, why)]
+    return []
+
+
+def _not_a_filled_folder(path: str) -> str:
+    """Why `path` is not a folder with something in it, or ""."""
+    if not os.path.isdir(path):
+        return f"there is no folder {path}"
+    try:
+        return "" if os.listdir(path) else f"the folder {path} is empty"
+    except OSError as error:
+        return f"cannot read the folder {path}: {error.strerror}"
+
+
+def _absolute(path: str, base: Path | None = None) -> str:
+    return os.path.abspath(os.path.join(base or Path.cwd(), os.path.expanduser(path)))
+
+
+def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
+    """Keys that are right, each for itself, and wrong together."""
+    problems: Problems = []
+    clients, share = ("federation", "clients"), ("federation", "participation")
+    if not {clients, share, clients[:1]} & wrong.keys():
+        number, part = document.get(clients), document.get(share, 1.0)
+        # 1/49 of 49 clients is one client, although its product is a little less.
+        if number is not None and number < (1 - 1e-9) / part:
+            message = f"{dotted(share)}: {shown(part)} of {number} clients is less than one client"
+            problems.append((document.place(share), message))
+    val, select = ("data", "split", "val"), ("evaluation", "select")
+    if document.get(select) == "pooled_val" and document.get(val) == 0:
+        problems.append((document.place(select), "evaluation.select: needs data.split.val above 0"))
+    return problems
+
+
+def dotted(path: KeyPath) -> str:
+    """A path of keys as one writes it."""
+    return ".".join(str(key) for key in path)
+
+
+def activate(folders: Iterable[str]) -> None:
+    """Append folders to the path that modules are imported from.
+
+    They come last: a plugin's file cannot take the place of an installed module.
+    """
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
+    importlib.invalidate_caches()
+
+
+def check_plugins(document: Document, registry: Registry) -> Problems:
+    """Resolve the plugin of every block and check its parameters against its constructor.
+
+    A plugin that fedsim passes nothing to is also constructed: it may refuse a combination of
+    values that are valid one by one.
+    """
+    listed = document.get(("plugins",))
+    folders = [at for at in listed if isinstance(at, str)] if isinstance(listed, list) else []
+    activate(folder for folder in folders if os.path.isdir(folder))
+    return [
+        problem
+        for path in Scenario.blocks
+        for problem in _check_block(document, registry, path, folders)
+    ]
+
+
+def _check_block(
+    document: Document, registry: Registry, path: KeyPath, folders: list[str]
+) -> Problems:
+    group, model = Scenario.blocks[path]
+    default = {"name": "iid"} if group == "partitions" else None
+    block = document.get(path, default)
+    if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
+        return []  # the schema says so
+    name_place = document.place((*path, "name"))
+    try:
+        factory, why = registry.resolve(group, name), ""
+    except InputError as error:
+        why = f"{error.headline}; {error.hint}" if error.hint else error.headline
+    if why := _shadowed(name, folders) or why:
+        return [(name_place, f"{dotted(path)}.name: {why}")]
+    if not callable(factory):
+        return [(name_place, f"{dotted(path)}.name: {name!r} is a value, not a class or function")]
+
+    own = model.own_keys()
+    given = {key: value for key, value in block.items() if isinstance(key, str) and key not in own}
+    supplied = SUPPLIED.get(group, ())
+    found = check_parameters(factory, given, supplied=supplied, known=own)
+    made = None
+    if not found and not supplied and is_factory(factory):
+        try:
+            made = construct(factory, given)
+        except InputError as error:
+            found = [(problem.where, problem.message) for problem in error.problems]
+    problems = []
+    for key, message in found:
+        place = document.place((*path, key) if key else path)
+        if message.startswith("unknown key") and not name_place.line and place.line:
+            message += f"; to drop the file's other keys: {dotted(path)}={{name: {name}}}"
+        problems.append((place, f"{dotted((*path, key) if key else path)}: {message}"))
+    if group == "datasets":
+        options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
+        problems += _check_stand_in(document, factory if made is None else made, options)
+    return problems
+
+
+def _check_stand_in(document: Document, dataset: Any, options: set[str]) -> Problems:
+    """Check `data.embedded` against the data set's generator, unless the data come from disk.
+
+    The generator also gets `size` and those of the data set's own `options` that it takes.
+    `dataset` is the class where no object could be made of it.
+    """
+    given = document.get(("data", "embedded"), {})
+    if document.get(("data", "root")) is not None or not isinstance(given, dict):
+        return []
+    try:
+        generator = getattr(dataset, "embedded", None)
+    except Exception as error:  # a property of the plugin
+        return [(document.place(("data",)), f"data: no stand-in: {describe(error)}")]
+    if generator is None:
+        message = "data.root: missing: this data set has no embedded stand-in; give its folder"
+        return [(document.place(("data", "root")), message)]
+    keys = {key: value for key, value in given.items() if isinstance(key, str)}
+    return [
+        (document.place(("data", "embedded", key)), f"data.embedded.{key}: {message}")
+        for key, message in check_parameters(generator, keys, supplied={"size", *options})
+    ]
+
+
+def _shadowed(name: str, folders: list[str]) -> str:
+    """Why the dotted path does not reach the file in a plugin folder, or ""."""
+    top = name.partition(":")[0].partition(".")[0]
+    module = sys.modules.get(top)
+    here = [
+        Path(folder)
+        for folder in folders
+        if os.path.isfile(os.path.join(folder, f"{top}.py"))
+        or os.path.isdir(os.path.join(folder, top))
+    ]
+    if module is None or not here or ("." not in name and ":" not in name):
+        return ""
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+    if any(Path(origin).resolve().is_relative_to(folder.resolve()) for folder in here):
+        return ""
+    return f"module {top!r} is {origin}, not the one in {here[0]}; rename yours"
