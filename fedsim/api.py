@@ -203,6 +203,12 @@ def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
             f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
             hint="a strategy derives from fedsim.Strategy or flwr.serverapp.strategy.Strategy",
         )
+    if getattr(strategy, "one_shot", False) and scenario.rounds != 1:
+        raise InputError(
+            f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
+            f"{scenario.rounds}",
+            hint="type rounds=1",
+        )
     for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
         asked = getattr(strategy, name, 0)
         if isinstance(asked, int) and asked > clients:

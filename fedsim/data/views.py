@@ -55,7 +55,9 @@ class View:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images, labels) once over all records; shuffled when a generator is given."""
         count = len(self)
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        order = torch.arange(count)
+        if generator is not None:
+            order = torch.randperm(count, generator=generator)
         for start in range(0, count, batch_size):
             positions = order[start : start + batch_size]
             yield self.images(positions), self.labels[positions]

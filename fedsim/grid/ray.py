@@ -53,49 +53,60 @@ class _Actor:
 
 
 class _Pool:
-    """Ray and its actors, kept between runs of this process."""
+    """Actors of one shape, kept between runs of this process; grows when a run wants more."""
 
     def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
-        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
-        if not ray.is_initialized():
-            if resources.ray_address is None:
-                # "local": otherwise Ray joins whatever cluster a machine-wide file names.
-                os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-                ray.init(
-                    address="local",
-                    num_cpus=max(workers * resources.threads, 1),
-                    include_dashboard=False,
-                    **options,
-                )
-            else:
-                try:
-                    ray.init(address=resources.ray_address, **options)
-                except Exception as error:
-                    raise InputError(
-                        f"no Ray cluster answers at {resources.ray_address!r}: {error}",
-                        hint="type: ray start --head, or leave out resources.ray_address",
-                    ) from error
-        self.size = workers
+        _connect(resources, workers, verbose)
         variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
-        remote: Any = ray.remote(
+        self._remote: Any = ray.remote(
             num_cpus=resources.threads,
             num_gpus=resources.gpus,
             runtime_env={"env_vars": variables},
         )(_Actor)
-        self.actors: list[Any] = [remote.remote() for _ in range(workers)]
+        self.actors: list[Any] = [self._remote.remote() for _ in range(workers)]
+
+    def replace(self, worker: int) -> Any:
+        """End an actor, dead, stuck or busy with what nobody wants, and start another."""
+        ray.kill(self.actors[worker])
+        self.actors[worker] = self._remote.remote()
+        return self.actors[worker]
 
     def close(self) -> None:
+        """End the actors; a cluster that the user owns outlives us, they must not."""
         for actor in self.actors:
             ray.kill(actor)
+
+
+def _connect(resources: Resources, workers: int, verbose: bool) -> None:
+    """Start Ray on this machine, or join the cluster that the scenario names."""
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
+    if ray.is_initialized():
+        return
+    if resources.ray_address is None:
+        ray.init(
+            # Otherwise Ray joins whatever cluster a machine-wide file names.
+            address="local",
+            num_cpus=max(workers * resources.threads, 1),
+            include_dashboard=False,
+            **options,
+        )
+        return
+    try:
+        ray.init(address=resources.ray_address, **options)
+    except Exception as error:
+        raise InputError(
+            f"no Ray cluster answers at {resources.ray_address!r}: {error}",
+            hint="type: ray start --head, or leave out resources.ray_address",
+        ) from error
 
 
 _pools: dict[tuple[Any, ...], _Pool] = {}
 
 
 def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
-    """The pool for these resources; another shape of pool gives its cores back first."""
-    key = (workers, resources.threads, resources.gpus, resources.ray_address)
-    if key not in _pools:
+    """A pool of at least `workers` actors; one of another shape gives its cores back first."""
+    key = (resources.threads, resources.gpus, resources.ray_address)
+    if key not in _pools or len(_pools[key].actors) < workers:
         shutdown()
         _pools[key] = _Pool(resources, workers, verbose)
     return _pools[key]
@@ -106,7 +117,7 @@ def shutdown() -> None:
     while _pools:
         _, pool = _pools.popitem()
         if ray.is_initialized():
-            pool.close()  # A cluster that the user owns outlives us; the actors must not.
+            pool.close()
     if ray.is_initialized():
         ray.shutdown()
 
@@ -128,14 +139,15 @@ class RayGrid(BaseGrid):
     ) -> None:
         super().__init__(job, ledger, tick)
         self._pool = _pool(job.scenario.resources, workers, verbose)
-        reference = ray.put(job)
-        ray.get([actor.configure.remote(reference) for actor in self._pool.actors])
+        self._workers = workers
+        self._job = ray.put(job)
+        ray.get([actor.configure.remote(self._job) for actor in self._pool.actors[:workers]])
 
     def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
         shared: dict[int, Any] = {}
         waiting = list(range(len(messages)))
         window = self._window(messages)
-        idle = list(enumerate(self._pool.actors))
+        idle = list(range(self._workers))
         flying: dict[Any, tuple[int, int]] = {}
         done: dict[int, Message] = {}
         following = 0
@@ -144,23 +156,25 @@ class RayGrid(BaseGrid):
                 while idle and (near := [i for i in waiting if i < following + window]):
                     index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
                     waiting.remove(index)
-                    worker, actor = idle.pop(0)
-                    flying[self._submit(actor, messages[index], shared)] = (index, worker)
+                    worker = idle.pop(0)
+                    flying[self._submit(worker, messages[index], shared)] = (index, worker)
                 self.in_flight = {self.client(messages[index]) for index, _ in flying.values()}
                 ready, _ = ray.wait(list(flying), num_returns=1, timeout=_POLL_SECONDS)
                 if self._tick is not None:
                     self._tick()
                 for reference in ready:
-                    index, worker = flying.pop(reference)
+                    index, worker = flying[reference]
                     done[index] = self._receive(reference, messages[index], worker)
-                    idle.append((worker, self._pool.actors[worker]))
+                    del flying[reference]
+                    idle.append(worker)
                 while following in done:
                     yield messages[following], done.pop(following)
                     following += 1
         finally:
             self.in_flight = set()
-            if flying:  # Left early: a client failed, or the consumer stopped.
-                shutdown()
+            # Left early: a client failed, or the consumer stopped. The others are still at work.
+            for _, worker in flying.values():
+                self._pool.replace(worker)
 
     def _records_of(self, message: Message) -> int:
         return len(self.job.train[self.job.names[self.client(message)]])
@@ -168,9 +182,9 @@ class RayGrid(BaseGrid):
     def _window(self, messages: list[Message]) -> int:
         """How many unfinished messages may be open ahead of the next reply to hand on."""
         largest = max((flower.payload_bytes(m.content) for m in messages[:1]), default=0) / 1e6
-        return 2 * self._pool.size + int(_WINDOW_MB / max(largest, 1.0))
+        return 2 * self._workers + int(_WINDOW_MB / max(largest, 1.0))
 
-    def _submit(self, actor: Any, message: Message, shared: dict[int, Any]) -> Any:
+    def _submit(self, worker: int, message: Message, shared: dict[int, Any]) -> Any:
         records = []
         for record in message.content.values():
             if flower.is_large(record):
@@ -181,6 +195,7 @@ class RayGrid(BaseGrid):
                 records.append(record)
         context = self.contexts[message.metadata.dst_node_id]
         names = list(message.content)
+        actor = self._pool.actors[worker]
         return actor.run.remote(message.metadata, names, context, self.round, *records)
 
     def _receive(self, reference: Any, message: Message, worker: int) -> Message:

@@ -6,11 +6,11 @@ import itertools
 
 from torch import nn
 
-from fedsim.models.classifier import Classifier, group_norm, require_positive
+from fedsim.models.classifier import AveragePool2, Classifier, group_norm, require_positive
 
 
 class SmallCNN(Classifier):
-    """Three blocks of convolution 3x3, GroupNorm, ReLU and max pooling, then a global average.
+    """Three blocks of convolution 3x3, GroupNorm, ReLU and average pooling; a global average.
 
     GroupNorm has 8 groups. The channels are `width`, 2 and 4 times `width`: 93,954 parameters with
     the default width, three input channels and two classes, whatever the image size.
@@ -42,7 +42,7 @@ class SmallCNN(Classifier):
                 nn.Conv2d(inner, outer, 3, padding=1),
                 group_norm(outer, 8),
                 nn.ReLU(),
-                nn.MaxPool2d(2),
+                AveragePool2(),
             ]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(4 * width, num_classes)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from fedsim.models.classifier import Classifier, group_norm, require_positive
+from fedsim.models.classifier import AveragePool2, Classifier, group_norm, require_positive
 
 
 class ConvNet(Classifier):
@@ -58,6 +58,6 @@ class ConvNet(Classifier):
             layers.append(nn.Conv2d(width if block else in_channels, width, 3, padding=1))
             if norm != "none":
                 layers.append(group_norm(width, width if norm == "instance" else 32))
-            layers += [nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [nn.ReLU(), AveragePool2()]
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.classifier = nn.Linear(width * side**2, num_classes)

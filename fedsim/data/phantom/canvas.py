@@ -7,6 +7,7 @@ Computing in float64 keeps the last bits, in which machines differ, far away fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,73 +23,89 @@ def grid_axis(count: int) -> Floats:
 
 def step(x: Floats) -> Floats:
     """The logistic function: a soft step from 0 to 1."""
-    soft: Floats = 1 / (1 + np.exp(np.minimum(-x, 500)))
-    return soft
+    soft = np.minimum(-x, 500)
+    np.exp(soft, out=soft)
+    soft += 1
+    return np.reciprocal(soft, out=soft)
 
 
 def ridges(field: Floats, width: float) -> Floats:
     """Thin lines where a field of variance 1 crosses zero: from 0 to 1, then less their mean."""
     mean = width / np.sqrt(2 + width**2)
-    lines: Floats = np.exp(-((field / width) ** 2)) - mean
+    lines: Floats = np.exp(field * field * -(width**-2)) - mean
     return lines
 
 
 @dataclass(frozen=True)
-class Waves:
-    """Plane waves size * cos(x * kx + y * ky + phase), each array [n, waves]; kx, ky in radians."""
+class Band:
+    """A random field of mean 0 and variance 1, as a sum of plane waves.
 
-    kx: Floats
-    ky: Floats
-    phase: Floats
-    size: Floats
+    Their frequencies lie between low and high, in radians; every octave has as many waves, of
+    size frequency**-decay.
+    """
 
-    @classmethod
-    def draw(cls, uniform: Floats, low: float, high: float, decay: float = 0.0) -> Waves:
-        """Waves in all directions with frequencies in [low, high], from uniforms [n, waves, 3].
-
-        Every octave has as many waves, of size frequency**-decay; the squares of the sizes add up
-        to 2, so that the field has mean 0 and variance 1.
-        """
-        count = uniform.shape[1]
-        frequency = low * (high / low) ** uniform[..., 0]
-        angle = np.pi * (np.arange(count) + uniform[..., 1]) / count
-        size = frequency**-decay
-        size *= np.sqrt(2 / (size**2).sum(axis=1, keepdims=True))
-        phase = 2 * np.pi * uniform[..., 2]
-        return cls(frequency * np.cos(angle), frequency * np.sin(angle), phase, size)
-
-    def posed(self, centre: Floats, radius: Floats, angle: Floats) -> Waves:
-        """The waves in the frame, when their own origin, unit and x axis are at this pose.
-
-        centre: [n, 2]. radius, angle: [n], the angle in radians from x towards y.
-        """
-        cosine, sine, unit = (f[:, None] for f in (np.cos(angle), np.sin(angle), 1 / radius))
-        kx = (self.kx * cosine - self.ky * sine) * unit
-        ky = (self.kx * sine + self.ky * cosine) * unit
-        phase = self.phase - kx * centre[:, :1] - ky * centre[:, 1:]
-        return Waves(kx, ky, phase, self.size)
-
-    def field(self, axis: Floats) -> Floats:
-        """Their sum on axis x axis: [n, len, len].
-
-        exp(i (x kx + y ky)) is a function of x times one of y, so that the sum over the waves is
-        one matrix product.
-        """
-        along_x = _turns(self.kx, axis)
-        along_y = _turns(self.ky, axis) * (self.size * np.exp(1j * self.phase))[..., None]
-        left = np.concatenate([along_y.real, -along_y.imag], axis=1)
-        right = np.concatenate([along_x.real, along_x.imag], axis=1)
-        total: Floats = left.transpose(0, 2, 1) @ right
-        return total
+    waves: int
+    low: float
+    high: float
+    decay: float = 0.0
 
 
-def _turns(k: Floats, axis: Floats) -> NDArray[np.complex128]:
-    """exp(i k axis) on an even axis: [n, waves, len], with few sines and cosines."""
+def random_fields(
+    bands: Mapping[str, Band],
+    uniform: Floats,
+    axis: Floats,
+    pose: tuple[Floats, Floats, Floats] | None = None,
+) -> dict[str, Floats]:
+    """Random fields sampled on axis x axis, [n, len, len] each.
+
+    uniform: [n, waves of all bands, 3]. pose: where in the frame the fields' own origin, unit
+    length and x axis are: centre [n, 2], radius [n], angle [n] in radians from x towards y.
+
+    A wave cos(x kx + y ky + phase) is a sum of two products of a function of x and one of y, so
+    the sum over waves is a matrix product.
+    """
+    frequency, angle, size = (np.empty(uniform.shape[:2]) for _ in range(3))
+    columns, start = {}, 0
+    for name, band in bands.items():
+        columns[name] = own = np.s_[..., start : start + band.waves]
+        start += band.waves
+        draw = uniform[:, own[1], :]
+        frequency[own] = band.low * (band.high / band.low) ** draw[..., 0]
+        angle[own] = np.pi * (np.arange(band.waves) + draw[..., 1]) / band.waves
+        size[own] = frequency[own] ** -band.decay
+        size[own] *= np.sqrt(2 / (size[own] ** 2).sum(axis=1, keepdims=True))
+    phase = 2 * np.pi * uniform[..., 2]
+    if pose is not None:
+        centre, radius, turn = pose
+        frequency /= radius[:, None]
+        angle += turn[:, None]
+    kx, ky = frequency * np.cos(angle), frequency * np.sin(angle)
+    if pose is not None:
+        phase -= kx * centre[:, :1] + ky * centre[:, 1:]
+    cos_x, sin_x = _waves(kx, axis, np.zeros_like(phase), np.ones_like(size))
+    cos_y, sin_y = _waves(ky, axis, phase, size)
+    return {
+        name: cos_y[own] @ cos_x[own].swapaxes(1, 2) - sin_y[own] @ sin_x[own].swapaxes(1, 2)
+        for name, own in columns.items()
+    }
+
+
+def _waves(k: Floats, axis: Floats, phase: Floats, size: Floats) -> tuple[Floats, Floats]:
+    """size * cos and sin of (k axis + phase) on an even axis: [n, len, waves].
+
+    By the addition theorem, because most of the time would go into cosines and sines.
+    """
     stride = 8
-    coarse = np.exp(1j * k[..., None] * axis[::stride])
-    fine = np.exp(1j * k[..., None] * (axis[:stride] - axis[0]))
-    turns = coarse[..., :, None] * fine[..., None, :]
-    return turns.reshape(*k.shape, -1)[..., : len(axis)]
+    n, waves = k.shape
+    coarse = k[:, None] * axis[::stride, None] + phase[:, None]
+    fine = k[:, None] * (axis[:stride, None] - axis[0])
+    c, s = (size[:, None] * np.cos(coarse))[:, :, None], (size[:, None] * np.sin(coarse))[:, :, None]
+    cf, sf = np.cos(fine)[:, None], np.sin(fine)[:, None]
+    cosine, sine = c * cf - s * sf, s * cf + c * sf
+    return (
+        cosine.reshape(n, -1, waves)[:, : len(axis)],
+        sine.reshape(n, -1, waves)[:, : len(axis)],
+    )
 
 
 def strokes(

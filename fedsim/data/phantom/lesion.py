@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.data.phantom.canvas import Floats, Waves, ridges, step
+from fedsim.data.phantom.canvas import Band, Floats, random_fields, ridges, step
 
 SIGNS = ("asymmetry", "border", "colours", "structures", "diameter")
 LOADING = 0.72
@@ -70,25 +70,24 @@ DEEP_PIGMENT = np.array([1.05, 0.90, 0.64])
 PALE = np.array([0.98, 0.93, 0.90])
 SCAR = np.array([0.95, 0.88, 0.88])
 
-# Of each random field: the waves, their lowest and highest frequency, and how fast their size
-# falls with it. A lesion's frequencies are in units of its radius, the skin's in those of the
-# frame, where a grid of 64 holds 100.
+# A lesion's frequencies are in units of its radius, the skin's in those of the frame, of which a
+# grid of 64 holds 100.
 LESION_FIELDS = {
-    "shape": (8, 0.9, 2.4, 0.0),
-    "border": (36, 3.0, 24.0, 0.5),
-    "patches": (28, 1.6, 16.0, 0.3),
-    "hue": (12, 1.8, 6.0, 0.0),
-    "clouds": (16, 2.2, 7.0, 0.0),
-    "dots": (24, 9.0, 20.0, 0.0),
-    "network": (24, 26.0, 38.0, 0.0),
+    "shape": Band(8, 0.9, 2.4),
+    "border": Band(36, 3.0, 24.0, decay=0.5),
+    "patches": Band(28, 1.6, 16.0, decay=0.3),
+    "hue": Band(12, 1.8, 6.0),
+    "clouds": Band(16, 2.2, 7.0),
+    "dots": Band(24, 9.0, 20.0),
+    "network": Band(24, 26.0, 38.0),
 }
 SKIN_FIELDS = {
-    "mottle": (48, 2.5, 40.0, 0.2),
-    "flush": (12, 1.0, 6.0, 0.3),
-    "grain": (36, 30.0, 85.0, 0.0),
+    "mottle": Band(48, 2.5, 40.0, decay=0.2),
+    "flush": Band(12, 1.0, 6.0, decay=0.3),
+    "grain": Band(36, 30.0, 85.0),
 }
-LESION_WAVES = sum(field[0] for field in LESION_FIELDS.values())
-SKIN_WAVES = sum(field[0] for field in SKIN_FIELDS.values())
+LESION_WAVES = sum(band.waves for band in LESION_FIELDS.values())
+SKIN_WAVES = sum(band.waves for band in SKIN_FIELDS.values())
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def reflectance(subjects: Subjects, axis: Floats) -> Floats:
     white = 1 - (1 - scar) * (1 - regression) * (1 - flecks) * (1 - 0.12 * np.minimum(veil, 1))
 
     # The skin around and under it.
-    skin = _fields(SKIN_FIELDS, subjects.skin_waves, axis)
+    skin = random_fields(SKIN_FIELDS, subjects.skin_waves, axis)
     freckles = _at(np.clip(0.3 * lesion["freckles"] - 0.1, 0, 0.6))
     melanin += freckles * step((skin["mottle"] - 1.3) / 0.3)
     tone = 0.17 * np.exp(0.35 * lesion["tone"] + 0.3 * site["tone"])
@@ -198,7 +197,7 @@ def _shape(
     centre = 0.11 * np.stack([view["x"], view["y"]], axis=1)
     angle = 2 * np.pi * subjects.turn
     pose = centre, radius, angle
-    fields = _fields(LESION_FIELDS, subjects.lesion_waves, axis, pose)
+    fields = random_fields(LESION_FIELDS, subjects.lesion_waves, axis, pose)
     cosine, sine = _at(np.cos(angle) / radius), _at(np.sin(angle) / radius)
     dx, dy = axis[None, None, :] - _at(centre[:, 0]), axis[None, :, None] - _at(centre[:, 1])
     qx, qy = cosine * dx + sine * dy, cosine * dy - sine * dx
@@ -209,21 +208,6 @@ def _shape(
     shape = 1 - far + np.minimum(far, 1) * bumps + 0.02 * fields["dots"]
     side = _at(np.cos(3 * lesion["axis"])) * qx + _at(np.sin(3 * lesion["axis"])) * qy
     return shape, side, qx, qy, fields
-
-
-def _fields(
-    bands: Mapping[str, tuple[int, float, float, float]],
-    uniform: Floats,
-    axis: Floats,
-    pose: tuple[Floats, Floats, Floats] | None = None,
-) -> dict[str, Floats]:
-    """The random fields of a table, [n, len, len] each, from uniforms [n, all waves, 3]."""
-    fields, start = {}, 0
-    for name, (count, low, high, decay) in bands.items():
-        waves = Waves.draw(uniform[:, start : start + count], low, high, decay)
-        fields[name] = (waves.posed(*pose) if pose else waves).field(axis)
-        start += count
-    return fields
 
 
 def _at(value: Floats) -> Floats:

@@ -1,0 +1,33 @@
+"""What all tests share: the folder of real data, and a count of what was not run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that FEDSIM_TEST_DATA names; tests of real data are skipped without it."""
+    folder = os.environ.get("FEDSIM_TEST_DATA")
+    if not folder:
+        pytest.skip("FEDSIM_TEST_DATA is not set: no real data to test with")
+    if not Path(folder).is_dir():
+        pytest.fail(f"FEDSIM_TEST_DATA={folder} is no folder")
+    return Path(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped, for each reason."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        # A skip is (file, line, reason); an expected failure is a text.
+        told = report.longrepr
+        reasons[told[2].removeprefix("Skipped: ") if isinstance(told, tuple) else str(told)] += 1
+    if reasons:
+        terminalreporter.section(f"{sum(reasons.values())} tests skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.write_line(f"{count:5d}  {reason}")
