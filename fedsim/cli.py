@@ -31,17 +31,9 @@ if TYPE_CHECKING:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are fedsim's, with the nearest valid verb."""
-
-    verbs: Sequence[str] = ()
+    """An argument parser whose errors are fedsim's."""
 
     def error(self, message: str) -> NoReturn:
-        for word in sys.argv[1:2]:
-            if self.verbs and word not in self.verbs and not word.startswith("-"):
-                raise InputError(
-                    f"there is no verb {word!r}{nearest(word, self.verbs)}",
-                    hint="type: fedsim --help",
-                )
         raise InputError(message, hint=f"type: {self.prog} --help")
 
 
@@ -50,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in arguments or "--verbose" in arguments
     try:
-        parsed = _parser().parse_args(arguments)
+        parsed = _parse(arguments)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
     except FedsimError as error:
@@ -65,6 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(text, EXIT_RUN_FAILED, verbose)
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse; overrides may stand before, between and after options."""
+    parser, verbs = _parser()
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith("-") and first not in verbs:
+        raise InputError(
+            f"there is no verb {first!r}{nearest(first, verbs)}", hint="type: fedsim --help"
+        )
+    parsed, rest = parser.parse_known_args(arguments)
+    if "overrides" in parsed:
+        parsed.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        raise InputError(f"not understood: {' '.join(rest)}", hint="type: fedsim --help")
+    return parsed
+
+
 def _fail(text: str, code: int, verbose: bool) -> int:
     if verbose:
         traceback.print_exc()
@@ -72,21 +81,20 @@ def _fail(text: str, code: int, verbose: bool) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the verbs it knows."""
     parser = _Parser(
         prog="fedsim",
         description="Federated and privacy-preserving learning in medical imaging, simulated.",
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
-    verbs = parser.add_subparsers(
-        metavar="VERB", required=True, parser_class=argparse.ArgumentParser
-    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def verb(name: str, command: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+    def verb(
+        name: str, command: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text)
-        one.__class__ = _Parser
         one.set_defaults(command=command)
-        assert isinstance(one, _Parser)
         return one
 
     one = verb("ls", _ls, "List the shipped scenarios.")
@@ -124,8 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     one = verb("plugins", _plugins, "List the plugins that scenarios can name.")
     one.add_argument("--json", action="store_true", help="as JSON")
 
-    parser.verbs = sorted(verbs.choices)
-    return parser
+    return parser, sorted(verbs.choices)
 
 
 def _scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -36,39 +36,6 @@ def mean_matching(real: Tensor, synthetic: Tensor) -> Tensor:
     return (real.mean(dim=0) - synthetic.mean(dim=0)).square().sum()
 
 
-def class_mean_matching(
-    real: Tensor, real_labels: Tensor, synthetic: Tensor, synthetic_labels: Tensor
-) -> Tensor:
-    """Sum of `mean_matching` over the classes that the synthetic images have, in one product.
-
-    Args:
-        real: embeddings [B, D]. Classes without a synthetic image do not count.
-        real_labels: int64 [B].
-        synthetic: embeddings [I, D].
-        synthetic_labels: int64 [I].
-
-    Raises:
-        ValueError: a synthetic class has no real image.
-    """
-    classes = synthetic_labels.unique()
-    target = class_means(real, real_labels, classes)
-    return (target - class_means(synthetic, synthetic_labels, classes)).square().sum()
-
-
-def class_means(embeddings: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Mean embedding [K, D] of each of `classes` [K], given embeddings [B, D] and labels [B].
-
-    Raises:
-        ValueError: a class has no embedding.
-    """
-    members = labels == classes[:, None]
-    counts = members.sum(dim=1, keepdim=True)
-    if not bool(counts.all()):
-        absent = classes[counts[:, 0] == 0].tolist()
-        raise ValueError(f"There is no embedding to average for the classes {absent}.")
-    return (members.to(embeddings.dtype) @ embeddings) / counts
-
-
 def gradient_distance(
     real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float = 1e-6
 ) -> Tensor:

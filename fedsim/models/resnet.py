@@ -33,7 +33,8 @@ class ResNet18(Classifier):
             "imagenet" from 64 px on and "stride2" below.
         norm: "group" normalises in 32 groups. "instance" normalises every channel by itself, as
             the distillation literature does; before global average pooling that removes most of
-            what a channel's mean could say, and it needs images of twice the smallest size.
+            what a channel's mean could say, and it needs images of twice the smallest size. (So
+            does a width of 4 or less, whose last stage has no more channels than groups.)
 
     Raises:
         ValueError: a size below one, or images too small for the stem and the normalisation.
@@ -54,12 +55,14 @@ class ResNet18(Classifier):
         )
         if stem == "auto":
             stem = "imagenet" if image_size >= 64 else "stride2"
-        # The last stage must hold a pixel; normalising one value by itself would give zero.
-        smallest = REDUCTION[stem] * (2 if norm == "instance" else 1)
+        # The last stage must hold a pixel, and more than one where each channel is a group of its
+        # own: a single value, normalised by itself, is zero whatever the image.
+        alone = _norm(8 * width, norm).num_groups == 8 * width
+        smallest = REDUCTION[stem] * (2 if alone else 1)
         if image_size < smallest:
             raise ValueError(
-                f"A ResNet18 with stem {stem!r} and norm {norm!r} needs images of at least "
-                f"{smallest} px, but image_size is {image_size}."
+                f"A ResNet18 with stem {stem!r}, norm {norm!r} and width {width} needs images of at "
+                f"least {smallest} px, but image_size is {image_size}."
             )
         kernel, stride = {"stride1": (3, 1), "stride2": (3, 2), "imagenet": (7, 2)}[stem]
         layers: list[nn.Module] = [

@@ -67,7 +67,9 @@ def test_fedavg_sends_four_bytes_a_parameter_and_codecs_less(
     assert {row["fields"]["arrays"] for row in plain} == {4 * parameters}
     half = rows(run_tiny("strategy.codec=float16"), "traffic.jsonl")
     assert {row["fields"]["arrays"] for row in half} == {2 * parameters}
-    quarter = {row["fields"]["arrays"] for row in rows(run_tiny("strategy.codec=uint8"), "traffic.jsonl")}
+    quarter = {
+        row["fields"]["arrays"] for row in rows(run_tiny("strategy.codec=uint8"), "traffic.jsonl")
+    }
     assert parameters < min(quarter) <= max(quarter) < 2 * parameters
 
 

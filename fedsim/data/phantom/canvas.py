@@ -98,14 +98,15 @@ def _waves(k: Floats, axis: Floats, phase: Floats, size: Floats) -> tuple[Floats
     stride = 8
     n, waves = k.shape
     coarse = k[:, None] * axis[::stride, None] + phase[:, None]
-    fine = k[:, None] * (axis[:stride, None] - axis[0])
-    c, s = (size[:, None] * np.cos(coarse))[:, :, None], (size[:, None] * np.sin(coarse))[:, :, None]
-    cf, sf = np.cos(fine)[:, None], np.sin(fine)[:, None]
-    cosine, sine = c * cf - s * sf, s * cf + c * sf
-    return (
-        cosine.reshape(n, -1, waves)[:, : len(axis)],
-        sine.reshape(n, -1, waves)[:, : len(axis)],
-    )
+    fine = (k[:, None] * (axis[:stride, None] - axis[0]))[:, None]
+    cos_coarse, sin_coarse = (size[:, None, None] * f(coarse)[:, :, None] for f in (np.cos, np.sin))
+    cos_fine, sin_fine = np.cos(fine), np.sin(fine)
+    cosine = cos_coarse * cos_fine
+    cosine -= sin_coarse * sin_fine
+    sine = sin_coarse * cos_fine
+    sine += cos_coarse * sin_fine
+    cosine, sine = (wave.reshape(n, -1, waves)[:, : len(axis)] for wave in (cosine, sine))
+    return cosine, sine
 
 
 def strokes(

@@ -1,0 +1,255 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedsim.cli import main
+
+Typed = Callable[..., tuple[int, str, str]]
+Case = tuple[list[str], list[str]]
+
+
+@pytest.fixture
+def typed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Typed:
+    """Types a command in an empty folder; returns exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def go(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(words)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go
+
+
+def skin_folder(root: Path, csv: str, files: dict[str, bytes | None]) -> Path:
+    """A folder in ISIC 2020's layout: a table, and images (None: a real tiny JPEG)."""
+    (root / "train").mkdir(parents=True)
+    (root / "train.csv").write_text(csv)
+    for name, content in files.items():
+        path = root / "train" / name
+        if content is None:
+            Image.new("RGB", (20, 20), (200, 120, 100)).save(path)
+        else:
+            path.write_bytes(content)
+    return root
+
+
+def wrong(case: str, folder: Path) -> Case:
+    """The command of a wrong input, and what must be said about it."""
+    names = [f"ISIC_{i}.jpg" for i in range(12)]
+    rows = "".join(f"ISIC_{i},p{i},{i % 2}\n" for i in range(12))
+    run = ["run", "isic_noniid_fedavg", "--quiet"]
+    if case == "unknown scenario":
+        return ["run", "isic_noniid_gd"], ["isic_noniid_gdd", "fedsim ls"]
+    if case == "unknown key":
+        return [*run, "data.sise=64"], ["sise", "size", "command line"]
+    if case == "wrong type":
+        return [*run, "rounds=ten"], ["rounds", "whole number", "'ten'"]
+    if case == "unknown strategy":
+        return [*run, "strategy=fedavgg"], ["fedavgg", "fedavg"]
+    if case == "unknown parameter of a strategy":
+        return [*run, "strategy.codek=uint8"], ["codek", "codec"]
+    if case == "empty data root":
+        (folder / "empty").mkdir()
+        return [*run, "data.root=empty"], ["empty", "data.root"]
+    if case == "missing data root":
+        return [*run, "data.root=nowhere"], ["nowhere", "data.root"]
+    if case == "wrong csv column":
+        skin_folder(folder / "data", "image_name,patient_id,label\n", {})
+        return [*run, "data.root=data"], ["train.csv", "target", "label"]
+    if case == "unreadable jpeg":
+        files: dict[str, bytes | None] = dict.fromkeys(names)
+        files["ISIC_3.jpg"] = b"not a picture"
+        skin_folder(folder / "data", "image_name,patient_id,target\n" + rows, files)
+        return [*run, "data.root=data"], ["ISIC_3", "data.skip_bad=true"]
+    if case == "missing image":
+        skin_folder(
+            folder / "data", "image_name,patient_id,target\n" + rows, dict.fromkeys(names[1:])
+        )
+        return [*run, "data.root=data"], ["ISIC_0", "data.skip_bad=true"]
+    if case == "more clients than samples":
+        small = "data.embedded={images: 60}"
+        return [*run, small, "federation.clients=500"], ["500", "clients"]
+    if case == "alpha of zero":
+        return [*run, "federation.partition.alpha=0"], ["alpha", "above 0"]
+    if case == "not YAML":
+        (folder / "broken.yaml").write_text("name: [unclosed\nrounds: 1\n")
+        return ["run", "broken.yaml"], ["broken.yaml:"]
+    if case == "not a mapping":
+        (folder / "list.yaml").write_text("- 1\n- 2\n")
+        return ["check", "list.yaml"], ["list.yaml"]
+    if case == "unknown verb":
+        return ["runn", "isic_noniid_gdd"], ["no verb 'runn'", "'run'", "fedsim --help"]
+    if case == "no verb":
+        return [], ["fedsim --help"]
+    if case == "a resume folder that is none":
+        (folder / "other").mkdir()
+        return ["run", "--resume", "other"], ["other", "not a run folder"]
+    if case == "a resume folder that is missing":
+        return ["run", "--resume", "gone"], ["gone", "does not exist"]
+    if case == "impossible privacy":
+        return [*run, "privacy={mechanism: dp_sgd}"], ["privacy"]
+    if case == "a run to compare that is none":
+        return ["compare", "gone"], ["gone"]
+    if case == "existing file to copy to":
+        (folder / "mine.yaml").write_text("")
+        return ["cp", "isic_noniid_gdd", "mine.yaml"], ["exists already"]
+    if case == "unknown option":
+        return [*run, "--wokers", "2"], ["--wokers"]
+    raise AssertionError(case)
+
+
+CASES = (
+    "unknown scenario",
+    "unknown key",
+    "wrong type",
+    "unknown strategy",
+    "unknown parameter of a strategy",
+    "empty data root",
+    "missing data root",
+    "wrong csv column",
+    "unreadable jpeg",
+    "missing image",
+    "more clients than samples",
+    "alpha of zero",
+    "not YAML",
+    "not a mapping",
+    "unknown verb",
+    "no verb",
+    "a resume folder that is none",
+    "a resume folder that is missing",
+    "impossible privacy",
+    "a run to compare that is none",
+    "existing file to copy to",
+    "unknown option",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_gets_one_clear_error(case: str, typed: Typed, tmp_path: Path) -> None:
+    command, expected = wrong(case, tmp_path)
+    code, out, err = typed(*command)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "Traceback" not in out + err
+    assert len((out + err).splitlines()) <= 40
+    for words in expected:
+        assert words in err
+    assert not (tmp_path / "runs").exists(), "wrong input leaves no run folder"
+
+
+def test_all_problems_are_told_at_once_with_their_lines(typed: Typed, tmp_path: Path) -> None:
+    _, text, _ = typed("show", "isic_noniid_fedavg")
+    lines = text.replace("rounds:", "roundz:").replace("alpha: 1.0", "alpha: -1").splitlines()
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    code, _, err = typed("run", "mine.yaml", "client.epochs=none")
+    assert code == 2
+    roundz = next(i for i, line in enumerate(lines, 1) if "roundz" in line)
+    assert f"mine.yaml:{roundz}: " in err
+    assert "alpha" in err
+    assert "client.epochs" in err
+    assert "3 problems" in err
+
+
+def test_a_client_that_raises_exits_with_1(typed: Typed, tmp_path: Path) -> None:
+    from tests.engine.conftest import TINY
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    code, _, err = typed("run", "tiny.yaml", "client=misbehaving:Raises")
+    assert code == 1
+    assert "client 1 (site 'client-1') failed in round 1" in err
+    assert "the scanner is on fire" in err
+
+
+def test_run_compare_check_and_dry_run(typed: Typed, tmp_path: Path) -> None:
+    from tests.engine.conftest import TINY
+
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("rounds: 2", "rounds: 2\nseeds: [0, 1]"))
+    code, out, _ = typed("check", "tiny.yaml")
+    assert (code, "valid" in out) == (0, True)
+    code, out, _ = typed("run", "tiny.yaml", "--dry-run")
+    assert code == 0
+    assert "2 round(s)" in out
+    assert not (tmp_path / "runs").exists()
+    forecast = float(out.partition("up ")[2].split()[0])
+
+    code, out, _ = typed("run", "tiny.yaml")
+    assert code == 0
+    assert out.count("EMBEDDED STAND-IN") == 2
+    assert "round 2/2 | auc 0." in out
+    folders = sorted((tmp_path / "runs" / "tiny").glob("*seed*"))
+    assert [folder.name[-5:] for folder in folders] == ["seed0", "seed1"]
+    code, _, _ = typed("run", "tiny.yaml", "--seed", "7", "client.epochs=2", "--quiet")
+    assert code == 0
+
+    code, out, err = typed("compare", "runs/tiny")
+    assert code == 0
+    header, _, first, second, *_ = out.splitlines()
+    for column in ("AUC", "P", "R", "F1", "bal.acc", "PR-AUC", "MB up", "MB down", "seconds"):
+        assert column in header
+    assert "+-" in first
+    assert "client.epochs=2" in second
+    assert "embedded" in first
+    aucs = [float(line.split("embedded")[1].split()[1].split("+-")[0]) for line in (first, second)]
+    assert all(0 <= auc <= 100 for auc in aucs), "in per cent"
+    assert f"{forecast:.3f}" in first, "the forecast is what was sent"
+    assert not err
+
+    code, out, _ = typed("run", "--resume", str(folders[0]))
+    assert (code, "finished" in out) == (0, True)
+
+
+def test_ls_show_cp_plugins_data(typed: Typed, tmp_path: Path) -> None:
+    code, out, _ = typed("ls", "isic_noniid_*")
+    assert code == 0
+    assert {"isic_noniid_gdd", "isic_noniid_fedavg"} <= {
+        line.split()[0] for line in out.splitlines()
+    }
+    code, _, _ = typed("cp", "isic_noniid_gdd", "mine.yaml")
+    assert code == 0
+    assert (tmp_path / "mine.yaml").read_text() == typed("show", "isic_noniid_gdd")[1]
+    code, out, _ = typed("plugins")
+    assert code == 0
+    assert all(name in out for name in ("fedavg", "gdd", "distill", "resnet18", "dirichlet"))
+    code, out, _ = typed("data", "status")
+    assert code == 0
+    assert "isic2020" in out
+    code, out, _ = typed("data", "show", "isic_noniid_gdd", "data.embedded={images: 300}")
+    assert code == 0
+    assert "client-9" in out
+    assert (tmp_path / "isic_noniid_gdd-partition.png").stat().st_size > 5000
+
+
+def test_every_shipped_scenario_loads_and_opens_with_what_a_reader_needs(typed: Typed) -> None:
+    from fedsim import scenario
+
+    assert len(scenario.names()) >= 6
+    for name in scenario.names():
+        loaded = scenario.load(name)
+        assert loaded.name == name
+        header = "\n".join(scenario.header(name)).lower()
+        for needed in ("paper:", "expect:", "minutes:"):
+            assert needed in header, f"{name} does not say {needed}"
+        if "paper" in loaded.profiles:
+            scenario.load(name, ["profile=paper"])
+
+
+def test_help_is_quick_to_import() -> None:
+    code = (
+        "import sys; from fedsim.cli import _parser; _parser();"
+        "heavy = {'torch', 'flwr', 'ray', 'monai', 'opacus', 'matplotlib', 'sklearn'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
