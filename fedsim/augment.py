@@ -186,7 +186,7 @@ def perturb_statistics(
 
 
 def _color(images: Tensor, parameters: Tensor) -> Tensor:
-    brightness, saturation, contrast = parameters.to(images.device)[..., None, None, None].unbind(1)
+    brightness, saturation, contrast = parameters.to(images)[..., None, None, None].unbind(1)
     images = images + brightness
     images = torch.lerp(images.mean(dim=1, keepdim=True), images, saturation)
     return torch.lerp(images.mean(dim=(1, 2, 3), keepdim=True), images, contrast)

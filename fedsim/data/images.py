@@ -111,9 +111,9 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
                 yield future.result()
         except BrokenProcessPool as error:
             raise RunError(
-                "a process that decodes images died (out of memory?); resources.workers=1 decodes "
-                "in this process. A script that starts processes on import needs "
-                "`if __name__ == '__main__':` around its calls."
+                "a process that decodes images died: out of memory, or killed. (Where Python starts "
+                "processes by importing the script again, as on macOS, the script must call fedsim "
+                "below `if __name__ == '__main__':`.)"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

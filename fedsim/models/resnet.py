@@ -61,8 +61,8 @@ class ResNet18(Classifier):
         smallest = REDUCTION[stem] * (2 if alone else 1)
         if image_size < smallest:
             raise ValueError(
-                f"A ResNet18 with stem {stem!r}, norm {norm!r} and width {width} needs images of at "
-                f"least {smallest} px, but image_size is {image_size}."
+                f"A ResNet18 with stem {stem!r}, norm {norm!r} and width {width} needs images of "
+                f"at least {smallest} px, but image_size is {image_size}."
             )
         kernel, stride = {"stride1": (3, 1), "stride2": (3, 2), "imagenet": (7, 2)}[stem]
         layers: list[nn.Module] = [

@@ -1,0 +1,66 @@
+"""The wheel, and the three user folders that are imported under another name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("room", ["strategies", "clients", "scenarios"])
+def test_a_room_imported_under_its_bare_name_says_what_to_type(room: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {room}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "import it under that name" in done.stderr
+    assert f"fedsim.{room}" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_a_scenario_on_ray_from_an_empty_folder(tmp_path: Path) -> None:
+    """The dependencies are those of this environment; fedsim itself comes from the wheel alone."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    wheel = next(tmp_path.glob("fedsim_medical-*.whl"))
+    files = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].partition("-")[0] for name in files} == {"fedsim", "fedsim_medical"}
+    assert "fedsim/scenarios/isic_noniid_gdd.yaml" in files
+    assert "fedsim/strategies/gdd.py" in files
+    assert "fedsim/py.typed" in files
+
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(install, check=True)
+    inner = next((tmp_path / "venv").glob("lib/python3*/site-packages"))
+    (inner / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    empty = tmp_path / "empty"
+    # A user's own folder of that name must not be taken for ours, in the driver or the workers.
+    (empty / "strategies").mkdir(parents=True)
+    (empty / "strategies" / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    fedsim = tmp_path / "venv" / "bin" / "fedsim"
+    done = subprocess.run(
+        [fedsim, "run", "isic_noniid_fedavg", "rounds=1", "data.embedded.images=400",
+         "data.size=16", "model.width=8", "--backend", "ray", "--workers", "2"],
+        cwd=empty, env=clean, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "round 1/1 | auc" in done.stdout
+    where = subprocess.run(
+        [python, "-c", "import fedsim; print(fedsim.__file__)"],
+        cwd=empty, env=clean, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert str(inner) in where.stdout
