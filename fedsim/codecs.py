@@ -21,6 +21,7 @@ BYTES_PER_VALUE: dict[str, int] = {"uint8": 1, "float16": 2, "float32": 4}
 
 RANGE_SUFFIX = "#range"
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
@@ -148,7 +149,9 @@ def decode_tensors(encoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         bounds = encoded.get(name + RANGE_SUFFIX)
         if bounds is not None:
             low, step = _along_channels(bounds.astype(np.float64), values.ndim)
-            tensors[name] = (low + step * values).astype(np.float32)
+            # A step rounded up may lead past the largest number of float32.
+            decoded = np.clip(low + step * values, -_FLOAT32_MAX, _FLOAT32_MAX)
+            tensors[name] = decoded.astype(np.float32)
         else:
             tensors[name] = values.astype(np.float32) if _is_float(values) else values
     return tensors

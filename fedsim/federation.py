@@ -103,6 +103,7 @@ def build_federation(
         val=fractions.val,
         test=fractions.test,
         seed=fractions.seed,
+        classes=store.classes,
     )
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)

@@ -141,8 +141,16 @@ def test_quantised_weights_are_within_half_a_step(values):
     for before, after in zip(channels.astype(np.float64), restored.astype(np.float64), strict=True):
         step = (before.max() - before.min()) / 255
         # Beside half a step, the result and the step are float32 numbers.
-        rounding = np.spacing(np.abs(before).max().astype(np.float32)).astype(np.float64)
+        rounding = max(np.abs(before).max() * 2.0**-23, 2.0**-149)
         assert np.abs(before - after).max() <= 0.5 * step * (1 + 1e-4) + rounding
+
+
+def test_the_widest_range_of_float32_stays_finite():
+    largest = float(np.finfo(np.float32).max)
+    for part in np.linspace(0.999999, 1, 200):
+        values = np.array([-part * largest, largest], np.float32)
+        decoded = decode_tensors(encode_tensors({"weight": values}, "uint8"))
+        assert np.isfinite(decoded["weight"]).all()
 
 
 @given(TENSORS)

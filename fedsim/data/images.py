@@ -111,8 +111,8 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
                 yield future.result()
         except BrokenProcessPool as error:
             raise RunError(
-                "a process that decodes images died: out of memory, or killed. (Where Python starts "
-                "processes by importing the script again, as on macOS, the script must call fedsim "
+                "a process that decodes images died: out of memory, or killed. (Where Python "
+                "starts processes by importing the script again, as on macOS, it must call fedsim "
                 "below `if __name__ == '__main__':`.)"
             ) from error
         finally:

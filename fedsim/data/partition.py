@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
-from fedsim.data.split import count_by_group, distribute, majority
+from fedsim.data.split import count_by_group, distribute, majority, rarest
 from fedsim.errors import InputError, Problem
 
 _COUNT = "federation.clients"
@@ -77,7 +77,9 @@ class Dirichlet(Partition):
 
     For each class, p ~ Dir(alpha, ..., alpha) over the clients; its groups, in random order, are
     cut by the cumulative sum of p. Smaller alpha = more skew: at 0.1 a class sits with a few
-    clients, at 100 the partition is nearly IID. Hsu et al. 2019, arXiv:1909.06335; Yurochkin et
+    clients, at 100 the partition is nearly IID. A group of several classes counts as the rarest it
+    has: by its majority, nearly every patient of a screening data set would be benign, and there
+    would be no labels to skew. Hsu et al. 2019, arXiv:1909.06335; Yurochkin et
     al. 2019, arXiv:1905.12022.
 
     Args:
@@ -120,7 +122,7 @@ class Dirichlet(Partition):
         count = _client_count(clients, labels, groups)
         held, group = count_by_group(groups, labels)
         self._refuse_impossible(count, held)
-        label, size = majority(held), held.sum(axis=1)
+        label, size = rarest(held), held.sum(axis=1)
         best: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
         for _ in range(self.max_draws):
             holder = self._draw(label, size, count, rng)
@@ -238,7 +240,8 @@ class Natural(Partition):
 class Shards(Partition):
     """Label skew: records sorted by label are cut into equal shards, and dealt out at random.
 
-    McMahan et al. 2017, arXiv:1602.05629. Fewer shards for a client = more skew.
+    McMahan et al. 2017, arXiv:1602.05629. Fewer shards for a client = more skew. A group of several
+    classes counts as the rarest it has.
 
     Args:
         shards_per_client: how many shards each client gets.
@@ -272,7 +275,7 @@ class Shards(Partition):
                 [Problem("federation.partition.shards_per_client", message)],
                 f"take fewer shards, or a smaller {_COUNT}",
             )
-        order = np.lexsort((rng.permutation(len(held)), majority(held)))
+        order = np.lexsort((rng.permutation(len(held)), rarest(held)))
         size = held.sum(axis=1)[order]
         middle = np.cumsum(size) - size / 2
         shard = np.minimum((middle * shards / size.sum()).astype(np.int64), shards - 1)

@@ -108,7 +108,7 @@ def distribute(
     counts, group = count_by_group(groups, labels)
     by_site, _ = count_by_group(groups, sites)
     rarest_first = np.argsort(counts.sum(axis=0), kind="stable")
-    rank = (counts[:, rarest_first] > 0).argmax(axis=1)
+    rank = (counts[:, rarest_first] > 0).argmax(axis=1)  # `rarest`, as its place in that order
     # The last key of lexsort counts most.
     walk = np.lexsort(
         (rng.permutation(len(counts)), -counts.sum(axis=1), by_site.argmax(axis=1), rank)
@@ -149,6 +149,12 @@ def count_by_group(groups: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, n
     counts = np.zeros((len(names), int(codes.max()) + 1 if len(codes) else 0), dtype=np.int64)
     np.add.at(counts, (group, codes), 1)
     return counts, group
+
+
+def rarest(counts: np.ndarray) -> np.ndarray:
+    """Of the codes that each row has, the one rarest over all rows, int64."""
+    order = np.argsort(counts.sum(axis=0), kind="stable")
+    return order[(counts[:, order] > 0).argmax(axis=1)]
 
 
 def majority(counts: np.ndarray) -> np.ndarray:

@@ -295,3 +295,21 @@ def test_real_sites_keep_their_lesions(real_data):
         "vidir_molemax": -9,
         "vienna_dias": 0,
     }
+
+
+@pytest.mark.parametrize("partition", [Dirichlet(alpha=0.3), Shards(shards_per_client=1)])
+def test_labels_are_skewed_where_patients_with_a_melanoma_have_mostly_benign_images(partition):
+    # ISIC 2020's shape: 400 patients of 16 images; a fifth of them have one melanoma each.
+    labels = np.zeros(400 * 16, dtype=np.int64)
+    labels[: 80 * 16 : 16] = 1
+    groups = np.repeat(np.arange(400), 16)
+    parts = partition.assign(
+        labels=labels,
+        groups=groups,
+        sites=np.zeros_like(labels),
+        site_names=("one",),
+        clients=5,
+        rng=np.random.default_rng(0),
+    )
+    rates = [labels[part].mean() for part in parts.values()]
+    assert max(rates) > 4 * min(rates)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedsim.data.building import group_codes
 from fedsim.data.skin import HAM10000
-from fedsim.data.split import count_by_group, distribute, majority, split_records
+from fedsim.data.split import count_by_group, distribute, majority, rarest, split_records
 from fedsim.errors import InputError
 
 
@@ -166,6 +166,11 @@ def test_any_number_of_sides_gets_whole_groups(data, sides, seed):
 def test_ties_between_labels_of_a_group_go_to_the_rarer_class():
     counts = np.array([[5, 0, 0], [2, 2, 1], [0, 3, 3], [1, 0, 4]])
     assert majority(counts).tolist() == [0, 1, 1, 2]
+
+
+def test_the_rarest_class_of_a_group_is_the_one_with_fewest_records_in_all():
+    counts = np.array([[5, 0, 0], [9, 2, 1], [0, 3, 3], [1, 0, 1]])
+    assert rarest(counts).tolist() == [0, 1, 1, 2]
 
 
 def test_counts_by_group_follow_the_order_of_group_numbers():
