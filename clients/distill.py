@@ -10,7 +10,8 @@ and its idea disagree, `fedsim.augment.perturb_statistics` says which is meant. 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -120,43 +121,65 @@ class Distill(Client):
         loss = torch.zeros(())
         for _ in site.steps(self.iterations, "distil"):
             redraw(encoder, draws)
-            real: list[torch.Tensor] = []
-            synthetic: list[torch.Tensor] = []
+            matches: list[Match] = []
             for label, positions in members.items():
                 transform = operations.draw(draws) if operations else _unchanged
                 chosen = torch.randperm(len(positions), generator=draws)[: self.batch_size]
                 batch = site.train.images(positions[chosen.numpy()]).to(site.device)
-                real += [transform(seen) for seen in self._seen(batch, draws)]
-                synthetic.append(transform(images[rows[label]]))
-            loss = self._loss(encoder, real, synthetic)
+                synthetic = transform(images[rows[label]])
+                matches += [
+                    Match(transform(seen), synthetic, weight)
+                    for seen, weight in self._seen(batch, draws)
+                ]
+            loss = matching_loss(encoder, matches)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
         return images.detach().cpu(), loss.item()
 
-    def _seen(self, batch: torch.Tensor, draws: torch.Generator) -> list[torch.Tensor]:
-        """The real batches that a class's synthetic images are matched with."""
+    def _seen(
+        self, batch: torch.Tensor, draws: torch.Generator
+    ) -> list[tuple[torch.Tensor, float]]:
+        """What a class's synthetic images are matched with, and how much each match counts."""
         if self.matching == "dm":
-            return [batch]
+            return [(batch, 1.0)]
         if torch.rand((), generator=draws) >= self.perturb_probability:
-            return [batch, batch]
+            return [(batch, 2.0)]  # Both terms of the loss see the same images.
         noise = torch.randn(2, *batch.shape[:2], generator=draws).to(batch.device)
-        return [batch, perturb_statistics(batch, noise[0], noise[1])]
+        return [(batch, 1.0), (perturb_statistics(batch, noise[0], noise[1]), 1.0)]
 
-    def _loss(
-        self,
-        encoder: torch.nn.Module,
-        real: list[torch.Tensor],
-        synthetic: list[torch.Tensor],
-    ) -> torch.Tensor:
-        """Sum over classes of the squared distances of mean embeddings (paper, Eq. 4 to 6)."""
-        terms = len(real) // len(synthetic)
-        with torch.no_grad():
-            targets = torch.split(encoder(torch.cat(real)), [len(batch) for batch in real])
-        embedded = torch.split(encoder(torch.cat(synthetic)), [len(batch) for batch in synthetic])
-        return torch.stack(
-            [mean_matching(target, embedded[i // terms]) for i, target in enumerate(targets)]
-        ).sum()
+
+class Match(NamedTuple):
+    """Real images [B, C, H, W] that synthetic images [I, C, H, W] are matched with."""
+
+    real: torch.Tensor
+    synthetic: torch.Tensor
+    weight: float
+
+
+def matching_loss(encoder: torch.nn.Module, matches: Sequence[Match]) -> torch.Tensor:
+    """Weighted sum of the squared distances of mean embeddings (paper, Eq. 4 to 6).
+
+    Gradients flow to the synthetic images only. Those that several matches share are embedded once.
+    """
+    synthetic = list({id(match.synthetic): match.synthetic for match in matches}.values())
+    parts = torch.split(encoder(torch.cat(synthetic)), [len(images) for images in synthetic])
+    embedded = {id(images): part for images, part in zip(synthetic, parts, strict=True)}
+    with torch.no_grad():
+        targets = [
+            torch.cat([encoder(chunk) for chunk in match.real.split(_chunk(match.real))])
+            for match in matches
+        ]
+    terms = [
+        match.weight * mean_matching(target, embedded[id(match.synthetic)])
+        for match, target in zip(matches, targets, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _chunk(images: torch.Tensor) -> int:
+    """Images to embed at a time; on a CPU, maps that fit its caches take half the time."""
+    return 32 if images.device.type == "cpu" else max(1, len(images))
 
 
 def redraw(encoder: torch.nn.Module, generator: torch.Generator) -> None:

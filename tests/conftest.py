@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: on a busy machine two threads are many times slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections import Counter
 from pathlib import Path
 

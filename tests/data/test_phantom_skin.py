@@ -37,7 +37,8 @@ def codes(names: list[str]) -> NDArray[np.int64]:
 
 
 def mean_colour(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return images.mean(axis=(1, 2)) / 255
+    mean: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
+    return mean
 
 
 def train_and_test(data: Embedded) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -67,13 +68,10 @@ def test_pictures_do_not_depend_on_how_many_are_drawn_at_a_time(
     np.testing.assert_array_equal(whole, skin_phantom(32, images=30).images)
 
 
-def test_global_random_state_is_neither_read_nor_changed() -> None:
-    np.random.seed(1)
-    first = skin_phantom(16, images=8).images
-    after = np.random.random()
-    np.random.seed(1)
-    assert after == np.random.random()
-    np.testing.assert_array_equal(first, skin_phantom(16, images=8).images)
+def test_global_random_state_is_left_alone() -> None:
+    before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    skin_phantom(16, images=8)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # type: ignore[index]
 
 
 def test_arrays_have_the_promised_shapes_types_and_names(many: Embedded) -> None:
@@ -87,8 +85,7 @@ def test_arrays_have_the_promised_shapes_types_and_names(many: Embedded) -> None
 
 def test_both_tasks_label_the_same_pictures() -> None:
     binary, diagnosis = (
-        skin_phantom(16, task=task, images=300)  # type: ignore[arg-type]
-        for task in ("binary", "diagnosis")
+        skin_phantom(16, task=task, images=180) for task in ("binary", "diagnosis")
     )
     assert diagnosis.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     np.testing.assert_array_equal(binary.images, diagnosis.images)
@@ -152,7 +149,7 @@ def test_sites_differ_in_share_of_malignant_lesions_but_mildly(many: Embedded) -
 def test_site_shift_decides_how_far_sites_are_apart_in_colour(
     shift: float, low: float, high: float
 ) -> None:
-    data = skin_phantom(8, images=500, views=1, site_shift=shift)
+    data = skin_phantom(8, images=300, views=1, site_shift=shift)
     colour = mean_colour(data.images)
     chroma = colour / colour.sum(axis=1, keepdims=True)
     site = np.eye(5)[codes(data.sites)]
@@ -165,9 +162,9 @@ def test_site_shift_decides_how_far_sites_are_apart_in_colour(
 def test_another_size_shows_the_same_pictures(size: int) -> None:
     """What is left of the difference is rounding, and detail that the smaller grid cannot hold."""
     fine, coarse = max(size, 32), min(size, 32)
-    images = {s: skin_phantom(s, images=40).images.astype(float) for s in (fine, coarse)}
+    images = {s: skin_phantom(s, images=25).images.astype(float) for s in (fine, coarse)}
     ratio = fine // coarse
-    averaged = images[fine].reshape(40, coarse, ratio, coarse, ratio, 3).mean(axis=(2, 4))
+    averaged = images[fine].reshape(25, coarse, ratio, coarse, ratio, 3).mean(axis=(2, 4))
     per_image = np.abs(averaged - images[coarse]).mean(axis=(1, 2, 3))
     assert per_image.max() < 3
     assert per_image.mean() < 1.5
@@ -217,7 +214,7 @@ def test_wrong_arguments_are_named(wrong: dict[str, object], named: str) -> None
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:
-    with pytest.raises(ValueError, match="size .* positives .* views "):
+    with pytest.raises(ValueError, match=r"size .* positives .* views "):
         skin_phantom(0, positives=2, views=0)
 
 
@@ -244,14 +241,20 @@ def test_a_small_network_learns_to_tell_benign_from_malignant(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 2 * 2, 2))
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
-        for _ in range(15):
-            for batch in rows[torch.randperm(len(rows))].split(32):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        epochs, batch_size = 12, 32
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 0.05, epochs=epochs, steps_per_epoch=-(-len(rows) // batch_size)
+        )
+        for _ in range(epochs):
+            for batch in rows[torch.randperm(len(rows))].split(batch_size):
                 flipped = images[batch].flip([axis for axis in (2, 3) if torch.rand(()) < 0.5])
                 loss = nn.functional.cross_entropy(network(flipped), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                schedule.step()
+    unseen = images[torch.from_numpy(test)]
     with torch.no_grad():
-        score = network(images[torch.from_numpy(test)]).softmax(1)[:, 1]
-    assert 0.85 < roc_auc_score(many.labels[test], score) < 0.96
+        views = [network(unseen.flip(axes)).softmax(1)[:, 1] for axes in ([], [2], [3], [2, 3])]
+    assert 0.85 < roc_auc_score(many.labels[test], torch.stack(views).mean(0)) < 0.96

@@ -1,4 +1,4 @@
-"""Sites and their instruments: light, colour cast, dark corners, hairs, gel bubbles, and the lens."""
+"""Sites and their instruments: light, colour cast, dark corners, hairs, bubbles, and the lens."""
 
 from __future__ import annotations
 

@@ -112,7 +112,8 @@ def reflectance(subjects: Subjects, axis: Floats) -> Floats:
     """Skin with a lesion on it, as it looks in even white light: [n, 3, len(axis), len(axis)]."""
     look, lesion, view, site = subjects.look, subjects.lesion, subjects.view, subjects.site
     sign = _signs(subjects)
-    shape, side, qx, qy, fields = _shape(subjects, sign, axis)
+    place = _place(subjects, sign, axis)
+    shape, side, fields = place.shape, place.side, place.fields
     sharp = np.exp(0.2 * np.clip(side, -2, 2) * _at(sign["border"]))
     softness = 0.09 * np.exp(0.45 * lesion["softness"] + look["softness"])
     inside = step(shape / (_at(softness) * sharp))
@@ -140,13 +141,13 @@ def reflectance(subjects: Subjects, axis: Floats) -> Floats:
     veil = np.clip(0.40 * (structures - 1.3) + look["veil"], 0, 1.1)
     veil = _at(veil) * step((fields["clouds"] - 0.6) / 0.28) * step((shape - 0.05) / 0.1)
     melanin *= 1 - 0.35 * np.minimum(veil, 1)
-    scar = _at(0.8 * look["scar"]) * np.exp(-(qx**2 + qy**2) / (2 * 0.3**2))
+    scar = _at(0.8 * look["scar"]) * np.exp(-(place.x**2 + place.y**2) / (2 * 0.3**2))
     regression = np.clip(0.2 * (structures + lesion["regression"] - 1.2), 0, 0.7)
     regression = _at(regression) * step((-fields["clouds"] - 1.0) / 0.3) * inside
     flecks = _at(0.6 * look["flecks"]) * dots * inside
     white = 1 - (1 - scar) * (1 - regression) * (1 - flecks) * (1 - 0.12 * np.minimum(veil, 1))
 
-    # The skin around and under it.
+    # The skin, under it too.
     skin = random_fields(SKIN_FIELDS, subjects.skin_waves, axis)
     freckles = _at(np.clip(0.3 * lesion["freckles"] - 0.1, 0, 0.6))
     melanin += freckles * step((skin["mottle"] - 1.3) / 0.3)
@@ -182,32 +183,40 @@ def _signs(subjects: Subjects) -> dict[str, Floats]:
     return sign
 
 
-def _shape(
-    subjects: Subjects, sign: Mapping[str, Floats], axis: Floats
-) -> tuple[Floats, Floats, Floats, Floats, dict[str, Floats]]:
-    """Where the lesion is.
+@dataclass(frozen=True)
+class _Place:
+    """Where each sample of the grid is, seen from the lesion; all [n, len, len].
 
-    Returns the shape (1 in the middle, 0 on the border, negative outside), the position along an
-    axis of the lesion, its own two coordinates, and its random fields; each [n, len, len].
+    x, y: coordinates in radii, the axes turned with the lesion. side: the coordinate along its
+    axis of asymmetry. shape: 1 in its middle, 0 on its border, negative outside. fields: those of
+    LESION_FIELDS.
     """
+
+    x: Floats
+    y: Floats
+    side: Floats
+    shape: Floats
+    fields: dict[str, Floats]
+
+
+def _place(subjects: Subjects, sign: Mapping[str, Floats], axis: Floats) -> _Place:
     look, lesion, view = subjects.look, subjects.lesion, subjects.view
     size = 0.08 * sign["diameter"] + 0.24 * lesion["size"] + look["size"]
     size += 0.08 * view["zoom"] - 0.16 * subjects.site["zoom"]
     radius = np.clip(0.41 * np.exp(size), 0.12, 0.85)
     centre = 0.11 * np.stack([view["x"], view["y"]], axis=1)
     angle = 2 * np.pi * subjects.turn
-    pose = centre, radius, angle
-    fields = random_fields(LESION_FIELDS, subjects.lesion_waves, axis, pose)
+    fields = random_fields(LESION_FIELDS, subjects.lesion_waves, axis, (centre, radius, angle))
     cosine, sine = _at(np.cos(angle) / radius), _at(np.sin(angle) / radius)
-    dx, dy = axis[None, None, :] - _at(centre[:, 0]), axis[None, :, None] - _at(centre[:, 1])
-    qx, qy = cosine * dx + sine * dy, cosine * dy - sine * dx
+    right, down = axis[None, None, :] - _at(centre[:, 0]), axis[None, :, None] - _at(centre[:, 1])
+    x, y = cosine * right + sine * down, cosine * down - sine * right
     oval = _at(np.exp(0.05 + 0.12 * np.abs(lesion["oval"])))
-    far = np.hypot(qx / oval, qy * oval)
+    far = np.hypot(x / oval, y * oval)
     bumps = _at(0.05 + 0.11 * sign["asymmetry"]) * fields["shape"]
     bumps += _at(0.03 + 0.07 * sign["border"]) * fields["border"]
     shape = 1 - far + np.minimum(far, 1) * bumps + 0.02 * fields["dots"]
-    side = _at(np.cos(3 * lesion["axis"])) * qx + _at(np.sin(3 * lesion["axis"])) * qy
-    return shape, side, qx, qy, fields
+    side = _at(np.cos(3 * lesion["axis"])) * x + _at(np.sin(3 * lesion["axis"])) * y
+    return _Place(x, y, side, shape, fields)
 
 
 def _at(value: Floats) -> Floats:
