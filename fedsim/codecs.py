@@ -164,8 +164,6 @@ def _quantise(values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float
     high = np.max(values, axis=axes).astype(np.float32)
     # In double precision: the difference of two float32 numbers may be too large for a third.
     step = ((high.astype(np.float64) - low) / 255).astype(np.float32)
-    # A range so small that its step rounds to zero still has the smallest step there is.
-    step = np.where((step == 0) & (high > low), np.finfo(np.float32).smallest_subnormal, step)
     bounds = np.stack([low, step]).astype(np.float32)
     first, width = _along_channels(bounds.astype(np.float64), values.ndim)
     codes = np.rint((values - first) / np.where(width == 0, 1, width))

@@ -8,7 +8,7 @@ import torch
 from fedsim.data.views import View
 from fedsim.metrics import classification_metrics, site_metrics
 
-BATCH = 256
+BATCH = 64
 
 
 @torch.inference_mode()

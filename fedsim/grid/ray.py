@@ -82,6 +82,8 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
     if ray.is_initialized():
         return
+    # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if resources.ray_address is None:
         ray.init(
             # Otherwise Ray joins whatever cluster a machine-wide file names.

@@ -99,10 +99,23 @@ def test_stem_of_resnet18_follows_the_image_size():
     assert first(ResNet18(2, 3, 64, width=4, stem="stride1")) == ((3, 3), (1, 1))
 
 
+def test_normalisation_has_the_groups_it_names():
+    def groups(model):
+        return {m.num_groups for m in model.modules() if isinstance(m, nn.GroupNorm)}
+
+    assert groups(ConvNet(2, 3, 8, width=96)) == {96}
+    assert groups(ConvNet(2, 3, 8, width=96, norm="group")) == {32}
+    assert groups(ConvNet(2, 3, 8, width=24, norm="group")) == {8}
+    assert groups(ConvNet(2, 3, 8, norm="none")) == set()
+    assert groups(ResNet18(2, 3, 32)) == {32}
+    assert groups(ResNet18(2, 3, 32, norm="instance")) == {64, 128, 256, 512}
+    assert groups(SmallCNN(2, 3, 8)) == {8}
+
+
 def test_instance_normalisation_hides_a_common_scale_of_the_image():
     # Inside the zero padding's reach of the edge it does not hold.
     torch.manual_seed(0)
-    block = nn.Sequential(*ConvNet(2, 3, 32, width=16).features[:2])
+    block = nn.Sequential(*ConvNet(2, 3, 32, width=64).features[:2])
     images = torch.randn(4, 3, 32, 32)
 
     def change(other):
