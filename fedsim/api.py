@@ -6,8 +6,7 @@ import contextlib
 import inspect
 import os
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
+from fedsim.checkpoint import Checkpoints
 from fedsim.console import Console
 from fedsim.errors import InputError
 from fedsim.evaluation import evaluate
@@ -122,7 +122,6 @@ def run(
 
 def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Result:
     """Run one seed of a scenario into a new run folder."""
-    begun = time.perf_counter()
     activate_plugins(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
@@ -139,17 +138,79 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         "status": "running",
     }
     folder.write_text("scenario.yaml", scenario.to_yaml())
-    folder.write_json("run.json", record)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
+    return _go(scenario, seed, federation, strategy, console, folder, record)
+
+
+def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
+    """Go on with a run from its last checkpoint, to the bits an uninterrupted run would give.
+
+    Args:
+        path: the run folder.
+        resources: overrides; only those of `resources.*` that do not change bits.
+
+    Raises:
+        InputError: it is no run folder, an override is not one of resources, or the data are not
+            those that the run began with.
+    """
+    folder = RunFolder.open(path)
+    record = folder.read_json("run.json")
+    others = [word for word in resources if not word.startswith(_RESUMABLE)]
+    if others:
+        raise InputError(
+            f"a resumed run keeps its scenario; {others[0]!r} would change it",
+            hint=f"these may change: {', '.join(_RESUMABLE)}",
+        )
+    if record["status"] == "done":
+        summary = folder.read_json("summary.json")
+        rows = folder.read_lines("rounds.jsonl")
+        console.line(f"{path} is finished; there is nothing to resume")
+        return Result(path, record["seed"], summary["metrics"], summary, rows)
+    scenario, seed = load(path / "scenario.yaml", resources), record["seed"]
+    activate_plugins(scenario)
+    federation = build_federation(scenario, seed, console.preparing)
+    if federation.store.fingerprint != record["data"]["fingerprint"]:
+        raise InputError(
+            f"the data are not those that {path} began with",
+            hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
+        )
+    strategy = build_strategy(scenario, len(federation.train))
+    console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
+    return _go(scenario, seed, federation, strategy, console, folder, record, resumed=True)
+
+
+# What may change on resume: where clients run, and how many at a time, never what they compute.
+_RESUMABLE = ("resources.backend=", "resources.workers=", "resources.ray_address=")
+
+
+def _go(
+    scenario: Scenario,
+    seed: int,
+    federation: Federation,
+    strategy: FlowerStrategy,
+    console: Console,
+    folder: RunFolder,
+    record: dict[str, Any],
+    resumed: bool = False,
+) -> Result:
+    """Run the rounds that are left, and close the run folder whatever happens."""
     status = "failed"
+    folder.write_json("run.json", record | {"status": "running", "finished": None})
     try:
         with _engine(scenario, seed, federation, strategy, console, folder) as rounds:
+            if resumed:
+                assert rounds.checkpoints is not None
+                checkpoint = rounds.checkpoints.latest()
+                rounds.checkpoints.rewind(checkpoint)
+                if checkpoint is not None:
+                    rounds.restore(checkpoint)
+                console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
             rounds.run()
-            summary = _finish(scenario, federation, rounds, folder, time.perf_counter() - begun)
+            summary = _finish(scenario, federation, rounds, folder)
         status = "done"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         status = "interrupted"
-        raise
+        raise KeyboardInterrupt(str(folder.path)) from interrupt
     finally:
         console.stop()
         folder.write_json("run.json", record | {"finished": now(), "status": status})
@@ -277,8 +338,12 @@ def _engine(
             step_limit,
         )
 
+        traffic: list[dict[str, Any]] = []
+        checkpoints = Checkpoints(folder) if folder is not None else None
+
         def sink(row: dict[str, Any]) -> None:
             if folder is not None:
+                traffic.append(row)
                 folder.append("traffic.jsonl", row)
                 console.traffic(row)
 
@@ -295,6 +360,9 @@ def _engine(
 
             workers = worker_count(scenario, len(names))
             grid = RayGrid(job, ledger, tick, workers=workers, verbose=console.verbose)
+
+        if getattr(strategy, "one_shot", False):
+            grid.replies = checkpoints
 
         def new_model() -> torch.nn.Module:
             return build_model(scenario, task)
@@ -343,6 +411,8 @@ def _engine(
                 score_test=score_test,
                 score_val=score_val if pooled else None,
                 write=lambda row: folder.append("rounds.jsonl", row) if folder else None,
+                checkpoints=checkpoints,
+                traffic=traffic,
                 arrays=initial,
             )
         finally:
@@ -372,7 +442,6 @@ def _finish(
     federation: Federation,
     rounds: Rounds,
     folder: RunFolder,
-    seconds: float,
 ) -> dict[str, Any]:
     """Write the model and the summary."""
     arrays = {
@@ -392,7 +461,7 @@ def _finish(
         "delta": None,
         "certified": False,
         "audit": None,
-        "wall_seconds": seconds,
+        "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
         "data_source": federation.store.source,
     }

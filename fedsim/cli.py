@@ -7,13 +7,16 @@ Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 3 an audit found a v
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from fedsim import __version__
@@ -41,20 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in arguments or "--verbose" in arguments
+    # A batch system ends jobs with SIGTERM: the same orderly stop as Ctrl-C.
+    with contextlib.suppress(ValueError):  # Not in the main thread.
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         parsed = _parse(arguments)
         command: Callable[[argparse.Namespace], int] = parsed.command
         return command(parsed)
     except FedsimError as error:
         return _fail(str(error), error.exit_code, verbose)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED, False)
+    except KeyboardInterrupt as interrupt:
+        go_on = f"; to go on, type: fedsim run --resume {interrupt}" if str(interrupt) else ""
+        return _fail(f"interrupted{go_on}", EXIT_INTERRUPTED, verbose)
     except BrokenPipeError:  # `fedsim ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
         text = f"{type(error).__name__}: {error}\na fault in fedsim or in a plugin; -v shows where"
         return _fail(text, EXIT_RUN_FAILED, verbose)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -150,14 +161,15 @@ def _load(arguments: argparse.Namespace) -> Scenario:
         raise InputError(
             f"the scenario's name comes first, before {arguments.name!r}", hint="type: fedsim ls"
         )
-    overrides = list(arguments.overrides)
-    if getattr(arguments, "backend", None):
-        overrides.append(f"resources.backend={arguments.backend}")
-    if getattr(arguments, "workers", None) is not None:
-        overrides.append(f"resources.workers={arguments.workers}")
     from fedsim.scenario import load
 
-    return load(arguments.name, overrides, arguments.seed)
+    return load(arguments.name, [*arguments.overrides, *_resources(arguments)], arguments.seed)
+
+
+def _resources(arguments: argparse.Namespace) -> list[str]:
+    """The overrides that --backend and --workers stand for."""
+    options = {"backend": None, "workers": None} | vars(arguments)
+    return [f"resources.{k}={options[k]}" for k in ("backend", "workers") if options[k] is not None]
 
 
 def _ls(arguments: argparse.Namespace) -> int:
@@ -237,14 +249,26 @@ def _run(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     from fedsim.runfolder import RunFolder
 
-    folder = RunFolder.open(arguments.resume)
-    if folder.read_json("run.json")["status"] == "done":
-        print(f"{folder.path} is finished; there is nothing to resume")
-        return EXIT_DONE
-    raise InputError(
-        f"{folder.path} holds no checkpoint to go on from",
-        hint=f"run it again: fedsim run {folder.path / 'scenario.yaml'}",
-    )
+    words = [word for word in [arguments.name, *arguments.overrides] if word is not None]
+    names = [word for word in words if "=" not in word]
+    resources = [word for word in words if "=" in word] + _resources(arguments)
+    record = RunFolder.open(arguments.resume).read_json("run.json")
+    if names not in ([], [record["scenario"]]):
+        raise InputError(
+            f"{arguments.resume} is a run of {record['scenario']}, not of {' '.join(names)}",
+            hint=f"type: fedsim run --resume {arguments.resume}",
+        )
+    if arguments.seed not in (None, record["seed"]):
+        raise InputError(f"{arguments.resume} is a run of seed {record['seed']}")
+    from fedsim import api
+    from fedsim.console import Console
+    from fedsim.report.text import closing_lines
+
+    console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
+    result = api.resume(arguments.resume, resources, console)
+    for line in closing_lines(result.summary, result.folder):
+        console.line(line)
+    return EXIT_DONE
 
 
 def _duration(seconds: float) -> str:

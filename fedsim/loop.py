@@ -12,6 +12,14 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fedsim import flower
+from fedsim.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    arrays_of,
+    restore_strategy,
+    strategy_state,
+)
 from fedsim.console import Console
 from fedsim.errors import FedsimError, RunError
 from fedsim.grid.base import BaseGrid
@@ -32,9 +40,13 @@ class Rounds:
         score_test: metrics of global arrays on the test split.
         score_val: metrics on the pooled validation split; None unless the scenario selects by it.
         write: takes each line of rounds.jsonl.
+        checkpoints: where the state is saved after each round; None for trials.
+        traffic: the lines of traffic.jsonl of the current round; who writes them fills it.
         arrays: the current global arrays.
         selected: the arrays that the scenario's selection rule chose so far.
         metrics: the last metrics on the test split of `selected`.
+        finished: rounds that are done, in this process or before it.
+        seconds_before: time spent on the run by earlier processes.
     """
 
     scenario: Scenario
@@ -47,18 +59,38 @@ class Rounds:
     score_test: Score
     score_val: Score | None
     write: Callable[[dict[str, Any]], None]
+    checkpoints: Checkpoints | None
+    traffic: list[dict[str, Any]]
     arrays: ArrayRecord
     selected: ArrayRecord = field(init=False)
     metrics: dict[str, float | None] = field(default_factory=dict)
-    _best: float = float("-inf")
+    finished: int = 0
+    seconds_before: float = 0.0
+    _best: float | None = None
+    _begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.selected = self.arrays
 
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run so far, by this process and earlier ones."""
+        return self.seconds_before + time.perf_counter() - self._begun
+
     def run(self) -> None:
-        """Run all rounds of the scenario."""
-        for number in range(1, self.scenario.rounds + 1):
+        """Run the rounds of the scenario that are not finished."""
+        for number in range(self.finished + 1, self.scenario.rounds + 1):
             self._round(number)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the state that a checkpoint holds."""
+        self.finished, self.seconds_before = checkpoint.round, checkpoint.seconds
+        self.arrays = flower.tensor_record(checkpoint.arrays)
+        self.selected = flower.tensor_record(checkpoint.selected)
+        self.metrics, self._best = checkpoint.loop["metrics"], checkpoint.loop["best"]
+        restore_strategy(self.strategy, checkpoint.strategy)
+        self.grid.load_states(checkpoint.contexts)
+        self.ledger.load_state_dict(checkpoint.ledger)
 
     def trial(self) -> None:
         """Exchange the messages of one round and aggregate them; score and write nothing."""
@@ -66,6 +98,8 @@ class Rounds:
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()
+        lengths = self.checkpoints.lengths() if self.checkpoints else {}
+        self.traffic.clear()
         heard: dict[str, dict[str, Any]] = {}
         joined, reported = self._exchange(number, heard)
         metrics = self._score(number)
@@ -90,8 +124,25 @@ class Rounds:
             "seconds": time.perf_counter() - begun,
             "peak_rss_mb": self.peak_rss_mb(),
         }
+        self.finished = number
+        if self.checkpoints is not None:
+            self.checkpoints.save(self._checkpoint(row, lengths))
         self.write(row)
         self.console.round(row)
+
+    def _checkpoint(self, row: dict[str, Any], lengths: dict[str, int]) -> Checkpoint:
+        return Checkpoint(
+            round=self.finished,
+            arrays=arrays_of(self.arrays),
+            selected=arrays_of(self.selected),
+            loop={"metrics": self.metrics, "best": self._best},
+            strategy=strategy_state(self.strategy),
+            contexts=self.grid.states(),
+            ledger=self.ledger.state_dict(),
+            lengths=lengths,
+            lines={"rounds.jsonl": [row], "traffic.jsonl": list(self.traffic)},
+            seconds=self.seconds,
+        )
 
     def _exchange(
         self, number: int, heard: dict[str, dict[str, Any]]
@@ -130,7 +181,7 @@ class Rounds:
         else:
             val = self.score_val(self.arrays).get("auc")
             scores["val_auc"] = val
-            if val is not None and val > self._best:
+            if val is not None and (self._best is None or val > self._best):
                 self._best, self.selected = val, self.arrays
                 self.metrics = self.score_test(self.selected)
         return self.metrics | scores

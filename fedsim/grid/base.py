@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import flower
+from fedsim.checkpoint import Checkpoints
 from fedsim.errors import ClientError, InputError
 from fedsim.grid.worker import Job, Spent
 from fedsim.ledger.traffic import TrafficLedger
@@ -29,10 +31,12 @@ class BaseGrid(Grid):
         contexts: node id -> the client's `Context`, owned here.
         peak_rss_mb: peak memory of each worker process seen so far.
         estimated_seconds: per client, what full answers would have taken (for trials).
+        replies: where each reply is stored on arrival, and taken from on resume; None: nowhere.
     """
 
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
+        self.replies: Checkpoints | None = None
         self.round = 0
         self.in_flight: set[int] = set()
         self.peak_rss_mb: dict[str, float] = {}
@@ -56,7 +60,7 @@ class BaseGrid(Grid):
         }
 
     @abstractmethod
-    def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
         """Run the clients; yield (message, reply) in the order of `messages`."""
 
     def close(self) -> None:
@@ -70,12 +74,34 @@ class BaseGrid(Grid):
         """The number of the client that a message goes to."""
         return self._client_of[message.metadata.dst_node_id]
 
-    def _keep(self, message: Message, context: Context, spent: Spent, worker: str) -> None:
+    def _keep(
+        self, message: Message, reply: Message, context: Context, spent: Spent, worker: str
+    ) -> None:
+        """Take in what a client's answer changed, as it arrives."""
         client = self.client(message)
         self.contexts[message.metadata.dst_node_id] = context
         self.peak_rss_mb[worker] = max(self.peak_rss_mb.get(worker, 0.0), spent.peak_rss_mb)
         before = self.estimated_seconds.get(client, 0.0)
         self.estimated_seconds[client] = before + spent.estimated_seconds
+        if self.replies is not None:
+            self.replies.save_reply(self.round, client, reply.content, context.state)
+
+    def _stored(self, message: Message) -> Message | None:
+        """The reply to this message from before a resume, if there is one."""
+        found = self.replies.reply(self.round, self.client(message)) if self.replies else None
+        if found is None:
+            return None
+        content, self.contexts[message.metadata.dst_node_id].state = found
+        return Message(content, reply_to=message)
+
+    def states(self) -> dict[int, RecordDict]:
+        """The clients' states by client number."""
+        return {self._client_of[node]: context.state for node, context in self.contexts.items()}
+
+    def load_states(self, states: dict[int, RecordDict]) -> None:
+        """Give the clients their states back."""
+        for node, context in self.contexts.items():
+            context.state = states[self._client_of[node]]
 
     def _failed(self, message: Message, text: str) -> ClientError:
         client = self.client(message)
@@ -122,9 +148,13 @@ class BaseGrid(Grid):
         for message in ordered:
             self._sent += 1
             flower.stamp(message, f"m{self._sent}")
-        for message, reply in self._execute(ordered):
-            self._ledger.exchange(self.round, self.client(message), message, reply)
-            yield reply
+        stored = {self.client(message): self._stored(message) for message in ordered}
+        fresh = self._execute([m for m in ordered if stored[self.client(m)] is None])
+        with contextlib.closing(fresh):
+            for message in ordered:
+                reply = stored[self.client(message)] or next(fresh)[1]
+                self._ledger.exchange(self.round, self.client(message), message, reply)
+                yield reply
         self._ledger.forget_contents()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from flwr.app import Message
 
@@ -23,7 +23,7 @@ class InlineGrid(BaseGrid):
         super().__init__(job, ledger, tick)
         self._worker = Worker(job, tick)
 
-    def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
         for message in messages:
             # All messages of a broadcast share one content: a client that edits its own must not
             # be seen by the next.
@@ -38,5 +38,5 @@ class InlineGrid(BaseGrid):
                 raise self._failed(message, traceback.format_exc()) from error
             finally:
                 self.in_flight = set()
-            self._keep(message, context, spent, "driver")
+            self._keep(message, reply, context, spent, "driver")
             yield message, reply

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import ray
@@ -145,7 +145,7 @@ class RayGrid(BaseGrid):
         self._job = ray.put(job)
         ray.get([actor.configure.remote(self._job) for actor in self._pool.actors[:workers]])
 
-    def _execute(self, messages: list[Message]) -> Iterator[tuple[Message, Message]]:
+    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
         shared: dict[int, Any] = {}
         waiting = list(range(len(messages)))
         window = self._window(messages)
@@ -211,5 +211,5 @@ class RayGrid(BaseGrid):
             ) from error
         if reply is None:
             raise self._failed(message, failure)
-        self._keep(message, context, spent, f"worker {worker}")
+        self._keep(message, reply, context, spent, f"worker {worker}")
         return reply
