@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
 from fedsim.data.dataset import Embedded
 from fedsim.data.phantom import skin
 from fedsim.data.phantom.skin import skin_phantom
@@ -21,7 +22,7 @@ from fedsim.data.phantom.skin import skin_phantom
 
 @pytest.fixture(scope="module")
 def many() -> Embedded:
-    return skin_phantom(32, images=2000)
+    return skin_phantom(32, images=2400)
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def mean_colour(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def train_and_test(data: Embedded) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks of three quarters of the lesions and of the rest."""
+    """Masks of four fifths of the lesions and of the rest."""
     groups = codes(data.groups)
-    chosen = np.random.default_rng(0).random(groups.max() + 1) < 0.75
+    chosen = np.random.default_rng(0).random(groups.max() + 1) < 0.8
     return chosen[groups], ~chosen[groups]
 
 
@@ -60,24 +61,25 @@ def test_another_seed_draws_other_patients() -> None:
     assert not (first == second).all(axis=(1, 2, 3)).any()
 
 
-def test_pictures_do_not_depend_on_how_many_are_drawn_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_picture_does_not_depend_on_those_drawn_with_it(
+    size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = skin_phantom(32, images=30).images
+    together = skin_phantom(size, images=12).images
     monkeypatch.setattr(skin, "SAMPLES", 1)
-    np.testing.assert_array_equal(whole, skin_phantom(32, images=30).images)
+    np.testing.assert_array_equal(together, skin_phantom(size, images=12).images)
 
 
 def test_global_random_state_is_left_alone() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    before = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 (it is what is tested)
     skin_phantom(16, images=8)
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+    np.testing.assert_equal(np.random.get_state(legacy=False)["state"], before)  # noqa: NPY002
 
 
 def test_arrays_have_the_promised_shapes_types_and_names(many: Embedded) -> None:
-    assert many.images.shape == (2000, 32, 32, 3)
+    assert many.images.shape == (2400, 32, 32, 3)
     assert many.images.dtype == np.uint8
-    assert many.labels.shape == (2000,)
+    assert many.labels.shape == (2400,)
     assert many.labels.dtype == np.int64
     assert many.classes == ("benign", "malignant")
     assert sorted(set(many.sites)) == [f"site-{code}" for code in range(5)]
@@ -149,7 +151,7 @@ def test_sites_differ_in_share_of_malignant_lesions_but_mildly(many: Embedded) -
 def test_site_shift_decides_how_far_sites_are_apart_in_colour(
     shift: float, low: float, high: float
 ) -> None:
-    data = skin_phantom(8, images=300, views=1, site_shift=shift)
+    data = skin_phantom(8, images=200, views=1, site_shift=shift)
     colour = mean_colour(data.images)
     chroma = colour / colour.sum(axis=1, keepdims=True)
     site = np.eye(5)[codes(data.sites)]
@@ -187,7 +189,7 @@ def test_images_use_the_range_of_a_byte_and_none_is_empty(many: Embedded) -> Non
 
 
 def test_no_two_images_are_equal(many: Embedded) -> None:
-    assert len({image.tobytes() for image in many.images}) == 2000
+    assert len({image.tobytes() for image in many.images}) == 2400
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,8 @@ def test_a_small_network_learns_to_tell_benign_from_malignant(
     many: Embedded, one_thread: None
 ) -> None:
     train, test = train_and_test(many)
-    images = torch.from_numpy(many.images).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (IMAGE_MEAN, IMAGE_STD))
+    images = (torch.from_numpy(many.images).permute(0, 3, 1, 2) / 255 - mean) / std
     labels = torch.from_numpy(many.labels)
     rows = torch.from_numpy(np.nonzero(train)[0])
     layers: list[nn.Module] = []
@@ -241,15 +244,18 @@ def test_a_small_network_learns_to_tell_benign_from_malignant(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 2 * 2, 2))
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-        epochs, batch_size = 12, 32
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-3)
+        epochs, batch_size = 16, 32
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, 0.05, epochs=epochs, steps_per_epoch=-(-len(rows) // batch_size)
+            optimizer, 0.02, epochs=epochs, steps_per_epoch=-(-len(rows) // batch_size)
         )
         for _ in range(epochs):
             for batch in rows[torch.randperm(len(rows))].split(batch_size):
-                flipped = images[batch].flip([axis for axis in (2, 3) if torch.rand(()) < 0.5])
-                loss = nn.functional.cross_entropy(network(flipped), labels[batch])
+                flip = [axis for axis in (2, 3) if torch.rand(()) < 0.5]
+                turned = images[batch].flip(flip)
+                if torch.rand(()) < 0.5:
+                    turned = turned.transpose(2, 3)
+                loss = nn.functional.cross_entropy(network(turned), labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -257,4 +263,4 @@ def test_a_small_network_learns_to_tell_benign_from_malignant(
     unseen = images[torch.from_numpy(test)]
     with torch.no_grad():
         views = [network(unseen.flip(axes)).softmax(1)[:, 1] for axes in ([], [2], [3], [2, 3])]
-    assert 0.85 < roc_auc_score(many.labels[test], torch.stack(views).mean(0)) < 0.96
+    assert 0.85 < roc_auc_score(many.labels[test], torch.stack(views).mean(0)) < 0.95

@@ -18,7 +18,13 @@ Floats = NDArray[np.float64]
 
 def grid_axis(count: int) -> Floats:
     """The centres of `count` samples on one side of the frame."""
-    return (np.arange(count) + 0.5) * (2 / count) - 1
+    axis: Floats = (np.arange(count, dtype=np.float64) + 0.5) * (2 / count) - 1
+    return axis
+
+
+def at(value: Floats) -> Floats:
+    """One number an image, [n], shaped to combine with samples [n, len, len]."""
+    return value[:, None, None]
 
 
 def step(x: Floats) -> Floats:
@@ -110,16 +116,22 @@ def _waves(k: Floats, axis: Floats, phase: Floats, size: Floats) -> tuple[Floats
 
 
 def strokes(
-    paths: Floats, width: Floats, image: NDArray[np.int64], images: int, count: int
+    paths: Floats,
+    width: Floats,
+    widest: float,
+    image: NDArray[np.int64],
+    images: int,
+    count: int,
 ) -> Floats:
     """Draw lines as covered area per sample: [images, count, count], above 1 where lines cross.
 
-    paths: points [lines, points, 2] in the frame. width: [lines]. image: [lines], the image that
+    paths: points [lines, points, 2] in the frame, no farther apart than samples. width: [lines],
+    none above widest, which does not depend on the other images. image: [lines], the image that
     each line is in. Every point leaves its share of the line's area on the four nearest samples,
     so that a line thinner than a sample is faint instead of broken.
     """
     pitch = 2 / count
-    tracks = max(1, int(np.ceil(width.max(initial=0.0) / pitch)))
+    tracks = int(np.ceil(widest / pitch))
     along = np.gradient(paths, axis=1)
     length = np.hypot(along[..., 0], along[..., 1])
     across = np.stack([-along[..., 1], along[..., 0]], -1) / np.maximum(length, 1e-12)[..., None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.phantom.canvas import Floats, develop, grid_axis, step, strokes
+from fedsim.data.phantom.canvas import Floats, at, develop, grid_axis, step, strokes
 
 TRAITS = (
     "warmth",  # colour cast from blue to yellow
@@ -78,9 +78,6 @@ def _light(site: dict[str, Floats], shot: dict[str, Floats], count: int) -> Floa
     axis = grid_axis(count)
     x, y = axis[None, None, :], axis[None, :, None]
 
-    def at(value: Floats) -> Floats:
-        return value[:, None, None]
-
     warmth, tint = 0.075 * site["warmth"], 0.05 * site["tint"]
     gain = np.stack(
         [
@@ -108,11 +105,11 @@ def _hairs(u: Floats, site: dict[str, Floats], shot: dict[str, Floats], count: i
     there = np.arange(HAIRS) < number[:, None]
     image = np.nonzero(there)[0]
     turn, length, bend, x, y, width = u[there].T
-    s = np.linspace(-1, 1, count)  # no farther apart than samples are
+    s = np.linspace(-1, 1, count)
     angle = 2 * np.pi * u[image, 0, 5] + 2.0 * (turn - 0.5)
     paths = _curves(s * (0.25 + 0.75 * length[:, None]), 0.5 * (bend[:, None] - 0.5) * s**2, angle)
     paths += np.stack([2.4 * x - 1.2, 2.4 * y - 1.2], -1)[:, None]
-    return strokes(paths, 0.012 + 0.012 * width, image, len(u), count)
+    return strokes(paths, 0.012 + 0.012 * width, 0.024, image, len(u), count)
 
 
 def _bubbles(u: Floats, site: dict[str, Floats], shot: dict[str, Floats], count: int) -> Floats:
@@ -126,9 +123,10 @@ def _bubbles(u: Floats, site: dict[str, Floats], shot: dict[str, Floats], count:
     radius = 0.03 + 0.11 * radius[:, None] ** 2
     paths = np.stack([radius * np.cos(turn), radius * np.sin(turn)], -1)
     paths += np.stack([2.2 * x - 1.1, 2.2 * y - 1.1], -1)[:, None]
-    return strokes(paths, np.full(len(image), 0.014), image, len(u), count)
+    return strokes(paths, np.full(len(image), 0.014), 0.014, image, len(u), count)
 
 
 def _curves(along: Floats, across: Floats, angle: Floats) -> Floats:
+    """Points [lines, points, 2] from coordinates along and across an axis at an angle [lines]."""
     cosine, sine = np.cos(angle)[:, None], np.sin(angle)[:, None]
     return np.stack([cosine * along - sine * across, sine * along + cosine * across], -1)

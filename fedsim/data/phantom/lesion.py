@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.data.phantom.canvas import Band, Floats, random_fields, ridges, step
+from fedsim.data.phantom.canvas import Band, Floats, at, random_fields, ridges, step
 
 SIGNS = ("asymmetry", "border", "colours", "structures", "diameter")
 LOADING = 0.72
@@ -114,57 +114,57 @@ def reflectance(subjects: Subjects, axis: Floats) -> Floats:
     sign = _signs(subjects)
     place = _place(subjects, sign, axis)
     shape, side, fields = place.shape, place.side, place.fields
-    sharp = np.exp(0.2 * np.clip(side, -2, 2) * _at(sign["border"]))
+    sharp = np.exp(0.2 * np.clip(side, -2, 2) * at(sign["border"]))
     softness = 0.09 * np.exp(0.45 * lesion["softness"] + look["softness"])
-    inside = step(shape / (_at(softness) * sharp))
+    inside = step(shape / (at(softness) * sharp))
     deep_inside = step((shape - 0.25) / 0.15)
     dots = step((fields["dots"] - 1.45) / 0.15)
     structures = sign["structures"]
 
     # Pigment: patches, denser on one side when asymmetric, drawn as a net that fades inwards.
-    patches = fields["patches"] + 0.5 * np.tanh(_at(sign["asymmetry"])) * side
-    melanin = np.exp(np.clip(_at(0.16 + 0.19 * sign["colours"]) * patches, -2, 1))
+    patches = fields["patches"] + 0.5 * np.tanh(at(sign["asymmetry"])) * side
+    melanin = np.exp(np.clip(at(0.16 + 0.19 * sign["colours"]) * patches, -2, 1))
     melanin *= inside * (0.6 + 0.4 * deep_inside)
-    network = _at(np.clip(0.4 + 0.25 * lesion["network"], 0, 1))
+    network = at(np.clip(0.4 + 0.25 * lesion["network"], 0, 1))
     melanin *= 1 + network * (1.2 - 0.6 * deep_inside) * ridges(fields["network"], 0.45)
     dotted = np.clip(0.2 + 0.3 * lesion["dots"] + 0.12 * structures, 0, 1.2)
-    melanin *= 1 + _at(dotted * (look["flecks"] == 0)) * dots
-    melanin *= _at(np.exp(0.34 * lesion["pigment"] + look["pigment"] - 0.05))
+    melanin *= 1 + at(dotted * (look["flecks"] == 0)) * dots
+    melanin *= at(np.exp(0.34 * lesion["pigment"] + look["pigment"] - 0.05))
 
     # Blood: in the lesion, and around it.
-    blood = np.exp(_at(0.10 + 0.22 * sign["colours"]) * fields["hue"]) * inside
-    blood *= _at(look["blood"] + 0.12 * np.maximum(lesion["blood"], 0))
+    blood = np.exp(at(0.10 + 0.22 * sign["colours"]) * fields["hue"]) * inside
+    blood *= at(look["blood"] + 0.12 * np.maximum(lesion["blood"], 0))
     halo = 0.07 * np.abs(lesion["halo"]) + 0.25 * np.clip(look["blood"] - 0.2, 0, 0.4)
-    blood += _at(halo) * step((shape + 0.25) / 0.15)
+    blood += at(halo) * step((shape + 0.25) / 0.15)
 
     # Blue-grey veil, and what is white: scar, regression, flecks.
     veil = np.clip(0.40 * (structures - 1.3) + look["veil"], 0, 1.1)
-    veil = _at(veil) * step((fields["clouds"] - 0.6) / 0.28) * step((shape - 0.05) / 0.1)
+    veil = at(veil) * step((fields["clouds"] - 0.6) / 0.28) * step((shape - 0.05) / 0.1)
     melanin *= 1 - 0.35 * np.minimum(veil, 1)
-    scar = _at(0.8 * look["scar"]) * np.exp(-(place.x**2 + place.y**2) / (2 * 0.3**2))
+    scar = at(0.8 * look["scar"]) * np.exp(-(place.x**2 + place.y**2) / (2 * 0.3**2))
     regression = np.clip(0.2 * (structures + lesion["regression"] - 1.2), 0, 0.7)
-    regression = _at(regression) * step((-fields["clouds"] - 1.0) / 0.3) * inside
-    flecks = _at(0.6 * look["flecks"]) * dots * inside
+    regression = at(regression) * step((-fields["clouds"] - 1.0) / 0.3) * inside
+    flecks = at(0.6 * look["flecks"]) * dots * inside
     white = 1 - (1 - scar) * (1 - regression) * (1 - flecks) * (1 - 0.12 * np.minimum(veil, 1))
 
     # The skin, under it too.
     skin = random_fields(SKIN_FIELDS, subjects.skin_waves, axis)
-    freckles = _at(np.clip(0.3 * lesion["freckles"] - 0.1, 0, 0.6))
+    freckles = at(np.clip(0.3 * lesion["freckles"] - 0.1, 0, 0.6))
     melanin += freckles * step((skin["mottle"] - 1.3) / 0.3)
     tone = 0.17 * np.exp(0.35 * lesion["tone"] + 0.3 * site["tone"])
-    melanin += _at(tone) * np.exp(0.16 * skin["mottle"])
+    melanin += at(tone) * np.exp(0.16 * skin["mottle"])
     flush = 0.24 * np.exp(0.25 * lesion["flush"] + 0.45 * site["flush"] + 0.15 * view["flush"])
-    blood += _at(flush) * np.exp(0.20 * skin["flush"] + 0.15 * skin["mottle"])
+    blood += at(flush) * np.exp(0.20 * skin["flush"] + 0.15 * skin["mottle"])
     grain = 0.045 * np.exp(0.4 * view["grain"])
-    lines = 1 - _at(grain) * ridges(skin["grain"], 0.5) * (1 - 0.5 * inside)
+    lines = 1 - at(grain) * ridges(skin["grain"], 0.5) * (1 - 0.5 * inside)
 
     brown = MELANIN + 0.6 * HUE * lesion["hue"][:, None]
     scarred = SCAR * np.exp(-0.25 * BLOOD * flush[:, None])
     picture = np.empty((len(shape), 3, *shape.shape[1:]))
     for channel in range(3):
-        density = _at(brown[:, channel]) * melanin + BLOOD[channel] * blood
+        density = at(brown[:, channel]) * melanin + BLOOD[channel] * blood
         below = PALE[channel] * np.exp(-density - DEEP_PIGMENT[channel] * veil)
-        picture[:, channel] = (below + white * (_at(scarred[:, channel]) - below)) * lines
+        picture[:, channel] = (below + white * (at(scarred[:, channel]) - below)) * lines
     return picture
 
 
@@ -207,18 +207,13 @@ def _place(subjects: Subjects, sign: Mapping[str, Floats], axis: Floats) -> _Pla
     centre = 0.11 * np.stack([view["x"], view["y"]], axis=1)
     angle = 2 * np.pi * subjects.turn
     fields = random_fields(LESION_FIELDS, subjects.lesion_waves, axis, (centre, radius, angle))
-    cosine, sine = _at(np.cos(angle) / radius), _at(np.sin(angle) / radius)
-    right, down = axis[None, None, :] - _at(centre[:, 0]), axis[None, :, None] - _at(centre[:, 1])
+    cosine, sine = at(np.cos(angle) / radius), at(np.sin(angle) / radius)
+    right, down = axis[None, None, :] - at(centre[:, 0]), axis[None, :, None] - at(centre[:, 1])
     x, y = cosine * right + sine * down, cosine * down - sine * right
-    oval = _at(np.exp(0.05 + 0.12 * np.abs(lesion["oval"])))
+    oval = at(np.exp(0.05 + 0.12 * np.abs(lesion["oval"])))
     far = np.hypot(x / oval, y * oval)
-    bumps = _at(0.05 + 0.11 * sign["asymmetry"]) * fields["shape"]
-    bumps += _at(0.03 + 0.07 * sign["border"]) * fields["border"]
+    bumps = at(0.05 + 0.11 * sign["asymmetry"]) * fields["shape"]
+    bumps += at(0.03 + 0.07 * sign["border"]) * fields["border"]
     shape = 1 - far + np.minimum(far, 1) * bumps + 0.02 * fields["dots"]
-    side = _at(np.cos(3 * lesion["axis"])) * x + _at(np.sin(3 * lesion["axis"])) * y
+    side = at(np.cos(3 * lesion["axis"])) * x + at(np.sin(3 * lesion["axis"])) * y
     return _Place(x, y, side, shape, fields)
-
-
-def _at(value: Floats) -> Floats:
-    """One number an image, [n], to be combined with [n, len, len]."""
-    return value[:, None, None]
