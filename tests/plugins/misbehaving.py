@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedsim.clients.supervised import Supervised
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import Client, Site, Strategy
+from fedsim.clients.supervised import Supervised
 
 
 class Raises(Supervised):
