@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.checkpoint import Checkpoints
+from fedsim.client import Client
 from fedsim.console import Console
 from fedsim.errors import InputError
 from fedsim.evaluation import evaluate
-from fedsim.federation import Federation, build_federation
+from fedsim.federation import Federation, build_federation, stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.worker import Job, device_for
@@ -123,6 +125,7 @@ def run(
 def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Result:
     """Run one seed of a scenario into a new run folder."""
     activate_plugins(scenario)
+    check_client(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
     folder = RunFolder.create(runs, scenario.name, seed)
@@ -220,6 +223,7 @@ def _go(
 def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) -> Estimate:
     """Measure what a run would cost: one round in this process, every loop cut after `steps`."""
     activate_plugins(scenario)
+    check_client(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
     with _engine(scenario, seed, federation, strategy, console, None, steps) as rounds:
@@ -264,7 +268,7 @@ def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
             f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
             hint="a strategy derives from fedsim.Strategy or flwr.serverapp.strategy.Strategy",
         )
-    if getattr(strategy, "one_shot", False) and scenario.rounds != 1:
+    if is_one_shot(strategy) and scenario.rounds != 1:
         raise InputError(
             f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
             f"{scenario.rounds}",
@@ -278,6 +282,25 @@ def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
                 hint=f"type strategy.{name}={clients}, or federation.clients={asked}",
             )
     return strategy
+
+
+def is_one_shot(strategy: FlowerStrategy) -> bool:
+    """Whether the strategy says that clients send once."""
+    return isinstance(strategy, Strategy) and strategy.one_shot
+
+
+def check_client(scenario: Scenario) -> None:
+    """Raise InputError unless `client.name` is a client method or a Flower ClientApp."""
+    name = scenario.client.name
+    found = default_registry().resolve("clients", name)
+    if isinstance(found, ClientApp):
+        return
+    client = construct(found, scenario.client.parameters)
+    if not isinstance(client, Client):
+        raise InputError(
+            f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
+            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
+        )
 
 
 def worker_count(scenario: Scenario, clients: int) -> int:
@@ -361,7 +384,7 @@ def _engine(
             workers = worker_count(scenario, len(names))
             grid = RayGrid(job, ledger, tick, workers=workers, verbose=console.verbose)
 
-        if getattr(strategy, "one_shot", False):
+        if is_one_shot(strategy):
             grid.replies = checkpoints
 
         def new_model() -> torch.nn.Module:
@@ -394,6 +417,8 @@ def _engine(
             steps=Steps(SERVER, board=board, limit=step_limit, tick=tick),
             validate=validate if pooled else None,
             folder=folder.path / "synthetic" if folder is not None else None,
+            note=stand_in_note(federation.store),
+            client_of=lambda reply: grid.client_of(reply.metadata.src_node_id),
             _streams=streams,
         )
         if isinstance(strategy, Strategy):
@@ -408,6 +433,7 @@ def _engine(
                 ledger=ledger,
                 streams=streams,
                 console=console,
+                fits=lambda arrays: flower.load_state(model, arrays),
                 score_test=score_test,
                 score_val=score_val if pooled else None,
                 write=lambda row: folder.append("rounds.jsonl", row) if folder else None,

@@ -16,7 +16,7 @@ import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.randomness import Streams, as_int, isolated
+from fedsim.randomness import Streams, as_int
 
 if TYPE_CHECKING:
     from fedsim.data.views import View
@@ -123,10 +123,13 @@ def as_client_app(client: Client, site_of: Callable[[Message, Context], Site]) -
     def answer(
         method: Callable[[RecordDict, Site], RecordDict], message: Message, context: Context
     ) -> Message:
-        site = site_of(message, context)
-        # Module initialisation and dropout draw from torch's global state.
-        with isolated(site._streams.sequence("client-global", site.round, site.client)):
-            return Message(content=method(message.content, site), reply_to=message)
+        content = method(message.content, site_of(message, context))
+        if not isinstance(content, RecordDict):
+            raise TypeError(
+                f"{type(client).__name__}.{method.__name__} must return a RecordDict, "
+                f"not {type(content).__name__}"
+            )
+        return Message(content=content, reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

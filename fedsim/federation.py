@@ -120,6 +120,12 @@ def build_federation(
     return Federation(store, split, train, _share_validation(store, split["val"], list(train)))
 
 
+def stand_in_note(store: Store) -> str:
+    """What pictures must say about data that are not real; "" for data that are."""
+    embedded = store.source == "embedded"
+    return "embedded stand-in: generated images, not real data" if embedded else ""
+
+
 def _share_validation(store: Store, val: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
     """Validation records go to their own site where clients are sites, else evenly by label."""
     if set(names) <= set(store.site_names):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
@@ -32,11 +33,22 @@ from fedsim.strategy import Server
 Score = Callable[[ArrayRecord], dict[str, float | None]]
 
 
+def not_finite(record: ArrayRecord) -> str:
+    """Which arrays hold NaN or infinite values; "" when none does."""
+    bad = [
+        f"{name} ({int((~np.isfinite(values)).sum())} of {values.size} values)"
+        for name, values in flower.tensors(record).items()
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all()
+    ]
+    return f"NaN or infinite in {', '.join(bad[:5])}" if bad else ""
+
+
 @dataclass
 class Rounds:
     """The loop over rounds, and what came of it.
 
     Attributes:
+        fits: raises ValueError unless arrays have the names and shapes of the model's.
         score_test: metrics of global arrays on the test split.
         score_val: metrics on the pooled validation split; None unless the scenario selects by it.
         write: takes each line of rounds.jsonl.
@@ -56,6 +68,7 @@ class Rounds:
     ledger: TrafficLedger
     streams: Streams
     console: Console
+    fits: Callable[[ArrayRecord], None]
     score_test: Score
     score_val: Score | None
     write: Callable[[dict[str, Any]], None]
@@ -93,8 +106,9 @@ class Rounds:
         self.ledger.load_state_dict(checkpoint.ledger)
 
     def trial(self) -> None:
-        """Exchange the messages of one round and aggregate them; score and write nothing."""
+        """Exchange the messages of one round, aggregate and score; write nothing."""
         self._exchange(1, {})
+        self.score_test(self.arrays)
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()
@@ -156,15 +170,23 @@ class Rounds:
         grid.round = self.server.round = number
         with self._foreign("configure_train", number):
             messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
-        replies = self._observe(grid.send_and_receive(messages), heard)
+        read: list[int] = []
+        replies = self._observe(grid.send_and_receive(messages), heard, read)
         with self._foreign("aggregate_train", number):
             arrays, reported = strategy.aggregate_train(number, replies)
+        if len(read) < len(messages):
+            raise RunError(
+                f"strategy {self.scenario.strategy.name!r} read {len(read)} of {len(messages)} "
+                f"replies in aggregate_train of round {number}: a reply that is not read is never "
+                "asked for"
+            )
         if arrays is not None:
+            self._check(arrays, number)
             self.arrays = arrays
         if self.scenario.evaluation.on_clients:
             with self._foreign("configure_evaluate", number):
                 asked = list(strategy.configure_evaluate(number, self.arrays, ConfigRecord(), grid))
-            scored = self._observe(grid.send_and_receive(asked), heard, prefix="val_")
+            scored = self._observe(grid.send_and_receive(asked), heard, [], prefix="val_")
             with self._foreign("aggregate_evaluate", number):
                 strategy.aggregate_evaluate(number, scored)
         return sorted(grid.client(message) for message in messages), reported or MetricRecord()
@@ -186,12 +208,39 @@ class Rounds:
                 self.metrics = self.score_test(self.selected)
         return self.metrics | scores
 
+    def _check(self, arrays: ArrayRecord, number: int) -> None:
+        """Refuse arrays that are not numbers, or not the model's."""
+        problem = not_finite(arrays)
+        if not problem:
+            try:
+                self.fits(arrays)
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            name = self.scenario.strategy.name
+            raise RunError(
+                f"strategy {name!r} returned arrays in round {number} that cannot be the model's: "
+                f"{problem}"
+            )
+
     def _observe(
-        self, replies: Iterable[Message], heard: dict[str, dict[str, Any]], prefix: str = ""
+        self,
+        replies: Iterable[Message],
+        heard: dict[str, dict[str, Any]],
+        read: list[int],
+        prefix: str = "",
     ) -> Iterator[Message]:
-        """Hand replies on to the strategy, and note the metrics they report."""
+        """Hand replies on to the strategy; note who was read, and the metrics they report."""
         for reply in replies:
             client = self.grid.client_of(reply.metadata.src_node_id)
+            read.append(client)
+            for field_name, arrays in reply.content.array_records.items():
+                if problem := not_finite(arrays):
+                    raise RunError(
+                        f"client {client} (site {self.server.names[client]!r}) sent {field_name!r} "
+                        f"in round {self.grid.round} that are no numbers: {problem}; its training "
+                        "diverged: try a smaller learning rate"
+                    )
             for record in reply.content.metric_records.values():
                 values = {f"{prefix}{name}": value for name, value in record.items()}
                 heard.setdefault(str(client), {}).update(values)

@@ -151,12 +151,12 @@ class Evaluation(Block):
 
 
 class Resources(Block):
-    """Where and how wide to compute; changes the time, not the result.
+    """Where and how wide to compute. Backend and workers change the time, not a bit of the result.
 
     Attributes:
         backend: clients in this process, or in Ray's actors.
         workers: actors; None: as many as fit.
-        threads, server_threads: threads of a client and of the server.
+        threads, server_threads: threads of a client and of the server; they may change last bits.
         gpus: GPUs of one worker; a fraction shares one.
         ray_address: a running Ray cluster; None: this machine.
     """

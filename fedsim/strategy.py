@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class Server:
         validate: scores a model on the pooled validation split, or None unless the scenario
             declares `evaluation.select: pooled_val`.
         folder: where the strategy may write what it received (the run's `synthetic/`), or None.
+        note: what pictures must say about data that are not real, or "".
+        client_of: the number of the client that sent a reply.
         round: the current round; the loop sets it.
     """
 
@@ -45,6 +48,8 @@ class Server:
     steps: Callable[[int, str], Iterator[int]]
     validate: Callable[[torch.nn.Module], dict[str, float | None]] | None
     folder: Path | None
+    note: str
+    client_of: Callable[[Message], int]
     _streams: Streams = field(repr=False)
     round: int = 0
 
@@ -71,16 +76,18 @@ class Strategy(FlowerStrategy):
     """
 
     server: Server
+    one_shot: ClassVar[bool] = False
+    """Whether clients send once: then a run has one round, and replies are stored on arrival."""
 
     def setup(self, server: Server) -> None:
         """Take what the run offers; called once before the first round."""
         self.server = server
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """What must be saved between rounds beside the global arrays."""
+    def state_dict(self) -> dict[str, Any]:
+        """What must be saved between rounds beside the global arrays: arrays, tensors, numbers."""
         return {}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
@@ -145,7 +152,11 @@ class MetricMeans:
 
     def add(self, content: RecordDict) -> None:
         """Take in the metrics of one reply."""
-        metrics = content.metric_records["metrics"]
+        metrics = content.metric_records.get("metrics")
+        if metrics is None:
+            raise ValueError(
+                f"A reply needs a MetricRecord 'metrics'; it has {', '.join(content) or 'nothing'}."
+            )
         weight = examples(metrics)
         for name, value in metrics.items():
             if name != "num-examples" and isinstance(value, int | float):

@@ -91,9 +91,9 @@ class GDD(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Pool the images in client order and train on them."""
         assert self._initial is not None
-        names = [self.server.names[client] for client in self.server.sample_clients()]
         uploads = [
-            self._read(name, reply.content) for name, reply in zip(names, replies, strict=True)
+            self._read(self.server.names[self.server.client_of(reply)], reply.content)
+            for reply in replies
         ]
         if self.server.folder is not None:
             save_synthetic(
@@ -103,6 +103,7 @@ class GDD(Strategy):
                     for upload in uploads
                 },
                 self.server.task.classes,
+                self.server.note,
             )
         images = torch.cat([upload.images for upload in uploads])
         labels = torch.cat([upload.labels for upload in uploads])

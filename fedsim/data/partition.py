@@ -1,8 +1,7 @@
 """Who holds what: partitions of the records over clients.
 
-Records of one group (patient,
-lesion) stay together: where a method goes by label, a group counts by the label most of its records
-have, or the rarer one among equals. Every record goes to exactly one client.
+Records of one group (patient, lesion) stay together: where a method goes by label, a group counts
+as the rarest class it has. Every record goes to exactly one client.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedsim.client import Client, Site, Task, as_client_app
+from fedsim.client import Site, Task, as_client_app
 from fedsim.data.store import Store
 from fedsim.data.views import View
 from fedsim.models.build import build_model
 from fedsim.progress import Steps, open_board
-from fedsim.randomness import Streams
+from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario, activate_plugins
 
@@ -82,9 +82,7 @@ class Worker:
         found = default_registry().resolve("clients", block.name)
         if isinstance(found, ClientApp):
             return found
-        client = construct(found, block.parameters)
-        assert isinstance(client, Client)
-        return as_client_app(client, self._site)
+        return as_client_app(construct(found, block.parameters), self._site)
 
     @cached_property
     def _model(self) -> torch.nn.Module:
@@ -120,8 +118,11 @@ class Worker:
         self._round, self._steps = round, None
         if threads != wanted:
             torch.set_num_threads(wanted)
+        client = int(context.node_config["partition-id"])
         try:
-            reply = self._app(message, context)
+            # Module initialisation, dropout and foreign code draw from global generators.
+            with isolated(Streams(self.job.seed).sequence("client-global", round, client)):
+                reply = self._app(message, context)
         finally:
             if threads != wanted:
                 torch.set_num_threads(threads)

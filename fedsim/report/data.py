@@ -79,14 +79,15 @@ def class_lines(federation: Federation) -> list[str]:
 
 def save_partition(federation: Federation, scenario: Scenario, seed: int, path: Path) -> None:
     """Write the picture of who holds what."""
+    from fedsim.federation import stand_in_note
+
     store, block = federation.store, scenario.federation.partition
     settings = ", ".join(f"{key}={value}" for key, value in block.parameters.items())
-    stand_in = store.source == "embedded"
     partition_picture(
         federation.train,
         store.labels,
         store.classes,
         path,
         title=f"{scenario.name}: {block.name}{f' ({settings})' if settings else ''}, seed {seed}",
-        note="embedded stand-in: generated images, not real data" if stand_in else "",
+        note=stand_in_note(store),
     )

@@ -22,6 +22,7 @@ def save_synthetic(
     folder: Path,
     sent: Mapping[str, tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
+    note: str = "",
 ) -> None:
     """Write what each client sent: `<client>.npz` (images, labels) and `<client>.png`, and one
     `sheet.png` of all clients.
@@ -30,13 +31,15 @@ def save_synthetic(
         folder: where to write; made if missing.
         sent: client name -> (uint8 images [n, C, H, W], int64 labels [n]).
         classes: class names in label order.
+        note: what every picture must say, such as that the data are a stand-in.
     """
     sheets = []
     for name, (images, labels) in sent.items():
         buffer = BytesIO()
         np.savez(buffer, images=images, labels=labels)
         write_whole(folder / f"{name}.npz", buffer.getvalue())
-        sheet = draw_sheet(name, images, labels, classes)
+        title = f"{name} ({note})" if note else name
+        sheet = draw_sheet(title, images, labels, classes)
         write_whole(folder / f"{name}.png", _png(sheet))
         sheets.append(sheet)
     if sheets:
@@ -58,7 +61,8 @@ def draw_sheet(
     font = ImageFont.load_default()
     margin = max([round(font.getlength(name)) for name, _ in rows] or [0]) + 8
     columns = max([len(row) for _, row in rows] or [1])
-    sheet = Image.new("RGB", (margin + columns * cell, _TITLE + len(rows) * cell), "white")
+    width = max(margin + columns * cell, round(font.getlength(title)) + 4)
+    sheet = Image.new("RGB", (width, _TITLE + len(rows) * cell), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((2, 1), title, fill="black", font=font)
     for row, (name, chosen) in enumerate(rows):

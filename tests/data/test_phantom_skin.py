@@ -71,9 +71,9 @@ def test_a_picture_does_not_depend_on_those_drawn_with_it(
 
 
 def test_global_random_state_is_left_alone() -> None:
-    before = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 (it is what is tested)
+    before = np.random.get_state(legacy=False)["state"](it is what is tested)
     skin_phantom(16, images=8)
-    np.testing.assert_equal(np.random.get_state(legacy=False)["state"], before)  # noqa: NPY002
+    np.testing.assert_equal(np.random.get_state(legacy=False)["state"], before)
 
 
 def test_arrays_have_the_promised_shapes_types_and_names(many: Embedded) -> None:

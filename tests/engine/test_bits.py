@@ -18,6 +18,7 @@ METHODS = {
     "fedavg": (),
     "fedavg-uint8": ("strategy.codec=uint8", "federation.participation=0.5"),
     "gdd": GDD,
+    "foreign-client-app": ("client=misbehaving:foreign",),
     "flower-fedadam": ("strategy={name: flwr.serverapp.strategy.FedAdam, eta: 0.01}",),
 }
 
@@ -58,13 +59,13 @@ def test_inline_one_worker_and_two_give_the_same_bits(
 
 def test_global_generators_neither_matter_nor_change(run_tiny: Callable[..., Result]) -> None:
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     one = run_tiny("federation.participation=0.5")
     drawn = random.random()
     random.seed(1)
     assert drawn == random.random()
     random.seed(2)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
     assert_same(one, run_tiny("federation.participation=0.5"))
 
 

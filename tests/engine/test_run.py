@@ -172,6 +172,27 @@ def test_a_strategy_that_raises_is_named(run_tiny: Callable[..., Result]) -> Non
         run_tiny("strategy=misbehaving:Forgets")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("client=misbehaving:Diverges", r"client 2 \(site 'client-2'\) sent 'arrays' in round 1"),
+        ("client=misbehaving:ReturnsNothing", "must return a RecordDict, not NoneType"),
+        ("strategy=misbehaving:Deaf", "read 0 of 4 replies"),
+        ("strategy=misbehaving:OtherModel", "'misbehaving:OtherModel' returned arrays in round 1"),
+    ],
+)
+def test_what_would_silently_spoil_a_run_stops_it(
+    wrong: str, expected: str, run_tiny: Callable[..., Result]
+) -> None:
+    with pytest.raises(RunError, match=expected):
+        run_tiny(wrong)
+
+
+def test_a_client_name_that_is_no_client_is_wrong_input(run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="not a client method"):
+        run_tiny("client=misbehaving:NotAClient")
+
+
 def test_waiting_for_clients_who_do_not_exist_is_an_error(run_tiny: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="waits for more clients than the 4"):
         run_tiny("strategy=misbehaving:Lonely")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedsim import Client, Site, Strategy
 from fedsim.clients.supervised import Supervised
+from fedsim.flower import tensor_record, tensors
+from fedsim.strategies.fedavg import FedAvg
 
 
 class Raises(Supervised):
@@ -65,3 +70,66 @@ class Lonely(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Never called."""
         raise AssertionError
+
+
+class Diverges(Supervised):
+    """Sends NaN from one client."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, and spoil the last array at client 2."""
+        reply = super().train(content, site)
+        if site.client == 2:
+            arrays = {name: np.array(value) for name, value in tensors(reply["arrays"]).items()}
+            arrays["classifier.bias"][0] = np.nan
+            reply["arrays"] = tensor_record(arrays)
+        return reply
+
+
+class ReturnsNothing(Client):
+    """Forgets to return."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Return None."""
+        return None  # type: ignore[return-value]
+
+
+class NotAClient:
+    """Has nothing of a client."""
+
+
+class Deaf(Strategy):
+    """Never reads the replies."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return nothing."""
+        return None, None
+
+
+class OtherModel(FedAvg):
+    """Returns the arrays of another model."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Rename an array."""
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        assert arrays is not None
+        renamed = {f"other.{name}": value for name, value in tensors(arrays).items()}
+        return tensor_record(renamed), metrics
+
+
+foreign = ClientApp()
+
+
+@foreign.train()
+def _train(message: Message, context: Context) -> Message:
+    """A ClientApp of another library: draws from the global generators."""
+    drawn = {
+        name: np.random.normal(size=v.shape)
+        for name, v in tensors(message.content["arrays"]).items()
+    }
+    arrays = tensor_record({name: value.astype(np.float32) for name, value in drawn.items()})
+    metrics = MetricRecord({"num-examples": 1, "drawn": random.random()})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
