@@ -71,7 +71,7 @@ def test_a_picture_does_not_depend_on_those_drawn_with_it(
 
 
 def test_global_random_state_is_left_alone() -> None:
-    before = np.random.get_state(legacy=False)["state"](it is what is tested)
+    before = np.random.get_state(legacy=False)["state"]
     skin_phantom(16, images=8)
     np.testing.assert_equal(np.random.get_state(legacy=False)["state"], before)
 
