@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import flower
@@ -83,12 +83,14 @@ class BaseGrid(Grid):
         self.peak_rss_mb[worker] = max(self.peak_rss_mb.get(worker, 0.0), spent.peak_rss_mb)
         before = self.estimated_seconds.get(client, 0.0)
         self.estimated_seconds[client] = before + spent.estimated_seconds
-        if self.replies is not None:
+        if self.replies is not None and _trains(message):
             self.replies.save_reply(self.round, client, reply.content, context.state)
 
     def _stored(self, message: Message) -> Message | None:
         """The reply to this message from before a resume, if there is one."""
-        found = self.replies.reply(self.round, self.client(message)) if self.replies else None
+        if self.replies is None or not _trains(message):
+            return None
+        found = self.replies.reply(self.round, self.client(message))
         if found is None:
             return None
         content, self.contexts[message.metadata.dst_node_id].state = found
@@ -166,3 +168,7 @@ class BaseGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Hand over the replies kept for these message ids."""
         return [self._box.pop(i) for i in list(message_ids) if i in self._box]
+
+
+def _trains(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
