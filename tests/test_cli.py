@@ -155,7 +155,7 @@ def test_all_problems_are_told_at_once_with_their_lines(typed: Typed, tmp_path: 
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     code, _, err = typed("run", "mine.yaml", "client.epochs=none")
     assert code == 2
-    roundz = next(i for i, line in enumerate(lines, 1) if "roundz" in line)
+    roundz = next(i for i, line in enumerate(lines, 1) if line.startswith("roundz"))
     assert f"mine.yaml:{roundz}: " in err
     assert "alpha" in err
     assert "client.epochs" in err

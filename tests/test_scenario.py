@@ -280,7 +280,7 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("profiles.default={}", "profiles.default: this is the file without a profile"),
         ("profiles.quick=3", "profiles.quick: expected a block of keys, got 3"),
         ("strategy.rate=101", "strategy.rate: rate is too high for so few steps"),
-        (f"strategy.name={HERE}:Averag", "strategy.name: strategy 'test_scenario:Averag': "),
+        (f"strategy.name={HERE}:Averag", f"strategy.name: strategy '{HERE}:Averag': "),
         ("strategy.name=3", "strategy.name: expected text, got 3"),
         ("strategy.name=fedavgg", "strategy.name: there is no strategy 'fedavgg'"),
         ("model.num_classes=2", "model.num_classes: is set by fedsim itself; remove it"),

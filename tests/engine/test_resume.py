@@ -140,7 +140,11 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(
 ) -> None:
     command = [sys.executable, "-m", "fedsim", "run", str(tiny), "rounds=200", "--runs"]
     process = subprocess.Popen(
-        [*command, str(tmp_path / "cut")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*command, str(tmp_path / "cut")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        # A background job of a shell ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: only(tmp_path / "cut") is not None, process)  # type: ignore[arg-type]
     time.sleep(0.5)
