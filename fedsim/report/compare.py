@@ -30,11 +30,11 @@ _NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
 
 @dataclass
 class Row:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ in nothing but their seed; `data` is a data set's name, or "embedded"."""
 
     label: str
     config: Mapping[str, Any]
-    source: str
+    data: str
     seeds: list[int] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,9 +60,11 @@ def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
             continue
         config = yaml.safe_load((folder.path / "scenario.yaml").read_text(encoding="utf-8"))
         config = {key: value for key, value in config.items() if key not in _NOT_THE_METHOD}
-        source = record["data"]["source"]
+        source, name = record["data"]["source"], record["data"]["name"]
         key = repr((_flat(config), record["data"]["fingerprint"]))
-        row = rows.setdefault(key, Row(record["scenario"], config, source))
+        row = rows.setdefault(
+            key, Row(record["scenario"], config, source if source == "embedded" else name)
+        )
         if record["seed"] in row.seeds:
             left_out.append(f"{folder.path}: seed {record['seed']} again, left out")
             continue
@@ -82,7 +84,7 @@ def table(rows: Sequence[Row]) -> str:
     metrics = {name: title for name, title in _METRICS.items() if name in have}
     lines = [["", "data", "seeds", *metrics.values(), *_COSTS.values()]]
     for row in rows:
-        cells = [row.label, row.source, str(len(row.seeds))]
+        cells = [row.label, row.data, str(len(row.seeds))]
         for name in metrics:
             values = [s["metrics"].get(name) for s in row.summaries]
             cells.append(_spread([None if v is None else 100 * v for v in values], 1))
@@ -98,7 +100,7 @@ def table(rows: Sequence[Row]) -> str:
         text.append("  ".join(cells).rstrip())
     text.insert(1, "-" * max(map(len, text)))
     notes = ["Metrics in per cent on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
-    if any(row.source == "embedded" for row in rows):
+    if any(row.data == "embedded" for row in rows):
         notes.append("data 'embedded': generated stand-in images, not real data.")
     return "\n".join([*text, "", *notes])
 
@@ -120,6 +122,8 @@ def _tell_apart(rows: list[Row]) -> None:
         flat = [_flat(row.config) for row in alike]
         keys = sorted({key for one in flat for key in one})
         differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+        if len({row.data for row in alike}) > 1:  # The column says it.
+            differing = [key for key in differing if key not in ("data.name", "data.root")]
         for row, one in zip(alike, flat, strict=True):
             settings = [f"{key}={one[key]}" for key in differing if key in one]
             row.label = " ".join([name, *settings])
