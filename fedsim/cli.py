@@ -44,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in arguments or "--verbose" in arguments
-    # A batch system ends jobs with SIGTERM: the same orderly stop as Ctrl-C.
     with contextlib.suppress(ValueError):  # Not in the main thread.
+        # A batch system ends jobs with SIGTERM: the same orderly stop as Ctrl-C.
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         parsed = _parse(arguments)
         command: Callable[[argparse.Namespace], int] = parsed.command
@@ -64,8 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(text, EXIT_RUN_FAILED, verbose)
 
 
+class _Interrupt(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    Where the plain KeyboardInterrupt leaves an `exec` of a string (SciPy runs many on import),
+    Python 3.11 ends the process by SIGINT at exit although it was caught; a subclass escapes that.
+    """
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Interrupt
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

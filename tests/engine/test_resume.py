@@ -151,10 +151,26 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     folder = only(tmp_path / "cut")
-    assert process.returncode == 130
+    assert process.returncode == 130, err.decode()
     assert f"fedsim run --resume {folder}" in err.decode()
     assert folder is not None
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_inside_an_exec_still_exits_with_130(
+    signum: signal.Signals, tiny: Path, tmp_path: Path
+) -> None:
+    client = f"client={{name: 'misbehaving:Interrupts', number: {int(signum)}}}"
+    process = subprocess.run(
+        [sys.executable, "-m", "fedsim", "run", str(tiny), client, "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.returncode == 130
+    assert "fedsim run --resume" in process.stderr
 
 
 def test_only_the_last_two_checkpoints_are_kept(run_tiny: Callable[..., Result]) -> None:

@@ -30,6 +30,19 @@ class Raises(Supervised):
         return super().train(content, site)
 
 
+class Interrupts(Supervised):
+    """Signals its own process while an `exec` of a string runs, as on import of SciPy."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Be interrupted."""
+        exec(f"import signal\nsignal.raise_signal({self.number})")
+        raise AssertionError("not interrupted")
+
+
 class Counts(Client):
     """Keeps a number in its state, and edits what it was sent."""
 
