@@ -1,0 +1,71 @@
+"""The verbs of the command line, one module each; what several of them need is here.
+
+A module's `add` puts its parser among the verbs. Heavy imports wait inside the command functions,
+so that `fedsim --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fedsim.errors import InputError
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Verbs:
+    """The verbs so far; `add` makes the parser of one more."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(metavar="VERB", required=True)
+
+    def add(self, name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        """Add a verb: `command` takes the parsed arguments and returns the exit code."""
+        one: argparse.ArgumentParser = self._parsers.add_parser(name, help=text, description=text)
+        one.set_defaults(command=command)
+        return one
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the verbs, sorted."""
+        return sorted(self._parsers.choices)
+
+
+def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the arguments of verbs that take a scenario with overrides."""
+    nargs = None if required else "?"
+    parser.add_argument("name", nargs=nargs, metavar="NAME|FILE", help="`fedsim ls` lists names")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="such as rounds=3")
+    parser.add_argument("--seed", type=int, metavar="K", help="only this seed")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks, Ray's output")
+
+
+def resource_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --backend and --workers."""
+    parser.add_argument("--backend", choices=("inline", "ray"), help="where clients run")
+    parser.add_argument("--workers", type=int, metavar="N", help="clients that run at a time")
+
+
+def resource_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The overrides that --backend and --workers stand for."""
+    options = {"backend": None, "workers": None} | vars(arguments)
+    return [f"resources.{k}={options[k]}" for k in ("backend", "workers") if options[k] is not None]
+
+
+def load_scenario(arguments: argparse.Namespace) -> Scenario:
+    """The scenario that the arguments of `scenario_arguments` name; InputError if there is none."""
+    if arguments.name is None:
+        raise InputError("which scenario?", hint="type: fedsim ls")
+    if "=" in arguments.name:
+        raise InputError(
+            f"the scenario's name comes first, before {arguments.name!r}", hint="type: fedsim ls"
+        )
+    from fedsim.scenario import load
+
+    overrides = [*arguments.overrides, *resource_overrides(arguments)]
+    return load(arguments.name, overrides, arguments.seed)

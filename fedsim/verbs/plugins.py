@@ -1,0 +1,44 @@
+"""`fedsim plugins`: what scenarios can name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from fedsim.errors import EXIT_DONE
+from fedsim.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    one = verbs.add("plugins", _plugins, "List the plugins that scenarios can name.")
+    one.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    from fedsim.registry import default_registry
+
+    found = [
+        {
+            "group": plugin.group,
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "value": plugin.value,
+            "summary": plugin.summary,
+        }
+        for plugin in default_registry().plugins()
+    ]
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return EXIT_DONE
+    width = max((len(plugin["name"]) for plugin in found), default=0)
+    group = None
+    for plugin in found:
+        if plugin["group"] != group:
+            group = plugin["group"]
+            print(f"{group}:")
+        owner = f" [{plugin['distribution']} {plugin['version']}]"
+        mine = plugin["distribution"] == "fedsim-medical"
+        print(f"  {plugin['name']:<{width}}  {plugin['summary']}{'' if mine else owner}")
+    return EXIT_DONE
