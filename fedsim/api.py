@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from flwr.app import ArrayRecord
-from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
-from fedsim.checkpoint import Checkpoints
-from fedsim.client import Client
 from fedsim.console import Console
+from fedsim.engine import build_strategy, check_client, engine, worker_count
 from fedsim.errors import InputError
-from fedsim.evaluation import evaluate
-from fedsim.federation import Federation, build_federation, stand_in_note
-from fedsim.grid.base import BaseGrid
-from fedsim.grid.inline import InlineGrid
-from fedsim.grid.worker import Job, device_for
-from fedsim.ledger.traffic import TrafficLedger
+from fedsim.federation import Federation, build_federation
 from fedsim.loop import Rounds
-from fedsim.models.build import build_model
-from fedsim.progress import Board, Steps
-from fedsim.randomness import SERVER, Streams, isolated
-from fedsim.registry import construct, default_registry
+from fedsim.progress import Steps
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
-from fedsim.strategy import Server, Strategy
 
 
 @dataclass(frozen=True)
@@ -200,7 +183,7 @@ def _go(
     status = "failed"
     folder.write_json("run.json", record | {"status": "running", "finished": None})
     try:
-        with _engine(scenario, seed, federation, strategy, console, folder) as rounds:
+        with engine(scenario, seed, federation, strategy, console, folder) as rounds:
             if resumed:
                 assert rounds.checkpoints is not None
                 checkpoint = rounds.checkpoints.latest()
@@ -226,7 +209,7 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     check_client(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
-    with _engine(scenario, seed, federation, strategy, console, None, steps) as rounds:
+    with engine(scenario, seed, federation, strategy, console, None, steps) as rounds:
         rounds.trial()
         up, down = rounds.ledger.total_megabytes()
         server = rounds.server.steps
@@ -239,78 +222,6 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
             server_seconds=server.estimated_seconds * scenario.rounds,
             workers=worker_count(scenario, len(federation.train)),
         )
-
-
-def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
-    """Construct the scenario's strategy for this many clients.
-
-    Flower's own strategies get the scenario's participation as `fraction_train`, and all clients
-    for evaluation only where the scenario asks for it, unless its parameters say otherwise.
-    """
-    block = scenario.strategy
-    factory = default_registry().resolve("strategies", block.name)
-    parameters = dict(block.parameters)
-    known = inspect.signature(factory).parameters
-    ours = isinstance(factory, type) and issubclass(factory, Strategy)
-    if not ours and isinstance(factory, type) and issubclass(factory, FlowerStrategy):
-        fallback = {
-            "fraction_train": scenario.federation.participation,
-            "fraction_evaluate": 1.0 if scenario.evaluation.on_clients else 0.0,
-            "min_train_nodes": 1,
-            "min_evaluate_nodes": 1,
-            "min_available_nodes": 1,
-        }
-        accepts_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        parameters = {k: v for k, v in fallback.items() if accepts_all or k in known} | parameters
-    strategy = construct(factory, parameters)
-    if not isinstance(strategy, FlowerStrategy):
-        raise InputError(
-            f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
-            hint="a strategy derives from fedsim.Strategy or flwr.serverapp.strategy.Strategy",
-        )
-    if is_one_shot(strategy) and scenario.rounds != 1:
-        raise InputError(
-            f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
-            f"{scenario.rounds}",
-            hint="type rounds=1",
-        )
-    for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
-        asked = getattr(strategy, name, 0)
-        if isinstance(asked, int) and asked > clients:
-            raise InputError(
-                f"strategy.{name} asks for {asked} clients, but there are {clients}",
-                hint=f"type strategy.{name}={clients}, or federation.clients={asked}",
-            )
-    return strategy
-
-
-def is_one_shot(strategy: FlowerStrategy) -> bool:
-    """Whether the strategy says that clients send once."""
-    return isinstance(strategy, Strategy) and strategy.one_shot
-
-
-def check_client(scenario: Scenario) -> None:
-    """Raise InputError unless `client.name` is a client method or a Flower ClientApp."""
-    name = scenario.client.name
-    found = default_registry().resolve("clients", name)
-    if isinstance(found, ClientApp):
-        return
-    client = construct(found, scenario.client.parameters)
-    if not isinstance(client, Client):
-        raise InputError(
-            f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
-            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
-        )
-
-
-def worker_count(scenario: Scenario, clients: int) -> int:
-    """Clients that run at a time: as asked, else one for each core that `threads` leaves."""
-    resources = scenario.resources
-    if resources.backend == "inline":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = resources.workers or max(1, (cores or 1) // resources.threads)
-    return min(wanted, clients)
 
 
 def released(scenario: Scenario, federation: Federation) -> list[str]:
@@ -330,137 +241,6 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     else:
         origin = f"{scenario.data.name} from {store.root}"
     return f"{origin}; {len(federation.train)} clients; images: {sizes}"
-
-
-@contextlib.contextmanager
-def _engine(
-    scenario: Scenario,
-    seed: int,
-    federation: Federation,
-    strategy: FlowerStrategy,
-    console: Console,
-    folder: RunFolder | None,
-    step_limit: int | None = None,
-) -> Iterator[Rounds]:
-    """Put the rooms together: grid, ledger, server, loop. Trials have no folder and run inline."""
-    streams, task = Streams(seed), federation.task
-    names = list(federation.train)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(scenario.resources.server_threads)
-    with tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
-        board_path = Path(temporary) / "progress"
-        board = Board(board_path, len(names), create=True)
-        job = Job(
-            scenario,
-            seed,
-            federation.store.folder,
-            task,
-            federation.train,
-            federation.val,
-            str(board_path),
-            step_limit,
-        )
-
-        traffic: list[dict[str, Any]] = []
-        checkpoints = Checkpoints(folder) if folder is not None else None
-
-        def sink(row: dict[str, Any]) -> None:
-            if folder is not None:
-                traffic.append(row)
-                folder.append("traffic.jsonl", row)
-                console.traffic(row)
-
-        ledger = TrafficLedger(sink)
-        grid: BaseGrid
-
-        def tick() -> None:
-            console.watch(grid.in_flight)
-
-        if scenario.resources.backend == "inline" or step_limit is not None:
-            grid = InlineGrid(job, ledger, tick)
-        else:
-            from fedsim.grid.ray import RayGrid
-
-            workers = worker_count(scenario, len(names))
-            grid = RayGrid(job, ledger, tick, workers=workers, verbose=console.verbose)
-
-        if is_one_shot(strategy):
-            grid.replies = checkpoints
-
-        def new_model() -> torch.nn.Module:
-            return build_model(scenario, task)
-
-        with isolated(streams.sequence("model")):
-            model = new_model()
-        initial = initial_arrays(model, scenario)
-        device = device_for(scenario)
-        test, val = federation.view("test"), federation.view("val")
-        pooled = scenario.evaluation.select == "pooled_val"
-
-        def score_test(arrays: ArrayRecord) -> dict[str, float | None]:
-            flower.load_state(model, arrays)
-            return evaluate(model, test, device, per_site=True)
-
-        def score_val(arrays: ArrayRecord) -> dict[str, float | None]:
-            flower.load_state(model, arrays)
-            return evaluate(model, val, device)
-
-        def validate(candidate: torch.nn.Module) -> dict[str, float | None]:
-            return evaluate(candidate, val, device)
-
-        server = Server(
-            task=task,
-            names=names,
-            participation=scenario.federation.participation,
-            device=device,
-            new_model=new_model,
-            steps=Steps(SERVER, board=board, limit=step_limit, tick=tick),
-            validate=validate if pooled else None,
-            folder=folder.path / "synthetic" if folder is not None else None,
-            note=stand_in_note(federation.store),
-            client_of=lambda reply: grid.client_of(reply.metadata.src_node_id),
-            _streams=streams,
-        )
-        if isinstance(strategy, Strategy):
-            strategy.setup(server)
-        console.begin(names, scenario.rounds, board)
-        try:
-            yield Rounds(
-                scenario=scenario,
-                strategy=strategy,
-                grid=grid,
-                server=server,
-                ledger=ledger,
-                streams=streams,
-                console=console,
-                fits=lambda arrays: flower.load_state(model, arrays),
-                score_test=score_test,
-                score_val=score_val if pooled else None,
-                write=lambda row: folder.append("rounds.jsonl", row) if folder else None,
-                checkpoints=checkpoints,
-                traffic=traffic,
-                arrays=initial,
-            )
-        finally:
-            grid.close()
-            torch.set_num_threads(threads_before)
-
-
-def initial_arrays(model: torch.nn.Module, scenario: Scenario) -> ArrayRecord:
-    """The first global arrays: the model's own initialisation, or the file `model.init` names."""
-    path = scenario.model.init
-    if path is not None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            flower.load_state(model, flower.tensor_record(load_file(path)))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(
-                f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
-                hint="the file must hold the model's state_dict: the same names and shapes",
-            ) from error
-    return flower.pack_state(model.state_dict())
 
 
 def _finish(
