@@ -1,0 +1,288 @@
+"""The figures of a run over its rounds, from its run folder alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedsim.report.curves import precision_recall, roc
+from fedsim.report.drawing import (
+    COLOURS,
+    STYLES,
+    Picture,
+    frame,
+    legend_above,
+    marker,
+    png,
+    round_axis,
+)
+from fedsim.report.holdings import partition
+from fedsim.report.record import METRIC_NAMES, NUMBER, Record
+from fedsim.report.traffic_picture import traffic
+
+# The metrics that a run is judged by, as in the line of a round; others only where it has none.
+_HEADLINE = ("auc", "balanced_accuracy", "dice")
+# What clients report, the most telling first; then in the order in which they report it.
+_CLIENT_METRICS = ("loss", "test_auc", "val_auc", "test_dice", "val_dice", "val_loss")
+_PANELS = 4
+_SIZES = ("num-examples", "num_examples")  # Counts that clients report beside their metrics.
+
+NAMES = (
+    "metric_rounds",
+    "metric_megabytes",
+    "traffic",
+    "clients",
+    "epsilon",
+    "roc",
+    "precision_recall",
+    "partition",
+)
+"""Names of all figures there can be, in the order of the page."""
+
+
+def figures(record: Record) -> list[Picture]:
+    """Draw the figures that the run has something to show in."""
+    drawn = [
+        metric_rounds(record),
+        metric_megabytes(record),
+        traffic(record),
+        clients(record),
+        epsilon(record),
+        roc(record),
+        precision_recall(record),
+        partition(record),
+    ]
+    return [picture for picture in drawn if picture is not None]
+
+
+def metric_rounds(record: Record) -> Picture | None:
+    """Test metrics over rounds; None unless some metric was measured twice."""
+    names = _headline(record)
+    if not names:
+        return None
+    rows = [
+        (row["round"], len(row["failed"]), *(row["metrics"].get(name) for name in names))
+        for row in record.rounds
+    ]
+    figure, (axes,) = frame(record, "Test metrics over rounds")
+    for k, name in enumerate(names):
+        _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, name)
+    axes.set_ylabel("on the test split")
+    round_axis(axes, record)
+    legend_above(axes)
+    return Picture(
+        "metric_rounds",
+        "Test metrics over rounds",
+        _selection(record) + (_CROSSES if record.failures else ""),
+        _ends(names, rows, 2),
+        png(figure),
+        ("round", "failed", *names),
+        rows,
+    )
+
+
+def metric_megabytes(record: Record) -> Picture | None:
+    """The same metrics over what was sent to get there."""
+    names = _headline(record)
+    if not names:
+        return None
+    rows = [
+        (
+            row["round"],
+            row["mb_up_total"] + row["mb_down_total"],
+            *(row["metrics"].get(name) for name in names),
+        )
+        for row in record.rounds
+    ]
+    figure, (axes,) = frame(record, "Test metrics over traffic")
+    for k, name in enumerate(names):
+        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10$^6$ bytes)")
+    axes.set_ylabel("on the test split")
+    legend_above(axes)
+    return Picture(
+        "metric_megabytes",
+        "Test metrics over traffic",
+        "The same values, over the megabytes counted on the wire until then.",
+        f"{_ends(names, rows, 2)} {rows[-1][1]:.3f} MB were sent in all.",
+        png(figure),
+        ("round", "mb_total", *names),
+        rows,
+    )
+
+
+def clients(record: Record) -> Picture | None:
+    """What each client reports of its training, and the mean over those that report."""
+    series: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in record.rounds:
+        for client, metrics in row["metrics_by_client"].items():
+            for name, value in metrics.items():
+                if isinstance(value, NUMBER) and name not in _SIZES and "@" not in name:
+                    series[name][client][row["round"]] = value
+    series = {
+        name: by_client
+        for name, by_client in series.items()
+        if len({number for values in by_client.values() for number in values}) > 1
+    }
+    if not series:
+        return None
+    first = [name for name in _CLIENT_METRICS if name in series]
+    shown = (first + [name for name in series if name not in first])[:_PANELS]
+    columns = 1 if len(shown) == 1 else 2
+    lines = -(-len(shown) // columns)
+    title = "Metrics that clients report"
+    height = 1 + 2.8 * lines
+    right = max(1.6, 0.7 + 0.08 * max(map(len, record.clients), default=0))  # for the legend
+    figure, panels = frame(record, title, rows=lines, columns=columns, height=height, right=right)
+    for name, axes in zip(shown, panels, strict=False):
+        _client_lines(axes, series[name], record)
+        axes.set_ylabel(name)
+        round_axis(axes, record)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    handles = panels[0].get_legend_handles_labels()
+    # Beside the topmost axes on the right.
+    panels[columns - 1].legend(
+        *handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=9
+    )
+    rows = [
+        (number, record.client_name(client), name, value)
+        for name, by_client in series.items()
+        for client, values in by_client.items()
+        for number, value in values.items()
+    ]
+    left_out = f" {len(series) - len(shown)} more are in the CSV." if len(series) > _PANELS else ""
+    return Picture(
+        "clients",
+        title,
+        "Thin: one client each. Thick: the unweighted mean over the clients that reported in the "
+        "round." + left_out,
+        "; ".join(_last_values(name, series[name]) for name in shown) + ".",
+        png(figure),
+        ("round", "client", "metric", "value"),
+        rows,
+    )
+
+
+def epsilon(record: Record) -> Picture | None:
+    """Epsilon over rounds; None for runs without differential privacy."""
+    known = [row for row in record.rounds if row["epsilon"] is not None]
+    if len(known) < 2:
+        return None
+    by_client: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in known:
+        for client, value in (row.get("epsilon_by_client") or {}).items():
+            if value is not None:
+                by_client[client][row["round"]] = value
+    figure, (axes,) = frame(record, "Privacy spent")
+    for client, values in by_client.items():
+        label = "each client" if client == next(iter(by_client)) else None
+        axes.plot(*_points(values), color=COLOURS[4], linewidth=0.9, label=label)
+    numbers = [row["round"] for row in known]
+    spent = [row["epsilon"] for row in known]
+    axes.plot(
+        numbers,
+        spent,
+        color=COLOURS[0],
+        linewidth=2.4,
+        marker=marker(len(known)),
+        markersize=4,
+        label="the client that spent most",
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(r"$\varepsilon$")
+    round_axis(axes, record)
+    legend_above(axes)
+    delta = known[-1].get("delta")
+    certified = known[-1].get("certified")
+    return Picture(
+        "epsilon",
+        "Privacy spent",
+        "Epsilon by Rényi accounting, added up over the rounds"
+        + (f", at delta {delta:g}" if isinstance(delta, NUMBER) else "")
+        + ("." if certified else "; the mechanism is not certified to give this guarantee."),
+        f"Epsilon {spent[0]:.3g} after round {numbers[0]}, {spent[-1]:.3g} after round "
+        f"{numbers[-1]}.",
+        png(figure),
+        ("round", "epsilon", *(f"epsilon of {record.client_name(c)}" for c in by_client)),
+        [
+            (row["round"], row["epsilon"], *(v.get(row["round"]) for v in by_client.values()))
+            for row in known
+        ],
+    )
+
+
+_CROSSES = " Crosses mark rounds in which a client failed."
+
+
+def _headline(record: Record) -> list[str]:
+    """The metrics to draw: those a run is judged by and were measured in two rounds or more."""
+    measured: dict[str, int] = defaultdict(int)
+    for row in record.rounds:
+        for name, value in row["metrics"].items():
+            if isinstance(value, NUMBER) and "@" not in name and not name.startswith("train_"):
+                measured[name] += 1
+    several = [name for name, count in measured.items() if count > 1]
+    chosen = [name for name in _HEADLINE if name in several] or several[:3]
+    return chosen + [name for name in several if name.startswith("val_") and name not in chosen]
+
+
+def _line(axes: Any, x: Sequence[float], y: Sequence[float | None], k: int, name: str) -> None:
+    """One metric, where it was measured."""
+    known = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    axes.plot(
+        *zip(*known, strict=True),
+        color=COLOURS[k % len(COLOURS)],
+        linestyle=STYLES[k % len(STYLES)],
+        marker=marker(len(known)),
+        markersize=4,
+        label=f"{METRIC_NAMES.get(name, name)} (last {known[-1][1]:.3f})",
+    )
+
+
+def _selection(record: Record) -> str:
+    """Which model the curve is of."""
+    if (record.scenario.get("evaluation") or {}).get("select") == "pooled_val":
+        return "The model that the pooled validation split selects so far, on the test split."
+    return "The model after each round, on the test split."
+
+
+def _ends(names: Sequence[str], rows: Sequence[Sequence[Any]], first: int) -> str:
+    """The first and the last value of each metric, as a sentence."""
+    parts = []
+    for k, name in enumerate(names):
+        known = [row[first + k] for row in rows if row[first + k] is not None]
+        parts.append(f"{METRIC_NAMES.get(name, name)} from {known[0]:.3f} to {known[-1]:.3f}")
+    return f"{', '.join(parts)} in {rows[-1][0]} rounds."
+
+
+def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    return list(values), list(values.values())
+
+
+def _client_lines(axes: Any, by_client: Mapping[str, Mapping[int, float]], record: Record) -> None:
+    """A thin line a client, in its own colour while there are few, and the mean."""
+    few = len(by_client) <= len(COLOURS) - 1
+    for k, (client, values) in enumerate(by_client.items()):
+        label = record.client_name(client) if few else "each client" if k == 0 else None
+        colour = COLOURS[k] if few else COLOURS[4]
+        axes.plot(*_points(values), color=colour, linewidth=0.9, label=label)
+    means = _means(by_client)
+    axes.plot(*_points(means), color="black", linewidth=2.4, label="mean")
+
+
+def _means(by_client: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """The mean over the clients that reported, of each round."""
+    reported: dict[int, list[float]] = defaultdict(list)
+    for values in by_client.values():
+        for number, value in values.items():
+            reported[number].append(value)
+    return {number: statistics.fmean(reported[number]) for number in sorted(reported)}
+
+
+def _last_values(name: str, by_client: Mapping[str, Mapping[int, float]]) -> str:
+    means = list(_means(by_client).values())
+    return f"{name}: mean from {means[0]:.3g} to {means[-1]:.3g}"

@@ -1,0 +1,272 @@
+"""What a run folder holds, read and checked for those who draw and tell it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedsim.errors import InputError, Problem
+from fedsim.runfolder import RunFolder
+
+METRIC_NAMES = {
+    "auc": "AUC",
+    "pr_auc": "PR-AUC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "dice": "Dice",
+}
+"""Metrics as a reader calls them."""
+
+NUMBER = (int, float)
+_Kinds = Mapping[str, tuple[type, ...]]
+_RUN: _Kinds = {"scenario": (str,), "seed": (int,), "data": (dict,), "status": (str,)}
+_DATA: _Kinds = {"name": (str,), "source": (str,)}
+_ROUND: _Kinds = {
+    "round": (int,),
+    "failed": (list,),
+    "mb_up_total": NUMBER,
+    "mb_down_total": NUMBER,
+    "epsilon": (*NUMBER, type(None)),
+    "metrics": (dict,),
+    "metrics_by_client": (dict,),
+}
+_MESSAGE: _Kinds = {
+    "round": (int,),
+    "client": (int,),
+    "direction": (str,),
+    "bytes": (int,),
+    "fields": (dict,),
+}
+_SUMMARY: _Kinds = {
+    "metrics": (dict,),
+    "mb_up_total": NUMBER,
+    "mb_down_total": NUMBER,
+    "wall_seconds": NUMBER,
+    "peak_rss_mb": NUMBER,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of one run folder.
+
+    Attributes:
+        path: the run folder.
+        run: run.json.
+        scenario: scenario.yaml, parsed; `scenario_text` is the file as it is.
+        rounds: the lines of rounds.jsonl.
+        traffic: the lines of traffic.jsonl of the rounds that are finished.
+        summary: summary.json; None while the run has not finished.
+        labels: int64 [n], labels of the test split; None without predictions.npz.
+        probabilities: float32 [models, n, classes], what each model predicts for them; or None.
+        leakage: synthetic/leakage.json, or None.
+        missing: what is not there (yet), a sentence each.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    scenario: dict[str, Any]
+    scenario_text: str
+    rounds: list[dict[str, Any]]
+    traffic: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    labels: np.ndarray | None
+    probabilities: np.ndarray | None
+    leakage: dict[str, Any] | None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def note(self) -> str:
+        """What every picture must say about data that are not real; "" for data that are."""
+        embedded = self.run["data"]["source"] == "embedded"
+        return "embedded stand-in: generated images, not real data" if embedded else ""
+
+    @property
+    def title(self) -> str:
+        """Which run it is."""
+        return f"{self.run['scenario']}, seed {self.run['seed']}"
+
+    @property
+    def clients(self) -> list[str]:
+        """Names of the clients, in client order; none where run.json does not hold them."""
+        return list(self.run["data"].get("sizes_by_client", {}))
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Every failed client of every round, with its `round`."""
+        return [{"round": row["round"], **one} for row in self.rounds for one in row["failed"]]
+
+    def client_name(self, client: Any) -> str:
+        """The name of a client, given by its number (also as text) or already by name."""
+        number = str(client)
+        known = number.isdecimal() and int(number) < len(self.clients)
+        return self.clients[int(number)] if known else number
+
+    def class_name(self, label: int) -> str:
+        """The name of a class."""
+        names = self.run["data"].get("classes") or []
+        return str(names[label]) if label < len(names) else f"class {label}"
+
+
+def read_record(path: Path) -> Record:
+    """Read a run folder, of a finished run or of one that has not finished.
+
+    Raises:
+        InputError: it is no run folder, or files are missing from a finished run, unreadable or
+            not what they should be; all of them at once, named.
+    """
+    if (path / "run.json").is_file() and not (path / "scenario.yaml").is_file():
+        raise InputError(
+            f"{path} is not a whole run folder",
+            [Problem(str(path / "scenario.yaml"), "is missing")],
+        )
+    reader = _Reader(RunFolder.open(path).path)
+    run = reader.json("run.json", _RUN)
+    if not reader.problems:
+        reader.require("run.json: data", run["data"], _DATA)
+    if reader.problems:
+        reader.stop()
+    reader.done = run["status"] == "done"
+    text, scenario = reader.yaml("scenario.yaml")
+    rounds = reader.lines("rounds.jsonl", _ROUND)
+    traffic = reader.lines("traffic.jsonl", _MESSAGE)
+    summary = reader.json("summary.json", _SUMMARY) if reader.there("summary.json") else None
+    labels, probabilities = reader.predictions("predictions.npz")
+    leakage = path / "synthetic" / "leakage.json"
+    found = reader.json("synthetic/leakage.json", {}) if leakage.is_file() else None
+    if reader.problems:
+        reader.stop()
+    finished = {row["round"] for row in rounds}
+    return Record(
+        path=path,
+        run=run,
+        scenario=scenario,
+        scenario_text=text,
+        rounds=rounds,
+        traffic=[row for row in traffic if row["round"] in finished],
+        summary=summary,
+        labels=labels,
+        probabilities=probabilities,
+        leakage=found,
+        missing=[f"{name}: {why}" for name, why in reader.missing.items()],
+    )
+
+
+class _Reader:
+    """Reads files and collects what is wrong with them, and what is missing from a `done` run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.done = folder, False
+        self.problems: list[Problem] = []
+        self.missing: dict[str, str] = {}
+
+    def stop(self) -> None:
+        raise InputError(
+            f"{self.folder} cannot be read as a run folder",
+            self.problems,
+            hint=f"to run it again, type: fedsim run {self.folder / 'scenario.yaml'}",
+        )
+
+    def fault(self, name: str, message: str) -> None:
+        self.problems.append(Problem(str(self.folder / name), message))
+
+    def there(self, name: str) -> bool:
+        """Whether the file is there; what a finished run must have is a problem if it is not."""
+        if (self.folder / name).is_file():
+            return True
+        if self.done:
+            self.fault(name, "is missing although the run is done")
+        else:
+            self.missing[name] = "not written, for the run has not finished"
+        return False
+
+    def require(self, where: str, value: Any, kinds: _Kinds) -> bool:
+        """Whether the value is a mapping with these keys, of these types."""
+        if not isinstance(value, dict):
+            self.fault(where, f"expected an object with keys, but there is a {_kind(value)}")
+            return False
+        wrong = [key for key in kinds if not isinstance(value.get(key, _ABSENT), kinds[key])]
+        for key in wrong:
+            what = f"is a {_kind(value[key])}" if key in value else "is missing"
+            self.fault(where, f"key {key!r} {what}")
+        return not wrong
+
+    def json(self, name: str, kinds: _Kinds) -> dict[str, Any]:
+        """A JSON file; {} and a problem where it is none."""
+        try:
+            value = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            self.fault(name, f"is not readable JSON: {error}")
+            return {}
+        return value if self.require(name, value, kinds) else {}
+
+    def yaml(self, name: str) -> tuple[str, dict[str, Any]]:
+        """The text and the content of a YAML file."""
+        try:
+            text = (self.folder / name).read_text(encoding="utf-8")
+            value = yaml.safe_load(text)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            self.fault(name, f"is not readable YAML: {error}")
+            return "", {}
+        return text, value if self.require(name, value, {}) else {}
+
+    def lines(self, name: str, kinds: _Kinds) -> list[dict[str, Any]]:
+        """The lines of a JSONL file; an unfinished last line (a kill in the middle) is left out."""
+        if not self.there(name):
+            return []
+        rows = []
+        try:
+            lines = (self.folder / name).read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, ValueError) as error:
+            self.fault(name, f"is not readable: {error}")
+            return []
+        for number, line in enumerate(lines, 1):
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                self.fault(f"{name}:{number}", f"is not JSON: {error}")
+                continue
+            if self.require(f"{name}:{number}", value, kinds):
+                rows.append(value)
+        return rows
+
+    def predictions(self, name: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Labels and probabilities on the test split, or None for both."""
+        if not (self.folder / name).is_file():
+            why = "there is none" if self.done else "not written, for the run has not finished"
+            self.missing[name] = f"{why}; no ROC and precision-recall curves"
+            return None, None
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as arrays:
+                labels, probabilities = arrays["labels"], arrays["probabilities"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            self.fault(name, f"holds no labels and probabilities: {error}")
+            return None, None
+        if probabilities.ndim != 3 or labels.shape != probabilities.shape[1:2]:
+            shapes = f"labels {labels.shape}, probabilities {probabilities.shape}"
+            self.fault(name, f"expected labels [n], probabilities [models, n, classes]; {shapes}")
+        elif not np.isfinite(probabilities).all():
+            self.fault(name, "probabilities are NaN or infinite")
+        elif labels.size and not 0 <= labels.min() <= labels.max() < probabilities.shape[2]:
+            self.fault(name, f"labels are not all between 0 and {probabilities.shape[2] - 1}")
+        return labels, probabilities
+
+
+_ABSENT = object()
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", type(None): "null", bool: "truth value"}
+    return names.get(type(value), "number")

@@ -1,0 +1,36 @@
+"""`fedsim report`: the pictures and the page of runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fedsim.errors import EXIT_DONE, InputError, Problem
+from fedsim.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    one = verbs.add("report", _report, "Make the pictures and the page of runs.")
+    one.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or runs/<scenario>")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from fedsim.report.page import write_page
+    from fedsim.report.record import read_record
+    from fedsim.report.rows import find_runs
+
+    problems: list[Problem] = []
+    for folder in find_runs(arguments.runs):
+        try:
+            record = read_record(folder.path)
+        except InputError as error:
+            # The other runs still get their pages.
+            problems += error.problems or [Problem(str(folder.path), error.headline)]
+            continue
+        print(write_page(record))
+        for line in record.missing:
+            print(f"  not in the folder: {line}")
+    if problems:
+        raise InputError("some runs have no page", problems)
+    return EXIT_DONE
