@@ -13,11 +13,12 @@ from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.console import Console
-from fedsim.engine import build_strategy, check_client, engine, worker_count
+from fedsim.engine import build_strategy, client_releases, engine, worker_count
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
 from fedsim.loop import Rounds
 from fedsim.progress import Steps
+from fedsim.report.page import write_report
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
 
@@ -108,7 +109,7 @@ def run(
 def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Result:
     """Run one seed of a scenario into a new run folder."""
     activate_plugins(scenario)
-    check_client(scenario)
+    carried = client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
     folder = RunFolder.create(runs, scenario.name, seed)
@@ -117,7 +118,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         "scenario": scenario.name,
         "seed": seed,
         "data": {"name": scenario.data.name, **federation.describe()},
-        "released_without_privacy": released(scenario, federation),
+        "released_without_privacy": [*carried, *released(scenario, federation)],
         **environment(),
         "started": now(),
         "finished": None,
@@ -125,6 +126,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     }
     folder.write_text("scenario.yaml", scenario.to_yaml())
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
+    for item in carried:
+        console.line(f"CLIENTS SEND {item}")
     return _go(scenario, seed, federation, strategy, console, folder, record)
 
 
@@ -192,7 +195,7 @@ def _go(
                     rounds.restore(checkpoint)
                 console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
             rounds.run()
-            summary = _finish(scenario, federation, rounds, folder)
+            summary = _finish(federation, rounds, folder)
         status = "done"
     except KeyboardInterrupt as interrupt:
         status = "interrupted"
@@ -200,13 +203,22 @@ def _go(
     finally:
         console.stop()
         folder.write_json("run.json", record | {"finished": now(), "status": status})
+    _report(folder, console)
     return Result(folder.path, seed, summary["metrics"], summary, folder.read_lines("rounds.jsonl"))
+
+
+def _report(folder: RunFolder, console: Console) -> None:
+    """Make the pictures and the page; a picture that fails does not fail a finished run."""
+    try:
+        write_report(folder.path)
+    except Exception as error:
+        console.line(f"no report: {error}; to try again, type: fedsim report {folder.path}")
 
 
 def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) -> Estimate:
     """Measure what a run would cost: one round in this process, every loop cut after `steps`."""
     activate_plugins(scenario)
-    check_client(scenario)
+    client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     strategy = build_strategy(scenario, len(federation.train))
     with engine(scenario, seed, federation, strategy, console, None, steps) as rounds:
@@ -243,21 +255,23 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     return f"{origin}; {len(federation.train)} clients; images: {sizes}"
 
 
-def _finish(
-    scenario: Scenario,
-    federation: Federation,
-    rounds: Rounds,
-    folder: RunFolder,
-) -> dict[str, Any]:
-    """Write the model and the summary."""
-    arrays = {
-        name: np.ascontiguousarray(array) for name, array in flower.tensors(rounds.selected).items()
-    }
-    write_whole(folder.path / "model.safetensors", encode_safetensors(arrays))
+def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[str, Any]:
+    """Write the model, what it predicts on the test split, and the summary."""
+    models = rounds.selected
+    if rounds.has_global_model:
+        arrays = {k: np.ascontiguousarray(v) for k, v in flower.tensors(models[0]).items()}
+        write_whole(folder.path / "model.safetensors", encode_safetensors(arrays))
+    folder.write_arrays(
+        "predictions.npz",
+        labels=federation.view("test").labels.numpy(),
+        records=federation.split["test"],
+        probabilities=np.stack([rounds.predict_test(arrays) for arrays in models]),
+    )
     up, down = rounds.ledger.total_megabytes()
     summary = {
         "metrics": rounds.metrics,
-        "rounds": scenario.rounds,
+        "rounds": rounds.scenario.rounds,
+        "failed": rounds.failed,
         "mb_up_total": up,
         "mb_down_total": down,
         "epsilon": None,

@@ -38,7 +38,8 @@ class Checkpoint:
 
     Attributes:
         round: the last finished round.
-        arrays, selected: the global arrays, and those that the scenario's rule chose so far.
+        arrays: the global arrays.
+        selected: the models that the scenario's rule chose so far.
         loop: what the loop remembers besides (metrics of `selected`, the best validation score).
         strategy: the strategy's state.
         contexts: the clients' states, by client number.
@@ -50,7 +51,7 @@ class Checkpoint:
 
     round: int
     arrays: dict[str, np.ndarray]
-    selected: dict[str, np.ndarray]
+    selected: list[dict[str, np.ndarray]]
     loop: dict[str, Any]
     strategy: dict[str, Any]
     contexts: dict[int, RecordDict]

@@ -25,7 +25,7 @@ from fedsim.errors import (
     InputError,
     nearest,
 )
-from fedsim.verbs import Verbs, compare, data, plugins, run, scenarios
+from fedsim.verbs import Verbs, compare, data, plugins, report, run, scenarios
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,7 +105,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    for module in (scenarios, run, compare, data, plugins):
+    for module in (scenarios, run, compare, report, data, plugins):
         module.add(verbs)
     return parser, verbs.names
 

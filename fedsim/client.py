@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.randomness import Streams, as_int
@@ -55,6 +55,7 @@ class Site:
         state: what the client keeps between rounds; the driver owns it.
         device: where to compute.
         new_model: returns the scenario's model; its contents are undefined until loaded.
+        first_arrays: returns the arrays that the server's first model has, the same at all sites.
         steps: `for step in site.steps(total, label)` reports progress (see `fedsim.progress`).
     """
 
@@ -67,6 +68,7 @@ class Site:
     state: RecordDict
     device: torch.device
     new_model: Callable[[], torch.nn.Module]
+    first_arrays: Callable[[], ArrayRecord]
     steps: Callable[[int, str], Iterator[int]]
     _streams: Streams = field(repr=False)
 
@@ -85,6 +87,14 @@ class Site:
 
 class Client(ABC):
     """Base of client methods. The constructor only stores parameters."""
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """What of the site's records themselves travels in its replies, in words; () for nothing.
+
+        It is written to run.json and shown when a run starts.
+        """
+        return ()
 
     @abstractmethod
     def train(self, content: RecordDict, site: Site) -> RecordDict:

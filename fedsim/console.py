@@ -116,8 +116,11 @@ class Console:
             if row["metrics"].get(name) is not None
         ]
         epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}"
+        asked, failed = len(row["clients"]), {f["client"] for f in row["failed"]}
+        missing = [f"{asked - len(failed)} of {asked} clients"] if failed else []
         parts = [
             f"round {row['round']:>{len(str(self._rounds))}}/{self._rounds}",
+            *missing,
             *scores,
             f"up {row['mb_up']:.3f} MB",
             f"down {row['mb_down']:.3f} MB",
@@ -126,6 +129,8 @@ class Console:
             f"{row['peak_rss_mb']:.0f} MB RAM",
         ]
         self.line(" | ".join(parts))
+        for failure in row["failed"]:
+            self.line(f"  {self._name(failure['client'])} failed: {failure['reason']}")
 
     def stop(self) -> None:
         """Take the bars away."""

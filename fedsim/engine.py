@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
@@ -20,14 +21,14 @@ from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
 from fedsim.errors import InputError
-from fedsim.evaluation import evaluate
+from fedsim.evaluation import evaluate, predict
 from fedsim.federation import Federation, stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.worker import Job, device_for
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
-from fedsim.models.build import build_model
+from fedsim.models.build import build_model, first_arrays
 from fedsim.progress import Board, Steps
 from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
@@ -84,18 +85,23 @@ def is_one_shot(strategy: FlowerStrategy) -> bool:
     return isinstance(strategy, Strategy) and strategy.one_shot
 
 
-def check_client(scenario: Scenario) -> None:
-    """Raise InputError unless `client.name` is a client method or a Flower ClientApp."""
+def client_releases(scenario: Scenario) -> tuple[str, ...]:
+    """What the client method's replies carry of the records themselves.
+
+    Raises:
+        InputError: `client.name` is neither a client method nor a Flower ClientApp.
+    """
     name = scenario.client.name
     found = default_registry().resolve("clients", name)
     if isinstance(found, ClientApp):
-        return
+        return ()
     client = construct(found, scenario.client.parameters)
     if not isinstance(client, Client):
         raise InputError(
             f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
             hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
         )
+    return client.releases
 
 
 def worker_count(scenario: Scenario, clients: int) -> int:
@@ -168,10 +174,13 @@ def engine(
 
         with isolated(streams.sequence("model")):
             model = new_model()
-        initial = initial_arrays(model, scenario)
         device = device_for(scenario)
         test, val = federation.view("test"), federation.view("val")
         pooled = scenario.evaluation.select == "pooled_val"
+
+        def probabilities(arrays: ArrayRecord) -> np.ndarray:
+            flower.load_state(model, arrays)
+            return predict(model, test, device)
 
         def score_test(arrays: ArrayRecord) -> dict[str, float | None]:
             flower.load_state(model, arrays)
@@ -211,29 +220,13 @@ def engine(
                 console=console,
                 fits=lambda arrays: flower.load_state(model, arrays),
                 score_test=score_test,
+                predict_test=probabilities,
                 score_val=score_val if pooled else None,
                 write=lambda row: folder.append("rounds.jsonl", row) if folder else None,
                 checkpoints=checkpoints,
                 traffic=traffic,
-                arrays=initial,
+                arrays=first_arrays(scenario, task, seed),
             )
         finally:
             grid.close()
             torch.set_num_threads(threads_before)
-
-
-def initial_arrays(model: torch.nn.Module, scenario: Scenario) -> ArrayRecord:
-    """The first global arrays: the model's own initialisation, or the file `model.init` names."""
-    path = scenario.model.init
-    if path is not None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            flower.load_state(model, flower.tensor_record(load_file(path)))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(
-                f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
-                hint="the file must hold the model's state_dict: the same names and shapes",
-            ) from error
-    return flower.pack_state(model.state_dict())

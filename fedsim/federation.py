@@ -52,6 +52,13 @@ class Federation:
             "root": self.store.root,
             "fingerprint": self.store.fingerprint,
             "skipped": len(self.store.skipped),
+            "classes": list(self.store.classes),
+            "classes_by_client": {
+                name: np.bincount(
+                    self.store.labels[positions], minlength=len(self.store.classes)
+                ).tolist()
+                for name, positions in self.train.items()
+            },
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "sizes_by_client": {
                 name: {"train": len(self.train[name]), "val": len(self.val[name])}

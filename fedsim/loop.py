@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,9 +28,10 @@ from fedsim.grid.worker import peak_rss_mb
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
-from fedsim.strategy import Server
+from fedsim.strategy import Server, Strategy
 
-Score = Callable[[ArrayRecord], dict[str, float | None]]
+Scores = dict[str, float | None]
+Score = Callable[[ArrayRecord], Scores]
 
 
 def not_finite(record: ArrayRecord) -> str:
@@ -49,14 +50,17 @@ class Rounds:
 
     Attributes:
         fits: raises ValueError unless arrays have the names and shapes of the model's.
-        score_test: metrics of global arrays on the test split.
+        score_test: metrics of a model's arrays on the test split.
+        predict_test: class probabilities on the test split, float32 [n, classes].
         score_val: metrics on the pooled validation split; None unless the scenario selects by it.
         write: takes each line of rounds.jsonl.
         checkpoints: where the state is saved after each round; None for trials.
         traffic: the lines of traffic.jsonl of the current round; who writes them fills it.
         arrays: the current global arrays.
-        selected: the arrays that the scenario's selection rule chose so far.
+        selected: the models that the scenario's selection rule chose so far: one, or one a client
+            where each has its own.
         metrics: the last metrics on the test split of `selected`.
+        failed: messages of all rounds that led to no usable reply.
         finished: rounds that are done, in this process or before it.
         seconds_before: time spent on the run by earlier processes.
     """
@@ -70,25 +74,32 @@ class Rounds:
     console: Console
     fits: Callable[[ArrayRecord], None]
     score_test: Score
+    predict_test: Callable[[ArrayRecord], np.ndarray]
     score_val: Score | None
     write: Callable[[dict[str, Any]], None]
     checkpoints: Checkpoints | None
     traffic: list[dict[str, Any]]
     arrays: ArrayRecord
-    selected: ArrayRecord = field(init=False)
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    selected: list[ArrayRecord] = field(init=False)
+    metrics: Scores = field(default_factory=dict)
+    failed: int = 0
     finished: int = 0
     seconds_before: float = 0.0
     _best: float | None = None
     _begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.selected = self.arrays
+        self.selected = [self.arrays]
 
     @property
     def seconds(self) -> float:
         """Time spent on the run so far, by this process and earlier ones."""
         return self.seconds_before + time.perf_counter() - self._begun
+
+    @property
+    def has_global_model(self) -> bool:
+        """Whether there is one model, and not one a client."""
+        return not (isinstance(self.strategy, Strategy) and self.strategy.local)
 
     def run(self) -> None:
         """Run the rounds of the scenario that are not finished."""
@@ -99,8 +110,9 @@ class Rounds:
         """Take up the state that a checkpoint holds."""
         self.finished, self.seconds_before = checkpoint.round, checkpoint.seconds
         self.arrays = flower.tensor_record(checkpoint.arrays)
-        self.selected = flower.tensor_record(checkpoint.selected)
+        self.selected = [flower.tensor_record(arrays) for arrays in checkpoint.selected]
         self.metrics, self._best = checkpoint.loop["metrics"], checkpoint.loop["best"]
+        self.failed = checkpoint.loop["failed"]
         restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
         self.ledger.load_state_dict(checkpoint.ledger)
@@ -116,7 +128,9 @@ class Rounds:
         self.traffic.clear()
         heard: dict[str, dict[str, Any]] = {}
         joined, reported = self._exchange(number, heard)
-        metrics = self._score(number)
+        failures = list(self.grid.failures)
+        self.failed += len(failures)
+        metrics = self._score(number, heard)
         metrics |= {f"train_{name}": v for name, v in reported.items() if not isinstance(v, list)}
         up, down = self.ledger.round_megabytes(number)
         up_total, down_total = self.ledger.total_megabytes()
@@ -124,7 +138,7 @@ class Rounds:
             "round": number,
             "phase": "train",
             "clients": joined,
-            "failed": [],
+            "failed": [failure.row() for failure in failures],
             "mb_up": up,
             "mb_down": down,
             "mb_up_total": up_total,
@@ -135,6 +149,7 @@ class Rounds:
             "certified": False,
             "metrics": metrics,
             "metrics_by_client": heard,
+            "delay_seconds": self.grid.wait(),
             "seconds": time.perf_counter() - begun,
             "peak_rss_mb": self.peak_rss_mb(),
         }
@@ -148,8 +163,8 @@ class Rounds:
         return Checkpoint(
             round=self.finished,
             arrays=arrays_of(self.arrays),
-            selected=arrays_of(self.selected),
-            loop={"metrics": self.metrics, "best": self._best},
+            selected=[arrays_of(arrays) for arrays in self.selected],
+            loop={"metrics": self.metrics, "best": self._best, "failed": self.failed},
             strategy=strategy_state(self.strategy),
             contexts=self.grid.states(),
             ledger=self.ledger.state_dict(),
@@ -167,16 +182,17 @@ class Rounds:
         the metrics of each client.
         """
         strategy, grid = self.strategy, self.grid
-        grid.round = self.server.round = number
+        self.server.round = number
+        grid.begin_round(number)
         with self._foreign("configure_train", number):
             messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
-        read: list[int] = []
-        replies = self._observe(grid.send_and_receive(messages), heard, read)
-        with self._foreign("aggregate_train", number):
+        replies = _Replies(self, grid.send_and_receive(messages), heard)
+        arrays, reported = None, None
+        with contextlib.suppress(_NobodyAnsweredError), self._foreign("aggregate_train", number):
             arrays, reported = strategy.aggregate_train(number, replies)
-        if len(read) < len(messages):
+        if not replies.exhausted:
             raise RunError(
-                f"strategy {self.scenario.strategy.name!r} read {len(read)} of {len(messages)} "
+                f"strategy {self.scenario.strategy.name!r} read {replies.read} of {len(messages)} "
                 f"replies in aggregate_train of round {number}: a reply that is not read is never "
                 "asked for"
             )
@@ -186,26 +202,38 @@ class Rounds:
         if self.scenario.evaluation.on_clients:
             with self._foreign("configure_evaluate", number):
                 asked = list(strategy.configure_evaluate(number, self.arrays, ConfigRecord(), grid))
-            scored = self._observe(grid.send_and_receive(asked), heard, [], prefix="val_")
+            scored = _Replies(self, grid.send_and_receive(asked), heard, evaluate=True)
             with self._foreign("aggregate_evaluate", number):
                 strategy.aggregate_evaluate(number, scored)
         return sorted(grid.client(message) for message in messages), reported or MetricRecord()
 
-    def _score(self, number: int) -> dict[str, float | None]:
-        """Score the arrays when it is their turn, and keep those that the scenario selects."""
+    def _models(self) -> list[ArrayRecord]:
+        """The global model or, where there is none, each client's own."""
+        if self.has_global_model:
+            return [self.arrays]
+        states = self.grid.states().values()
+        return [state.array_records.get("arrays", self.arrays) for state in states]
+
+    def _score(self, number: int, heard: dict[str, dict[str, Any]]) -> Scores:
+        """Score the models when it is their turn, and keep those that the scenario selects."""
         every, last = self.scenario.evaluation.every, number == self.scenario.rounds
         if number % every and not last:
             return {}
-        scores: dict[str, float | None] = {}
-        if self.score_val is None:
-            self.selected = self.arrays
-            self.metrics = self.score_test(self.selected)
-        else:
-            val = self.score_val(self.arrays).get("auc")
+        models = self._models()
+        scores: Scores = {}
+        if self.score_val is not None:
+            val = mean_scores([self.score_val(arrays) for arrays in models]).get("auc")
             scores["val_auc"] = val
-            if val is not None and (self._best is None or val > self._best):
-                self._best, self.selected = val, self.arrays
-                self.metrics = self.score_test(self.selected)
+            if val is None or (self._best is not None and val <= self._best):
+                return self.metrics | scores
+            self._best = val
+        self.selected = models
+        each = [self.score_test(arrays) for arrays in models]
+        self.metrics = mean_scores(each)
+        if len(models) > 1:
+            for client, own in enumerate(each):
+                values = {f"test_{name}": value for name, value in own.items()}
+                heard.setdefault(str(client), {}).update(values)
         return self.metrics | scores
 
     def _check(self, arrays: ArrayRecord, number: int) -> None:
@@ -222,29 +250,6 @@ class Rounds:
                 f"strategy {name!r} returned arrays in round {number} that cannot be the model's: "
                 f"{problem}"
             )
-
-    def _observe(
-        self,
-        replies: Iterable[Message],
-        heard: dict[str, dict[str, Any]],
-        read: list[int],
-        prefix: str = "",
-    ) -> Iterator[Message]:
-        """Hand replies on to the strategy; note who was read, and the metrics they report."""
-        for reply in replies:
-            client = self.grid.client_of(reply.metadata.src_node_id)
-            read.append(client)
-            for field_name, arrays in reply.content.array_records.items():
-                if problem := not_finite(arrays):
-                    raise RunError(
-                        f"client {client} (site {self.server.names[client]!r}) sent {field_name!r} "
-                        f"in round {self.grid.round} that are no numbers: {problem}; its training "
-                        "diverged: try a smaller learning rate"
-                    )
-            for record in reply.content.metric_records.values():
-                values = {f"{prefix}{name}": value for name, value in record.items()}
-                heard.setdefault(str(client), {}).update(values)
-            yield reply
 
     @contextlib.contextmanager
     def _foreign(self, method: str, number: int) -> Iterator[None]:
@@ -267,3 +272,77 @@ class Rounds:
         """
         workers = {k: v for k, v in self.grid.peak_rss_mb.items() if k != "driver"}
         return peak_rss_mb() + sum(workers.values())
+
+
+class _Replies:
+    """The replies of one exchange as a strategy reads them: checked, and noted who was heard."""
+
+    def __init__(
+        self,
+        rounds: Rounds,
+        replies: Iterable[Message],
+        heard: dict[str, dict[str, Any]],
+        evaluate: bool = False,
+    ) -> None:
+        self._rounds, self._heard, self._evaluate = rounds, heard, evaluate
+        self._replies = self._checked(replies)
+        self.read = 0
+        self.exhausted = False
+
+    def __iter__(self) -> Iterator[Message]:
+        return self._replies
+
+    def _checked(self, replies: Iterable[Message]) -> Iterator[Message]:
+        grid = self._rounds.grid
+        for reply in replies:
+            if problem := _diverged(reply):
+                client = grid.client_of(reply.metadata.src_node_id)
+                grid.failures.append(grid.failure(client, "diverged", problem))
+                continue
+            self.read += 1
+            self._note(reply)
+            yield reply
+        self.exhausted = True
+        least = self._rounds.scenario.faults.min_clients
+        if not self._evaluate and self.read < max(least, 1):
+            if least == 0:
+                raise _NobodyAnsweredError
+            raise RunError(
+                f"{self.read} client(s) answered in round {grid.round}, fewer than "
+                f"faults.min_clients={least}:\n"
+                + "\n".join(f"  client {f.client} ({f.site}): {f.reason}" for f in grid.failures)
+            )
+
+    def _note(self, reply: Message) -> None:
+        """Keep the metrics that a client reports."""
+        client = self._rounds.grid.client_of(reply.metadata.src_node_id)
+        prefix = "val_" if self._evaluate else ""
+        for record in reply.content.metric_records.values():
+            values = {f"{prefix}{name}": value for name, value in record.items()}
+            self._heard.setdefault(str(client), {}).update(values)
+
+
+class _NobodyAnsweredError(FedsimError):
+    """A round without replies that the scenario lets pass."""
+
+
+def _diverged(reply: Message) -> str:
+    """Why a reply's arrays are no numbers; "" if they are."""
+    for name, arrays in reply.content.array_records.items():
+        if problem := not_finite(arrays):
+            return (
+                f"sent {name!r} that are no numbers: {problem}; its training diverged: try a "
+                "smaller learning rate"
+            )
+    return ""
+
+
+def mean_scores(each: Sequence[Scores]) -> Scores:
+    """Means of every metric over models; a metric that is None for some is averaged over others."""
+    if len(each) == 1:
+        return dict(each[0])
+    means: Scores = {}
+    for name in each[0]:
+        known = [value for scores in each if (value := scores[name]) is not None]
+        means[name] = float(np.mean(known)) if known else None
+    return means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fedsim.errors import InputError
 
@@ -108,6 +111,12 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole."""
         write_whole(self.path / name, text.encode())
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Write an .npz file of named arrays whole."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        write_whole(self.path / name, buffer.getvalue())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file."""

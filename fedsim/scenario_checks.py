@@ -105,6 +105,20 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
     val, select = ("data", "split", "val"), ("evaluation", "select")
     if document.get(select) == "pooled_val" and document.get(val) == 0:
         problems.append((document.place(select), "evaluation.select: needs data.split.val above 0"))
+    timeout, backend = ("faults", "client_timeout"), ("resources", "backend")
+    if document.get(timeout) is not None and document.get(backend) == "inline":
+        message = f"{dotted(timeout)}: needs {dotted(backend)}=ray: one process cannot end itself"
+        problems.append((document.place(timeout), message))
+    deadline, delay = ("faults", "deadline"), ("faults", "delay")
+    if document.get(deadline) is not None and not document.get(delay):
+        message = f"{dotted(deadline)}: needs {dotted(delay)} above 0"
+        problems.append((document.place(deadline), message))
+    least = ("faults", "min_clients")
+    if not {clients, least} & wrong.keys():
+        number, asked = document.get(clients), document.get(least, 1)
+        if number is not None and asked > number:
+            message = f"{dotted(least)}: {asked} replies of {number} clients"
+            problems.append((document.place(least), message))
     return problems
 
 

@@ -170,9 +170,26 @@ class Resources(Block):
 
 
 class Faults(Block):
-    """What happens when a client raises: the run stops."""
+    """What happens when clients fail, and which failures are simulated.
 
-    on_client_error: Literal["stop"] = "stop"
+    Attributes:
+        on_client_error: a client that raises, dies, hangs or diverges stops the run, or is left
+            out of the round.
+        min_clients: a training round with fewer replies stops the run; 0 lets a round without
+            replies pass and leaves the model as it is.
+        client_timeout: seconds after which a client that has not answered counts as failed.
+        dropout: probability that a client takes part in a round and never answers.
+        delay: mean seconds of a simulated, exponentially distributed delay of each reply. It is
+            noted, not slept.
+        deadline: a reply with a longer simulated delay is not used.
+    """
+
+    on_client_error: Literal["stop", "skip"] = "stop"
+    min_clients: Annotated[StrictInt, Field(ge=0)] = 1
+    client_timeout: Annotated[StrictFloat, Field(gt=0)] | None = None
+    dropout: Share = 0.0
+    delay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    deadline: Annotated[StrictFloat, Field(ge=0)] | None = None
 
 
 class Scenario(Block):

@@ -78,6 +78,9 @@ class Strategy(FlowerStrategy):
     server: Server
     one_shot: ClassVar[bool] = False
     """Whether clients send once: then a run has one round, and replies are stored on arrival."""
+    local: ClassVar[bool] = False
+    """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
+    are scored on the test split, and the run's metrics are means over clients."""
 
     def setup(self, server: Server) -> None:
         """Take what the run offers; called once before the first round."""

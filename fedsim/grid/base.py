@@ -12,9 +12,12 @@ from flwr.serverapp import Grid
 
 from fedsim import flower
 from fedsim.checkpoint import Checkpoints
-from fedsim.errors import ClientError, InputError
+from fedsim.errors import ClientError, InputError, RunError
+from fedsim.faults import Failure, Kind, Simulated
 from fedsim.grid.worker import Job, Spent
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.randomness import Streams
+from fedsim.schema import Faults
 
 # A strategy that waits for nodes asks again and again; nobody will ever come.
 _PATIENCE = 50
@@ -32,11 +35,19 @@ class BaseGrid(Grid):
         peak_rss_mb: peak memory of each worker process seen so far.
         estimated_seconds: per client, what full answers would have taken (for trials).
         replies: where each reply is stored on arrival, and taken from on resume; None: nowhere.
+        failures: messages of the current round without a usable reply.
+        delays: seconds of simulated delay of each client that answered in the current round.
     """
 
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
         self.replies: Checkpoints | None = None
+        self.failures: list[Failure] = []
+        self.delays: dict[int, float] = {}
+        # A trial measures what a round costs when all goes well.
+        real = job.step_limit is None
+        self._faults = job.scenario.faults if real else Faults()
+        self._simulated = Simulated(self._faults, Streams(job.seed))
         self.round = 0
         self.in_flight: set[int] = set()
         self.peak_rss_mb: dict[str, float] = {}
@@ -44,6 +55,7 @@ class BaseGrid(Grid):
         flower.configure_identity()
         self._run = flower.empty_run()
         self._sent = 0
+        self._phase = ""
         self._asked = 0
         self._box: dict[str, Message] = {}
         count = len(job.train)
@@ -60,8 +72,14 @@ class BaseGrid(Grid):
         }
 
     @abstractmethod
-    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
-        """Run the clients; yield (message, reply) in the order of `messages`."""
+    def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
+        """Run the clients; yield replies, or failures, in the order of `messages`."""
+
+    def begin_round(self, number: int) -> None:
+        """Forget the failures of the round before."""
+        self.round = number
+        self.failures.clear()
+        self.delays.clear()
 
     def close(self) -> None:
         """Let go of what the grid holds."""
@@ -105,9 +123,26 @@ class BaseGrid(Grid):
         for node, context in self.contexts.items():
             context.state = states[self._client_of[node]]
 
-    def _failed(self, message: Message, text: str) -> ClientError:
-        client = self.client(message)
-        return ClientError(client, self.job.names[client], self.round, text)
+    def failure(self, client: int, kind: Kind, reason: str, details: str = "") -> Failure:
+        """What to note of a client without a usable reply.
+
+        Raises:
+            ClientError, RunError: the scenario stops at such failures.
+        """
+        site = self.job.names[client]
+        if self._faults.on_client_error == "stop" and kind not in ("dropout", "late"):
+            if kind == "error":
+                raise ClientError(client, site, self.round, details)
+            raise RunError(f"client {client} (site {site!r}) in round {self.round}: {reason}")
+        return Failure(client, site, self._phase, kind, reason, details)
+
+    def wait(self) -> float | None:
+        """Seconds of simulated delay that a server would have waited for in the current round."""
+        return self._simulated.wait(list(self.delays.values()))
+
+    def raised(self, client: int, traceback: str) -> Failure:
+        """The failure of a client that raised."""
+        return self.failure(client, "error", traceback.rstrip().rpartition("\n")[2], traceback)
 
     # --- Flower's Grid -------------------------------------------------------------------------
 
@@ -149,15 +184,47 @@ class BaseGrid(Grid):
         ordered = sorted(messages, key=self.client)
         for message in ordered:
             self._sent += 1
+            self._phase = message.metadata.message_type.partition(".")[0]
             flower.stamp(message, f"m{self._sent}")
-        stored = {self.client(message): self._stored(message) for message in ordered}
-        fresh = self._execute([m for m in ordered if stored[self.client(m)] is None])
+        gone = {c for c in map(self.client, ordered) if self._simulated.drops_out(self.round, c)}
+        here = [message for message in ordered if self.client(message) not in gone]
+        stored = {self.client(message): self._stored(message) for message in here}
+        fresh = self._execute([m for m in here if stored[self.client(m)] is None])
         with contextlib.closing(fresh):
             for message in ordered:
-                reply = stored[self.client(message)] or next(fresh)[1]
-                self._ledger.exchange(self.round, self.client(message), message, reply)
-                yield reply
+                client = self.client(message)
+                if client in gone:
+                    outcome: Message | Failure = self.failure(client, "dropout", "dropped out")
+                else:
+                    outcome = stored[client] or next(fresh)
+                self._meter(message, outcome)
+                outcome = self._delayed(message, outcome)
+                if isinstance(outcome, Failure):
+                    self.failures.append(outcome)
+                else:
+                    yield outcome
         self._ledger.forget_contents()
+
+    def _meter(self, message: Message, outcome: Message | Failure) -> None:
+        """Count a message and what came back: a reply, the report of an error, or nothing."""
+        client = self.client(message)
+        if isinstance(outcome, Failure):
+            if outcome.kind != "error":
+                self._ledger.unanswered(self.round, client, message)
+                return
+            outcome = flower.error_reply(message, outcome.reason)
+        self._ledger.exchange(self.round, client, message, outcome)
+
+    def _delayed(self, message: Message, outcome: Message | Failure) -> Message | Failure:
+        """The reply, or the failure that it came after the deadline."""
+        if isinstance(outcome, Failure):
+            return outcome
+        client = self.client(message)
+        self.delays[client] = delay = self._simulated.delay(self.round, client)
+        if not self._simulated.too_late(delay):
+            return outcome
+        reason = f"answered {delay:.1f} s late, after the deadline of {self._faults.deadline} s"
+        return self.failure(client, "late", reason)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Run the clients and keep their replies for `pull_messages`."""

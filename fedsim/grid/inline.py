@@ -9,6 +9,7 @@ from flwr.app import Message
 
 from fedsim import flower
 from fedsim.errors import FedsimError
+from fedsim.faults import Failure
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
@@ -23,20 +24,24 @@ class InlineGrid(BaseGrid):
         super().__init__(job, ledger, tick)
         self._worker = Worker(job, tick)
 
-    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
+    def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         for message in messages:
             # All messages of a broadcast share one content: a client that edits its own must not
             # be seen by the next.
             own = flower.make_message(flower.shallow(message.content), message.metadata)
             self.in_flight = {self.client(message)}
+            context = self.contexts[message.metadata.dst_node_id]
+            before = flower.shallow(context.state)
+            outcome: Message | Failure
             try:
-                context = self.contexts[message.metadata.dst_node_id]
-                reply, context, spent = self._worker.run(own, context, self.round)
+                outcome, context, spent = self._worker.run(own, context, self.round)
+                self._keep(message, outcome, context, spent, "driver")
             except FedsimError:
                 raise
-            except Exception as error:
-                raise self._failed(message, traceback.format_exc()) from error
+            except Exception:
+                # What the client wrote before it failed is lost, as it is with a worker's copy.
+                context.state = before
+                outcome = self.raised(self.client(message), traceback.format_exc())
             finally:
                 self.in_flight = set()
-            self._keep(message, reply, context, spent, "driver")
-            yield message, reply
+            yield outcome

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 import traceback
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedsim import flower
 from fedsim.errors import InputError, RunError
+from fedsim.faults import Failure
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Spent, Worker
 from fedsim.ledger.traffic import TrafficLedger
@@ -26,6 +28,19 @@ from fedsim.scenario import Resources
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
 _WINDOW_MB = 256.0
 _POLL_SECONDS = 0.2
+_DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+)
+
+
+class _Flight(NamedTuple):
+    """A message at work: its place in the list, the worker, and when it began."""
+
+    place: int
+    worker: int
+    started: float
 
 
 class _Actor:
@@ -37,6 +52,7 @@ class _Actor:
 
     def configure(self, job: Job) -> None:
         self._worker = Worker(job)
+        self._worker.warm()
 
     def run(
         self, metadata: Metadata, names: list[str], context: Context, round: int, *records: Any
@@ -143,15 +159,20 @@ class RayGrid(BaseGrid):
         self._pool = _pool(job.scenario.resources, workers, verbose)
         self._workers = workers
         self._job = ray.put(job)
-        ray.get([actor.configure.remote(self._job) for actor in self._pool.actors[:workers]])
+        try:
+            ray.get([actor.configure.remote(self._job) for actor in self._pool.actors[:workers]])
+        except ray.exceptions.RayTaskError as error:
+            raise RunError(f"a worker could not start:\n{error}") from error
 
-    def _execute(self, messages: list[Message]) -> Generator[tuple[Message, Message]]:
+    def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         shared: dict[int, Any] = {}
         waiting = list(range(len(messages)))
         window = self._window(messages)
         idle = list(range(self._workers))
-        flying: dict[Any, tuple[int, int]] = {}
-        done: dict[int, Message] = {}
+        flying: dict[Any, _Flight] = {}
+        starting: dict[Any, int] = {}
+        died: set[int] = set()
+        done: dict[int, Message | Failure] = {}
         following = 0
         try:
             while following < len(messages):
@@ -159,24 +180,64 @@ class RayGrid(BaseGrid):
                     index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
                     waiting.remove(index)
                     worker = idle.pop(0)
-                    flying[self._submit(worker, messages[index], shared)] = (index, worker)
-                self.in_flight = {self.client(messages[index]) for index, _ in flying.values()}
-                ready, _ = ray.wait(list(flying), num_returns=1, timeout=_POLL_SECONDS)
+                    reference = self._submit(worker, messages[index], shared)
+                    flying[reference] = _Flight(index, worker, time.monotonic())
+                self.in_flight = {self.client(messages[f.place]) for f in flying.values()}
+                pending = [*flying, *starting]
+                ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
                 if self._tick is not None:
                     self._tick()
                 for reference in ready:
-                    index, worker = flying[reference]
-                    done[index] = self._receive(reference, messages[index], worker)
-                    del flying[reference]
-                    idle.append(worker)
+                    if reference in starting:
+                        ray.get(reference)
+                        idle.append(starting.pop(reference))
+                        continue
+                    flight = flying.pop(reference)
+                    message = messages[flight.place]
+                    try:
+                        done[flight.place] = self._receive(reference, message, flight.worker)
+                        idle.append(flight.worker)
+                    except _DEATHS as error:
+                        starting |= self._restart(flight.worker)
+                        if flight.place in died:
+                            done[flight.place] = self._dead(message, error)
+                        else:  # Once more: the client's state is here, so the bits are the same.
+                            died.add(flight.place)
+                            waiting.append(flight.place)
+                for reference in self._overdue(flying):
+                    flight = flying.pop(reference)
+                    starting |= self._restart(flight.worker)
+                    done[flight.place] = self._timed_out(messages[flight.place])
                 while following in done:
-                    yield messages[following], done.pop(following)
+                    yield done.pop(following)
                     following += 1
         finally:
             self.in_flight = set()
             # Left early: a client failed, or the consumer stopped. The others are still at work.
-            for _, worker in flying.values():
-                self._pool.replace(worker)
+            for flight in flying.values():
+                self._pool.replace(flight.worker)
+
+    def _restart(self, worker: int) -> dict[Any, int]:
+        """Start another actor in a worker's place; it is ready when the returned key is."""
+        return {self._pool.replace(worker).configure.remote(self._job): worker}
+
+    def _overdue(self, flying: dict[Any, _Flight]) -> list[Any]:
+        """References of the clients that take longer than the scenario allows."""
+        limit = self._faults.client_timeout
+        if limit is None:
+            return []
+        now = time.monotonic()
+        return [reference for reference, f in flying.items() if now - f.started > limit]
+
+    def _timed_out(self, message: Message) -> Failure:
+        limit = self._faults.client_timeout
+        reason = f"no answer within {limit} s (faults.client_timeout)"
+        return self.failure(self.client(message), "timeout", reason)
+
+    def _dead(self, message: Message, error: Exception) -> Failure:
+        cause = str(error).strip().partition("\n")[0]
+        reason = f"its worker process died twice: {cause} Out of memory? Try --workers 1"
+        return self.failure(self.client(message), "worker", reason)
 
     def _records_of(self, message: Message) -> int:
         return len(self.job.train[self.job.names[self.client(message)]])
@@ -200,16 +261,11 @@ class RayGrid(BaseGrid):
         actor = self._pool.actors[worker]
         return actor.run.remote(message.metadata, names, context, self.round, *records)
 
-    def _receive(self, reference: Any, message: Message, worker: int) -> Message:
-        try:
-            reply, context, spent, failure = ray.get(reference)
-        except ray.exceptions.RayActorError as error:
-            client = self.client(message)
-            raise RunError(
-                f"the worker of client {client} (site {self.job.names[client]!r}) died in round "
-                f"{self.round}: {error}\nOut of memory? Try fewer workers: --workers 1"
-            ) from error
+    def _receive(self, reference: Any, message: Message, worker: int) -> Message | Failure:
+        """Fetch an answer; raises one of `_DEATHS` if the actor died."""
+        reply, context, spent, failure = ray.get(reference)
         if reply is None:
-            raise self._failed(message, failure)
+            return self.raised(self.client(message), failure)
         self._keep(message, reply, context, spent, f"worker {worker}")
+        assert isinstance(reply, Message)
         return reply

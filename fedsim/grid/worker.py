@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from fedsim.client import Site, Task, as_client_app
 from fedsim.data.store import Store
 from fedsim.data.views import View
-from fedsim.models.build import build_model
+from fedsim.models.build import build_model, first_arrays
 from fedsim.progress import Steps, open_board
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
@@ -86,7 +86,13 @@ class Worker:
 
     @cached_property
     def _model(self) -> torch.nn.Module:
-        return build_model(self.job.scenario, self.job.task).to(self._device)
+        # Draws of its own: whether a client is a worker's first must not show in its randomness.
+        with isolated(Streams(self.job.seed).sequence("model")):
+            return build_model(self.job.scenario, self.job.task).to(self._device)
+
+    def warm(self) -> None:
+        """Import and build now what the first message would otherwise wait for."""
+        _ = self._store, self._app, self._model
 
     def _site(self, message: Message, context: Context) -> Site:
         client = int(context.node_config["partition-id"])
@@ -102,6 +108,7 @@ class Worker:
             state=context.state,
             device=self._device,
             new_model=self._warm_model,
+            first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
             steps=self._steps,
             _streams=Streams(self.job.seed),
         )

@@ -88,6 +88,14 @@ class TrafficLedger:
         up = self.add(round, client, "up", sent.up + received.up, answer)
         return down, up
 
+    def unanswered(self, round: int, client: int, message: Message) -> dict[str, Any]:
+        """Count a message to a client that never answered: one row, down.
+
+        The requests with which the client fetched it travel up; they are left out, having no row.
+        """
+        sent = wire_bytes(message, self._size(message.content))
+        return self.add(round, client, "down", sent.down, fields(message.content))
+
     def _size(self, content: RecordDict) -> ContentSize:
         """The size of a content, measured once however many clients it is sent to."""
         if id(content) not in self._sizes:

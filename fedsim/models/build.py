@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from flwr.app import ArrayRecord
 
+from fedsim import flower
+from fedsim.errors import InputError
+from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 
@@ -30,3 +34,26 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model {block.name!r} makes a {type(model).__name__}, not a torch Module")
     return model
+
+
+def first_arrays(scenario: Scenario, task: Task, seed: int) -> ArrayRecord:
+    """The first global arrays: the model's own initialisation, or the file `model.init` names.
+
+    Raises:
+        InputError: the file does not fit the model.
+    """
+    with isolated(Streams(seed).sequence("model")):
+        model = build_model(scenario, task)
+    path = scenario.model.init
+    if path is not None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            flower.load_state(model, flower.tensor_record(load_file(path)))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(
+                f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
+                hint="the file must hold the model's state_dict: the same names and shapes",
+            ) from error
+    return flower.pack_state(model.state_dict())

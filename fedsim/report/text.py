@@ -27,7 +27,10 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     ]
     stand_in = summary["data_source"] == "embedded"
     epsilon = summary["epsilon"]
+    failed = summary["failed"]
+    missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
+        *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         "privacy: " + ("none" if epsilon is None else f"epsilon {epsilon:.3f}"),

@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import nn
 
 from fedsim.client import Site, Task
-from fedsim.clients.distill import Distill, Match, matching_loss, redraw
-from fedsim.codecs import decode_images
+from fedsim.clients.distill import Distill
+from fedsim.codecs import clipped_fraction, decode_images
+from fedsim.distillation import Match, gradient_loss, matching_loss, redraw
 from fedsim.flower import tensors
 from fedsim.models import ConvNet
 from fedsim.progress import Steps
 from fedsim.randomness import Streams
+
+MATCHINGS = ("gdd", "dm", "dsa", "dc")
+LABELS = [0] * 9 + [1] * 5
 
 
 class Records:
@@ -30,6 +34,9 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def scale(self, factors: torch.Tensor) -> None:
+        self._images *= factors[:, None, None, None]
 
     def of_class(self, label: int) -> np.ndarray:
         return np.flatnonzero(self.labels.numpy() == label)
@@ -50,6 +57,7 @@ def site(labels: list[int], client: int = 0, seed: int = 0) -> Site:
         state=RecordDict(),
         device=torch.device("cpu"),
         new_model=lambda: nn.Identity(),
+        first_arrays=ArrayRecord,
         steps=Steps(client),
         _streams=Streams(seed),
     )
@@ -60,74 +68,183 @@ def distil(where: Site, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
     asked = RecordDict({"config": ConfigRecord({"codec": "float32"})})
     settings = {"images_per_class": 2, "iterations": 4, "width": 8, "depth": 2} | parameters
     reply = Distill(**settings).train(asked, where)
-    images = tensors(reply.array_records["images"])["images"]
+    images = tensors(reply.array_records["images"])["images"].copy()
     return images, tensors(reply.array_records["labels"])["labels"]
 
 
-def test_one_step_under_a_linear_encoder_has_a_closed_form() -> None:
-    encoder = nn.Linear(2, 2, bias=False)
-    encoder.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
-    real = torch.tensor([[1.0, 1.0], [3.0, 1.0]])
-    images = torch.zeros(1, 2, requires_grad=True)
-    loss = matching_loss(encoder, [Match(real, images, 1.0)])
-    loss.backward()
-    assert loss.item() == pytest.approx(8.0)
-    assert images.grad is not None
-    assert images.grad.tolist() == [[-4.0, -8.0]]
-    assert (images - 0.1 * images.grad).tolist()[0] == pytest.approx([0.4, 0.8])
-
-
-def test_gdd_without_perturbation_is_dm_at_twice_the_rate() -> None:
-    labels = [0] * 9 + [1] * 5
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize("perturb", ["image", "feature"])
+def test_gdd_without_perturbation_is_dm_at_twice_the_rate(perturb: str, layers: str) -> None:
     # One step, in which all real images are in the batch: the two methods draw different numbers,
     # but match the same sets.
-    same = {"augment": "none", "iterations": 1, "batch_size": 64}
-    gdd, _ = distil(
-        site(labels), matching="gdd", perturb_probability=0.0, image_learning_rate=0.5, **same
-    )
-    dm, _ = distil(site(labels), matching="dm", image_learning_rate=1.0, **same)
-    start, _ = distil(site(labels), iterations=0)
+    same = {"augment": "none", "iterations": 1, "batch_size": 64, "layers": layers}
+    never = {"perturb": perturb, "perturb_probability": 0.0}
+    gdd, _ = distil(site(LABELS), matching="gdd", image_learning_rate=0.5, **never, **same)
+    dm, _ = distil(site(LABELS), matching="dm", image_learning_rate=1.0, **same)
+    start, _ = distil(site(LABELS), iterations=0)
     assert not np.allclose(gdd, start, atol=1e-4)
     np.testing.assert_allclose(gdd, dm, rtol=1e-4, atol=1e-5)
 
 
-def test_perturbation_changes_what_is_matched() -> None:
-    labels = [0] * 9 + [1] * 5
-    plain, perturbed = (
-        distil(site(labels), perturb_probability=p, augment="none", iterations=1)[0]
-        for p in (0.0, 1.0)
+@pytest.mark.parametrize("perturb", ["image", "feature"])
+def test_perturbation_changes_what_is_matched(perturb: str) -> None:
+    images = []
+    for probability in (0.0, 1.0):
+        where: Any = site(LABELS)
+        # Contrasts that vary: a perturbed feature matters only where its sign turns.
+        where.train.scale(torch.linspace(0.05, 2, len(LABELS)))
+        settings = {"perturb": perturb, "perturb_probability": probability, "augment": "none"}
+        images.append(distil(where, iterations=1, **settings)[0])
+    assert not np.allclose(*images, atol=1e-4)
+
+
+def test_matching_all_layers_is_another_loss() -> None:
+    last, every = (
+        distil(site(LABELS), matching="dm", layers=layers, iterations=1)[0]
+        for layers in ("last", "all")
     )
-    assert not np.allclose(plain, perturbed, atol=1e-4)
+    assert not np.allclose(last, every, atol=1e-4)
 
 
-def test_distilling_lowers_the_matching_loss() -> None:
+@pytest.mark.parametrize(
+    ("matching", "rate", "left"), [("dm", 1.0, 0.7), ("dc", 1.0, 0.8), ("dsa", 1.0, 0.8)]
+)
+def test_distilling_lowers_the_loss_under_a_network_it_has_not_seen(
+    matching: str, rate: float, left: float
+) -> None:
     labels = [0] * 20 + [1] * 20
-    encoder = ConvNet(2, 3, 8, 8, 2).features.requires_grad_(False)
-    redraw(encoder, torch.Generator().manual_seed(11))
+    network = ConvNet(2, 3, 8, 8, 2)
+    redraw(network, torch.Generator().manual_seed(11))
     real = Records(labels).images(np.arange(20, 40))
     losses = []
-    for iterations in (0, 60):
-        images, sent = distil(site(labels), iterations=iterations, augment="none", matching="dm")
-        images_of_class = torch.from_numpy(images[sent == 1])
-        losses.append(matching_loss(encoder, [Match(real, images_of_class, 1.0)]).item())
-    assert losses[1] < 0.7 * losses[0]
+    for iterations in (0, 30):
+        settings = {"matching": matching, "iterations": iterations, "image_learning_rate": rate}
+        images, sent = distil(site(labels), **settings)
+        match = Match(1, real, torch.from_numpy(images[sent == 1]))
+        loss = (
+            matching_loss(network.features, [match])
+            if matching == "dm"
+            else gradient_loss(network, [match])
+        )
+        losses.append(loss.item())
+    assert losses[1] < left * losses[0]
 
 
-def test_an_absent_class_is_not_sent() -> None:
-    images, labels = distil(site([1] * 6))
+def test_dsa_without_its_augmentation_would_be_dc() -> None:
+    dc, dsa = (distil(site(LABELS), matching=m, iterations=1)[0] for m in ("dc", "dsa"))
+    assert not np.allclose(dc, dsa, atol=1e-4)
+
+
+def test_gradients_are_matched_along_the_training_of_the_network() -> None:
+    def images(**loops: int) -> np.ndarray:
+        rates = {"network_learning_rate": 0.5, "image_learning_rate": 1.0}
+        return distil(site(LABELS), matching="dc", iterations=1, **rates, **loops)[0]
+
+    # The last step of the images needs no trained network after it.
+    alone = images(outer_loops=1, inner_loops=1)
+    assert np.array_equal(alone, images(outer_loops=1, inner_loops=5))
+    short, long = (images(outer_loops=2, inner_loops=inner) for inner in (1, 5))
+    assert not np.allclose(short, alone, atol=1e-4)
+    assert not np.allclose(short, long, atol=1e-4)
+
+
+@pytest.mark.parametrize(("each", "outer", "inner"), [(1, 1, 1), (2, 2, 3)])
+def test_loops_follow_the_images_of_a_class_unless_they_are_set(
+    each: int, outer: int, inner: int
+) -> None:
+    same = {"matching": "dc", "images_per_class": each, "iterations": 2}
+    default, _ = distil(site(LABELS), **same)
+    written, _ = distil(site(LABELS), outer_loops=outer, inner_loops=inner, **same)
+    other, _ = distil(site(LABELS), outer_loops=3, inner_loops=1, **same)
+    assert np.array_equal(default, written)
+    assert not np.array_equal(default, other)
+
+
+def test_images_can_start_from_real_ones() -> None:
+    labels = [0] * 2 + [1] * 9
+    images, sent = distil(site(labels), init="real", iterations=0, images_per_class=4)
+    real = Records(labels).images(np.arange(len(labels))).numpy()
+    found = [int(np.flatnonzero((real == image).all(axis=(1, 2, 3)))[0]) for image in images]
+    assert [labels[position] for position in found] == sent.tolist()
+    # Two images must do for four; nine need not repeat.
+    assert sorted(found[:4]) == [0, 0, 1, 1]
+    assert len(set(found[4:])) == 4
+    moved, _ = distil(site(labels), init="real", iterations=2, images_per_class=4)
+    assert not np.array_equal(moved, images)
+
+
+def test_a_start_from_real_images_is_declared() -> None:
+    assert Distill(init="noise").releases == ()
+    (text,) = Distill(init="real").releases
+    assert text == "real pixels: the synthetic images start from real ones"
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+@pytest.mark.parametrize("iterations", [0, 3])
+def test_clamped_images_lose_nothing_on_the_wire(matching: str, iterations: int) -> None:
+    # Records of this test go beyond white, and so do images that move this fast.
+    settings = {"matching": matching, "iterations": iterations, "image_learning_rate": 50.0}
+    free, _ = distil(site(LABELS), **settings)
+    clamped, _ = distil(site(LABELS), clamp=True, **settings)
+    assert clipped_fraction(torch.from_numpy(free)) > 0.01
+    assert clipped_fraction(torch.from_numpy(clamped)) == 0
+    assert not np.array_equal(clamped, np.zeros_like(clamped))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"matching": "dc", "augment": "siamese"}, "change matching to dsa"),
+        ({"matching": "dsa", "augment": "none"}, "change matching to dc"),
+        ({"matching": "dm", "perturb": "feature"}, r"perturb \(feature\) .* only with gdd"),
+        ({"matching": "dm", "perturb_probability": 0.2}, r"perturb_probability \(0.2\)"),
+        ({"matching": "dc", "layers": "all"}, r"layers \(all\) .* only with gdd and dm"),
+        ({"outer_loops": 2}, r"outer_loops \(2\) has no effect with matching: gdd"),
+        ({"inner_loops": 2}, "inner_loops"),
+        ({"network_learning_rate": 0.1}, "only with dc and dsa"),
+        ({"matching": "dc", "augment": "siamese", "layers": "all"}, "augment .* layers"),
+    ],
+)
+def test_parameters_that_contradict_the_matching_are_refused(
+    parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Distill(**parameters)
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+def test_a_matching_may_be_named_with_the_augmentation_it_means(matching: Any) -> None:
+    Distill(matching=matching)
+    Distill(matching=matching, augment="none" if matching == "dc" else "siamese")
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+@pytest.mark.parametrize("init", ["noise", "real"])
+def test_an_absent_class_is_not_sent(matching: str, init: str) -> None:
+    images, labels = distil(site([1] * 6), matching=matching, init=init)
     assert labels.tolist() == [1, 1]
     assert images.shape == (2, 3, 8, 8)
 
 
-def test_a_site_depends_on_itself_alone() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"matching": "gdd"},
+        {"matching": "gdd", "perturb": "feature", "perturb_probability": 1.0},
+        {"matching": "dm", "layers": "all", "init": "real"},
+        {"matching": "dc", "clamp": True},
+        {"matching": "dsa", "init": "real"},
+    ],
+)
+def test_a_site_depends_on_itself_alone(settings: dict[str, Any]) -> None:
     labels = [0] * 6 + [1] * 3
-    first, _ = distil(site(labels, client=3))
-    distil(site([0, 1], client=1))
+    first, _ = distil(site(labels, client=3), **settings)
+    distil(site([0, 1], client=1), **settings)
     torch.rand(5)
-    again, _ = distil(site(labels, client=3))
+    again, _ = distil(site(labels, client=3), **settings)
     assert first.tobytes() == again.tobytes()
-    assert not np.array_equal(first, distil(site(labels, client=4))[0])
-    assert not np.array_equal(first, distil(site(labels, client=3, seed=1))[0])
+    assert not np.array_equal(first, distil(site(labels, client=4), **settings)[0])
+    assert not np.array_equal(first, distil(site(labels, client=3, seed=1), **settings)[0])
 
 
 def test_uint8_on_the_wire_is_the_rounded_picture() -> None:
@@ -142,16 +259,3 @@ def test_uint8_on_the_wire_is_the_rounded_picture() -> None:
     inside = (sent > 0) & (sent < 255)
     assert inside.any()
     assert off[inside].max() <= 0.51
-
-
-def test_a_drawn_network_is_fresh_and_torch_like() -> None:
-    encoder = ConvNet(2, 3, 16, 32, 3).features
-    first_conv = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d))
-    before = first_conv.weight.clone()
-    redraw(encoder, torch.Generator().manual_seed(0))
-    bound = 1 / np.sqrt(27)
-    assert not torch.equal(before, first_conv.weight)
-    assert first_conv.weight.abs().max() <= bound
-    assert first_conv.weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.1)
-    assert first_conv.bias is not None
-    assert first_conv.bias.abs().max() <= bound

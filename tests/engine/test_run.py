@@ -17,12 +17,12 @@ from tests.engine.conftest import GDD
 ROUND_KEYS = {
     "round", "phase", "clients", "failed", "mb_up", "mb_down", "mb_up_total", "mb_down_total",
     "epsilon", "epsilon_by_client", "delta", "certified", "metrics", "metrics_by_client",
-    "seconds", "peak_rss_mb",
+    "seconds", "peak_rss_mb", "delay_seconds",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "metrics", "rounds", "mb_up_total", "mb_down_total", "epsilon", "epsilon_rdp",
     "epsilon_claimed", "accountant", "delta", "certified", "audit", "wall_seconds",
-    "peak_rss_mb", "data_source",
+    "peak_rss_mb", "data_source", "failed",
 }  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def test_a_strategy_that_raises_is_named(run_tiny: Callable[..., Result]) -> Non
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        ("client=misbehaving:Diverges", r"client 2 \(site 'client-2'\) sent 'arrays' in round 1"),
+        ("client=misbehaving:Diverges", r"client 2 \(site 'client-2'\) in round 1: sent 'arrays'"),
         ("client=misbehaving:ReturnsNothing", "must return a RecordDict, not NoneType"),
         ("strategy=misbehaving:Deaf", "read 0 of 4 replies"),
         ("strategy=misbehaving:OtherModel", "'misbehaving:OtherModel' returned arrays in round 1"),

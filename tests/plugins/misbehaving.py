@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -41,6 +45,45 @@ class Interrupts(Supervised):
         """Be interrupted."""
         exec(f"import signal\nsignal.raise_signal({self.number})")
         raise AssertionError("not interrupted")
+
+
+class Dies(Supervised):
+    """Ends its own process by SIGKILL at one client and round, `times` times in all."""
+
+    def __init__(self, marks: str, times: int = 1, client: int = 1, round: int = 2) -> None:
+        super().__init__()
+        self.marks, self.times, self.where = Path(marks), times, (client, round)
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, or die."""
+        deaths = len(list(self.marks.iterdir()))
+        if (site.client, site.round) == self.where and deaths < self.times:
+            (self.marks / str(deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(content, site)
+
+
+class Hangs(Supervised):
+    """Never answers at one client and round."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, or hang."""
+        while (site.client, site.round) == (1, 2):
+            time.sleep(1)
+        return super().train(content, site)
+
+
+class CountsAndRaises(Client):
+    """Writes a number to its state, and then raises at client 1 in round 2."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Count, and raise."""
+        seen = int(site.state["seen"]["rounds"]) + 1 if "seen" in site.state else 1
+        site.state["seen"] = MetricRecord({"rounds": seen})
+        if (site.client, site.round) == (1, 2):
+            raise RuntimeError("after writing")
+        metrics = MetricRecord({"num-examples": len(site.train), "seen": seen})
+        return RecordDict({"arrays": content["arrays"], "metrics": metrics})
 
 
 class Counts(Client):
