@@ -66,7 +66,7 @@ class Supervised(Client):
             received = decode_tensors(received)
         model = site.new_model()
         load_state(model, tensor_record(received))
-        loss = self._fit(model, site, cast(float, config.get("proximal-mu", 0.0)))
+        loss = self.fit(model, site, cast(float, config.get("proximal-mu", 0.0)))
 
         if codec is None:
             arrays = pack_state(model.state_dict())
@@ -77,7 +77,8 @@ class Supervised(Client):
         metrics = MetricRecord({"num-examples": len(site.train), "loss": loss})
         return RecordDict({"arrays": arrays, "metrics": metrics})
 
-    def _fit(self, model: torch.nn.Module, site: Site, mu: float) -> float:
+    def fit(self, model: torch.nn.Module, site: Site, mu: float = 0.0) -> float:
+        """Train a model in place, with a proximal term if `mu` is above 0; return the mean loss."""
         view = site.train
         order = endless_batches(len(view), self.batch_size, site.generator("batches"))
         total = self.steps or self.epochs * -(-len(view) // self.batch_size)
