@@ -1,17 +1,19 @@
 """Distil a site's images into a few synthetic ones, sent once: the client's half of GDD.
 
-GDD matches mean embeddings of real and synthetic images under freshly drawn networks, like DM
-(Zhao & Bilen, "Dataset Condensation with Distribution Matching", 2023), and matches them a second
-time with the channel statistics of the real images perturbed. Where the paper's printed formula
-and its idea disagree, `fedsim.augment.perturb_statistics` says which is meant. Method card:
-`docs/methods/gdd.md`.
+Four methods by what they match, under freshly drawn networks. DM (Zhao & Bilen, "Dataset
+Condensation with Distribution Matching", 2023): mean embeddings of real and synthetic images. GDD:
+these, and a second time with the channel statistics of the real images perturbed. DC (Zhao et al.,
+"Dataset Condensation with Gradient Matching", 2021): the gradients that they give a classifier.
+DSA (Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", 2021): the same
+of images that are augmented alike. Where GDD's printed formula and its idea disagree,
+`fedsim.augment.perturb_statistics` says which is meant. Method card: `docs/methods/gdd.md`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, cast
+import inspect
+import itertools
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,42 +23,90 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from fedsim import Client, Site
 from fedsim.augment import SiameseAugment, perturb_statistics
 from fedsim.codecs import Codec, clipped_fraction, encode_images
+from fedsim.distillation import (
+    Layers,
+    Match,
+    draw_records,
+    gradient_loss,
+    matching_loss,
+    picture_range,
+    redraw,
+)
 from fedsim.flower import tensor_record
-from fedsim.losses.matching import mean_matching
 from fedsim.models import ConvNet
+from fedsim.training import Augmentation, augmentation, fit
+
+# Parameters that some methods do not look at, and who does.
+_USED_BY = {
+    "perturb": ("gdd",),
+    "perturb_probability": ("gdd",),
+    "layers": ("gdd", "dm"),
+    "outer_loops": ("dc", "dsa"),
+    "inner_loops": ("dc", "dsa"),
+    "network_learning_rate": ("dc", "dsa"),
+}
 
 
 class Distill(Client):
-    """Learn `images_per_class` images of each class that the site has, starting from noise.
+    """Learn `images_per_class` images of each class that the site has.
 
-    A class that the site does not have is not sent: its images would be noise.
+    A class that the site does not have is not sent: there is nothing to learn it from.
 
     Args:
-        matching: "gdd" matches the means of plain and of perturbed real images; "dm" the plain ones
-            only. GDD's loss has two terms: with `perturb_probability: 0` it is DM at twice the
-            image learning rate.
+        matching: "gdd" matches the mean embeddings of plain and of perturbed real images; "dm" of
+            the plain ones only; "dc" the gradients of a classifier; "dsa" these with augmentation.
+            GDD's loss has two terms: with `perturb_probability: 0` it is DM at twice the image
+            learning rate.
         images_per_class: synthetic images of each class.
-        iterations: steps of the images; a new network is drawn in each.
-        image_learning_rate: of the images' SGD. Their gradient falls as one over
-            `images_per_class`: state the two together.
+        iterations: networks that are drawn, one after another. The images make a step under each,
+            with DC and DSA `outer_loops` steps.
+        image_learning_rate: of the images' SGD. The papers use 1 for GDD and DM, 0.1 for DC and
+            DSA. The gradient of mean matching falls as one over `images_per_class`: state the two
+            together.
         image_momentum: of that SGD.
-        batch_size: real images of each class in an iteration (fewer if the site has fewer).
-        perturb_probability: that a class's real images are perturbed in an iteration, 0 to 1.
+        batch_size: real images of each class in a step (fewer if the site has fewer).
+        init: "noise" starts the synthetic images from a standard normal distribution; "real" from
+            real images of the class, drawn at random, which then travel, changed by the
+            distillation.
+        clamp: keep the images, their start included, within what an 8-bit picture can hold.
         augment: "siamese" changes real and synthetic images alike, one operation for each class
-            and iteration (Zhao & Bilen 2021).
-        width, depth: of the ConvNet that embeds.
+            and step; "none" does not; null is what the matching asks for: "none" for DC, else
+            "siamese".
+        layers: match embeddings after the "last" block of the ConvNet or after "all" of them, each
+            at the scale of the last (GDD and DM).
+        perturb: where the statistics are perturbed: those of the "image", as the paper's formula,
+            or of each "feature" map between convolution and normalisation, as public code of its
+            first author (GDD).
+        perturb_probability: that a class's real images are perturbed in an iteration, 0 to 1 (GDD).
+        outer_loops: steps of the images under one network (DC and DSA); null: 1 with one image a
+            class, else 2.
+        inner_loops: steps of that network on the synthetic images, all in one batch, between two
+            steps of the images (DC and DSA); null: 1 with one image a class, else 3.
+        network_learning_rate: of the network's SGD (DC and DSA).
+        width, depth: of the ConvNet.
+
+    Raises:
+        ValueError: `augment` contradicts the matching, or a parameter that the matching does not
+            look at was changed.
     """
 
     def __init__(
         self,
-        matching: Literal["gdd", "dm"] = "gdd",
+        matching: Literal["gdd", "dm", "dsa", "dc"] = "gdd",
         images_per_class: PositiveInt = 10,
         iterations: NonNegativeInt = 300,
         image_learning_rate: PositiveFloat = 1.0,
         image_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         batch_size: PositiveInt = 64,
+        init: Literal["noise", "real"] = "noise",
+        clamp: bool = False,
+        augment: Augmentation | None = None,
+        layers: Layers = "last",
+        perturb: Literal["image", "feature"] = "image",
         perturb_probability: Annotated[float, Field(ge=0, le=1)] = 0.5,
-        augment: Literal["none", "siamese"] = "siamese",
+        outer_loops: PositiveInt | None = None,
+        inner_loops: PositiveInt | None = None,
+        network_learning_rate: PositiveFloat = 0.01,
         width: PositiveInt = 128,
         depth: PositiveInt = 3,
     ) -> None:
@@ -66,19 +116,32 @@ class Distill(Client):
         self.image_learning_rate = image_learning_rate
         self.image_momentum = image_momentum
         self.batch_size = batch_size
+        self.init = init
+        self.clamp = clamp
+        self.augment: Augmentation = augment or ("none" if matching == "dc" else "siamese")
+        self.layers = layers
+        self.perturb = perturb
         self.perturb_probability = perturb_probability
-        self.augment = augment
+        self.outer_loops = outer_loops
+        self.inner_loops = inner_loops
+        self.network_learning_rate = network_learning_rate
         self.width = width
         self.depth = depth
+        self._check()
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """What of the site's records the replies carry."""
+        if self.init == "real":
+            return ("real pixels: the synthetic images start from real ones",)
+        return ()
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Send the synthetic images, their labels, and how the distillation went."""
         members = {c: site.train.of_class(c) for c in range(site.task.num_classes)}
         members = {label: positions for label, positions in members.items() if len(positions)}
         labels = torch.tensor(list(members)).repeat_interleave(self.images_per_class)
-        shape = (len(labels), site.task.in_channels, site.task.image_size, site.task.image_size)
-        images = torch.randn(shape, generator=site.generator("synthetic-start"))
-        images, loss = self._distil(images, labels, members, site)
+        images, loss = self._distil(self._start(members, site), labels, members, site)
         metrics: dict[str, Any] = {
             "num-examples": len(site.train),
             "loss": loss,
@@ -94,6 +157,16 @@ class Distill(Client):
             }
         )
 
+    def _start(self, members: dict[int, np.ndarray], site: Site) -> torch.Tensor:
+        """The images [n, C, H, W] that the distillation starts from, class after class."""
+        draws = site.generator("synthetic-start")
+        if self.init == "real":
+            chosen = [draw_records(of, self.images_per_class, draws) for of in members.values()]
+            return site.train.images(np.concatenate(chosen))
+        side = site.task.image_size
+        count = len(members) * self.images_per_class
+        return torch.randn((count, site.task.in_channels, side, side), generator=draws)
+
     def _distil(
         self,
         images: torch.Tensor,
@@ -102,98 +175,123 @@ class Distill(Client):
         site: Site,
     ) -> tuple[torch.Tensor, float]:
         """Move the images [n, C, H, W] for all iterations; return them and the last loss."""
-        encoder = ConvNet(
-            site.task.num_classes,
-            site.task.in_channels,
-            site.task.image_size,
-            self.width,
-            self.depth,
-        ).features.requires_grad_(False)
-        encoder.to(site.device)
-        # The encoder sees one image at a time (instance normalisation), so training mode is fine.
+        task = site.task
+        classifier = ConvNet(
+            task.num_classes, task.in_channels, task.image_size, self.width, self.depth
+        ).to(site.device)
+        # The network sees one image at a time (instance normalisation): training mode is fine.
+        by_gradients = self.matching in ("dc", "dsa")
+        network = classifier if by_gradients else classifier.features.requires_grad_(False)
         draws = site.generator("distil")
-        operations = SiameseAugment() if self.augment == "siamese" else None
-        images = images.to(site.device).requires_grad_(True)
+        black, white = picture_range(site.device)
+        images = images.to(site.device)
+        if self.clamp:
+            images = images.clamp(black, white)
+        images.requires_grad_(True)
         optimizer = torch.optim.SGD(
             [images], lr=self.image_learning_rate, momentum=self.image_momentum
         )
-        rows = {label: torch.nonzero(labels == label).flatten() for label in members}
+        outer_loops, inner_loops = self._loops()
         loss = torch.zeros(())
         for _ in site.steps(self.iterations, "distil"):
-            redraw(encoder, draws)
-            matches: list[Match] = []
-            for label, positions in members.items():
-                transform = operations.draw(draws) if operations else _unchanged
-                chosen = torch.randperm(len(positions), generator=draws)[: self.batch_size]
-                batch = site.train.images(positions[chosen.numpy()]).to(site.device)
-                synthetic = transform(images[rows[label]])
-                matches += [
-                    Match(transform(seen), synthetic, weight)
-                    for seen, weight in self._seen(batch, draws)
-                ]
-            loss = matching_loss(encoder, matches)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            redraw(network, draws)
+            for loop in range(outer_loops):
+                if loop:
+                    self._fit(network, images.detach(), labels, inner_loops, draws)
+                matches = self._matches(images, labels, members, site, draws)
+                if by_gradients:
+                    loss = gradient_loss(network, matches)
+                else:
+                    loss = matching_loss(network, matches, self.layers)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward(inputs=[images])
+                optimizer.step()
+                if self.clamp:
+                    images.data.clamp_(black, white)
         return images.detach().cpu(), loss.item()
+
+    def _matches(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        members: dict[int, np.ndarray],
+        site: Site,
+        draws: torch.Generator,
+    ) -> list[Match]:
+        """Draw the real images of each class, and change them and the synthetic ones alike."""
+        operations = SiameseAugment() if self.augment == "siamese" else None
+        matches: list[Match] = []
+        for label, positions in members.items():
+            transform = operations.draw(draws) if operations else _unchanged
+            chosen = torch.randperm(len(positions), generator=draws)[: self.batch_size]
+            batch = site.train.images(positions[chosen.numpy()]).to(site.device)
+            synthetic = transform(images[torch.nonzero(labels == label).flatten()])
+            matches += [
+                Match(label, transform(seen), synthetic, weight, noise)
+                for seen, weight, noise in self._seen(batch, draws)
+            ]
+        return matches
 
     def _seen(
         self, batch: torch.Tensor, draws: torch.Generator
-    ) -> list[tuple[torch.Tensor, float]]:
-        """What a class's synthetic images are matched with, and how much each match counts."""
-        if self.matching == "dm":
-            return [(batch, 1.0)]
+    ) -> list[tuple[torch.Tensor, float, list[torch.Tensor]]]:
+        """What a class's synthetic images are matched with: images, weight, noise of features."""
+        if self.matching != "gdd":
+            return [(batch, 1.0, [])]
         if torch.rand((), generator=draws) >= self.perturb_probability:
-            return [(batch, 2.0)]  # Both terms of the loss see the same images.
-        noise = torch.randn(2, *batch.shape[:2], generator=draws).to(batch.device)
-        return [(batch, 1.0), (perturb_statistics(batch, noise[0], noise[1]), 1.0)]
+            return [(batch, 2.0, [])]  # Both terms of the loss see the same images.
 
+        def noise(channels: int) -> torch.Tensor:
+            return torch.randn(2, len(batch), channels, generator=draws).to(batch.device)
 
-class Match(NamedTuple):
-    """Real images [B, C, H, W] that synthetic images [I, C, H, W] are matched with."""
+        if self.perturb == "feature":
+            return [(batch, 1.0, []), (batch, 1.0, [noise(self.width) for _ in range(self.depth)])]
+        return [(batch, 1.0, []), (perturb_statistics(batch, *noise(batch.shape[1])), 1.0, [])]
 
-    real: torch.Tensor
-    synthetic: torch.Tensor
-    weight: float
+    def _loops(self) -> tuple[int, int]:
+        """Steps of the images under one network, and of the network between two of them."""
+        if self.matching not in ("dc", "dsa"):
+            return 1, 0
+        outer, inner = (1, 1) if self.images_per_class == 1 else (2, 3)
+        return self.outer_loops or outer, self.inner_loops or inner
 
+    def _fit(
+        self,
+        network: torch.nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        steps: int,
+        draws: torch.Generator,
+    ) -> None:
+        """Train the network on the synthetic images, where the next gradients are compared."""
+        fit(
+            network,
+            itertools.repeat((images, labels)),
+            range(steps),
+            torch.optim.SGD(network.parameters(), lr=self.network_learning_rate),
+            device=images.device,
+            augment=augmentation(self.augment, draws),
+        )
 
-def matching_loss(encoder: torch.nn.Module, matches: Sequence[Match]) -> torch.Tensor:
-    """Weighted sum of the squared distances of mean embeddings (paper, Eq. 4 to 6).
-
-    Gradients flow to the synthetic images only. Those that several matches share are embedded once.
-    """
-    synthetic = list({id(match.synthetic): match.synthetic for match in matches}.values())
-    parts = torch.split(encoder(torch.cat(synthetic)), [len(images) for images in synthetic])
-    embedded = {id(images): part for images, part in zip(synthetic, parts, strict=True)}
-    with torch.no_grad():
-        targets = [
-            torch.cat([encoder(chunk) for chunk in match.real.split(_chunk(match.real))])
-            for match in matches
-        ]
-    terms = [
-        match.weight * mean_matching(target, embedded[id(match.synthetic)])
-        for match, target in zip(matches, targets, strict=True)
-    ]
-    return torch.stack(terms).sum()
-
-
-def _chunk(images: torch.Tensor) -> int:
-    """Images to embed at a time; on a CPU, maps that fit its caches take half the time."""
-    return 32 if images.device.type == "cpu" else max(1, len(images))
-
-
-def redraw(encoder: torch.nn.Module, generator: torch.Generator) -> None:
-    """Draw a new network in place: PyTorch's default initialisation, from a CPU generator."""
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            # kaiming_uniform_ with a = sqrt(5) is uniform within 1 / sqrt(fan in), as is the bias.
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            for parameter in (module.weight, module.bias):
-                if parameter is not None:
-                    values = torch.empty(parameter.shape).uniform_(
-                        -bound, bound, generator=generator
-                    )
-                    parameter.data.copy_(values)
+    def _check(self) -> None:
+        problems = []
+        means = {"dc": "none", "dsa": "siamese"}.get(self.matching, self.augment)
+        if self.augment != means:
+            other = "dsa" if self.matching == "dc" else "dc"
+            problems.append(
+                f"With matching: {self.matching} augment is {means}, but {self.augment} was asked "
+                f"for: leave augment out, or change matching to {other}."
+            )
+        parameters = inspect.signature(Distill).parameters
+        for name, methods in _USED_BY.items():
+            if self.matching not in methods and getattr(self, name) != parameters[name].default:
+                problems.append(
+                    f"The parameter {name} ({getattr(self, name)}) has no effect with matching: "
+                    f"{self.matching}, only with {' and '.join(methods)}: leave it out, or change "
+                    "matching."
+                )
+        if problems:
+            raise ValueError(" ".join(problems))
 
 
 def _unchanged(images: torch.Tensor) -> torch.Tensor:

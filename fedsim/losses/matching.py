@@ -36,6 +36,37 @@ def mean_matching(real: Tensor, synthetic: Tensor) -> Tensor:
     return (real.mean(dim=0) - synthetic.mean(dim=0)).square().sum()
 
 
+def layer_matching(real: Sequence[Tensor], synthetic: Sequence[Tensor]) -> Tensor:
+    """Sum over layers of `mean_matching`, each layer at the scale of the last.
+
+    A squared distance grows with the length of the embedding. Each is multiplied by the last
+    layer's length over its own, so that layers count by the mean of their squared differences. With
+    one layer this is `mean_matching`.
+
+    Args:
+        real: an embedding [B, D] for each layer, first to last; D varies.
+        synthetic: the same of the synthetic images, [I, D].
+
+    Returns:
+        A scalar, at least 0.
+
+    Raises:
+        ValueError: no layer, another number of layers on the two sides, or what `mean_matching`
+            refuses.
+    """
+    if not real or len(real) != len(synthetic):
+        raise ValueError(
+            "Matching layers needs the same layers of real and synthetic images, at least one, but "
+            f"there are {len(real)} and {len(synthetic)}."
+        )
+    length = real[-1].shape[1]
+    terms = [
+        mean_matching(target, embedding) * (length / target.shape[1])
+        for target, embedding in zip(real, synthetic, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
 def gradient_distance(
     real: Sequence[Tensor], synthetic: Sequence[Tensor], epsilon: float = 1e-6
 ) -> Tensor:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsim.losses import gradient_distance, mean_matching
+from fedsim.losses.matching import gradient_distance, layer_matching, mean_matching
 from fedsim.models import ConvNet
 
 
@@ -135,3 +135,26 @@ def test_gradient_distance_reaches_the_images():
 def test_gradients_of_unlike_shapes_are_refused():
     with pytest.raises(ValueError, match="different shapes"):
         gradient_distance([torch.zeros(2, 3)], [torch.zeros(3, 2)])
+
+
+def test_layers_are_matched_at_the_scale_of_the_last():
+    # Distances 2 over four values and 9 over two: 2 x 2/4 + 9.
+    real = [torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0]]), torch.tensor([[3.0, 0.0]])]
+    synthetic = [torch.zeros(3, 4), torch.zeros(3, 2)]
+    assert layer_matching(real, synthetic) == 10
+
+
+def test_matching_one_layer_is_matching_means_to_the_bit():
+    generator = torch.Generator().manual_seed(1)
+    real = torch.randn(5, 7, generator=generator)
+    synthetic = torch.randn(3, 7, generator=generator, requires_grad=True)
+    results = [mean_matching(real, synthetic), layer_matching([real], [synthetic])]
+    assert torch.equal(*results)
+    assert torch.equal(*(torch.autograd.grad(loss, synthetic)[0] for loss in results))
+
+
+@pytest.mark.parametrize(("real", "synthetic"), [(0, 0), (2, 1)])
+def test_layers_that_do_not_pair_are_refused(real, synthetic):
+    embedding = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match=f"there are {real} and {synthetic}"):
+        layer_matching([embedding] * real, [embedding] * synthetic)
