@@ -13,11 +13,13 @@ from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.console import Console
-from fedsim.engine import build_strategy, client_releases, engine, worker_count
+from fedsim.engine import build_strategy, client_releases, engine, is_one_shot, worker_count
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
 from fedsim.loop import Rounds
 from fedsim.progress import Steps
+from fedsim.randomness import Streams, isolated
+from fedsim.report.leakage import leakage_line, write_leakage
 from fedsim.report.page import write_report
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
@@ -196,6 +198,8 @@ def _go(
                 console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
             rounds.run()
             summary = _finish(federation, rounds, folder)
+            if is_one_shot(strategy):
+                _leakage(federation, rounds, folder, console, Streams(seed))
         status = "done"
     except KeyboardInterrupt as interrupt:
         status = "interrupted"
@@ -205,6 +209,20 @@ def _go(
         folder.write_json("run.json", record | {"finished": now(), "status": status})
     _report(folder, console)
     return Result(folder.path, seed, summary["metrics"], summary, folder.read_lines("rounds.jsonl"))
+
+
+def _leakage(
+    federation: Federation, rounds: Rounds, folder: RunFolder, console: Console, streams: Streams
+) -> None:
+    """Look for real images in what a one-shot method sent, and for members in its model."""
+    with isolated(streams.sequence("model")):
+        model = rounds.server.new_model()
+    flower.load_state(model, rounds.selected[0])
+    found = write_leakage(
+        folder.path, federation, model, rounds.server.device, streams.numpy("leakage")
+    )
+    if found is not None:
+        console.line(leakage_line(found))
 
 
 def _report(folder: RunFolder, console: Console) -> None:
