@@ -172,7 +172,10 @@ def test_a_client_that_raises_exits_with_1(typed: Typed, tmp_path: Path) -> None
     assert "the scanner is on fire" in err
 
 
-def test_run_compare_check_and_dry_run(typed: Typed, tmp_path: Path) -> None:
+def test_run_compare_check_and_dry_run(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     from tests.engine.conftest import TINY
 
     (tmp_path / "tiny.yaml").write_text(TINY.replace("rounds: 2", "rounds: 2\nseeds: [0, 1]"))

@@ -3,24 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shutil
 import sys
 from pathlib import Path
 
-from fedsim.errors import EXIT_DONE
+from fedsim.errors import EXIT_DONE, InputError, Problem
 from fedsim.verbs import Verbs
+
+_FILES = ("csv", "latex", "markdown")
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     one = verbs.add("compare", _compare, "Print the table of several runs.")
-    one.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or runs/<scenario>")
+    one.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="a run, or a folder of runs such as runs/<scenario> or a sweep's",
+    )
+    one.add_argument(
+        "--baseline", metavar="LABEL", help="row to take differences from; default: the first"
+    )
+    one.add_argument(
+        "--reach", type=float, metavar="X", help="MB until the test AUC was first X, such as 0.75"
+    )
+    one.add_argument(
+        "--bandwidth", type=float, metavar="MBIT", help="seconds on the wire at MBIT per second"
+    )
+    one.add_argument(
+        "--latency", type=float, metavar="MS", help="milliseconds a message, with --bandwidth"
+    )
+    one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
+    one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
+    one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from fedsim.report.compare import find_runs, rows_of, table
+    _require_sound(arguments)
+    from fedsim.report import export
+    from fedsim.report.compare import compare, find_runs, rows_of, text
+    from fedsim.report.costs import Link
+    from fedsim.runfolder import write_whole
 
     rows, left_out = rows_of(find_runs(arguments.runs))
-    print(table(rows))
+    link = None
+    if arguments.bandwidth is not None:
+        link = Link(arguments.bandwidth, arguments.latency or 0.0)
+    comparison = compare(rows, baseline=arguments.baseline, reach=arguments.reach, link=link)
+    print(text(comparison, shutil.get_terminal_size((120, 24)).columns))
     for line in left_out:
         print(line, file=sys.stderr)
+    formats = {"csv": export.csv_text, "latex": export.latex, "markdown": export.markdown}
+    for name in _FILES:
+        path = getattr(arguments, name)
+        if path is None:
+            continue
+        try:
+            write_whole(path, formats[name](comparison).encode())
+        except OSError as error:
+            raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
+        print(f"written: {path}")
     return EXIT_DONE
+
+
+def _require_sound(arguments: argparse.Namespace) -> None:
+    """Raise InputError unless the options make sense."""
+    problems = []
+    reach, bandwidth, latency = arguments.reach, arguments.bandwidth, arguments.latency
+    if reach is not None and not 0 < reach <= 1:
+        percent = f" (did you mean {reach / 100:g}?)" if 1 < reach <= 100 else ""
+        problems.append(Problem("--reach", f"must lie above 0 and not above 1{percent}"))
+    if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
+        problems.append(Problem("--bandwidth", "must be above 0, in Mbit a second"))
+    if latency is not None and not (math.isfinite(latency) and latency >= 0):
+        problems.append(Problem("--latency", "must not be negative, in milliseconds"))
+    if latency is not None and bandwidth is None:
+        problems.append(Problem("--latency", "needs --bandwidth, too"))
+    for name in _FILES:
+        path = getattr(arguments, name)
+        if path is not None and path.is_dir():
+            problems.append(Problem(f"--{name}", f"{path} is a folder; name a file"))
+    if problems:
+        raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")

@@ -1,0 +1,217 @@
+"""The comparison of methods: scores, differences from a baseline, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsim.errors import InputError, Problem
+from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
+from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaired
+from fedsim.report.rows import Row
+from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
+
+DIFFERENCE, REACH, WIRE = "difference", "reach", "wire"
+"""Keys of the measures that are no entries of summary.json."""
+
+_EMBEDDED = "data 'embedded': generated stand-in images, not real data."
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of the comparison.
+
+    Attributes:
+        key: of the measures; for scores the metric's name.
+        name: in files that programs read; says all that the quantity depends on.
+        title: above the column.
+        unit: of the measures, unscaled: "fraction", "MB" or "s".
+        group: "scores", "difference" or "costs".
+        digits: behind the point, in print.
+        scale: what a printed number is multiplied by: 100 for per cent.
+    """
+
+    key: str
+    name: str
+    title: str
+    unit: str
+    group: str
+    digits: int
+    scale: float = 1.0
+
+
+# In the order and under the names of the paper's table (GDD-FL).
+_SCORES = {
+    "auc": "AUC",
+    "precision": "P",
+    "recall": "R",
+    "f1": "F1",
+    "balanced_accuracy": "bal.acc",
+    "pr_auc": "PR-AUC",
+    "dice": "Dice",
+}
+_COSTS = (
+    Column("mb_up_total", "mb_up_total", "MB up", "MB", "costs", 3),
+    Column("mb_down_total", "mb_down_total", "MB down", "MB", "costs", 3),
+    Column("wall_seconds", "wall_seconds", "seconds", "s", "costs", 0),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is said of one row: its measures by column key, and why it has no difference, or ""."""
+
+    row: Row
+    measures: dict[str, Measure]
+    failed: int
+    unpaired: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows and columns, ready to be printed.
+
+    Attributes:
+        columns: in the order of print.
+        lines: one for each row.
+        baseline: the row that differences are taken from; None for a single row.
+        notes: what a reader must know about the numbers, a sentence or two each.
+    """
+
+    columns: list[Column]
+    lines: list[Line]
+    baseline: Row | None
+    notes: list[str]
+
+
+def compare(
+    rows: Sequence[Row],
+    *,
+    baseline: str | None = None,
+    reach: float | None = None,
+    link: Link | None = None,
+) -> Comparison:
+    """Compare methods.
+
+    Args:
+        rows: the methods, as `fedsim.report.rows.rows_of` groups them.
+        baseline: name of the row to take differences from, or words of its label and data that no
+            other row has; None is the first row.
+        reach: adds the megabytes until the score was first this high, between 0 and 1.
+        link: adds the seconds that the messages take on such a link.
+
+    Raises:
+        InputError: no rows, or `baseline` names none or several.
+    """
+    if not rows:
+        raise InputError(
+            "no finished run to compare", hint="type: fedsim compare runs/<scenario> ..."
+        )
+    have = [
+        name
+        for name in _SCORES
+        if any(run.value(name) is not None for row in rows for run in row.runs)
+    ]
+    main = "dice" if "dice" in have and "auc" not in have else "auc"
+    title = _SCORES[main]
+    base = _find(rows, baseline)
+    columns = [Column(name, name, _SCORES[name], "fraction", "scores", 1, 100.0) for name in have]
+    if len(rows) > 1:
+        name = f"{main}_difference"
+        columns.append(
+            Column(DIFFERENCE, name, f"{title} diff", "fraction", "difference", 1, 100.0)
+        )
+    columns += _COSTS
+    if reach is not None:
+        name = f"mb_to_{main}_{reach:g}"
+        columns.append(Column(REACH, name, f"MB to {title} {100 * reach:g}", "MB", "costs", 3))
+    if link is not None:
+        name = f"wire_seconds_{link.mbit_per_second:g}mbit_{link.latency_ms:g}ms"
+        columns.append(Column(WIRE, name, "wire s", "s", "costs", 2))
+
+    lines, told = [], []
+    for row in rows:
+        measures = {name: measure([run.value(name) for run in row.runs]) for name in have}
+        if "auc" in measures:
+            if trouble := trouble_of(row):
+                told.append(f"{row.name}: {trouble}; no interval.")
+            else:
+                interval = bootstrap(row.runs)
+                measures["auc"] = measure([run.value("auc") for run in row.runs], interval)
+        for cost in _COSTS:
+            measures[cost.key] = measure([float(run.summary[cost.key]) for run in row.runs])
+        if reach is not None:
+            spent = [megabytes_to_reach(run.rounds, main, reach) for run in row.runs]
+            measures[REACH] = measure(spent)
+        if link is not None:
+            measures[WIRE] = measure([wire_seconds(run.traffic, link) for run in row.runs])
+        unpaired = ""
+        if row is not base:
+            unpaired = why_unpaired(row, base, main)
+            measures[DIFFERENCE] = measure([]) if unpaired else difference(row, base, main)
+        lines.append(Line(row, measures, sum(run.failed for run in row.runs), unpaired))
+    notes = [*_notes(lines, title, reach, link), *told]
+    return Comparison(columns, lines, base if len(rows) > 1 else None, notes)
+
+
+def _find(rows: Sequence[Row], words: str | None) -> Row:
+    """The row with this label, or the only one that has all these words in label and data."""
+    if words is None:
+        return rows[0]
+    found = [row for row in rows if words in (row.name, row.label)]
+    if len(found) != 1:
+        wanted = set(words.split())
+        found = [row for row in rows if wanted <= {*row.label.split(), row.data}]
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        f"--baseline {words!r} is {'no row' if not found else 'several rows'} of this table",
+        [Problem("", f"{row.label} ({row.data})") for row in found or rows],
+        hint="type a row's label, or words of its label and data that no other row has",
+    )
+
+
+def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | None) -> list[str]:
+    """What must be said about the numbers."""
+    notes = ["Metrics in per cent on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
+    measures = [m for line in lines for m in line.measures.values()]
+    if any(m.interval for m in measures):
+        notes.append(
+            f"{100 * LEVEL:g}%: bootstrap interval over test records "
+            f"({REPLICATES} resamples, stratified by class) for these seeds' models."
+        )
+    differences = [line.measures[DIFFERENCE] for line in lines if DIFFERENCE in line.measures]
+    if any(contains_zero(one) for one in differences):
+        notes.append("~ the interval contains 0: these test records do not tell the two apart.")
+    if reach is not None:
+        notes.append(
+            f"MB to {title} {100 * reach:g}: up and down until a scored round first reached it, "
+            "mean over the runs that did (how many)."
+        )
+    if link is not None:
+        notes.append(
+            f"wire s: {link.mbit_per_second:g} Mbit/s and {link.latency_ms:g} ms a message for "
+            "each client, clients at the same time; computation is not included."
+        )
+    for line in lines:
+        models = max(
+            [len(run.predictions.probabilities) for run in line.row.runs if run.predictions] or [1]
+        )
+        if models > 1:
+            notes.append(
+                f"{line.row.name}: each of {models} clients has its own model; metrics are means "
+                "over clients."
+            )
+        if line.failed:
+            rounds = "client-round" if line.failed == 1 else "client-rounds"
+            notes.append(
+                f"† some replies are missing: {line.failed} {rounds} failed ({line.row.name})."
+            )
+    if any(line.row.data == "embedded" for line in lines):
+        notes.append(_EMBEDDED)
+    return notes
+
+
+def contains_zero(one: Measure) -> bool:
+    """Whether the interval of a difference contains 0."""
+    return one.interval is not None and one.interval[0] <= 0 <= one.interval[1]

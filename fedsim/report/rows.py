@@ -1,0 +1,257 @@
+"""The rows of a comparison: finished runs that differ in nothing but their seed."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from fedsim.errors import InputError, Problem
+from fedsim.runfolder import RunFolder
+
+# What may differ between runs of one method. Where the data lie does not matter: the fingerprint
+# says whether they are the same.
+_NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
+_NOT_THE_DATA = ("data.root",)
+# runs/<scenario>/<run> and a folder of sweeps above it.
+_LEVELS = 4
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """predictions.npz: what a run's models say of the test records.
+
+    Attributes:
+        labels: int64 [n].
+        records: int64 [n], positions in the data store.
+        probabilities: float32 [models, n, classes].
+    """
+
+    labels: NDArray[np.int64]
+    records: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    def same_records(self, other: Predictions) -> bool:
+        """Whether both are about the same records in the same order."""
+        return np.array_equal(self.records, other.records) and np.array_equal(
+            self.labels, other.labels
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        folder: where it lies.
+        seed: its seed.
+        data: the entry `data` of run.json.
+        config: scenario.yaml, parsed.
+        summary: summary.json.
+        rounds: the lines of rounds.jsonl.
+        predictions: None without predictions.npz.
+    """
+
+    folder: RunFolder
+    seed: int
+    data: Mapping[str, Any]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    predictions: Predictions | None
+
+    @property
+    def failed(self) -> int:
+        """How often a client failed in a round."""
+        return sum(len(line["failed"]) for line in self.rounds)
+
+    @property
+    def traffic(self) -> list[dict[str, Any]]:
+        """The lines of traffic.jsonl, read each time: there is one for every message."""
+        try:
+            return self.folder.read_lines("traffic.jsonl")
+        except (OSError, ValueError) as error:
+            path = self.folder.path / "traffic.jsonl"
+            raise InputError(f"{path} cannot be read: {error}") from error
+
+    def value(self, metric: str) -> float | None:
+        """A metric of the final model on the test split."""
+        value = self.summary["metrics"].get(metric)
+        return None if value is None else float(value)
+
+
+@dataclass
+class Row:
+    """Runs that differ in nothing but their seed, by ascending seed.
+
+    `label` tells the row from others with the same data; `name` from all others.
+    """
+
+    label: str
+    runs: list[Run]
+    name: str = ""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def data(self) -> str:
+        """Name of the data set, or "embedded" for a stand-in."""
+        data = self.runs[0].data
+        return "embedded" if data["source"] == "embedded" else str(data["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the data from others."""
+        return str(self.runs[0].data["fingerprint"])
+
+
+def find_runs(places: Iterable[Path]) -> list[RunFolder]:
+    """Run folders at these places: runs, or folders that hold runs up to four levels below.
+
+    Links inside a folder, such as `latest`, are not followed; a run is found once.
+
+    Raises:
+        InputError: places without a run, all at once.
+    """
+    found: dict[Path, RunFolder] = {}
+    problems = []
+    for place in places:
+        folders = list(_below(place, _LEVELS))
+        if not folders:
+            what = "holds no run folder" if place.is_dir() else "does not exist"
+            problems.append(Problem(str(place), what))
+        for folder in folders:
+            found.setdefault(folder.resolve(), RunFolder.open(folder))
+    if problems:
+        raise InputError(
+            "there is nothing to compare in some places",
+            problems,
+            hint="run folders lie in runs/<scenario>/; a run folder holds run.json",
+        )
+    return list(found.values())
+
+
+def _below(place: Path, levels: int) -> Iterator[Path]:
+    if (place / "run.json").is_file():
+        yield place
+    elif levels and place.is_dir():
+        for inner in sorted(place.iterdir()):
+            if inner.is_dir() and not inner.is_symlink():
+                yield from _below(inner, levels - 1)
+
+
+def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
+    """Group finished runs by method and data; also say which runs were left out and why.
+
+    Of two runs of a row with one seed, the one that started last counts.
+
+    Raises:
+        InputError: files of a finished run are missing or damaged, all at once.
+    """
+    groups: dict[str, dict[int, tuple[str, Run]]] = {}
+    labels: dict[str, str] = {}
+    left_out, problems = [], []
+    for folder in folders:
+        try:
+            record = folder.read_json("run.json")
+            if record["status"] != "done":
+                left_out.append(f"{folder.path}: {record['status']}, left out")
+                continue
+            run = _read(folder, record)
+            key = repr((_method(run), run.data["fingerprint"]))
+            started, name = str(record["started"]), str(record["scenario"])
+        except KeyError as error:
+            problems.append(Problem(str(folder.path), f"run.json has no entry {error}"))
+            continue
+        except (OSError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
+            problems.append(Problem(str(folder.path), str(error)))
+            continue
+        labels[key] = name
+        seeds = groups.setdefault(key, {})
+        before = seeds.get(run.seed)
+        older = folder
+        if before is None or before[0] < started:
+            seeds[run.seed] = started, run
+            older = before[1].folder if before is not None else folder
+        if before is not None:
+            left_out.append(f"{older.path}: a newer run has its seed {run.seed}, left out")
+    if problems:
+        raise InputError("some finished runs cannot be read", problems)
+    rows = [
+        Row(labels[key], [run for _, (_, run) in sorted(seeds.items())])
+        for key, seeds in groups.items()
+    ]
+    _tell_apart(rows)
+    return rows, left_out
+
+
+def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
+    config = yaml.safe_load((folder.path / "scenario.yaml").read_text(encoding="utf-8"))
+    summary = folder.read_json("summary.json")
+    rounds = folder.read_lines("rounds.jsonl")
+    path = folder.path / "predictions.npz"
+    predictions = _read_predictions(path) if path.is_file() else None
+    return Run(folder, int(record["seed"]), record["data"], config, summary, rounds, predictions)
+
+
+def _read_predictions(path: Path) -> Predictions:
+    with np.load(path, allow_pickle=False) as arrays:
+        missing = {"labels", "records", "probabilities"} - set(arrays)
+        if missing:
+            raise ValueError(f"{path.name} has no {', '.join(sorted(missing))}")
+        found = Predictions(arrays["labels"], arrays["records"], arrays["probabilities"])
+    shape = found.probabilities.shape
+    if len(shape) != 3 or found.labels.shape != shape[1:2] or found.records.shape != shape[1:2]:
+        raise ValueError(
+            f"{path.name}: expected labels [n], records [n] and probabilities [models, n, "
+            f"classes], but found {found.labels.shape}, {found.records.shape} and {shape}"
+        )
+    if not np.isfinite(found.probabilities).all():
+        raise ValueError(f"{path.name}: probabilities are NaN or infinite")
+    return found
+
+
+def _method(run: Run) -> dict[str, Any]:
+    """The settings that make the method, as dotted keys."""
+    flat = _flat({k: v for k, v in run.config.items() if k not in _NOT_THE_METHOD})
+    return {key: value for key, value in flat.items() if key not in _NOT_THE_DATA}
+
+
+def _tell_apart(rows: Sequence[Row]) -> None:
+    """Name, in the label of rows of one scenario, the settings in which they differ."""
+    for name in {row.label for row in rows}:
+        alike = [row for row in rows if row.label == name]
+        methods = [_method(row.runs[0]) for row in alike]
+        keys = sorted({key for one in methods for key in one})
+        differing = [key for key in keys if len({repr(one.get(key)) for one in methods}) > 1]
+        if len({row.data for row in alike}) > 1:  # The column says it.
+            differing = [key for key in differing if key != "data.name"]
+        settings = [[f"{k}={one[k]}" for k in differing if k in one] for one in methods]
+        # Two sets of data under one name, as where a folder's content has changed.
+        seen = [(row.data, *told) for row, told in zip(alike, settings, strict=True)]
+        for row, told, one in zip(alike, settings, seen, strict=True):
+            prints = [f"data={row.fingerprint[:8]}"] if seen.count(one) > 1 else []
+            row.label = " ".join([name, *told, *prints])
+    labels = [row.label for row in rows]
+    for row in rows:
+        row.name = row.label if labels.count(row.label) == 1 else f"{row.label} ({row.data})"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in sorted(config.items()):
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,596 @@
+"""From run folders to the table of a comparison, on the terminal and in files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from fedsim.cli import main
+from fedsim.errors import InputError
+from fedsim.report.compare import compare, find_runs, rows_of, table, text
+from fedsim.report.comparison import DIFFERENCE, REACH, WIRE, Comparison
+from fedsim.report.costs import Link
+from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, markdown
+
+DOCS = Path(__file__).parents[2] / "docs"
+LABELS = np.arange(200) % 4 // 3  # 50 of 200 are positive.
+
+Make = Callable[..., Path]
+
+
+def probabilities(strength: float, seed: int, models: int = 1) -> np.ndarray:
+    """Of models that are better the greater the strength; what is hard is hard for all of them."""
+    common = np.random.default_rng(0).normal(size=LABELS.size)
+    own = np.random.default_rng([seed, round(strength * 1000)]).normal(size=(models, LABELS.size))
+    positive = 1 / (1 + np.exp(-(strength * LABELS + common + 0.3 * own)))
+    return np.stack([1 - positive, positive], 2).astype(np.float32)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Writes a finished run of two rounds and two clients, and returns its folder."""
+
+    def go(
+        scenario: str = "a",
+        seed: int = 0,
+        *,
+        strength: float | None = 1.0,
+        models: int = 1,
+        settings: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        record: dict[str, Any] | None = None,
+        failed: list[Any] | None = None,
+        metrics: dict[str, float | None] | None = None,
+        records: np.ndarray | None = None,
+        folder: str = "",
+        up: int = 250_000,
+    ) -> Path:
+        path = tmp_path / (
+            folder or f"runs/{scenario}/{seed}-{len(list(tmp_path.rglob('run.json')))}"
+        )
+        path.mkdir(parents=True)
+        about = {"name": "ham10000", "source": "path", "root": "/data", "fingerprint": "ab" * 32}
+        about |= {"sizes": {"train": 1600, "val": 200, "test": 200}} | (data or {})
+        whole = {"scenario": scenario, "seed": seed, "status": "done", "data": about}
+        whole |= {"started": "2026-01-01T00:00:00+00:00"} | (record or {})
+        (path / "run.json").write_text(json.dumps(whole))
+        config = {"name": scenario, "seeds": [seed], "rounds": 2, "resources": {"workers": seed}}
+        config |= {"data": {"name": about["name"], "root": "/data", "split": {"seed": 0}}}
+        (path / "scenario.yaml").write_text(yaml.safe_dump(config | (settings or {})))
+        scores: dict[str, float | None] = dict(metrics or {})
+        if strength is not None:
+            found = probabilities(strength, seed, models)
+            places = np.arange(LABELS.size) if records is None else records
+            np.savez(path / "predictions.npz", labels=LABELS, records=places, probabilities=found)
+            scores["auc"] = float(np.mean([roc_auc_score(LABELS, one[:, 1]) for one in found]))
+        total = {"mb_up_total": 4 * up / 1e6, "mb_down_total": 2.0, "wall_seconds": 100.0}
+        (path / "summary.json").write_text(json.dumps({"metrics": scores} | total))
+        main_score = scores.get("auc") or 0.0
+        for number in (1, 2):
+            line = {"round": number, "failed": (failed or []) if number == 2 else []}
+            line |= {"mb_up_total": number * 2 * up / 1e6, "mb_down_total": 1.0 * number}
+            line["metrics"] = {"auc": main_score - 0.1 * (2 - number)}
+            with (path / "rounds.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for client in (0, 1):
+                for direction, size in (("down", 500_000), ("up", up)):
+                    message = {"round": number, "client": client, "direction": direction}
+                    with (path / "traffic.jsonl").open("a") as file:
+                        file.write(json.dumps(message | {"bytes": size, "fields": {}}) + "\n")
+        return path
+
+    return go
+
+
+def comparison(tmp_path: Path, **options: Any) -> Comparison:
+    return compare(rows_of(find_runs([tmp_path / "runs"]))[0], **options)
+
+
+def two_methods(make: Make, seeds: int = 3, **changes: Any) -> None:
+    """Method a, and method b that is better."""
+    for seed in range(seeds):
+        make("a", seed, strength=1.0)
+        make("b", seed, strength=1.8, **changes)
+
+
+# --- Which runs ----------------------------------------------------------------------------------
+
+
+def test_runs_are_found_in_a_run_a_scenario_and_a_sweep_and_each_once(
+    make: Make, tmp_path: Path
+) -> None:
+    first = make("a", 0, folder="runs/sweep/lr=1/a/seed0")
+    second = make("a", 1, folder="runs/sweep/lr=2/a/seed1")
+    (first.parent / "latest").symlink_to(first.name)
+    (first / "synthetic").mkdir()
+    places = [tmp_path / "runs", tmp_path / "runs" / "sweep" / "lr=1", first.parent / "latest"]
+    assert [folder.path.name for folder in find_runs(places)] == ["seed0", "seed1"]
+    assert [folder.path for folder in find_runs([second])] == [second]
+    assert [folder.path for folder in find_runs([first.parent / "latest"])] == [
+        first.parent / "latest"
+    ]
+
+
+def test_places_without_runs_are_all_named(make: Make, tmp_path: Path) -> None:
+    make()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as error:
+        find_runs([tmp_path / "runs", tmp_path / "empty", tmp_path / "gone"])
+    assert [problem.message for problem in error.value.problems] == [
+        "holds no run folder",
+        "does not exist",
+    ]
+
+
+def test_runs_that_differ_in_seed_and_place_alone_are_one_row(make: Make, tmp_path: Path) -> None:
+    for seed in (2, 0):
+        make("a", seed, settings={"description": str(seed)})
+    make("a", 1, settings={"data": {"name": "ham10000", "root": "/mnt", "split": {"seed": 0}}})
+    make("a", 0, settings={"client": {"lr": 0.1}, "rounds": 3})
+    make("a", 5, record={"status": "failed"})
+    rows, left_out = rows_of(find_runs([tmp_path / "runs"]))
+    assert {row.label: row.seeds for row in rows} == {
+        "a rounds=2": [0, 1, 2],
+        "a client.lr=0.1 rounds=3": [0],
+    }
+    (line,) = left_out
+    assert line.endswith("failed, left out")
+
+
+@pytest.mark.parametrize("order", [("1", "2"), ("2", "1")])
+def test_the_newer_of_two_runs_of_a_seed_counts(
+    order: tuple[str, str], make: Make, tmp_path: Path
+) -> None:
+    for place, day in zip(("x", "y"), order, strict=True):
+        make("a", folder=f"runs/{place}", record={"started": f"2026-01-0{day}T00:00:00+00:00"})
+    rows, left_out = rows_of(find_runs([tmp_path / "runs"]))
+    (run,) = rows[0].runs
+    newer, older = ("y", "x") if order == ("1", "2") else ("x", "y")
+    assert run.folder.path.name == newer
+    assert left_out == [f"{tmp_path / 'runs' / older}: a newer run has its seed 0, left out"]
+
+
+def test_rows_of_different_data_have_different_names(make: Make, tmp_path: Path) -> None:
+    make("a", data={"fingerprint": "ff" * 32})
+    make("a", data={"fingerprint": "ee" * 32})
+    make("b")
+    make("b", data={"source": "embedded", "fingerprint": "dd" * 32})
+    rows, _ = rows_of(find_runs([tmp_path / "runs"]))
+    assert {row.name for row in rows} == {
+        *("a data=ffffffff", "a data=eeeeeeee", "b (ham10000)", "b (embedded)"),
+    }
+
+
+def damage(path: Path, name: str) -> None:
+    if name == "predictions.npz":
+        np.savez(
+            path / name, labels=LABELS[1:], records=LABELS, probabilities=np.zeros((1, 200, 2))
+        )
+    elif name == "an archive":
+        (path / "predictions.npz").write_bytes(b"PK\x03\x04 no archive")
+    elif name == "keys":
+        record = json.loads((path / "run.json").read_text())
+        del record["data"]["fingerprint"]
+        (path / "run.json").write_text(json.dumps(record))
+    else:
+        (path / name).write_text("{")
+
+
+@pytest.mark.parametrize(
+    "name", ["predictions.npz", "an archive", "keys", "summary.json", "rounds.jsonl", "run.json"]
+)
+def test_damaged_runs_are_all_named(name: str, make: Make, tmp_path: Path) -> None:
+    make("fine")
+    for seed in (0, 1):
+        path = make("a", seed)
+        damage(path, name)
+        if name == "rounds.jsonl":
+            (path / name).write_text("{\n")
+    with pytest.raises(InputError) as error:
+        rows_of(find_runs([tmp_path / "runs"]))
+    assert len(error.value.problems) == 2
+
+
+# --- Numbers -------------------------------------------------------------------------------------
+
+
+def test_means_spreads_and_intervals(make: Make, tmp_path: Path) -> None:
+    two_methods(make)
+    first, second = comparison(tmp_path).lines
+    aucs = [[run.value("auc") for run in line.row.runs] for line in (first, second)]
+    auc = first.measures["auc"]
+    assert auc.mean == pytest.approx(np.mean(aucs[0]))
+    assert auc.sd == pytest.approx(np.std(aucs[0], ddof=1))
+    assert auc.interval is not None
+    low, high = auc.interval
+    # The standard error of Hanley and McNeil (1982), for 50 and 150 records.
+    a = auc.mean or 0.0
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    error = np.sqrt((a * (1 - a) + 49 * (q1 - a * a) + 149 * (q2 - a * a)) / (50 * 150))
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
+    assert (low + high) / 2 == pytest.approx(a, abs=0.01)
+
+    assert DIFFERENCE not in first.measures
+    gap = second.measures[DIFFERENCE]
+    each = np.subtract(aucs[1], aucs[0])
+    assert (gap.mean, gap.sd, gap.n) == (
+        pytest.approx(each.mean()),
+        pytest.approx(each.std(ddof=1)),
+        3,
+    )
+    assert gap.interval is not None
+    assert 0 < gap.interval[0] < gap.mean < gap.interval[1]
+    assert np.ptp(gap.interval) < np.ptp(auc.interval), "what is hard for both cancels"
+
+
+def test_the_difference_is_over_common_seeds_and_turns_with_the_baseline(
+    make: Make, tmp_path: Path
+) -> None:
+    for seed in (0, 1, 2):
+        make("a", seed, strength=1.0)
+    for seed in (1, 2, 3):
+        make("b", seed, strength=1.2)
+    ours = comparison(tmp_path, baseline="a").lines[1].measures[DIFFERENCE]
+    theirs = comparison(tmp_path, baseline="b").lines[0].measures[DIFFERENCE]
+    assert ours.n == theirs.n == 2
+    printed = [text(comparison(tmp_path)), markdown(comparison(tmp_path))]
+    assert re.search(r"pairs +AUC diff.*\n-+\nb +ham10000 +2 ", printed[0])
+    assert re.search(
+        r"^\| `b` \| ham10000 \| 3 \| [^|]* \| [^|]* \| 2 \|", printed[1], re.MULTILINE
+    )
+    assert ours.mean == pytest.approx(-(theirs.mean or 0))
+    assert ours.sd == pytest.approx(theirs.sd)
+    assert ours.interval == pytest.approx([-end for end in (theirs.interval or ())[::-1]])
+
+
+def test_rows_share_their_resamples(make: Make, tmp_path: Path) -> None:
+    make("a", 0)
+    make("b", 0)
+    found = comparison(tmp_path).lines
+    assert found[1].measures[DIFFERENCE].interval == (0.0, 0.0)
+    assert found[0].measures["auc"] == found[1].measures["auc"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data": {"fingerprint": "ff" * 32}}, "not the same data: two versions of ham10000"),
+        (
+            {"data": {"fingerprint": "ff" * 32, "source": "embedded"}},
+            "not the same data: embedded, ham10000",
+        ),
+        ({"seed": 7}, "no seed in common: 7 and 0"),
+        ({"records": np.arange(200)[::-1]}, "not the same test records: the splits differ"),
+        (
+            {
+                "strength": None,
+                "metrics": {"auc": 0.7},
+                "settings": {"data": {"name": "ham10000", "split": {"seed": 1}}},
+            },
+            "not the same test records: the splits differ",
+        ),
+        ({"strength": None, "metrics": {"auc": None}}, "no auc of both"),
+    ],
+)
+def test_what_cannot_be_paired_says_why(
+    changes: dict[str, Any], reason: str, make: Make, tmp_path: Path
+) -> None:
+    make("a", 0)
+    make("b", **changes)
+    found = comparison(tmp_path)
+    assert found.lines[1].unpaired == reason
+    assert found.lines[1].measures[DIFFERENCE].mean is None
+    assert re.search(rf"^b .*{re.escape(reason)}$", text(found), re.MULTILINE)
+    for exported in (latex(found), markdown(found)):
+        assert reason.split(":")[0] in exported
+
+
+def test_without_predictions_there_are_means_but_no_intervals(make: Make, tmp_path: Path) -> None:
+    two_methods(make)
+    for path in tmp_path.rglob("predictions.npz"):
+        path.unlink()
+    found = comparison(tmp_path)
+    assert found.lines[0].measures["auc"].interval is None
+    gap = found.lines[1].measures[DIFFERENCE]
+    assert gap.n == 3
+    assert gap.interval is None
+    assert "95%" not in text(found)
+
+
+def test_predictions_that_are_not_those_of_the_row_give_no_interval_and_a_note(
+    make: Make, tmp_path: Path
+) -> None:
+    two_methods(make)
+    make("c", 0)
+    (make("c", 1) / "predictions.npz").unlink()
+    make("d", 0)
+    make("d", 1, records=np.arange(200)[::-1])
+    summary = make("e", 0) / "summary.json"
+    told = json.loads(summary.read_text())
+    summary.write_text(json.dumps(told | {"metrics": {"auc": 0.5}}))
+    found = comparison(tmp_path)
+    for line in found.lines[2:]:
+        assert line.measures["auc"].interval is None
+        assert DIFFERENCE not in line.measures or line.measures[DIFFERENCE].interval is None
+    notes = "\n".join(found.notes)
+    assert "c: 1 of 2 runs have no predictions.npz; no interval." in notes
+    assert "d: its seeds have different test records; no interval." in notes
+    assert re.search(r"e: seed 0 has AUC \d\d\.\d by predictions.npz but 50.0 by summary", notes)
+    assert re.search(r"^c .*  -  ", text(found), re.MULTILINE)
+
+
+def test_dice_is_compared_where_there_is_no_auc(make: Make, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make("a", seed, strength=None, metrics={"dice": 0.8 + seed / 100})
+        make("b", seed, strength=None, metrics={"dice": 0.85 + seed / 50})
+    found = comparison(tmp_path)
+    gap = found.lines[1].measures[DIFFERENCE]
+    assert gap.mean == pytest.approx(0.055)
+    assert gap.sd == pytest.approx(np.std([0.05, 0.06], ddof=1))
+    printed = text(found)
+    assert "Dice diff" in printed
+    assert "+5.5+-0.7" in printed
+    assert "AUC" not in printed
+
+
+def test_costs_of_reaching_a_score_and_of_the_wire(make: Make, tmp_path: Path) -> None:
+    make("a", 0, strength=3.0)
+    make("a", 1, strength=3.0, up=500_000)
+    make("a", 2, strength=0.1)
+    found = comparison(tmp_path, reach=0.9, link=Link(8, 100))
+    reached = found.lines[0].measures[REACH]
+    # In round 2: 1 and 2 MB up, 2 MB down.
+    assert (reached.mean, reached.n, reached.runs) == (pytest.approx(3.5), 2, 3)
+    # Each round of a client: 0.5 MB down, 0.25 or 0.5 MB up, two messages.
+    wire = found.lines[0].measures[WIRE]
+    assert wire.mean == pytest.approx(np.mean([1.9, 2.4, 1.9]))
+    printed = text(found)
+    assert "MB to AUC 90" in printed
+    assert "3.500+-0.707 (2/3)" in printed
+    assert "8 Mbit/s and 100 ms a message" in printed
+    assert "computation is not included" in printed
+    assert "- (0/3)" in text(comparison(tmp_path, reach=1.0))
+
+
+def test_the_baseline_is_found_by_name_or_by_words(make: Make, tmp_path: Path) -> None:
+    known: dict[str, Any] = {"strength": None, "metrics": {"auc": 0.7}}
+    for rate in (1, 2):
+        make("a", settings={"client": {"rate": rate, "steps": rate}}, **known)
+    make("a_plus", **known)
+    make("b", **known)
+    make("b", **known, data={"source": "embedded", "fingerprint": "dd" * 32})
+
+    def base(words: str) -> str:
+        found = comparison(tmp_path, baseline=words).baseline
+        assert found is not None
+        return found.name
+
+    assert base("a client.rate=2 client.steps=2") == "a client.rate=2 client.steps=2"
+    assert base("client.steps=1") == "a client.rate=1 client.steps=1"
+    assert base("a_plus") == "a_plus"
+    assert base("b embedded") == base("b (embedded)") == "b (embedded)"
+    for words, rows in (("a", 2), ("b", 2), ("c", 5)):
+        with pytest.raises(InputError) as error:
+            base(words)
+        assert len(error.value.problems) == rows
+
+
+# --- Print ---------------------------------------------------------------------------------------
+
+
+def test_the_table_marks_what_a_reader_must_know(make: Make, tmp_path: Path) -> None:
+    failure = {"client": 1, "site": "north", "phase": "train", "reason": "timeout"}
+    make("a", 0)
+    make("a", 1, failed=[failure, failure])
+    make("local", 0, models=5, strength=1.01)
+    make("made_up", 0, data={"source": "embedded", "fingerprint": "dd" * 32})
+    printed = table(rows_of(find_runs([tmp_path / "runs"]))[0])
+    assert re.search(r"^a †  +ham10000 +2 ", printed, re.MULTILINE)
+    assert "† some replies are missing: 2 client-rounds failed (a)." in printed
+    assert "local: each of 5 clients has its own model; metrics are means over clients." in printed
+    assert "generated stand-in images, not real data" in printed
+    assert re.search(r"^local .*\[-\d.\d, \+\d.\d\] ~$", printed, re.MULTILINE)
+    assert "~ the interval contains 0" in printed
+
+
+@pytest.mark.parametrize(("baseline", "other", "sign"), [("a", "b", r"\+"), ("b", "a", "-")])
+def test_a_difference_that_is_clear_is_not_marked(
+    baseline: str, other: str, sign: str, make: Make, tmp_path: Path
+) -> None:
+    two_methods(make)
+    printed = text(comparison(tmp_path, baseline=baseline))
+    assert "~" not in printed
+    ends = rf"\[{sign}\d+.\d, {sign}\d+.\d\]"
+    assert re.search(rf"^{other} .*{ends}$", printed, re.MULTILINE)
+
+
+def test_a_single_row_has_no_difference(make: Make, tmp_path: Path) -> None:
+    make()
+    found = comparison(tmp_path)
+    assert found.baseline is None
+    assert "minus" not in text(found)
+    assert "diff" not in latex(found) + markdown(found) + csv_text(found)
+
+
+METRICS = ("precision", "recall", "f1", "balanced_accuracy", "pr_auc")
+
+
+def test_a_table_of_usual_size_fits_the_terminal_and_columns_follow_below(
+    make: Make, tmp_path: Path
+) -> None:
+    for rate in (1, 2):
+        for seed in (0, 1, 2):
+            metrics = dict.fromkeys(METRICS, 0.7 + seed / 100)
+            settings = {"client": {"image_learning_rate": rate}}
+            make("isic_noniid_gdd", seed, settings=settings, metrics=metrics)
+    found = comparison(tmp_path, reach=0.6, link=Link(10, 20))
+    for width in (80, 120):
+        assert max(map(len, text(found, width).splitlines())) <= width
+    wide = text(found, 400).splitlines()
+    for title in ("AUC", "95%", "P", "R", "F1", "bal.acc", "PR-AUC", "MB up", "seconds", "wire s"):
+        assert title in wide[0]
+        assert sum(title in line.split("  ") for line in text(found).splitlines()) <= 2
+    assert "client.image_learning_rate=2" in text(found)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def test_the_csv_is_tidy_and_reads_back(make: Make, tmp_path: Path) -> None:
+    two_methods(make, settings={"note": 'a, "b"\nc'})
+    found = comparison(tmp_path, reach=0.99, link=Link(8))
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert tuple(lines[0]) == CSV_COLUMNS
+    names = {line["metric"] for line in lines}
+    assert {"auc", "auc_difference", "mb_up_total", "mb_to_auc_0.99", "wire_seconds_8mbit_0ms"} <= (
+        names
+    )
+    assert len(lines) == 2 * len(names) - 1, "the baseline has no difference"
+    for line, one in zip(
+        [line for line in lines if line["metric"] == "auc"], found.lines, strict=True
+    ):
+        auc = one.measures["auc"]
+        assert (float(line["mean"]), float(line["sd"])) == (auc.mean, auc.sd)
+        assert (float(line["low"]), float(line["high"])) == auc.interval
+        assert (line["n"], line["runs"], line["seeds"], line["unit"]) == (
+            "3",
+            "3",
+            "0 1 2",
+            "fraction",
+        )
+    (gap,) = [line for line in lines if line["metric"] == "auc_difference"]
+    assert (gap["row"], gap["baseline"]) == ("b", "a")
+    (missed, _) = [line for line in lines if line["metric"] == "mb_to_auc_0.99"]
+    assert (missed["mean"], missed["sd"], missed["n"], missed["runs"]) == ("", "", "0", "3")
+
+
+@pytest.mark.parametrize(
+    ("plain", "escaped"),
+    [
+        ("isic_noniid_gdd", r"isic\_noniid\_gdd"),
+        ("50% & $5 #1 {x}", r"50\% \& \$5 \#1 \{x\}"),
+        (r"C:\data", r"C:\textbackslash{}data"),
+        ("a^b ~ <c>|", r"a\textasciicircum{}b $\sim$ $<$c$>$\textbar{}"),
+        ("1.0+-0.2 †", r"1.0$\pm$0.2 $\dagger$"),
+    ],
+)
+def test_latex_is_escaped(plain: str, escaped: str) -> None:
+    assert escape_latex(plain) == escaped
+
+
+def test_the_latex_table_is_whole(make: Make, tmp_path: Path) -> None:
+    two_methods(make)
+    make("c_d", 0, strength=0.2, failed=[1])
+    made = latex(comparison(tmp_path))
+    caption = re.search(r"\\caption\{(.*)\}", made)
+    assert caption is not None
+    assert "ham10000 (1600 train, 200 val, 200 test, split seed 0)" in caption[1]
+    assert r"Seeds: 0, 1, 2 (a, b); 0 (c\_d)." in caption[1]
+    order = [r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    assert sorted(order, key=made.index) == order
+    columns = re.search(r"tabular\}\{(l*r*)\}", made)
+    assert columns is not None
+    body = made[made.index(r"\toprule") : made.index(r"\bottomrule")].splitlines()
+    rows = [line for line in body if line.endswith(r"\\")]
+    assert len(rows) == 4
+    assert all(line.count(" & ") == len(columns[1]) - 1 for line in rows)
+    assert r"c\_d $\dagger$ &" in rows[3]
+    assert re.search(r"\d--\d", rows[1]), "a dash between two ends"
+    assert re.search(r"& \$-\$\d", rows[3]), "a minus sign"
+    assert r"$\pm$" in rows[1]
+
+
+def test_the_markdown_table_has_cells_for_every_column(make: Make, tmp_path: Path) -> None:
+    two_methods(make)
+    make("c", settings={"client": {"pattern": "x|`y`"}})
+    make("c", settings={"client": {"pattern": "z"}})
+    header, rule, *rows = markdown(comparison(tmp_path)).splitlines()
+    rows = rows[: rows.index("")]
+    assert len(rows) == 4
+    for line in (rule, *rows):
+        assert len(re.findall(r"(?<!\\)\|", line)) == header.count("|")
+    assert rows[0].startswith("| `a` | ham10000 | 3 |")
+    assert r"x\|'y'" in "".join(rows)
+    assert "±" in rows[0]
+
+
+# --- The verb ------------------------------------------------------------------------------------
+
+
+def test_the_verb_prints_and_writes(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_methods(make)
+    make("c", record={"status": "interrupted"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("old")
+    files = ["--csv", "t.csv", "--latex", "new/t.tex", "--markdown", "t.md"]
+    options = ["--baseline", "b", "--reach", "0.6", "--bandwidth", "10", "--latency", "20"]
+    assert main(["compare", "runs", *options, *files]) == 0
+    out, err = capsys.readouterr()
+    for words in ("minus b: same seeds", "MB to AUC 60", "wire s", "written: new/t.tex"):
+        assert words in out
+    assert err.endswith("interrupted, left out\n")
+    assert (tmp_path / "t.csv").read_text().startswith("row,data")
+    assert (tmp_path / "new" / "t.tex").read_text().startswith("% needs")
+    assert (tmp_path / "t.md").read_text().startswith("| method")
+
+
+def test_the_verb_names_all_options_that_do_not_fit(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make()
+    runs = str(tmp_path / "runs")
+    wrong = ["--reach", "75", "--latency", "-1", "--csv", runs]
+    assert main(["compare", runs, *wrong]) == 2
+    _, err = capsys.readouterr()
+    for words in ("did you mean 0.75?", "must not be negative", "needs --bandwidth", "is a folder"):
+        assert words in err
+    assert main(["compare", runs, "--bandwidth", "0"]) == 2
+    (tmp_path / "file").write_text("")
+    assert main(["compare", runs, "--csv", str(tmp_path / "file" / "t.csv")]) == 2
+    _, err = capsys.readouterr()
+    assert "cannot be written" in err
+
+
+def test_a_damaged_ledger_is_named(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (make() / "traffic.jsonl").write_text("{\n")
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    assert main(["compare", str(tmp_path / "runs"), "--bandwidth", "10"]) == 2
+    assert "traffic.jsonl cannot be read" in capsys.readouterr().err
+
+
+def test_only_unfinished_runs_are_nothing_to_compare(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(record={"status": "failed"})
+    assert main(["compare", str(tmp_path / "runs")]) == 2
+    assert "no finished run" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page_work(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("isic_noniid_gdd", "isic_noniid_dm", "isic_noniid_fedavg"):
+        make(name)
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "comparing.md").read_text()
+    commands = re.findall(r"^\$ fedsim (compare .*)$", page, re.MULTILINE)
+    assert len(commands) > 3
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
+    _, err = capsys.readouterr()
+    assert not err

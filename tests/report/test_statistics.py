@@ -1,0 +1,189 @@
+"""Areas under curves, and intervals of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from fedsim.metrics import classification_metrics
+from fedsim.report.statistics import Measure, auc_interval, mean_auc, measure, resamples
+
+Case = tuple[np.ndarray, np.ndarray]
+
+
+@st.composite
+def scored(draw: st.DrawFn, most_classes: int = 2, least: int = 2) -> Case:
+    """Labels [n] of at least two classes and probabilities [models, n, k], often with ties."""
+    classes = draw(st.integers(2, most_classes))
+    count = draw(st.integers(least, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    labels = rng.integers(0, classes, count)
+    labels[:2] = 0, 1
+    levels = draw(st.sampled_from([1, 2, 5, 1000]))
+    raw = rng.integers(1, levels + 1, (draw(st.integers(1, 3)), count, classes)).astype(np.float32)
+    return labels, raw / raw.sum(2, keepdims=True)
+
+
+def weighted_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """From the definition: over all pairs, ties counted half."""
+    won = total = 0.0
+    for i in np.flatnonzero(labels == 1):
+        for j in np.flatnonzero(labels == 0):
+            pair = float(weights[i] * weights[j])
+            total += pair
+            won += pair * (1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0)
+    return won / total
+
+
+def test_a_small_area_is_that_of_the_definition() -> None:
+    # Of six pairs, 0.9 wins three, 0.4 wins one and ties with one.
+    labels = np.array([0, 0, 0, 1, 1])
+    positive = np.array([0.1, 0.4, 0.5, 0.9, 0.4])
+    found = mean_auc(labels, [np.stack([1 - positive, positive], 1)[np.newaxis]])
+    assert found == pytest.approx([4.5 / 6])
+
+
+@given(scored())
+def test_the_area_is_sklearns_with_ties(case: Case) -> None:
+    labels, probabilities = case
+    expected = np.mean([roc_auc_score(labels, one[:, 1]) for one in probabilities])
+    assert mean_auc(labels, [probabilities]) == pytest.approx([expected], abs=1e-12)
+
+
+@given(scored(most_classes=5))
+def test_the_area_of_several_classes_is_that_of_the_metrics(case: Case) -> None:
+    labels, probabilities = case
+    expected = np.mean([classification_metrics(labels, p)["auc"] for p in probabilities])
+    assert mean_auc(labels, [probabilities]) == pytest.approx([expected], abs=1e-12)
+
+
+@given(scored(least=6), st.integers(0, 2**32))
+def test_the_area_of_a_resample_is_that_of_its_records(case: Case, seed: int) -> None:
+    labels, probabilities = case
+    (weights,) = resamples(labels, 3, np.random.default_rng(seed))
+    found = mean_auc(labels, [probabilities[:1]], weights)
+    for column, value in zip(weights.T, found, strict=True):
+        drawn = np.repeat(np.arange(len(labels)), column)
+        scores = probabilities[0, :, 1]
+        assert value == pytest.approx(roc_auc_score(labels[drawn], scores[drawn]), abs=1e-12)
+        assert value == pytest.approx(weighted_auc(scores, labels, column), abs=1e-12)
+
+
+def test_models_count_within_their_run_and_runs_alike() -> None:
+    labels = np.array([0, 1])
+    right, wrong = np.array([[0.9, 0.1], [0.1, 0.9]]), np.array([[0.1, 0.9], [0.9, 0.1]])
+    runs = [np.stack([right]), np.stack([right, wrong, wrong, wrong])]
+    assert mean_auc(labels, runs) == pytest.approx([(1 + 1 / 4) / 2])
+
+
+def test_one_class_has_no_area_and_no_interval() -> None:
+    probabilities = np.full((1, 4, 2), 0.5)
+    assert mean_auc(np.ones(4, int), [probabilities]) is None
+    assert auc_interval(np.ones(4, int), [probabilities], np.random.default_rng(0)) is None
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"models, 3"):
+        mean_auc(np.array([0, 1, 1]), [np.zeros((1, 4, 2))])
+    with pytest.raises(ValueError, match="models"):
+        mean_auc(np.array([0, 1, 1]), [])
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 30), st.integers(0, 2**32)
+)
+def test_resamples_keep_every_class_as_large_as_it_is(
+    classes: list[int], replicates: int, seed: int
+) -> None:
+    labels = np.array(classes)
+    blocks = list(resamples(labels, replicates, np.random.default_rng(seed)))
+    assert sum(block.shape[1] for block in blocks) == replicates
+    for block in blocks:
+        for label in np.unique(labels):
+            assert (block[labels == label].sum(0) == (labels == label).sum()).all()
+
+
+def test_every_record_is_drawn_equally_often() -> None:
+    (weights,) = resamples(np.repeat([0, 1], [4, 10]), 20_000, np.random.default_rng(0))
+    assert weights.mean(1) == pytest.approx(np.ones(14), abs=0.03)
+    # A binomial count of n draws with chance 1/n.
+    assert weights[:4].var() == pytest.approx(1 - 1 / 4, abs=0.02)
+    assert weights[4:].var() == pytest.approx(1 - 1 / 10, abs=0.02)
+
+
+def test_many_records_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.arange(30) % 2
+    monkeypatch.setattr("fedsim.report.statistics._CELLS", 200)
+    blocks = list(resamples(labels, 20, np.random.default_rng(0)))
+    assert [block.shape[1] for block in blocks] == [6, 6, 6, 2]
+    assert len({block.tobytes() for block in blocks}) == 4
+    probabilities = np.random.default_rng(1).random((1, 30, 2))
+    low, high = auc_interval(labels, [probabilities], np.random.default_rng(0)) or (0, 0)
+    assert 0 < low < high < 1
+
+
+@settings(max_examples=40)
+@given(scored(most_classes=3, least=8), st.integers(0, 2**32))
+def test_the_interval_contains_the_estimate(case: Case, seed: int) -> None:
+    labels, probabilities = case
+    interval = auc_interval(labels, [probabilities], np.random.default_rng(seed), replicates=500)
+    estimate = mean_auc(labels, [probabilities])
+    assert interval is not None
+    assert estimate is not None
+    assert interval[0] - 1e-12 <= estimate[0] <= interval[1] + 1e-12
+
+
+@settings(max_examples=40)
+@given(scored(least=8), st.integers(0, 2**32))
+def test_a_paired_interval_is_antisymmetric_and_that_of_equals_is_nothing(
+    case: Case, seed: int
+) -> None:
+    labels, probabilities = case
+    other = probabilities[:, ::-1]
+
+    def interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+        rng = np.random.default_rng(seed)
+        found = auc_interval(labels, [ours], rng, baseline=[theirs], replicates=200)
+        assert found is not None
+        return found
+
+    low, high = interval(probabilities, other)
+    assert interval(other, probabilities) == pytest.approx((-high, -low), abs=1e-12)
+    assert interval(probabilities, probabilities) == (0.0, 0.0)
+
+
+def test_pairing_cancels_what_is_hard_for_both() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.2).astype(np.int64)
+    hard = labels + rng.normal(size=400)
+    ours, theirs = (
+        np.stack([-scores, scores], 1)[np.newaxis]
+        for scores in (hard + rng.normal(size=400) / 10, hard + rng.normal(size=400) / 10)
+    )
+    width = np.ptp(auc_interval(labels, [ours], np.random.default_rng(0)) or ())
+    pair = auc_interval(labels, [ours], np.random.default_rng(0), baseline=[theirs]) or ()
+    assert np.ptp(pair) < 0.3 * width
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    # Normal scores a standard deviation apart have an area of 0.760.
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [150, 50])
+    covered = 0
+    for _ in range(200):
+        scores = labels + rng.normal(size=200)
+        probabilities = np.stack([-scores, scores], 1)[np.newaxis]
+        low, high = auc_interval(labels, [probabilities], rng, replicates=300) or (0, 0)
+        covered += low <= 0.7602 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_a_measure_is_over_the_values_that_are_known() -> None:
+    assert measure([1.0, None, 2.0, 4.0]) == Measure(
+        pytest.approx(7 / 3), pytest.approx(1.527525), 3, 4
+    )
+    assert measure([0.5], (0.4, 0.6)) == Measure(0.5, None, 1, 1, (0.4, 0.6))
+    assert measure([None]) == Measure(None, None, 0, 1)
