@@ -16,6 +16,7 @@ from fedsim.console import Console
 from fedsim.engine import build_strategy, client_releases, engine, is_one_shot, worker_count
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
+from fedsim.locks import held
 from fedsim.loop import Rounds
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
@@ -185,6 +186,25 @@ def _go(
     resumed: bool = False,
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""
+    with held(folder.path) as mine:
+        if not mine:
+            raise InputError(
+                f"{folder.path} is running in another process",
+                hint="wait for it, or end that process",
+            )
+        return _run_rounds(scenario, seed, federation, strategy, console, folder, record, resumed)
+
+
+def _run_rounds(
+    scenario: Scenario,
+    seed: int,
+    federation: Federation,
+    strategy: FlowerStrategy,
+    console: Console,
+    folder: RunFolder,
+    record: dict[str, Any],
+    resumed: bool,
+) -> Result:
     status = "failed"
     folder.write_json("run.json", record | {"status": "running", "finished": None})
     try:
@@ -283,6 +303,7 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         "predictions.npz",
         labels=federation.view("test").labels.numpy(),
         records=federation.split["test"],
+        groups=federation.store.groups[federation.split["test"]],
         probabilities=np.stack([rounds.predict_test(arrays) for arrays in models]),
     )
     up, down = rounds.ledger.total_megabytes()

@@ -25,7 +25,18 @@ from fedsim.errors import (
     InputError,
     nearest,
 )
-from fedsim.verbs import Verbs, compare, data, plugins, report, run, scenarios
+from fedsim.verbs import (
+    Verbs,
+    bench,
+    clean,
+    compare,
+    data,
+    plugins,
+    report,
+    run,
+    scenarios,
+    sweep,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,7 +116,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    for module in (scenarios, run, compare, report, data, plugins):
+    for module in (scenarios, run, sweep, compare, report, clean, data, plugins, bench):
         module.add(verbs)
     return parser, verbs.names
 

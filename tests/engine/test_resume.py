@@ -16,6 +16,7 @@ import pytest
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.console import Console
+from fedsim.locks import held
 from fedsim.runfolder import RunFolder
 from tests.engine.conftest import GDD
 from tests.engine.test_bits import assert_same
@@ -193,3 +194,14 @@ def test_a_resumed_run_keeps_its_scenario_and_its_data(
     (result.folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="the data are not those"):
         resume(result.folder, [], QUIET)
+
+
+def test_a_run_that_another_process_runs_is_not_resumed(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny()
+    record = json.loads((result.folder / "run.json").read_text())
+    (result.folder / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    with held(result.folder) as mine:
+        assert mine
+        with pytest.raises(InputError, match="is running in another process"):
+            resume(result.folder, [], QUIET)
+    assert resume(result.folder, [], QUIET).metrics == result.metrics

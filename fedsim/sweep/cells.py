@@ -1,0 +1,238 @@
+"""The cells of a sweep (scenarios x values x seeds), and which of them stand on the disk already.
+
+A run folder is a cell's when its resolved scenario is the cell's, but for the keys that change no
+bit of the result, and its seed and data are the same. The code is not compared: after a change of
+a method, sweep into another folder of runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from fedsim.errors import InputError, Problem
+from fedsim.federation import open_store
+from fedsim.locks import is_taken
+from fedsim.runfolder import RunFolder
+from fedsim.scenario import Scenario, activate_plugins, load
+
+# Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
+_WITHOUT_EFFECT = ("seeds", "description", "profiles")
+_WITHOUT_EFFECT_OF_RESOURCES = ("backend", "workers", "ray_address")
+_OPENERS, _CLOSERS, _QUOTES = "[{", "]}", "'\""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        source: the scenario's name or file, as it was typed.
+        overrides: "key=value" words of the command line.
+        seed: the run's seed.
+        scenario: the validated scenario.
+        label: what tells the cell from the others of its sweep.
+    """
+
+    source: str
+    overrides: tuple[str, ...]
+    seed: int
+    scenario: Scenario = field(repr=False)
+    label: str
+
+    @cached_property
+    def identity(self) -> str:
+        """Everything of the scenario that its result depends on, as text."""
+        return identity(self.scenario)
+
+    @cached_property
+    def data_key(self) -> str:
+        """What the prepared data depend on, as text."""
+        resolved = self.scenario.resolved()
+        return json.dumps([resolved["data"] | {"split": None}, resolved["plugins"]])
+
+    def log(self, runs: Path) -> Path:
+        """The file that takes what the run prints; it is also locked while the run goes on."""
+        digest = hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+        return runs / self.scenario.name / "sweep-logs" / f"seed{self.seed}-{digest}.log"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is to be done for a cell: "done" (nothing), "resume", "wait" or "run"; with what.
+
+    "wait": another process runs it.
+    """
+
+    action: Literal["done", "resume", "wait", "run"]
+    folder: Path | None = None
+    why: str = ""
+
+
+def split_values(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets, braces or quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    value_begins = True  # A quote is one only there; elsewhere it is an apostrophe.
+    escaped = False
+    for position, character in enumerate(text):
+        if quote:
+            if escaped or (quote == '"' and character == "\\"):
+                escaped = not escaped
+            elif character == quote:
+                # A doubled single quote closes and opens again.
+                quote, value_begins = "", quote == "'"
+            continue
+        if character in _QUOTES and value_begins:
+            quote = character
+        elif character in _OPENERS:
+            depth += 1
+        elif character in _CLOSERS:
+            depth = max(depth - 1, 0)
+        elif character == "," and depth == 0:
+            parts.append(text[start:position])
+            start = position + 1
+        if not character.isspace():
+            value_begins = character in ",:" + _OPENERS
+    return [*parts, text[start:]]
+
+
+def plan(
+    sources: Sequence[str],
+    words: Sequence[str],
+    seeds: Sequence[int] = (),
+    common: Sequence[str] = (),
+) -> list[Cell]:
+    """The cells, in the order of the command line, each once; all of them validated.
+
+    Args:
+        sources: names or files of scenarios.
+        words: "key=v1,v2", the axes.
+        seeds: the seeds; empty: each scenario's own.
+        common: "key=value" words that hold for every cell.
+
+    Raises:
+        InputError: with all problems of all cells.
+    """
+    keys = [word.partition("=")[0] for word in words]
+    axes = [
+        [f"{key}={value}" for value in split_values(word.partition("=")[2])]
+        for key, word in zip(keys, words, strict=True)
+    ]
+    problems = [
+        Problem("command line", f"{key} is given twice; give all its values at once: {key}=v1,v2")
+        for key in sorted({key for key in keys if keys.count(key) > 1})
+    ]
+    problems += [Problem("command line", f"seed {seed} is below 0") for seed in seeds if seed < 0]
+    varying = [axis for axis in axes if len(axis) > 1]
+    loaded = []
+    for source, overrides in itertools.product(sources, itertools.product(*axes)):
+        try:
+            loaded.append((source, overrides, load(source, [*overrides, *common])))
+        except InputError as error:
+            problems += error.problems or [Problem("command line", error.headline)]
+    _refuse("the sweep", problems)
+    several = len({seed for *_, one in loaded for seed in seeds or one.seeds}) > 1
+    cells: dict[tuple[str, int], Cell] = {}
+    for source, overrides, scenario in loaded:
+        told = [source] if len(set(sources)) > 1 else []
+        told += [word for word in overrides if any(word in axis for axis in varying)]
+        for seed in seeds or scenario.seeds:
+            label = " ".join([*told, f"seed {seed}"] if several else told)
+            label = label or f"{scenario.name} seed {seed}"
+            cell = Cell(source, (*overrides, *common), seed, scenario, label)
+            cells.setdefault((cell.identity, seed), cell)
+    return list(cells.values())
+
+
+def fingerprints(
+    cells: Sequence[Cell], progress: Callable[[int, int], None] | None = None
+) -> dict[str, str]:
+    """Prepare the data of all cells, once each: `Cell.data_key` -> fingerprint of the records.
+
+    Raises:
+        InputError: with all that is wrong with the data of all cells.
+        RunError: the cache cannot be written.
+    """
+    found: dict[str, str] = {}
+    problems: list[Problem] = []
+    for key, cell in {cell.data_key: cell for cell in cells}.items():
+        activate_plugins(cell.scenario)
+        try:
+            found[key] = open_store(cell.scenario, progress).fingerprint
+        except InputError as error:
+            problems += [Problem(cell.label, error.headline), *error.problems]
+            problems += [Problem("", error.hint)] if error.hint else []
+    _refuse("the data of the sweep", problems)
+    return found
+
+
+def _refuse(what: str, problems: Sequence[Problem]) -> None:
+    if problems:
+        lines = list(dict.fromkeys(problems))
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise InputError(f"{what} has {count}", lines, hint="type: fedsim sweep --help")
+
+
+def standing(cell: Cell, runs: Path, fingerprint: str, locked: bool = False) -> Standing:
+    """Look at the cell's run folders: the newest finished one wins, then the newest to resume.
+
+    Args:
+        locked: the caller holds the lock of the cell's log: no other process runs the cell.
+    """
+    resumable = None
+    why = ""
+    for folder, record in runs_of(cell, runs):
+        if record["data"]["fingerprint"] != fingerprint:
+            why = "the data have changed"
+        elif record["status"] == "done":
+            return Standing("done", folder)
+        elif record["status"] == "failed":
+            why = why or "it failed before"
+        elif is_taken(folder):
+            return Standing("wait", folder)
+        else:
+            resumable = resumable or folder
+    if not locked and is_taken(cell.log(runs)):
+        return Standing("wait")
+    return Standing("resume", resumable) if resumable else Standing("run", why=why)
+
+
+def runs_of(cell: Cell, runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The run folders of a cell and what their run.json says, newest first, on whatever data."""
+    places = (p.parent for p in (runs / cell.scenario.name).glob("*/run.json"))
+    found = [
+        (RunFolder(place).read_json("run.json"), place)
+        for place in places
+        if not place.is_symlink()
+    ]
+    mine = [(record, place) for record, place in found if record["seed"] == cell.seed]
+    for record, place in sorted(mine, key=lambda one: (one[0]["started"], one[1]), reverse=True):
+        if _identity_of(place / "scenario.yaml") == cell.identity:
+            yield place, record
+
+
+def identity(scenario: Scenario) -> str:
+    """The resolved scenario without the keys that change no bit, as JSON with sorted keys."""
+    values = {k: v for k, v in scenario.resolved().items() if k not in _WITHOUT_EFFECT}
+    values["resources"] = {
+        k: v for k, v in values["resources"].items() if k not in _WITHOUT_EFFECT_OF_RESOURCES
+    }
+    return json.dumps(values, sort_keys=True)
+
+
+@lru_cache(maxsize=4096)
+def _identity_of(path: Path) -> str | None:
+    """The identity of a run folder's scenario (its file never changes); None: it has become wrong.
+
+    It is loaded, not only read: keys that are newer than the run get their defaults.
+    """
+    try:
+        return identity(load(path))
+    except InputError:
+        return None

@@ -1,0 +1,296 @@
+"""Running the cells of a sweep: each in its own process, as many at a time as the machine carries.
+
+A cell that fails does not stop the others. An interrupted sweep leaves resumable runs; the same
+sweep, typed again, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from fedsim.console import Console
+from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError
+from fedsim.locks import take
+from fedsim.runfolder import RunFolder, now
+from fedsim.sweep.capacity import available_mb, cores, cores_of, expected_mb
+from fedsim.sweep.cells import Cell, Standing, runs_of, standing
+from fedsim.sweep.entries import Entry, Record, duration, error_of, score
+from fedsim.sweep.signals import Signals
+
+_POLL_SECONDS = 0.2
+_LOOK_AGAIN_SECONDS = 2.0  # at cells that another process runs
+_PATIENCE_SECONDS = 60.0  # with interrupted runs, before they are killed
+_MEMORY_SHARE = 0.9  # of the available memory, for all cells together
+
+
+class Sweep:
+    """The cells of a sweep, and the processes that run them.
+
+    Args:
+        cells: what to run, validated.
+        fingerprints: `Cell.data_key` -> fingerprint of the data as they are now.
+        runs: the folder of runs.
+        console: where lines are printed.
+        jobs: cells at a time; None: as many as cores and memory allow.
+        verbose: logs with tracebacks and Ray's output.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        fingerprints: Mapping[str, str],
+        runs: Path,
+        console: Console,
+        jobs: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.entries = [Entry(cell, number) for number, cell in enumerate(cells, 1)]
+        self._fingerprints, self._runs, self._console = fingerprints, runs, console
+        self._jobs, self._verbose = jobs, verbose
+        self._memory = _MEMORY_SHARE * available_mb()
+        self._widest = 1
+        self._looked = 0.0
+        self._record = Record(runs)
+        self._signals = Signals()
+
+    def forecast(self) -> list[tuple[Entry, Standing]]:
+        """What would be done with each cell."""
+        return [(entry, self._standing(entry)) for entry in self.entries]
+
+    def run(self) -> int:
+        """Run what is missing; the exit code.
+
+        Raises:
+            InputError: the folder of runs cannot be written.
+        """
+        try:
+            self._write("running")
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {self._runs}: {error.strerror}",
+                hint="choose another place: --runs DIR",
+            ) from error
+        with self._signals:
+            try:
+                self._skip_what_is_done()
+                while self._with("waiting", "running", "elsewhere") and not self._signals.count:
+                    self._collect()
+                    self._look_elsewhere()
+                    self._start_what_fits()
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                self._stop()
+        if self._signals.count:
+            self._write("interrupted")
+            return EXIT_INTERRUPTED
+        code = EXIT_RUN_FAILED if self._with("failed", "interrupted") else EXIT_DONE
+        self._write("failed" if code else "done")
+        return code
+
+    def finished(self) -> list[RunFolder]:
+        """The run folders of the cells that are done, in order."""
+        return [RunFolder(entry.folder) for entry in self._with("done") if entry.folder]
+
+    # --- starting ------------------------------------------------------------------------------
+
+    def _skip_what_is_done(self) -> None:
+        for entry in self._with("waiting"):
+            found = self._standing(entry)
+            if found.action == "done":
+                self._skip(entry, found)
+
+    def _start_what_fits(self) -> None:
+        for entry in self._with("waiting"):
+            if self._signals.count or not self._fits(entry.cell):
+                return  # A narrow cell does not overtake a wide one: that might wait for ever.
+            self._start(entry)
+
+    def _fits(self, cell: Cell) -> bool:
+        """Whether one more may start: by --jobs alone where given, else by cores and memory."""
+        running = self._with("running")
+        if not running:
+            return True
+        if self._jobs is not None:
+            return len(running) < self._jobs
+        busy = sum(cores_of(entry.cell.scenario) for entry in running)
+        needed = self._needed_mb(cell)
+        memory = sum(self._needed_mb(entry.cell) for entry in running) + needed
+        fits_cores = busy + cores_of(cell.scenario) <= cores()
+        return fits_cores and memory <= self._memory and needed <= available_mb()
+
+    def _needed_mb(self, cell: Cell) -> float:
+        """The most that a finished cell of the same scenario took, else a guess."""
+        name = cell.scenario.name
+        peaks = [
+            e.summary["peak_rss_mb"] for e in self._with("done") if e.cell.scenario.name == name
+        ]
+        return max(peaks, default=expected_mb(cell.scenario))
+
+    def _start(self, entry: Entry) -> None:
+        cell = entry.cell
+        path = cell.log(self._runs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
+            # The child inherits the lock: it ends with the child, even if we are killed.
+            free = take(log.fileno())
+            found = self._standing(entry, locked=True) if free else Standing("wait")
+            if found.action == "done":
+                self._skip(entry, found)
+            elif found.action == "wait":
+                if not entry.told:
+                    self._say(entry, "runs in another process; waiting for it")
+                entry.status, entry.told = "elsewhere", True
+                self._write("running")
+            else:
+                self._launch(entry, found, log)
+
+    def _launch(self, entry: Entry, found: Standing, log: BinaryIO) -> None:
+        words = self._words(entry.cell, found)
+        entry.repeat = shlex.join(["fedsim", *self._words(entry.cell, Standing("run"))])
+        entry.folder = found.folder
+        entry.known = frozenset(place for place, _ in runs_of(entry.cell, self._runs))
+        log.write(f"\n# {now()}: fedsim {shlex.join(words)}\n".encode())
+        log.flush()
+        entry.log_start = log.tell()
+        # As the command `fedsim` does: modules of the current folder are imported only if they
+        # were so here.
+        safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+        command = [sys.executable, *safe, "-m", "fedsim", *words]
+        with self._signals.ignored():
+            entry.process = subprocess.Popen(
+                [*command, *(["-v"] if self._verbose else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        entry.began, entry.status = time.monotonic(), "running"
+        self._widest = max(self._widest, len(self._with("running")))
+        what = f"goes on with {found.folder}" if found.folder else "starts"
+        why = f" ({found.why})" if found.why else ""
+        self._say(entry, f"{what}{why}; log: {entry.cell.log(self._runs)}")
+        self._write("running")
+
+    def _words(self, cell: Cell, found: Standing) -> list[str]:
+        """The words after `fedsim` that run the cell, or go on with its run."""
+        resources = cell.scenario.resources
+        if found.folder is not None:
+            words = ["run", "--resume", str(found.folder), "--backend", resources.backend]
+            workers = resources.workers
+        else:
+            words = ["run", cell.source, *cell.overrides, "--seed", str(cell.seed)]
+            words += ["--runs", str(self._runs)]
+            workers = None
+        if self._jobs is not None and resources.workers is None and resources.backend == "ray":
+            # Several cells share the cores; the number of workers changes no bit.
+            workers = max(1, cores() // (self._jobs * resources.threads))
+        return [*words, *(["--workers", str(workers)] if workers else [])]
+
+    # --- watching ------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        for entry in self._with("running"):
+            assert entry.process is not None
+            code = entry.process.poll()
+            if code is not None:
+                self._finish(entry, code)
+
+    def _finish(self, entry: Entry, code: int) -> None:
+        entry.seconds = time.monotonic() - entry.began
+        resumed = entry.folder
+        folders = [
+            (place, record)
+            for place, record in runs_of(entry.cell, self._runs)
+            if place == resumed or place not in entry.known
+        ]
+        entry.folder, record = folders[0] if folders else (resumed, {"status": ""})
+        if code == EXIT_DONE and record["status"] == "done":
+            self._note_summary(entry)
+            left = self._seconds_left()
+            self._say(
+                entry,
+                ", ".join([*score(entry.summary), duration(entry.seconds)])
+                + (f"; about {duration(left)} left" if left else ""),
+            )
+        else:
+            interrupted = code == EXIT_INTERRUPTED or self._signals.count
+            entry.status = "interrupted" if interrupted else "failed"
+            entry.error = error_of(entry.cell.log(self._runs), entry.log_start, code)
+            how = f": {entry.error}"
+            if entry.status == "interrupted" and entry.folder is not None:
+                entry.repeat = f"fedsim run --resume {shlex.quote(str(entry.folder))}"
+                how = f"; it can go on: {entry.folder}"
+            self._say(entry, f"{entry.status} after {duration(entry.seconds)}{how}")
+        self._write("running")
+
+    def _skip(self, entry: Entry, found: Standing) -> None:
+        entry.folder, entry.before = found.folder, not entry.told
+        self._note_summary(entry)
+        self._say(entry, ", ".join([f"finished already: {found.folder}", *score(entry.summary)]))
+        self._write("running")
+
+    def _note_summary(self, entry: Entry) -> None:
+        assert entry.folder is not None
+        entry.status = "done"
+        entry.summary = RunFolder(entry.folder).read_json("summary.json")
+
+    def _look_elsewhere(self) -> None:
+        """Take back the cells that no other process runs any more."""
+        if time.monotonic() - self._looked < _LOOK_AGAIN_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for entry in self._with("elsewhere"):
+            if self._standing(entry).action != "wait":
+                entry.status = "waiting"
+
+    def _stop(self) -> None:
+        """End the running cells as Ctrl-C does: they leave resumable runs."""
+        running = self._with("running")
+        if running:
+            self._console.line(f"interrupted; {len(running)} run(s) close their folders")
+        for entry in running:
+            assert entry.process is not None
+            entry.process.terminate()
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while self._with("running"):
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() > until or self._signals.count > 1:  # A kill loses nothing either.
+                for entry in self._with("running"):
+                    assert entry.process is not None
+                    entry.process.kill()
+            self._collect()
+
+    def _seconds_left(self) -> float:
+        """Rough time for the cells that are left, from those that are done."""
+        took: dict[str, list[float]] = {}
+        for entry in self._with("done"):
+            seconds = max(entry.seconds or 0.0, entry.summary["wall_seconds"])
+            took.setdefault(entry.cell.scenario.name, []).append(seconds)
+        every = [seconds for some in took.values() for seconds in some]
+        left = 0.0
+        for entry in self._with("waiting", "running"):
+            like = took.get(entry.cell.scenario.name, every)
+            gone = time.monotonic() - entry.began if entry.status == "running" else 0.0
+            left += max(sum(like) / len(like) - gone, 0.0) if like else 0.0
+        return left / self._widest
+
+    # --- small things --------------------------------------------------------------------------
+
+    def _with(self, *status: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.status in status]
+
+    def _standing(self, entry: Entry, locked: bool = False) -> Standing:
+        fingerprint = self._fingerprints[entry.cell.data_key]
+        return standing(entry.cell, self._runs, fingerprint, locked)
+
+    def _say(self, entry: Entry, text: str) -> None:
+        self._console.line(f"[{entry.number}/{len(self.entries)}] {entry.cell.label}: {text}")
+
+    def _write(self, status: str) -> None:
+        self._record.write(self.entries, status)

@@ -1,0 +1,88 @@
+"""`fedsim clean`: free disk."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED
+from fedsim.verbs import Verbs
+
+if TYPE_CHECKING:
+    from fedsim.cleaning import Item
+
+_RUNS = Path("runs")
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    one = verbs.add(
+        "clean",
+        _clean,
+        "Free disk: remove the checkpoints of finished runs, never results.",
+    )
+    one.add_argument(
+        "places",
+        nargs="*",
+        type=Path,
+        metavar="RUN|DIR",
+        help="runs, or folders of runs; default: runs",
+    )
+    one.add_argument(
+        "--checkpoints", action="store_true", help="checkpoints; the default without --stores"
+    )
+    one.add_argument("--stores", action="store_true", help="prepared data in the cache")
+    one.add_argument("--dry-run", action="store_true", help="only list what would be removed")
+    one.add_argument(
+        "--yes",
+        action="store_true",
+        help="also prepared data, and checkpoints of unfinished runs that are named",
+    )
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from fedsim.cleaning import checkpoints, holds_runs, leftovers, remove, stores
+    from fedsim.federation import cache_folder
+
+    items: list[Item] = []
+    if arguments.checkpoints or arguments.places or not arguments.stores:
+        default = [_RUNS] if holds_runs(_RUNS) else []
+        items += checkpoints(arguments.places or default, arguments.yes)
+    cache = cache_folder()
+    items += leftovers(cache)
+    prepared = stores(cache, arguments.yes)
+    items += prepared if arguments.stores else []
+
+    freed, count, code = 0, 0, EXIT_DONE
+    for item in items:
+        size, verdict = item.bytes, f"kept: {item.kept}"
+        if not item.kept:
+            verdict = "would be removed" if arguments.dry_run else "removed"
+            try:
+                size = item.bytes if arguments.dry_run else remove(item)
+            except OSError as error:
+                print(f"error: cannot remove {item.path}: {error.strerror}", file=sys.stderr)
+                code = EXIT_RUN_FAILED
+                continue
+            freed, count = freed + size, count + 1
+        print(f"{_megabytes(size):>12}  {_short(item.path)} ({item.what}): {verdict}")
+    print(
+        f"{count} {'to remove' if arguments.dry_run else 'removed'}, {_megabytes(freed)} "
+        + ("would be freed" if arguments.dry_run else "freed")
+    )
+    if prepared and not arguments.stores:
+        size = sum(item.bytes for item in prepared)
+        print(f"{_megabytes(size)} of prepared data in {cache}; to list: fedsim clean --stores")
+    return code
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.3f} MB"
+
+
+def _short(path: Path) -> str:
+    """The path as seen from here, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,131 @@
+"""`fedsim sweep`: run the product of scenarios, values and seeds; run what is missing of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from fedsim.verbs import Verbs, resource_arguments, resource_overrides
+
+if TYPE_CHECKING:
+    from fedsim.console import Console
+    from fedsim.sweep.scheduler import Sweep
+
+_AXIS = re.compile(r"[A-Za-z_][\w.-]*\s*=")
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    one = verbs.add(
+        "sweep",
+        _sweep,
+        "Run scenarios with every combination of values and seeds; what is finished is not run "
+        "again, what was interrupted goes on.",
+    )
+    one.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="NAME|FILE|key=v1,v2",
+        help="scenarios, and values to combine, such as strategy.codec=float32,uint8",
+    )
+    one.add_argument("--seeds", nargs="+", metavar="K", help="such as 0 1 2; default: the files'")
+    one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    one.add_argument("--jobs", type=int, metavar="N", help="cells at a time; default: what fits")
+    one.add_argument("--dry-run", action="store_true", help="list the cells and what would be done")
+    resource_arguments(one)
+    one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    one.add_argument("-v", "--verbose", action="store_true", help="logs with tracebacks")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    sources, axes, seeds = _sort(arguments)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
+    from fedsim.console import Console
+    from fedsim.sweep.cells import fingerprints, plan
+    from fedsim.sweep.scheduler import Sweep
+
+    console = Console(quiet=arguments.quiet)
+    cells = plan(sources, axes, seeds, resource_overrides(arguments))
+    data = fingerprints(cells, console.preparing)
+    sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
+    if arguments.dry_run:
+        _print_forecast(sweep)
+        return EXIT_DONE
+    code = sweep.run()
+    _print_failed(sweep, code)
+    if code == EXIT_INTERRUPTED:
+        print("error: interrupted; to go on, type the same command again", file=sys.stderr)
+    elif sweep.finished() and not arguments.quiet:
+        _print_table(sweep, console)
+    return code
+
+
+def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
+    """Scenarios, axes and seeds; --seeds takes all words after it, so some belong elsewhere."""
+    words, seeds = list(arguments.overrides), []
+    for word in arguments.seeds or ():
+        parts = word.split(",")
+        if all(part.isdecimal() for part in parts):
+            seeds += [int(part) for part in parts]
+        else:
+            words.append(word)
+    if arguments.seeds and not seeds:
+        raise InputError(
+            f"--seeds {arguments.seeds[0]!r}: expected whole numbers, at least 0",
+            hint="such as: --seeds 0 1 2",
+        )
+    axes = [word for word in words if _AXIS.match(word)]
+    sources = [word for word in words if not _AXIS.match(word)]
+    if not sources:
+        raise InputError("which scenarios?", hint="type: fedsim ls")
+    return sources, axes, seeds
+
+
+def _print_forecast(sweep: Sweep) -> None:
+    told = {
+        "done": "finished already: {}",
+        "resume": "would go on with {}",
+        "wait": "runs in another process",
+        "run": "would run",
+    }
+    forecast = sweep.forecast()
+    for entry, found in forecast:
+        why = f" ({found.why})" if found.why else ""
+        text = told[found.action].format(found.folder) + why
+        print(f"[{entry.number}/{len(forecast)}] {entry.cell.label}: {text}")
+    actions = [found.action for _, found in forecast]
+    print(
+        f"{len(actions)} cells: {actions.count('done')} finished, "
+        f"{actions.count('resume')} to go on with, {actions.count('wait')} in another process, "
+        f"{actions.count('run')} to run"
+    )
+
+
+def _print_failed(sweep: Sweep, code: int) -> None:
+    # Where the sweep itself was interrupted, so were its cells.
+    told = ("failed",) if code == EXIT_INTERRUPTED else ("failed", "interrupted")
+    for entry in sweep.entries:
+        if entry.status in told:
+            text = f"{entry.status}: {entry.cell.label}: {entry.error}\n  again: {entry.repeat}"
+            print(text, file=sys.stderr)
+
+
+def _print_table(sweep: Sweep, console: Console) -> None:
+    from fedsim.report.compare import find_runs, rows_of, table
+
+    folders = [folder.path for folder in sweep.finished()]
+    rows, _ = rows_of(find_runs(folders))
+    console.line()
+    console.line(table(rows))
+    names = sorted({folder.parent for folder in folders})
+    # The folders of runs say the same in few words, where they hold nothing else that is done.
+    every = [one for one in find_runs(names) if one.read_json("run.json")["status"] == "done"]
+    short = {one.path.resolve() for one in every} == {folder.resolve() for folder in folders}
+    console.line()
+    console.line(shlex.join(["fedsim", "compare", *map(str, names if short else folders)]))
