@@ -1,0 +1,502 @@
+"""Mechanisms: how the per-sample gradients of one Poisson sample become one noisy release.
+
+Every mechanism is a frozen set of numbers with one pure function
+`aggregate(gradients, state, rng) -> (released, info)`, so that an audit attacks exactly what
+training uses. `released` is all that may leave the step, and `remember(state, released)` makes of
+it the state of the next one; `info` is the simulator's own view of the step, private data that
+must not steer training.
+
+What makes a filter sound (`certified`): the decision about a record depends on its own gradient
+and on released quantities only, so adding or removing one record moves every sum by at most the
+clipping norm C; sums are divided by the fixed expected batch, never by a count; a gradient that is
+not finite counts as zero; a sample without records releases noise like any other.
+
+Seeded noise is for simulation: who knows the seed can take the noise off again.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedsim.privacy.accounting import effective_noise_multiplier
+
+Gradients = Tensor | Iterable[Tensor]
+"""Per-sample gradients [B, d] of one logical batch, or its parts [b, d], b >= 0, in order.
+
+Parts are iterated as often as the mechanism has `passes`: hand over a list, or an object whose
+`__iter__` computes them again. One part at least, so that d is known.
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a mechanism remembers: a function of past releases alone. Rebuilt from `vars(state)`.
+
+    Attributes:
+        step: releases so far.
+        reference: [d] the last unfiltered release, a sum; None where no rule needs it.
+        mean, square: [d] averages of the unfiltered releases and of their squares, with weights
+            that fall by `MEMORY` a release, starting at zero; None where no rule needs them.
+        seen: releases in these averages.
+    """
+
+    step: int = 0
+    reference: Tensor | None = None
+    mean: Tensor | None = None
+    square: Tensor | None = None
+    seen: int = 0
+
+
+MEMORY = 0.9
+
+
+@dataclass(frozen=True)
+class Released:
+    """All that leaves one step.
+
+    Attributes:
+        update: [d] the gradient for the optimiser.
+        reference: [d] the sum of all clipped gradients with noise, where this step released it.
+    """
+
+    update: Tensor
+    reference: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """Private diagnostics of one step.
+
+    Attributes:
+        kept: bool [B] the records whose gradient entered the update.
+        clipped: how many gradients were longer than C.
+        nonfinite: how many gradients had no finite norm and counted as zero.
+    """
+
+    kept: Tensor
+    clipped: int
+    nonfinite: int
+
+    @property
+    def keep_rate(self) -> float | None:
+        """Share of the sampled records that entered the update; None without records."""
+        return float(self.kept.double().mean()) if len(self.kept) else None
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Compare directions only in the coordinates where a measure is above its gamma-quantile.
+
+    measure: `magnitude` |mean|, `std`, or `cov` = std / |mean|.
+    gamma: share of the coordinates left out, 0 <= gamma < 1.
+    """
+
+    measure: Literal["magnitude", "std", "cov"]
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("magnitude", "std", "cov"):
+            raise ValueError(f"The measure must be magnitude, std or cov, not {self.measure!r}.")
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"Gamma must be at least 0 and below 1, not {self.gamma}.")
+
+    def observe(self, state: State, release: Tensor) -> State:
+        """The state whose averages include one more unfiltered release [d]."""
+        mean = torch.zeros_like(release) if state.mean is None else state.mean
+        square = torch.zeros_like(release) if state.square is None else state.square
+        return replace(
+            state,
+            mean=MEMORY * mean + (1 - MEMORY) * release,
+            square=MEMORY * square + (1 - MEMORY) * release.square(),
+            seen=state.seen + 1,
+        )
+
+    def of_releases(self, state: State) -> Tensor | None:
+        """The coordinates that count, bool [d], from past releases alone; None means all."""
+        if state.mean is None or state.square is None:
+            return None
+        started = 1 - MEMORY**state.seen
+        mean = state.mean / started
+        deviation = (state.square / started - mean.square()).clamp_min(0).sqrt()
+        return self.above_quantile(mean.abs(), deviation, mean)
+
+    def above_quantile(self, magnitude: Tensor, deviation: Tensor, mean: Tensor) -> Tensor | None:
+        """Coordinates strictly above the quantile, bool [d]; None where there are none."""
+        values = {
+            "magnitude": magnitude,
+            "std": deviation,
+            "cov": deviation / (mean.abs() + 1e-12),
+        }[self.measure]
+        rank = math.floor(self.gamma * (len(values) - 1)) + 1
+        above = values > values.kthvalue(rank).values
+        return above if bool(above.any()) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism(ABC):
+    """What all mechanisms share.
+
+    Attributes:
+        noise_multiplier: sigma; the noise on a sum has standard deviation sigma * C. 0: no noise,
+            and no privacy.
+        max_grad_norm: C, the largest Euclidean norm of one gradient; infinity clips nothing and
+            is refused together with noise.
+        expected_batch: L = q * n, what every sum is divided by.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    noise_multiplier: float
+    max_grad_norm: float
+    expected_batch: float
+
+    certified: ClassVar[bool] = True
+    """Whether `accounted_noise_multiplier` is proved; without, it is what is claimed."""
+    passes: ClassVar[int] = 1
+    """How often the gradients of a logical batch are needed."""
+
+    def __post_init__(self) -> None:
+        _require_multipliers(noise_multiplier=self.noise_multiplier)
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"The clipping norm must be above 0, not {self.max_grad_norm}.")
+        if math.isinf(self.max_grad_norm) and self.noise_multiplier:
+            raise ValueError("Noise needs a finite clipping norm: without one it has no scale.")
+        if not (math.isfinite(self.expected_batch) and self.expected_batch > 0):
+            raise ValueError(f"The expected batch must be above 0, not {self.expected_batch}.")
+
+    @property
+    def accounted_noise_multiplier(self) -> float:
+        """The noise multiplier of one step that the accountant is told."""
+        return self.noise_multiplier
+
+    @abstractmethod
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """Release one step.
+
+        Args:
+            gradients: float [B, d] of one Poisson sample, B >= 0, or its parts.
+            state: what `remember` made of the releases before; `State()` at first.
+            rng: source of the noise, on the CPU.
+        """
+
+    def remember(self, state: State, released: Released) -> State:
+        """The state after a release: computed from what was released, so it costs nothing."""
+        return replace(state, step=state.step + 1)
+
+    def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        return gaussian(like.shape[1:], self._scale(self.noise_multiplier), rng, like)
+
+    def _scale(self, noise_multiplier: float) -> float:
+        """Standard deviation of the noise on a sum; 0 noise is 0 even where C is infinite."""
+        return noise_multiplier * self.max_grad_norm if noise_multiplier else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD(Mechanism):
+    """Plain DP-SGD (Abadi et al., 2016): clip, add up, add noise, divide by the expected batch."""
+
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """Release one step, see `Mechanism.aggregate`."""
+        total, info = _filtered_sum(gradients, self.max_grad_norm)
+        total += self._noise(total[None], rng)
+        return Released(total / self.expected_batch), info
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateReference(Mechanism):
+    """DP-SGD that keeps gradients pointing along a private sum of the same sample.
+
+    First R, the noisy sum of all clipped gradients, is released; then S, the noisy sum of those
+    whose cosine with R is above psi. The update mixes both. Two Gaussians on one Poisson sample:
+    accounted at the effective multiplier of both.
+
+    Attributes:
+        reference_noise_multiplier: that of R.
+        psi: keep a record where its cosine with the signal in R is above psi, -1 <= psi < 1;
+            psi = -1 keeps all. The norm of R is mostly noise in high dimensions; its expectation
+            is taken off, and where nothing is left the sign of the cosine decides.
+        combine: weight of R in the update, between 0 and 1.
+        dimensions: coordinates to compare; None compares all.
+    """
+
+    reference_noise_multiplier: float
+    psi: float = 0.0
+    combine: float = 0.5
+    dimensions: Dimensions | None = None
+    passes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_multipliers(reference_noise_multiplier=self.reference_noise_multiplier)
+        _require_psi(self.psi)
+        if math.isinf(self.max_grad_norm) and self.reference_noise_multiplier:
+            raise ValueError("Noise needs a finite clipping norm: without one it has no scale.")
+        if not 0 <= self.combine <= 1:
+            raise ValueError(f"The weight combine must lie between 0 and 1, not {self.combine}.")
+
+    @property
+    def accounted_noise_multiplier(self) -> float:
+        """The effective multiplier of both releases."""
+        return effective_noise_multiplier(self.noise_multiplier, self.reference_noise_multiplier)
+
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """Release one step, see `Mechanism.aggregate`."""
+        reference, _ = _filtered_sum(gradients, self.max_grad_norm)
+        # The noise of S first: at psi = -1 and combine = 0 this is DP-SGD bit for bit.
+        noise = self._noise(reference[None], rng)
+        scale = self._scale(self.reference_noise_multiplier)
+        reference += gaussian(reference.shape, scale, rng, reference)
+        mask = self.dimensions.of_releases(state) if self.dimensions else None
+        rule = _Filter(reference, scale, self.psi, mask)
+        total, info = _filtered_sum(gradients, self.max_grad_norm, rule)
+        mixed = (1 - self.combine) * (total + noise) + self.combine * reference
+        return Released(mixed / self.expected_batch, reference), info
+
+    def remember(self, state: State, released: Released) -> State:
+        """The state after a release, see `Mechanism.remember`."""
+        if self.dimensions is not None and released.reference is not None:
+            state = self.dimensions.observe(state, released.reference)
+        return replace(state, step=state.step + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlternatingReference(Mechanism):
+    """DP-SGD whose every second step keeps gradients that point along the step before.
+
+    Steps 0, 2, 4, ... are plain; the others compare with the last plain release, which is public
+    already: accounted as DP-SGD. (A reference out of filtered releases follows itself and
+    training collapses.)
+
+    Attributes:
+        psi, dimensions: as in `PrivateReference`.
+    """
+
+    psi: float = 0.0
+    dimensions: Dimensions | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_psi(self.psi)
+
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """Release one step, see `Mechanism.aggregate`."""
+        rule = None
+        if state.step % 2 and state.reference is not None:
+            mask = self.dimensions.of_releases(state) if self.dimensions else None
+            rule = _Filter(state.reference, self._scale(self.noise_multiplier), self.psi, mask)
+        total, info = _filtered_sum(gradients, self.max_grad_norm, rule)
+        total += self._noise(total[None], rng)
+        return Released(total / self.expected_batch, None if rule else total), info
+
+    def remember(self, state: State, released: Released) -> State:
+        """The state after a release, see `Mechanism.remember`."""
+        if released.reference is not None:
+            if self.dimensions is not None:
+                state = self.dimensions.observe(state, released.reference)
+            state = replace(state, reference=released.reference)
+        return replace(state, step=state.step + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperUnsound(Mechanism):
+    """The published cosine filter ("gradient self-alignment", Algorithm 2), for study only.
+
+    It has no guarantee at the multiplier it claims. (1) The mean over the kept records lets one
+    record move the release by C / |X|, not C / L, and under the reading with independent noise the
+    noise shrinks with the number of records too. (2) The reference is the batch's own unclipped
+    mean, so one record can change every cosine, where only one change was accounted for. (3) The
+    coordinate mask and the number of kept records are released without noise.
+
+    Attributes:
+        cosine_noise_multiplier: tau; the cosines get noise of standard deviation tau * 2 lambda.
+        noise: the paper does not say whether the noise on the gradients is `shared` (one draw for
+            all records, as in DP-SGD) or `independent` (one draw a record).
+        psi: keep a record where its noisy cosine is above psi.
+        half_width: lambda; cosines are clipped to psi +- lambda before their noise.
+        dimensions: coordinates to compare, measured over the records' noisy gradients.
+    """
+
+    cosine_noise_multiplier: float
+    noise: Literal["shared", "independent"] = "shared"
+    psi: float = 0.0
+    half_width: float = 0.5
+    dimensions: Dimensions | None = None
+    certified: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_multipliers(cosine_noise_multiplier=self.cosine_noise_multiplier)
+        if self.noise not in ("shared", "independent"):
+            raise ValueError(f"The noise must be shared or independent, not {self.noise!r}.")
+        if not self.half_width > 0:
+            raise ValueError(f"The half width must be above 0, not {self.half_width}.")
+
+    @property
+    def accounted_noise_multiplier(self) -> float:
+        """What the paper claims: both Gaussians on one sample, each with its printed noise."""
+        return effective_noise_multiplier(self.noise_multiplier, self.cosine_noise_multiplier)
+
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """Release one step, see `Mechanism.aggregate`; an update of zero where none is kept."""
+        raw = torch.cat(list(parts(gradients)))
+        ready = clip(raw, self.max_grad_norm)
+        clipped = ready.gradients * ready.factors[:, None]
+        shape = raw.shape if self.noise == "independent" else raw.shape[1:]
+        scale = self._scale(self.noise_multiplier) / self.expected_batch
+        noisy = clipped + gaussian(shape, scale, rng, raw)
+        reference = ready.gradients.sum(dim=0)
+        mask = self._mask(noisy)
+        compared = noisy
+        if mask is not None:
+            compared, reference = noisy[:, mask], reference[mask]
+        lengths = compared.norm(dim=1) * reference.norm()
+        cosines = compared @ reference / lengths.clamp_min(1e-30)
+        low, high = max(-1.0, self.psi - self.half_width), min(1.0, self.psi + self.half_width)
+        spread = self.cosine_noise_multiplier * 2 * self.half_width
+        scores = cosines.clamp(low, high) + gaussian(cosines.shape, spread, rng, cosines)
+        kept = scores > self.psi
+        update = (kept.to(noisy.dtype) @ noisy) / max(1, int(kept.sum()))
+        clipped_count = int((ready.norms > self.max_grad_norm).sum())
+        nonfinite = int((~ready.finite).sum())
+        return Released(update), Info(kept & ready.finite, clipped_count, nonfinite)
+
+    def _mask(self, noisy: Tensor) -> Tensor | None:
+        """The coordinates that count, measured over records: not private."""
+        if self.dimensions is None or not len(noisy):
+            return None
+        mean, deviation = noisy.mean(dim=0), noisy.std(dim=0, correction=0)
+        return self.dimensions.above_quantile(noisy.abs().mean(dim=0), deviation, mean)
+
+
+def gaussian(
+    shape: torch.Size | tuple[int, ...], scale: float, rng: torch.Generator, like: Tensor
+) -> Tensor:
+    """Normal noise of standard deviation `scale`, with dtype and device of `like`.
+
+    Drawn on the CPU, so that every device adds the same noise. Scale 0 draws nothing.
+    """
+    if not scale:
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    return (torch.randn(shape, generator=rng, dtype=like.dtype) * scale).to(like.device)
+
+
+def parts(gradients: Gradients) -> Iterator[Tensor]:
+    """The parts [b, d] of a logical batch.
+
+    Raises:
+        ValueError: a one-way iterator, no part, or a part that is not a float matrix.
+    """
+    if isinstance(gradients, Tensor):
+        gradients = (gradients,)
+    elif isinstance(gradients, Iterator):
+        raise ValueError("Parts of a batch must be iterable again: hand over a list of them.")
+    empty = True
+    for part in gradients:
+        if part.ndim != 2 or not part.is_floating_point():
+            raise ValueError(
+                f"Per-sample gradients must be a float matrix [B, d], not {part.dtype} "
+                f"{list(part.shape)}."
+            )
+        empty = False
+        yield part
+    if empty:
+        raise ValueError("A logical batch needs one part at least, if need be of shape [0, d].")
+
+
+class Clipped(NamedTuple):
+    """Gradients ready for a sum in which no record counts more than C: `factors @ gradients`.
+
+    Attributes:
+        gradients: [b, d], zero where the norm was not finite.
+        factors: [b] min(1, C / (norm + 1e-6)), as in Opacus.
+        norms: [b] of `gradients`.
+        finite: bool [b].
+    """
+
+    gradients: Tensor
+    factors: Tensor
+    norms: Tensor
+    finite: Tensor
+
+
+def clip(gradients: Tensor, max_grad_norm: float) -> Clipped:
+    """Clip per-sample gradients [b, d] to the norm C; what has no finite norm counts as zero.
+
+    That comes before clipping: 0 * infinity would be NaN and show that the record was there.
+    """
+    norms = gradients.norm(dim=1)
+    finite = norms.isfinite()
+    if not bool(finite.all()):
+        gradients = torch.where(finite[:, None], gradients, 0.0)
+        norms = torch.where(finite, norms, 0.0)
+    return Clipped(gradients, (max_grad_norm / (norms + 1e-6)).clamp(max=1.0), norms, finite)
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """Keep gradients whose cosine with the signal in a released sum is above psi."""
+
+    reference: Tensor
+    noise_scale: float
+    psi: float
+    mask: Tensor | None
+
+    def __call__(self, gradients: Tensor, norms: Tensor) -> Tensor:
+        """bool [b] for gradients [b, d] of these norms [b]; each decides for itself."""
+        if self.psi <= -1:
+            return torch.ones(len(gradients), dtype=torch.bool, device=gradients.device)
+        reference = self.reference
+        if self.mask is not None:
+            reference = reference[self.mask]
+            gradients = gradients[:, self.mask]
+            norms = gradients.norm(dim=1)
+        energy = reference.square().sum() - len(reference) * self.noise_scale**2
+        lengths = norms * energy.clamp_min(1e-24).sqrt()
+        return (gradients @ reference / lengths.clamp_min(1e-30)).clamp(-1, 1) > self.psi
+
+
+def _filtered_sum(
+    gradients: Gradients, max_grad_norm: float, rule: _Filter | None = None
+) -> tuple[Tensor, Info]:
+    """Sum [d] of the clipped gradients that the rule keeps, without noise."""
+    total: Tensor | None = None
+    kept, clipped, nonfinite = [], 0, 0
+    for part in parts(gradients):
+        ready = clip(part, max_grad_norm)
+        keep = torch.ones_like(ready.finite) if rule is None else rule(ready.gradients, ready.norms)
+        summed = (ready.factors * keep) @ ready.gradients
+        total = summed if total is None else total + summed
+        kept.append(keep & ready.finite)
+        clipped += int((ready.norms > max_grad_norm).sum())
+        nonfinite += int((~ready.finite).sum())
+    assert total is not None  # `parts` yields one at least
+    return total, Info(torch.cat(kept), clipped, nonfinite)
+
+
+def _require_multipliers(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be at least 0 and finite, not {value}.")
+
+
+def _require_psi(psi: float) -> None:
+    if not -1 <= psi < 1:
+        raise ValueError(f"psi must be at least -1 and below 1, not {psi}.")
