@@ -275,7 +275,10 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("evaluation.external=x", "evaluation.external: external test sets are not part of this"),
         ("resources.backend=rey", "resources.backend: expected 'inline' or 'ray', got 'rey'"),
         ("resources.gpus=.inf", "resources.gpus: expected a finite number, got inf"),
-        ("faults.on_client_error=go", "faults.on_client_error: expected 'stop' or 'skip', got 'go'"),
+        (
+            "faults.on_client_error=go",
+            "faults.on_client_error: expected 'stop' or 'skip', got 'go'",
+        ),
         ("profile=quik", "profile: there is no profile 'quik' (did you mean 'quick'?)"),
         ("profiles.default={}", "profiles.default: this is the file without a profile"),
         ("profiles.quick=3", "profiles.quick: expected a block of keys, got 3"),

@@ -1,0 +1,108 @@
+"""Kill runs at random moments, resume them, and compare every bit with an uninterrupted run.
+
+    python -m tests.kill_anywhere --moments 10 --seed 0
+
+A script and not a test: it takes minutes. Each run is killed with its whole process group
+(SIGKILL), at a moment drawn uniformly over its length, resumed, killed again half of the time, and
+resumed to its end. It exits with 1 if a single bit of the model, the metrics, or a line of
+rounds.jsonl or traffic.jsonl differs (times and memory aside).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fedsim import Result
+from fedsim.runfolder import RunFolder
+from tests.engine.conftest import GDD, TINY
+from tests.engine.test_bits import assert_same
+
+METHODS = {
+    "fedavg": ("rounds=6", "client.epochs=3"),
+    "gdd": (*GDD, "client.iterations=40", "strategy.epochs=40"),
+}
+
+
+def start(command: list[str], runs: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own."""
+    silent = subprocess.DEVNULL
+    words = [sys.executable, "-m", "fedsim", "run", *command]
+    return subprocess.Popen(words, start_new_session=True, stdout=silent, stderr=silent, cwd=runs)
+
+
+def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Kill the group after so many seconds; False if it had ended by then."""
+    try:
+        process.wait(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+
+
+def folders(runs: Path) -> list[Path]:
+    """Run folders below `runs`."""
+    return [path for path in (runs / "tiny").glob("*seed*") if not path.is_symlink()]
+
+
+def result(folder: Path) -> Result:
+    """A finished run, as the API would return it."""
+    run = RunFolder(folder)
+    summary = run.read_json("summary.json")
+    return Result(folder, 0, summary["metrics"], summary, run.read_lines("rounds.jsonl"))
+
+
+def main() -> int:
+    """Kill, resume, compare; print a line for each run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moments", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="ray", choices=("inline", "ray"))
+    arguments = parser.parse_args()
+    draws, bad = random.Random(arguments.seed), 0
+    with tempfile.TemporaryDirectory(prefix="fedsim-kill-") as temporary:
+        base = Path(temporary)
+        (base / "tiny.yaml").write_text(TINY)
+        for method, overrides in METHODS.items():
+            words = [str(base / "tiny.yaml"), *overrides, "--backend", arguments.backend, "--runs"]
+            began = time.monotonic()
+            start([*words, str(base / f"{method}-whole")], base).wait()
+            length = time.monotonic() - began
+            whole = result(folders(base / f"{method}-whole")[0])
+            for number in range(arguments.moments):
+                runs = base / f"{method}-{number}"
+                moment = draws.uniform(0, length)
+                killed = kill_after(start([*words, str(runs)], base), moment)
+                said = f"{method} {number + 1}/{arguments.moments}: "
+                said += f"killed after {moment:.2f} s" if killed else "ended before the kill"
+                if not (found := folders(runs)):
+                    print(f"{said}, before there was a run folder", flush=True)
+                    continue
+                kills = 1
+                while not (found[0] / "summary.json").exists():
+                    process = start(["--resume", str(found[0])], base)
+                    if draws.random() < 0.5 and kills < 3:
+                        kills += kill_after(process, draws.uniform(0, length))
+                    elif process.wait():
+                        break
+                try:
+                    assert_same(whole, result(found[0]))
+                    print(f"{said}; the same bits after {kills} kill(s)", flush=True)
+                except (AssertionError, OSError) as error:
+                    bad += 1
+                    print(f"{said}; DIFFERS: {error}", flush=True)
+    print("every run ended in the same bits" if not bad else f"{bad} run(s) differ")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
