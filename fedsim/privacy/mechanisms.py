@@ -18,21 +18,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fedsim.privacy.accounting import effective_noise_multiplier
-
-Gradients = Tensor | Iterable[Tensor]
-"""Per-sample gradients [B, d] of one logical batch, or its parts [b, d], b >= 0, in order.
-
-Parts are iterated as often as the mechanism has `passes`: hand over a list, or an object whose
-`__iter__` computes them again. One part at least, so that d is known.
-"""
+from fedsim.privacy.gradients import Gradients, clip, gaussian, parts, require_multipliers
 
 
 @dataclass(frozen=True)
@@ -164,7 +157,7 @@ class Mechanism(ABC):
     """How often the gradients of a logical batch are needed."""
 
     def __post_init__(self) -> None:
-        _require_multipliers(noise_multiplier=self.noise_multiplier)
+        require_multipliers(noise_multiplier=self.noise_multiplier)
         if not self.max_grad_norm > 0:
             raise ValueError(f"The clipping norm must be above 0, not {self.max_grad_norm}.")
         if math.isinf(self.max_grad_norm) and self.noise_multiplier:
@@ -239,7 +232,7 @@ class PrivateReference(Mechanism):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_multipliers(reference_noise_multiplier=self.reference_noise_multiplier)
+        require_multipliers(reference_noise_multiplier=self.reference_noise_multiplier)
         _require_psi(self.psi)
         if math.isinf(self.max_grad_norm) and self.reference_noise_multiplier:
             raise ValueError("Noise needs a finite clipping norm: without one it has no scale.")
@@ -313,143 +306,6 @@ class AlternatingReference(Mechanism):
         return replace(state, step=state.step + 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaperUnsound(Mechanism):
-    """The published cosine filter ("gradient self-alignment", Algorithm 2), for study only.
-
-    It has no guarantee at the multiplier it claims. (1) The mean over the kept records lets one
-    record move the release by C / |X|, not C / L, and under the reading with independent noise the
-    noise shrinks with the number of records too. (2) The reference is the batch's own unclipped
-    mean, so one record can change every cosine, where only one change was accounted for. (3) The
-    coordinate mask and the number of kept records are released without noise.
-
-    Attributes:
-        cosine_noise_multiplier: tau; the cosines get noise of standard deviation tau * 2 lambda.
-        noise: the paper does not say whether the noise on the gradients is `shared` (one draw for
-            all records, as in DP-SGD) or `independent` (one draw a record).
-        psi: keep a record where its noisy cosine is above psi.
-        half_width: lambda; cosines are clipped to psi +- lambda before their noise.
-        dimensions: coordinates to compare, measured over the records' noisy gradients.
-    """
-
-    cosine_noise_multiplier: float
-    noise: Literal["shared", "independent"] = "shared"
-    psi: float = 0.0
-    half_width: float = 0.5
-    dimensions: Dimensions | None = None
-    certified: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_multipliers(cosine_noise_multiplier=self.cosine_noise_multiplier)
-        if self.noise not in ("shared", "independent"):
-            raise ValueError(f"The noise must be shared or independent, not {self.noise!r}.")
-        if not self.half_width > 0:
-            raise ValueError(f"The half width must be above 0, not {self.half_width}.")
-
-    @property
-    def accounted_noise_multiplier(self) -> float:
-        """What the paper claims: both Gaussians on one sample, each with its printed noise."""
-        return effective_noise_multiplier(self.noise_multiplier, self.cosine_noise_multiplier)
-
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
-        """Release one step, see `Mechanism.aggregate`; an update of zero where none is kept."""
-        raw = torch.cat(list(parts(gradients)))
-        ready = clip(raw, self.max_grad_norm)
-        clipped = ready.gradients * ready.factors[:, None]
-        shape = raw.shape if self.noise == "independent" else raw.shape[1:]
-        scale = self._scale(self.noise_multiplier) / self.expected_batch
-        noisy = clipped + gaussian(shape, scale, rng, raw)
-        reference = ready.gradients.sum(dim=0)
-        mask = self._mask(noisy)
-        compared = noisy
-        if mask is not None:
-            compared, reference = noisy[:, mask], reference[mask]
-        lengths = compared.norm(dim=1) * reference.norm()
-        cosines = compared @ reference / lengths.clamp_min(1e-30)
-        low, high = max(-1.0, self.psi - self.half_width), min(1.0, self.psi + self.half_width)
-        spread = self.cosine_noise_multiplier * 2 * self.half_width
-        scores = cosines.clamp(low, high) + gaussian(cosines.shape, spread, rng, cosines)
-        kept = scores > self.psi
-        update = (kept.to(noisy.dtype) @ noisy) / max(1, int(kept.sum()))
-        clipped_count = int((ready.norms > self.max_grad_norm).sum())
-        nonfinite = int((~ready.finite).sum())
-        return Released(update), Info(kept & ready.finite, clipped_count, nonfinite)
-
-    def _mask(self, noisy: Tensor) -> Tensor | None:
-        """The coordinates that count, measured over records: not private."""
-        if self.dimensions is None or not len(noisy):
-            return None
-        mean, deviation = noisy.mean(dim=0), noisy.std(dim=0, correction=0)
-        return self.dimensions.above_quantile(noisy.abs().mean(dim=0), deviation, mean)
-
-
-def gaussian(
-    shape: torch.Size | tuple[int, ...], scale: float, rng: torch.Generator, like: Tensor
-) -> Tensor:
-    """Normal noise of standard deviation `scale`, with dtype and device of `like`.
-
-    Drawn on the CPU, so that every device adds the same noise. Scale 0 draws nothing.
-    """
-    if not scale:
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    return (torch.randn(shape, generator=rng, dtype=like.dtype) * scale).to(like.device)
-
-
-def parts(gradients: Gradients) -> Iterator[Tensor]:
-    """The parts [b, d] of a logical batch.
-
-    Raises:
-        ValueError: a one-way iterator, no part, or a part that is not a float matrix.
-    """
-    if isinstance(gradients, Tensor):
-        gradients = (gradients,)
-    elif isinstance(gradients, Iterator):
-        raise ValueError("Parts of a batch must be iterable again: hand over a list of them.")
-    empty = True
-    for part in gradients:
-        if part.ndim != 2 or not part.is_floating_point():
-            raise ValueError(
-                f"Per-sample gradients must be a float matrix [B, d], not {part.dtype} "
-                f"{list(part.shape)}."
-            )
-        empty = False
-        yield part
-    if empty:
-        raise ValueError("A logical batch needs one part at least, if need be of shape [0, d].")
-
-
-class Clipped(NamedTuple):
-    """Gradients ready for a sum in which no record counts more than C: `factors @ gradients`.
-
-    Attributes:
-        gradients: [b, d], zero where the norm was not finite.
-        factors: [b] min(1, C / (norm + 1e-6)), as in Opacus.
-        norms: [b] of `gradients`.
-        finite: bool [b].
-    """
-
-    gradients: Tensor
-    factors: Tensor
-    norms: Tensor
-    finite: Tensor
-
-
-def clip(gradients: Tensor, max_grad_norm: float) -> Clipped:
-    """Clip per-sample gradients [b, d] to the norm C; what has no finite norm counts as zero.
-
-    That comes before clipping: 0 * infinity would be NaN and show that the record was there.
-    """
-    norms = gradients.norm(dim=1)
-    finite = norms.isfinite()
-    if not bool(finite.all()):
-        gradients = torch.where(finite[:, None], gradients, 0.0)
-        norms = torch.where(finite, norms, 0.0)
-    return Clipped(gradients, (max_grad_norm / (norms + 1e-6)).clamp(max=1.0), norms, finite)
-
-
 @dataclass(frozen=True)
 class _Filter:
     """Keep gradients whose cosine with the signal in a released sum is above psi."""
@@ -489,12 +345,6 @@ def _filtered_sum(
         nonfinite += int((~ready.finite).sum())
     assert total is not None  # `parts` yields one at least
     return total, Info(torch.cat(kept), clipped, nonfinite)
-
-
-def _require_multipliers(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be at least 0 and finite, not {value}.")
 
 
 def _require_psi(psi: float) -> None:

@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.privacy import mechanisms
+from fedsim.privacy import paper as paper_module
 from fedsim.privacy.accounting import effective_noise_multiplier
 from fedsim.privacy.audit import gaussian_epsilon, many_run
 from fedsim.privacy.mechanisms import (
     DPSGD,
     AlternatingReference,
     Dimensions,
-    PaperUnsound,
     PrivateReference,
     State,
 )
+from fedsim.privacy.paper import PaperUnsound
 
 # Four records, C = 1, L = 4, and one noise vector, already divided by L.
 GRADIENTS = torch.tensor([[3.0, 4, 0], [0.6, 0.8, 0], [-1, 0, 2], [2, 2, 1]])
@@ -64,6 +65,7 @@ def fixed_noise(monkeypatch):
         return NOISE.clone() if scale and tuple(shape) == (3,) else torch.zeros(shape)
 
     monkeypatch.setattr(mechanisms, "gaussian", draw)
+    monkeypatch.setattr(paper_module, "gaussian", draw)
 
 
 def close(actual, expected):
