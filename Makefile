@@ -4,11 +4,13 @@ VENV   := .venv
 READY  := $(VENV)/.ready
 NAME   ?=
 ARGS   ?=
+DATA   ?=
+RUNS   ?= runs/table
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario test test-fast lint clean
+.PHONY: help setup scenario table test test-fast lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +32,19 @@ setup: $(READY) ## Make .venv from the pinned versions
 scenario: $(READY) ## Run a scenario: make scenario NAME=isic_noniid_gdd [ARGS="key=value --seed 1"]
 	@test -n "$(NAME)" || { echo 'which scenario? type: make scenario NAME=isic_noniid_gdd' >&2; $(VENV)/bin/fedsim ls >&2; exit 2; }
 	@$(VENV)/bin/fedsim run $(NAME) $(ARGS)
+
+# One process a run, two runs at a time on two cores. What is finished below RUNS is not run again.
+SWEEP = $(VENV)/bin/fedsim sweep --backend inline --quiet --runs $(RUNS) \
+        data.name=ham10000 data.root=$(DATA)
+
+table: $(READY) ## The README's table, some two hours on two cores: make table DATA=DIR (HAM10000) [RUNS=DIR]
+	@test -n "$(DATA)" || { echo 'which data? type: make table DATA=DIR, the folder of HAM10000' >&2; exit 2; }
+	$(SWEEP) isic_centralised isic_noniid_local isic_noniid_random isic_noniid_gdd --seeds 0 1 2
+	$(SWEEP) isic_noniid_gdd_plus --seeds 0 1 2
+	$(SWEEP) isic_noniid_dm client.image_learning_rate=1.0,2.0 --seeds 0 1 2
+	$(SWEEP) isic_noniid_fedavg strategy.codec=float32,uint8 --seeds 0 1 2
+	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seeds 0
+	$(VENV)/bin/fedsim compare $(RUNS) --baseline isic_noniid_local --csv $(RUNS)/table.csv --markdown $(RUNS)/table.md --latex $(RUNS)/table.tex
 
 test: $(READY) ## Run the tests (real data from FEDSIM_TEST_DATA, skipped and counted when unset)
 	$(VENV)/bin/python -m pytest -q $(ARGS)

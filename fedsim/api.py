@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,61 +187,63 @@ def _go(
     resumed: bool = False,
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""
+    with _locked(folder):
+        status = "failed"
+        folder.write_json("run.json", record | {"status": "running", "finished": None})
+        try:
+            with engine(scenario, seed, federation, strategy, console, folder) as rounds:
+                if resumed:
+                    assert rounds.checkpoints is not None
+                    checkpoint = rounds.checkpoints.latest()
+                    rounds.checkpoints.rewind(checkpoint)
+                    if checkpoint is not None:
+                        rounds.restore(checkpoint)
+                    console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
+                rounds.run()
+                summary = _finish(federation, rounds, folder)
+                if is_one_shot(strategy):
+                    _leakage(federation, rounds, folder, console, Streams(seed))
+            status = "done"
+        except KeyboardInterrupt as interrupt:
+            status = "interrupted"
+            raise KeyboardInterrupt(str(folder.path)) from interrupt
+        finally:
+            console.stop()
+            folder.write_json("run.json", record | {"finished": now(), "status": status})
+        _report(folder, console)
+        return Result(
+            folder.path, seed, summary["metrics"], summary, folder.read_lines("rounds.jsonl")
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes out of the run folder; InputError where one is in it."""
     with held(folder.path) as mine:
         if not mine:
             raise InputError(
                 f"{folder.path} is running in another process",
                 hint="wait for it, or end that process",
             )
-        return _run_rounds(scenario, seed, federation, strategy, console, folder, record, resumed)
-
-
-def _run_rounds(
-    scenario: Scenario,
-    seed: int,
-    federation: Federation,
-    strategy: FlowerStrategy,
-    console: Console,
-    folder: RunFolder,
-    record: dict[str, Any],
-    resumed: bool,
-) -> Result:
-    status = "failed"
-    folder.write_json("run.json", record | {"status": "running", "finished": None})
-    try:
-        with engine(scenario, seed, federation, strategy, console, folder) as rounds:
-            if resumed:
-                assert rounds.checkpoints is not None
-                checkpoint = rounds.checkpoints.latest()
-                rounds.checkpoints.rewind(checkpoint)
-                if checkpoint is not None:
-                    rounds.restore(checkpoint)
-                console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
-            rounds.run()
-            summary = _finish(federation, rounds, folder)
-            if is_one_shot(strategy):
-                _leakage(federation, rounds, folder, console, Streams(seed))
-        status = "done"
-    except KeyboardInterrupt as interrupt:
-        status = "interrupted"
-        raise KeyboardInterrupt(str(folder.path)) from interrupt
-    finally:
-        console.stop()
-        folder.write_json("run.json", record | {"finished": now(), "status": status})
-    _report(folder, console)
-    return Result(folder.path, seed, summary["metrics"], summary, folder.read_lines("rounds.jsonl"))
+        yield
 
 
 def _leakage(
     federation: Federation, rounds: Rounds, folder: RunFolder, console: Console, streams: Streams
 ) -> None:
-    """Look for real images in what a one-shot method sent, and for members in its model."""
+    """Look for real images in what a one-shot method sent, and for members in its model.
+
+    A search that fails does not fail a finished run.
+    """
     with isolated(streams.sequence("model")):
         model = rounds.server.new_model()
     flower.load_state(model, rounds.selected[0])
-    found = write_leakage(
-        folder.path, federation, model, rounds.server.device, streams.numpy("leakage")
-    )
+    draws = streams.numpy("leakage")
+    try:
+        found = write_leakage(folder.path, federation, model, rounds.server.device, draws)
+    except Exception as error:
+        console.line(f"leakage was not measured: {error}")
+        return
     if found is not None:
         console.line(leakage_line(found))
 
