@@ -5,8 +5,10 @@ Condensation with Distribution Matching", 2023): mean embeddings of real and syn
 these, and a second time with the channel statistics of the real images perturbed. DC (Zhao et al.,
 "Dataset Condensation with Gradient Matching", 2021): the gradients that they give a classifier.
 DSA (Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", 2021): the same
-of images that are augmented alike. Where GDD's printed formula and its idea disagree,
-`fedsim.augment.perturb_statistics` says which is meant. Method card: `docs/methods/gdd.md`.
+of images that are augmented alike. GDD and DM also match under networks that were trained on the
+site's images, and may label views of the result with them. Where GDD's printed formula and its
+idea disagree, `fedsim.augment.perturb_statistics` says which is meant. Method card:
+`docs/methods/gdd.md`.
 """
 
 from __future__ import annotations
@@ -17,34 +19,43 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site
 from fedsim.augment import SiameseAugment, perturb_statistics
-from fedsim.codecs import Codec, clipped_fraction, encode_images
+from fedsim.codecs import Codec, clipped_fraction, decode_images, encode_images
 from fedsim.distillation import (
     Layers,
     Match,
+    State,
     draw_records,
     gradient_loss,
+    label_views,
     matching_loss,
     picture_range,
     redraw,
+    train_with_snapshots,
 )
 from fedsim.flower import tensor_record
 from fedsim.models import ConvNet
 from fedsim.training import Augmentation, augmentation, fit
 
-# Parameters that some methods do not look at, and who does.
-_USED_BY = {
-    "perturb": ("gdd",),
-    "perturb_probability": ("gdd",),
-    "layers": ("gdd", "dm"),
-    "outer_loops": ("dc", "dsa"),
-    "inner_loops": ("dc", "dsa"),
-    "network_learning_rate": ("dc", "dsa"),
+# Parameters that are not always looked at, and with which value of which other one they are.
+_USED_WITH = {
+    "image_momentum": ("image_optimizer", ("sgd",)),
+    "perturb": ("matching", ("gdd",)),
+    "perturb_probability": ("matching", ("gdd",)),
+    "layers": ("matching", ("gdd", "dm")),
+    "encoder": ("matching", ("gdd", "dm")),
+    "encoder_steps": ("encoder", ("trained",)),
+    "view_labels": ("encoder", ("trained",)),
+    "outer_loops": ("matching", ("dc", "dsa")),
+    "inner_loops": ("matching", ("dc", "dsa")),
+    "network_learning_rate": ("matching", ("dc", "dsa")),
 }
+
+_ADAM_FINAL_RATE = 0.1  # Share of the images' learning rate that is left after all iterations.
 
 
 class Distill(Client):
@@ -60,10 +71,12 @@ class Distill(Client):
         images_per_class: synthetic images of each class.
         iterations: networks that are drawn, one after another. The images make a step under each,
             with DC and DSA `outer_loops` steps.
-        image_learning_rate: of the images' SGD. The papers use 1 for GDD and DM, 0.1 for DC and
-            DSA. The gradient of mean matching falls as one over `images_per_class`: state the two
-            together.
-        image_momentum: of that SGD.
+        image_optimizer: "sgd" at a constant rate, or "adam" with one that falls to a tenth along a
+            cosine; the size of its steps does not depend on that of the gradient.
+        image_learning_rate: of the images. The papers use 1 for GDD and DM, 0.1 for DC and DSA,
+            all with SGD; with Adam start from 0.1. The gradient of mean matching falls as one over
+            `images_per_class`: with SGD, state the two together.
+        image_momentum: of SGD.
         batch_size: real images of each class in a step (fewer if the site has fewer).
         init: "noise" starts the synthetic images from a standard normal distribution; "real" from
             real images of the class, drawn at random, which then travel, changed by the
@@ -78,6 +91,12 @@ class Distill(Client):
             or of each "feature" map between convolution and normalisation, as public code of its
             first author (GDD).
         perturb_probability: that a class's real images are perturbed in an iteration, 0 to 1 (GDD).
+        encoder: networks of mean matching: "random" draws a fresh one in each iteration; "trained"
+            first trains one on the site's images and then draws one of its stages (GDD and DM).
+        encoder_steps: of that training, on balanced batches of 64 (with `encoder: trained`).
+        view_labels: so many random views of the images, as the server will decode them, travel as
+            the trained network's probabilities for them, standardised; the server draws the same
+            views and trains on these in place of the labels. A site with one class sends none.
         outer_loops: steps of the images under one network (DC and DSA); null: 1 with one image a
             class, else 2.
         inner_loops: steps of that network on the synthetic images, all in one batch, between two
@@ -86,8 +105,8 @@ class Distill(Client):
         width, depth: of the ConvNet.
 
     Raises:
-        ValueError: `augment` contradicts the matching, or a parameter that the matching does not
-            look at was changed.
+        ValueError: `augment` contradicts the matching, or a parameter was changed that the others
+            leave without effect.
     """
 
     def __init__(
@@ -95,6 +114,7 @@ class Distill(Client):
         matching: Literal["gdd", "dm", "dsa", "dc"] = "gdd",
         images_per_class: PositiveInt = 10,
         iterations: NonNegativeInt = 300,
+        image_optimizer: Literal["sgd", "adam"] = "sgd",
         image_learning_rate: PositiveFloat = 1.0,
         image_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5,
         batch_size: PositiveInt = 64,
@@ -104,6 +124,9 @@ class Distill(Client):
         layers: Layers = "last",
         perturb: Literal["image", "feature"] = "image",
         perturb_probability: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        encoder: Literal["random", "trained"] = "random",
+        encoder_steps: PositiveInt = 300,
+        view_labels: NonNegativeInt = 0,
         outer_loops: PositiveInt | None = None,
         inner_loops: PositiveInt | None = None,
         network_learning_rate: PositiveFloat = 0.01,
@@ -113,6 +136,7 @@ class Distill(Client):
         self.matching = matching
         self.images_per_class = images_per_class
         self.iterations = iterations
+        self.image_optimizer = image_optimizer
         self.image_learning_rate = image_learning_rate
         self.image_momentum = image_momentum
         self.batch_size = batch_size
@@ -122,6 +146,9 @@ class Distill(Client):
         self.layers = layers
         self.perturb = perturb
         self.perturb_probability = perturb_probability
+        self.encoder = encoder
+        self.encoder_steps = encoder_steps
+        self.view_labels = view_labels
         self.outer_loops = outer_loops
         self.inner_loops = inner_loops
         self.network_learning_rate = network_learning_rate
@@ -132,16 +159,20 @@ class Distill(Client):
     @property
     def releases(self) -> tuple[str, ...]:
         """What of the site's records the replies carry."""
+        found = []
         if self.init == "real":
-            return ("real pixels: the synthetic images start from real ones",)
-        return ()
+            found.append("real pixels: the synthetic images start from real ones")
+        if self.view_labels:
+            found.append("view labels: outputs of a network trained on the site's images")
+        return tuple(found)
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
-        """Send the synthetic images, their labels, and how the distillation went."""
+        """Send the synthetic images, their labels, labels of views, and how the distilling went."""
         members = {c: site.train.of_class(c) for c in range(site.task.num_classes)}
         members = {label: positions for label, positions in members.items() if len(positions)}
         labels = torch.tensor(list(members)).repeat_interleave(self.images_per_class)
-        images, loss = self._distil(self._start(members, site), labels, members, site)
+        stages = self._train_encoder(members, site)
+        images, loss = self._distil(self._start(members, site), labels, members, stages, site)
         metrics: dict[str, Any] = {
             "num-examples": len(site.train),
             "loss": loss,
@@ -149,13 +180,53 @@ class Distill(Client):
         }
         codec = cast(Codec, content.config_records["config"]["codec"])
         encoded = encode_images(images, codec)
-        return RecordDict(
+        reply = RecordDict(
             {
                 "images": tensor_record({"images": encoded}),
                 "labels": tensor_record({"labels": labels}),
                 "metrics": MetricRecord(metrics),
             }
         )
+        # A network that saw one class tells nothing about a view.
+        if self.view_labels and len(members) > 1:
+            seed = site.seed("views")
+            found = self._label_views(decode_images(encoded), stages[-1], seed, [*members], site)
+            reply["view_labels"] = tensor_record({"view_labels": found})
+            reply["view_seed"] = ConfigRecord({"seed": seed})
+        return reply
+
+    def _label_views(
+        self, images: torch.Tensor, state: State, seed: int, classes: list[int], site: Site
+    ) -> torch.Tensor:
+        """Labels float16 [views, n, classes] of views of the images by the network in `state`."""
+        network = self._network(site)
+        network.load_state_dict(state)
+        numbers = site.steps(self.view_labels, "label views")
+        found = label_views(network, images, numbers, seed, classes, device=site.device)
+        # A trial reaches a few views; its reply must be as large as a run's.
+        return torch.cat([found, found[-1:].expand(self.view_labels - len(found), -1, -1)])
+
+    def _train_encoder(self, members: dict[int, np.ndarray], site: Site) -> list[State]:
+        """Stages of a network trained on the site's images, the last at its end; [] for none."""
+        if self.encoder == "random":
+            return []
+        network = self._network(site)
+        draws = site.generator("encoder")
+        redraw(network, draws)
+        return train_with_snapshots(
+            network,
+            site.train.images,
+            members,
+            site.steps(self.encoder_steps, "train encoder"),
+            self.encoder_steps,
+            draws,
+            device=site.device,
+            augment=augmentation(self.augment, draws),
+        )
+
+    def _network(self, site: Site) -> ConvNet:
+        task = site.task
+        return ConvNet(task.num_classes, task.in_channels, task.image_size, self.width, self.depth)
 
     def _start(self, members: dict[int, np.ndarray], site: Site) -> torch.Tensor:
         """The images [n, C, H, W] that the distillation starts from, class after class."""
@@ -172,13 +243,11 @@ class Distill(Client):
         images: torch.Tensor,
         labels: torch.Tensor,
         members: dict[int, np.ndarray],
+        stages: list[State],
         site: Site,
     ) -> tuple[torch.Tensor, float]:
         """Move the images [n, C, H, W] for all iterations; return them and the last loss."""
-        task = site.task
-        classifier = ConvNet(
-            task.num_classes, task.in_channels, task.image_size, self.width, self.depth
-        ).to(site.device)
+        classifier = self._network(site).to(site.device)
         # The network sees one image at a time (instance normalisation): training mode is fine.
         by_gradients = self.matching in ("dc", "dsa")
         network = classifier if by_gradients else classifier.features.requires_grad_(False)
@@ -188,13 +257,15 @@ class Distill(Client):
         if self.clamp:
             images = images.clamp(black, white)
         images.requires_grad_(True)
-        optimizer = torch.optim.SGD(
-            [images], lr=self.image_learning_rate, momentum=self.image_momentum
-        )
+        optimizer, scheduler = self._optimizer(images)
         outer_loops, inner_loops = self._loops()
         loss = torch.zeros(())
         for _ in site.steps(self.iterations, "distil"):
-            redraw(network, draws)
+            if stages:
+                drawn = int(torch.randint(len(stages), (), generator=draws))
+                classifier.load_state_dict(stages[drawn])
+            else:
+                redraw(network, draws)
             for loop in range(outer_loops):
                 if loop:
                     self._fit(network, images.detach(), labels, inner_loops, draws)
@@ -208,7 +279,20 @@ class Distill(Client):
                 optimizer.step()
                 if self.clamp:
                     images.data.clamp_(black, white)
+            if scheduler is not None:
+                scheduler.step()
         return images.detach().cpu(), loss.item()
+
+    def _optimizer(
+        self, images: torch.Tensor
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+        rate = self.image_learning_rate
+        if self.image_optimizer == "sgd":
+            return torch.optim.SGD([images], lr=rate, momentum=self.image_momentum), None
+        adam = torch.optim.Adam([images], lr=rate)
+        return adam, torch.optim.lr_scheduler.CosineAnnealingLR(
+            adam, max(1, self.iterations), eta_min=rate * _ADAM_FINAL_RATE
+        )
 
     def _matches(
         self,
@@ -283,12 +367,12 @@ class Distill(Client):
                 f"for: leave augment out, or change matching to {other}."
             )
         parameters = inspect.signature(Distill).parameters
-        for name, methods in _USED_BY.items():
-            if self.matching not in methods and getattr(self, name) != parameters[name].default:
+        for name, (other, values) in _USED_WITH.items():
+            given, there = getattr(self, name), getattr(self, other)
+            if there not in values and given != parameters[name].default:
                 problems.append(
-                    f"The parameter {name} ({getattr(self, name)}) has no effect with matching: "
-                    f"{self.matching}, only with {' and '.join(methods)}: leave it out, or change "
-                    "matching."
+                    f"The parameter {name} ({given}) has no effect with {other}: {there}, only "
+                    f"with {' and '.join(values)}: leave it out, or change {other}."
                 )
         if problems:
             raise ValueError(" ".join(problems))

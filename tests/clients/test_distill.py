@@ -259,3 +259,125 @@ def test_uint8_on_the_wire_is_the_rounded_picture() -> None:
     inside = (sent > 0) & (sent < 255)
     assert inside.any()
     assert off[inside].max() <= 0.51
+
+
+# --- Trained encoders and labels of views --------------------------------------------------------
+
+TRAINED: dict[str, Any] = {"encoder": "trained", "encoder_steps": 6}
+
+
+def reply(where: Site, codec: str = "uint8", **parameters: Any) -> RecordDict:
+    """What a site answers."""
+    asked = RecordDict({"config": ConfigRecord({"codec": codec})})
+    settings = {"images_per_class": 2, "iterations": 4, "width": 8, "depth": 2} | parameters
+    return Distill(**settings).train(asked, where)
+
+
+@pytest.mark.parametrize("matching", ["gdd", "dm"])
+def test_trained_encoders_depend_on_the_site_alone(matching: str) -> None:
+    images, _ = distil(site(LABELS), matching=matching, **TRAINED)
+    torch.rand(3)
+    again, _ = distil(site(LABELS), matching=matching, **TRAINED)
+    assert images.tobytes() == again.tobytes()
+    fresh, _ = distil(site(LABELS), matching=matching)
+    longer, _ = distil(site(LABELS), matching=matching, **TRAINED | {"encoder_steps": 12})
+    other, _ = distil(site(LABELS, client=1), matching=matching, **TRAINED)
+    for changed in (fresh, longer, other):
+        assert not np.allclose(images, changed, atol=1e-4)
+
+
+def test_adam_moves_each_value_by_its_rate_in_the_first_step() -> None:
+    start, _ = distil(site(LABELS), iterations=0)
+    moved, _ = distil(site(LABELS), iterations=1, image_optimizer="adam", image_learning_rate=0.1)
+    steps = np.abs(moved - start)
+    assert np.quantile(steps, [0.25, 0.75]) == pytest.approx([0.1, 0.1], abs=1e-3)
+    assert steps.max() <= 0.1 + 1e-5
+
+
+def test_the_rate_of_adam_falls() -> None:
+    # Without the fall the last of ten steps would be as long as the first; nine tenths are lost.
+    settings = {"image_optimizer": "adam", "image_learning_rate": 0.1, "matching": "dm"}
+    optimizer, scheduler = Distill(**settings, iterations=10)._optimizer(torch.zeros(1))
+    assert scheduler is not None
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 0.1
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_labels_of_views_come_with_the_seed_they_were_drawn_from() -> None:
+    found = reply(site(LABELS), **TRAINED, view_labels=5)
+    labels = tensors(found.array_records["view_labels"])["view_labels"]
+    assert labels.dtype == np.float16
+    assert labels.shape == (5, 4, 2)
+    odds = np.log(labels[..., 1].astype(float) / labels[..., 0])
+    assert odds.mean() == pytest.approx(0, abs=0.02)
+    assert odds.std() == pytest.approx(1.5, rel=0.02)
+    seed = found.config_records["view_seed"]["seed"]
+    again = reply(site(LABELS), **TRAINED, view_labels=5)
+    assert again.config_records["view_seed"]["seed"] == seed
+    assert tensors(again.array_records["view_labels"])["view_labels"].tobytes() == labels.tobytes()
+    other = reply(site(LABELS, client=1), **TRAINED, view_labels=5)
+    assert other.config_records["view_seed"]["seed"] != seed
+
+
+def test_labels_of_views_change_nothing_else() -> None:
+    plain, labelled = (reply(site(LABELS), **TRAINED, view_labels=n) for n in (0, 3))
+    assert set(labelled) - set(plain) == {"view_labels", "view_seed"}
+    for name in ("images", "labels"):
+        first, second = (tensors(r.array_records[name])[name] for r in (plain, labelled))
+        assert first.tobytes() == second.tobytes()
+
+
+def test_a_trial_sends_as_many_labels_as_a_run() -> None:
+    where = site(LABELS)
+    where.steps = Steps(0, limit=2)
+    found = reply(where, **TRAINED, view_labels=5)
+    labels = tensors(found.array_records["view_labels"])["view_labels"]
+    assert labels.shape == (5, 4, 2)
+    assert not np.array_equal(labels[0], labels[1])
+    assert np.array_equal(labels[1:], np.repeat(labels[1:2], 4, axis=0))
+
+
+def test_labels_are_of_the_views_of_what_the_server_decodes() -> None:
+    coarse, exact = (
+        reply(site(LABELS), codec, **TRAINED, view_labels=3) for codec in ("uint8", "float32")
+    )
+    first, second = (
+        tensors(r.array_records["view_labels"])["view_labels"] for r in (coarse, exact)
+    )
+    assert not np.array_equal(first, second)
+
+
+def test_a_site_of_one_class_sends_no_labels_of_views() -> None:
+    found = reply(site([1] * 6), **TRAINED, view_labels=3)
+    assert set(found) == {"images", "labels", "metrics"}
+    assert tensors(found.array_records["labels"])["labels"].tolist() == [1, 1]
+
+
+def test_labels_of_views_are_declared() -> None:
+    (text,) = Distill(encoder="trained", view_labels=2).releases
+    assert text == "view labels: outputs of a network trained on the site's images"
+    assert len(Distill(encoder="trained", view_labels=2, init="real").releases) == 2
+    assert Distill(encoder="trained").releases == ()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"matching": "dc", "encoder": "trained"}, r"encoder \(trained\) .* only with gdd and dm"),
+        ({"encoder_steps": 20}, r"encoder_steps \(20\) has no effect with encoder: random"),
+        ({"view_labels": 20}, r"view_labels \(20\) .* only with trained: .* change encoder"),
+        (
+            {"image_optimizer": "adam", "image_momentum": 0.9},
+            r"image_momentum \(0.9\) has no effect with image_optimizer: adam, only with sgd",
+        ),
+    ],
+)
+def test_parameters_that_have_no_effect_are_refused(parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Distill(**parameters)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedsim import run
+from fedsim.api import estimate
 from fedsim.codecs import image_bytes
+from fedsim.console import Console
+from fedsim.scenario import load
 
 SCENARIO = """\
 name: tiny
@@ -41,3 +44,20 @@ def test_all_matchings_send_the_same_bytes_and_give_a_model(
     lines = [json.loads(line) for line in (folder / "traffic.jsonl").read_text().splitlines()]
     sent = sum(line["fields"]["images"] for line in lines if line["direction"] == "up")
     assert sent == image_bytes(2, 2, 2, 16)
+
+
+def test_labels_of_views_are_counted_declared_and_expected_by_a_trial(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(SCENARIO)
+    settings = ["client.encoder=trained", "client.encoder_steps=5", "client.view_labels=40"]
+    folder = run(file, *settings, runs=tmp_path / "runs").folder
+    lines = [json.loads(line) for line in (folder / "traffic.jsonl").read_text().splitlines()]
+    up = [line["fields"] for line in lines if line["direction"] == "up"]
+    # 40 views of 4 images, probabilities of 2 classes in 16 bits.
+    assert [fields["view_labels"] for fields in up] == [40 * 4 * 2 * 2] * 2
+    assert sum(fields["images"] for fields in up) == image_bytes(2, 2, 2, 16)
+    released = json.loads((folder / "run.json").read_text())["released_without_privacy"]
+    assert any(item.startswith("view labels:") for item in released)
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = estimate(load(str(file), settings), 0, Console(quiet=True))
+    assert expected.mb_up == pytest.approx(summary["mb_up_total"], rel=0.01)

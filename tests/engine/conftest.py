@@ -37,6 +37,15 @@ GDD = (
     "model={name: convnet, width: 8}",
 )
 
+# The same with labels of views from a network that each site trains.
+VIEWS = (
+    *GDD,
+    "client.encoder=trained",
+    "client.encoder_steps=4",
+    "client.image_optimizer=adam",
+    "client.view_labels=3",
+)
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:

@@ -12,12 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedsim import Result
-from tests.engine.conftest import GDD
+from tests.engine.conftest import GDD, VIEWS
 
 METHODS = {
     "fedavg": (),
     "fedavg-uint8": ("strategy.codec=uint8", "federation.participation=0.5"),
     "gdd": GDD,
+    "gdd-views": VIEWS,
     "foreign-client-app": ("client=misbehaving:foreign",),
     "flower-fedadam": ("strategy={name: flwr.serverapp.strategy.FedAdam, eta: 0.01}",),
 }

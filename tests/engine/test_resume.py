@@ -18,7 +18,7 @@ from fedsim.api import resume
 from fedsim.console import Console
 from fedsim.locks import held
 from fedsim.runfolder import RunFolder
-from tests.engine.conftest import GDD
+from tests.engine.conftest import GDD, VIEWS
 from tests.engine.test_bits import assert_same
 
 QUIET = Console(quiet=True)
@@ -112,10 +112,11 @@ def test_sigkill_of_the_whole_group_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", [GDD, VIEWS], ids=["images", "views"])
 def test_replies_of_a_one_shot_run_are_stored_on_arrival(
-    tiny: Path, run_tiny: Callable[..., Result], tmp_path: Path
+    method: tuple[str, ...], tiny: Path, run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:
-    overrides = [*GDD, "client.iterations=40"]
+    overrides = [*method, "client.iterations=40"]
     whole = run_tiny(*overrides)
     process = start(tiny, tmp_path / "killed", *overrides, "--backend", "inline")
 

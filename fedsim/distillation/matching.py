@@ -1,4 +1,4 @@
-"""Distillation of data sets: fresh networks, and how far synthetic images are from real ones.
+"""How far synthetic images are from real ones, under a given network.
 
 The images of a class are compared by the means of their embeddings (distribution matching) or by
 the gradients that they give a classifier (gradient matching).
@@ -6,7 +6,6 @@ the gradients that they give a classifier (gradient matching).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -114,22 +113,6 @@ def gradient_loss(network: nn.Module, matches: Sequence[Match]) -> Tensor:
         for match in matches
     ]
     return torch.stack(terms).sum()
-
-
-def redraw(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw a new network in place: PyTorch's default initialisation, from a CPU generator."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            # kaiming_uniform_ with a = sqrt(5) is uniform within 1 / sqrt(fan in), as is the bias.
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            for parameter in (module.weight, module.bias):
-                if parameter is not None:
-                    values = torch.empty(parameter.shape).uniform_(
-                        -bound, bound, generator=generator
-                    )
-                    parameter.data.copy_(values)
-        elif isinstance(module, nn.GroupNorm):
-            module.reset_parameters()
 
 
 def draw_records(positions: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
