@@ -9,5 +9,6 @@ from torch's global generator: build it inside `fedsim.randomness.isolated`.
 from fedsim.models.cnn import SmallCNN
 from fedsim.models.convnet import ConvNet
 from fedsim.models.resnet import ResNet18
+from fedsim.models.resnet9 import ResNet9
 
-__all__ = ["ConvNet", "ResNet18", "SmallCNN"]
+__all__ = ["ConvNet", "ResNet9", "ResNet18", "SmallCNN"]
