@@ -6,11 +6,13 @@ NAME   ?=
 ARGS   ?=
 DATA   ?=
 RUNS   ?= runs/table
+SEEDS  ?= 1
+EPSILONS ?= 0.5 1 2 4 8
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table test test-fast lint clean
+.PHONY: help setup scenario table curve test test-fast lint clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -45,6 +47,11 @@ table: $(READY) ## The README's table, some two hours on two cores: make table D
 	$(SWEEP) isic_noniid_fedavg strategy.codec=float32,uint8 --seeds 0 1 2
 	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seeds 0
 	$(VENV)/bin/fedsim compare $(RUNS) --baseline isic_noniid_local --csv $(RUNS)/table.csv --markdown $(RUNS)/table.md --latex $(RUNS)/table.tex
+
+# SEEDS is a count; typed again with more, only the new seeds run.
+curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
+	@test -n "$(NAME)" || { echo 'which scenario? type: make curve NAME=isic_noniid_dpsgd' >&2; $(VENV)/bin/fedsim ls >&2; exit 2; }
+	@$(VENV)/bin/fedsim curve $(NAME) --backend inline --epsilons $(EPSILONS) --seeds $(SEEDS) $(ARGS)
 
 test: $(READY) ## Run the tests (real data from FEDSIM_TEST_DATA, skipped and counted when unset)
 	$(VENV)/bin/python -m pytest -q $(ARGS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -37,9 +37,13 @@ from fedsim.distillation import (
     redraw,
     train_with_snapshots,
 )
+from fedsim.distillation.private import match_privately
 from fedsim.flower import tensor_record
 from fedsim.models import ConvNet
 from fedsim.training import Augmentation, augmentation, fit
+
+if TYPE_CHECKING:
+    from fedsim.privacy.releases import Releases
 
 # Parameters that are not always looked at, and with which value of which other one they are.
 _USED_WITH = {
@@ -97,6 +101,7 @@ class Distill(Client):
         view_labels: so many random views of the images, as the server will decode them, travel as
             the trained network's probabilities for them, standardised; the server draws the same
             views and trains on these in place of the labels. A site with one class sends none.
+        embedding_pool: in a private run, embeddings are averaged to maps of so many pixels a side.
         outer_loops: steps of the images under one network (DC and DSA); null: 1 with one image a
             class, else 2.
         inner_loops: steps of that network on the synthetic images, all in one batch, between two
@@ -127,6 +132,7 @@ class Distill(Client):
         encoder: Literal["random", "trained"] = "random",
         encoder_steps: PositiveInt = 300,
         view_labels: NonNegativeInt = 0,
+        embedding_pool: PositiveInt = 1,
         outer_loops: PositiveInt | None = None,
         inner_loops: PositiveInt | None = None,
         network_learning_rate: PositiveFloat = 0.01,
@@ -149,6 +155,7 @@ class Distill(Client):
         self.encoder = encoder
         self.encoder_steps = encoder_steps
         self.view_labels = view_labels
+        self.embedding_pool = embedding_pool
         self.outer_loops = outer_loops
         self.inner_loops = inner_loops
         self.network_learning_rate = network_learning_rate
@@ -166,8 +173,24 @@ class Distill(Client):
             found.append("view labels: outputs of a network trained on the site's images")
         return tuple(found)
 
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """One release an iteration, see `Client.private_steps`."""
+        defaults = inspect.signature(Distill).parameters
+        needs = {"matching": "dm", "init": "noise"} | {
+            name: defaults[name].default for name in ("layers", "encoder", "view_labels")
+        }
+        wrong = [
+            f"{name}: {value}" for name, value in needs.items() if getattr(self, name) != value
+        ]
+        if wrong:
+            raise ValueError(f"distillation has a private form only with {', '.join(wrong)}")
+        return self.iterations
+
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Send the synthetic images, their labels, labels of views, and how the distilling went."""
+        codec = cast(Codec, content.config_records["config"]["codec"])
+        if site.releases is not None:
+            return self._train_privately(codec, site, site.releases)
         members = {c: site.train.of_class(c) for c in range(site.task.num_classes)}
         members = {label: positions for label, positions in members.items() if len(positions)}
         labels = torch.tensor(list(members)).repeat_interleave(self.images_per_class)
@@ -178,7 +201,6 @@ class Distill(Client):
             "loss": loss,
             "clipped": clipped_fraction(images),
         }
-        codec = cast(Codec, content.config_records["config"]["codec"])
         encoded = encode_images(images, codec)
         reply = RecordDict(
             {
@@ -205,6 +227,50 @@ class Distill(Client):
         found = label_views(network, images, numbers, seed, classes, device=site.device)
         # A trial reaches a few views; its reply must be as large as a run's.
         return torch.cat([found, found[-1:].expand(self.view_labels - len(found), -1, -1)])
+
+    def _train_privately(self, codec: Codec, site: Site, releases: Releases) -> RecordDict:
+        """Images of all classes, whichever the site has, that learned from noisy sums alone."""
+        task = site.task
+        encoder = self._network(site).features.requires_grad_(False).to(site.device)
+        labels = torch.arange(task.num_classes).repeat_interleave(self.images_per_class)
+        shape = (len(labels), task.in_channels, task.image_size, task.image_size)
+        images = torch.randn(shape, generator=site.generator("synthetic-start")).to(site.device)
+        black, white = picture_range(site.device)
+        images = (images.clamp(black, white) if self.clamp else images).requires_grad_(True)
+        optimizer, scheduler = self._optimizer(images)
+        draws = site.generator("distil")
+
+        def read(positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            return site.train.images(positions), site.train.labels[positions]
+
+        def after() -> None:
+            if self.clamp:
+                images.data.clamp_(black, white)
+            if scheduler is not None:
+                scheduler.step()
+
+        match_privately(
+            images,
+            labels,
+            encoder,
+            lambda: redraw(encoder, draws),
+            read,
+            releases,
+            site.steps(self.iterations, "distil privately"),
+            optimizer,
+            classes=task.num_classes,
+            pool=self.embedding_pool,
+            after=after,
+        )
+        moved = images.detach().cpu()
+        metrics = {"num-examples": len(site.train), "clipped": clipped_fraction(moved)}
+        return RecordDict(
+            {
+                "images": tensor_record({"images": encode_images(moved, codec)}),
+                "labels": tensor_record({"labels": labels}),
+                "metrics": MetricRecord(metrics),
+            }
+        )
 
     def _train_encoder(self, members: dict[int, np.ndarray], site: Site) -> list[State]:
         """Stages of a network trained on the site's images, the last at its end; [] for none."""

@@ -17,11 +17,13 @@ class Local(Supervised):
     """
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
-        """Train, and report the loss alone."""
+        """Train, and report the loss; in a private run nothing."""
         model = site.new_model()
         load_state(model, site.state.array_records.get("arrays") or site.first_arrays())
-        loss = self.fit(model, site)
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        if site.releases is None:
+            metrics["loss"] = self.fit(model, site)
+        else:
+            self.fit_private(model, site, site.releases)
         site.state["arrays"] = pack_state(model.state_dict())
-        return RecordDict(
-            {"metrics": MetricRecord({"num-examples": len(site.train), "loss": loss})}
-        )
+        return RecordDict({"metrics": metrics})

@@ -6,22 +6,30 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from fedsim import Client, Site
+from fedsim import Client, Site, Task
 from fedsim.codecs import Codec, decode_tensors, encode_tensors
 from fedsim.flower import load_state, pack_state, tensor_record, tensors
 from fedsim.training import (
     Augmentation,
+    Batch,
     augmentation,
     balanced_weights,
     endless_batches,
     fit,
 )
+
+if TYPE_CHECKING:
+    from fedsim.privacy.releases import Releases
+    from fedsim.privacy.training import Loss
 
 
 class Supervised(Client):
@@ -32,7 +40,9 @@ class Supervised(Client):
         steps: steps in a round, in place of `epochs`: the same work at every site.
         batch_size: images in a step.
         learning_rate, momentum, weight_decay: of SGD; the optimiser starts anew each round.
-        class_balanced: weight the loss by n / (k n_c), so that a rare class counts as much.
+        class_balanced: weight the loss by n / (k n_c), so that a rare class counts as much. Not in
+            a private run: these weights depend on all records.
+        class_weights: fixed weights of the classes in the loss, in place of these.
         augment: "siamese" draws one of six operations a step with parameters for each image
             (Zhao & Bilen 2021); "none" trains on the images as they are.
     """
@@ -47,6 +57,7 @@ class Supervised(Client):
         weight_decay: NonNegativeFloat = 0.0,
         class_balanced: bool = True,
         augment: Augmentation = "none",
+        class_weights: list[PositiveFloat] | None = None,
     ) -> None:
         self.epochs = epochs
         self.steps = steps
@@ -56,6 +67,35 @@ class Supervised(Client):
         self.weight_decay = weight_decay
         self.class_balanced = class_balanced
         self.augment = augment
+        self.class_weights = class_weights
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """Steps of a round, see `Client.private_steps`."""
+        if self.class_balanced and self.class_weights is None:
+            raise ValueError(
+                "class_balanced makes each record's loss depend on all others: set it to false, "
+                "or fix the weights with class_weights"
+            )
+        return self.steps or self.epochs * -(-units // min(expected_batch, units))
+
+    def check_private(self, model: torch.nn.Module, task: Task) -> None:
+        """Refuse a model that couples records, see `Client.check_private`."""
+        from fedsim.privacy.coupling import require_uncoupled
+
+        shape = (4, task.in_channels, task.image_size, task.image_size)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(4) % task.num_classes
+        require_uncoupled(model, self._losses(task), images, labels)
+
+    def _losses(self, task: Task) -> Loss:
+        """One loss a record."""
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights)
+
+        def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            found = F.cross_entropy(logits, labels, reduction="none")
+            return found if weights is None else found * weights.to(found)[labels]
+
+        return losses
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, or their encoded update where the server names a codec."""
@@ -66,7 +106,12 @@ class Supervised(Client):
             received = decode_tensors(received)
         model = site.new_model()
         load_state(model, tensor_record(received))
-        loss = self.fit(model, site, cast(float, config.get("proximal-mu", 0.0)))
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        mu = cast(float, config.get("proximal-mu", 0.0))
+        if site.releases is None:
+            metrics["loss"] = self.fit(model, site, mu)
+        else:  # The loss is one over real records, too: it stays here.
+            self.fit_private(model, site, site.releases, mu)
 
         if codec is None:
             arrays = pack_state(model.state_dict())
@@ -74,7 +119,6 @@ class Supervised(Client):
             trained = tensors(pack_state(model.state_dict()))
             update = {name: value - received[name] for name, value in trained.items()}
             arrays = tensor_record(encode_tensors(update, codec))
-        metrics = MetricRecord({"num-examples": len(site.train), "loss": loss})
         return RecordDict({"arrays": arrays, "metrics": metrics})
 
     def fit(self, model: torch.nn.Module, site: Site, mu: float = 0.0) -> float:
@@ -82,28 +126,64 @@ class Supervised(Client):
         view = site.train
         order = endless_batches(len(view), self.batch_size, site.generator("batches"))
         total = self.steps or self.epochs * -(-len(view) // self.batch_size)
-        optimizer = torch.optim.SGD(
+        weights = None
+        if self.class_weights is not None:
+            weights = torch.tensor(self.class_weights)
+        elif self.class_balanced:
+            weights = balanced_weights(view.labels, site.task.num_classes)
+        return fit(
+            model,
+            ((view.images(chosen), view.labels[chosen]) for chosen in order),
+            site.steps(total, "train"),
+            self._optimizer(model),
+            device=site.device,
+            class_weights=weights,
+            augment=augmentation(self.augment, site.generator("augment")),
+            penalty=_proximal(model, mu),
+        )
+
+    def fit_private(
+        self, model: torch.nn.Module, site: Site, releases: Releases, mu: float = 0.0
+    ) -> None:
+        """Train a model in place with DP-SGD, see `fedsim.privacy.training`."""
+        from fedsim.privacy.training import fit_private
+
+        view = site.train
+
+        def read(positions: np.ndarray) -> Batch:
+            return view.images(positions), view.labels[positions]
+
+        fit_private(
+            model,
+            read,
+            releases,
+            site.steps(releases.plan.steps, "train privately"),
+            self._optimizer(model),
+            self._losses(site.task),
+            device=site.device,
+            augment=augmentation(self.augment, site.generator("augment")),
+            penalty=_proximal(model, mu),
+        )
+
+    def _optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
             model.parameters(),
             lr=self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
-        weights = None
-        if self.class_balanced:
-            weights = balanced_weights(view.labels, site.task.num_classes)
-        start = [parameter.detach().clone() for parameter in model.parameters()] if mu else []
 
-        def proximal(model: torch.nn.Module) -> torch.Tensor:
-            pairs = zip(model.parameters(), start, strict=True)
-            return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
 
-        return fit(
-            model,
-            ((view.images(chosen), view.labels[chosen]) for chosen in order),
-            site.steps(total, "train"),
-            optimizer,
-            device=site.device,
-            class_weights=weights,
-            augment=augmentation(self.augment, site.generator("augment")),
-            penalty=proximal if mu else None,
-        )
+def _proximal(
+    model: torch.nn.Module, mu: float
+) -> Callable[[torch.nn.Module], torch.Tensor] | None:
+    """The proximal term of FedProx around where the model is now; None for mu = 0."""
+    if not mu:
+        return None
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def proximal(model: torch.nn.Module) -> torch.Tensor:
+        pairs = zip(model.parameters(), start, strict=True)
+        return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
+
+    return proximal

@@ -14,11 +14,20 @@ from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.console import Console
-from fedsim.engine import build_strategy, client_releases, engine, is_one_shot, worker_count
+from fedsim.engine import (
+    build_strategy,
+    client_releases,
+    engine,
+    is_one_shot,
+    privacy_plan,
+    worker_count,
+)
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
+from fedsim.ledger.privacy import describe, mechanism_name
 from fedsim.locks import held
 from fedsim.loop import Rounds
+from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
 from fedsim.report.leakage import leakage_line, write_leakage
@@ -115,13 +124,15 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     activate_plugins(scenario)
     carried = client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    strategy = build_strategy(scenario, len(federation.train))
+    privacy = privacy_plan(scenario, federation)
+    strategy = build_strategy(scenario, len(federation.train), privacy)
     folder = RunFolder.create(runs, scenario.name, seed)
     record = {
         "schema_version": SCHEMA_VERSION,
         "scenario": scenario.name,
         "seed": seed,
         "data": {"name": scenario.data.name, **federation.describe()},
+        "privacy": describe(privacy) if privacy else None,
         "released_without_privacy": [*carried, *released(scenario, federation)],
         **environment(),
         "started": now(),
@@ -132,7 +143,9 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
     for item in carried:
         console.line(f"CLIENTS SEND {item}")
-    return _go(scenario, seed, federation, strategy, console, folder, record)
+    if privacy is not None:
+        console.line(privacy_line(privacy))
+    return _go(scenario, seed, federation, strategy, console, folder, record, privacy)
 
 
 def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
@@ -167,9 +180,10 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             f"the data are not those that {path} began with",
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
         )
-    strategy = build_strategy(scenario, len(federation.train))
+    privacy = privacy_plan(scenario, federation)
+    strategy = build_strategy(scenario, len(federation.train), privacy)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
-    return _go(scenario, seed, federation, strategy, console, folder, record, resumed=True)
+    return _go(scenario, seed, federation, strategy, console, folder, record, privacy, resumed=True)
 
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
@@ -184,6 +198,7 @@ def _go(
     console: Console,
     folder: RunFolder,
     record: dict[str, Any],
+    privacy: PrivacyPlan | None,
     resumed: bool = False,
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""
@@ -191,7 +206,9 @@ def _go(
         status = "failed"
         folder.write_json("run.json", record | {"status": "running", "finished": None})
         try:
-            with engine(scenario, seed, federation, strategy, console, folder) as rounds:
+            with engine(
+                scenario, seed, federation, strategy, console, folder, privacy=privacy
+            ) as rounds:
                 if resumed:
                     assert rounds.checkpoints is not None
                     checkpoint = rounds.checkpoints.latest()
@@ -201,6 +218,8 @@ def _go(
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
                 rounds.run()
                 summary = _finish(federation, rounds, folder)
+                if privacy is not None and privacy.settings.audit:
+                    summary = _audit(scenario, federation, privacy, seed, folder, console)
                 if is_one_shot(strategy):
                     _leakage(federation, rounds, folder, console, Streams(seed))
             status = "done"
@@ -226,6 +245,26 @@ def _locked(folder: RunFolder) -> Iterator[None]:
                 hint="wait for it, or end that process",
             )
         yield
+
+
+def _audit(
+    scenario: Scenario,
+    federation: Federation,
+    privacy: PrivacyPlan,
+    seed: int,
+    folder: RunFolder,
+    console: Console,
+) -> dict[str, Any]:
+    """Attack the mechanism; the summary, with the verdict in it. The run is done either way."""
+    from fedsim.auditing import subject_of
+    from fedsim.privacy.verdict import audit
+
+    verdict = audit(subject_of(scenario, federation, privacy, seed), seed=seed)
+    console.line(verdict.line())
+    folder.write_json(
+        "summary.json", folder.read_json("summary.json") | {"audit": verdict.record()}
+    )
+    return folder.read_json("summary.json")
 
 
 def _leakage(
@@ -261,8 +300,9 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     activate_plugins(scenario)
     client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    strategy = build_strategy(scenario, len(federation.train))
-    with engine(scenario, seed, federation, strategy, console, None, steps) as rounds:
+    privacy = privacy_plan(scenario, federation)
+    strategy = build_strategy(scenario, len(federation.train), privacy)
+    with engine(scenario, seed, federation, strategy, console, None, steps, privacy) as rounds:
         rounds.trial()
         up, down = rounds.ledger.total_megabytes()
         server = rounds.server.steps
@@ -283,7 +323,27 @@ def released(scenario: Scenario, federation: Federation) -> list[str]:
     items += ["client messages (traffic.jsonl names their fields)"]
     if scenario.evaluation.select == "pooled_val":
         items += ["pooled validation split, for model selection"]
+    if scenario.privacy is None:
+        return items
+    items = [item for item in items if not item.startswith("client messages")]
+    items += ["number of records of each client: in sampling rates and in weights"]
+    if scenario.evaluation.on_clients:
+        items += ["metrics of each client on its validation records"]
     return items
+
+
+def privacy_line(plan: PrivacyPlan) -> str:
+    """What a private run promises, or what is claimed of it, in one line."""
+    settings, planned = plan.settings, plan.epsilon()
+    costs = "no finite epsilon" if planned is None else f"epsilon {planned:.3g}"
+    if not plan.certified:
+        costs = f"NO GUARANTEE (the paper claims {costs})"
+    budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
+    return (
+        f"privacy: {mechanism_name(plan)}, {costs} at delta {settings.delta:g} after "
+        f"{plan.rounds} round(s) for every {settings.unit}{budget}; "
+        f"noise multiplier {plan.noise_multiplier:.4g}; simulation-grade randomness"
+    )
 
 
 def _data_line(scenario: Scenario, federation: Federation) -> str:
@@ -294,6 +354,16 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     else:
         origin = f"{scenario.data.name} from {store.root}"
     return f"{origin}; {len(federation.train)} clients; images: {sizes}"
+
+
+_NO_PRIVACY: dict[str, Any] = {
+    "epsilon": None,
+    "epsilon_rdp": None,
+    "epsilon_claimed": None,
+    "accountant": None,
+    "delta": None,
+    "certified": False,
+}
 
 
 def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[str, Any]:
@@ -312,16 +382,12 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
     up, down = rounds.ledger.total_megabytes()
     summary = {
         "metrics": rounds.metrics,
-        "rounds": rounds.scenario.rounds,
+        "rounds": rounds.finished,
+        "stopped": rounds.stopped or None,
         "failed": rounds.failed,
         "mb_up_total": up,
         "mb_down_total": down,
-        "epsilon": None,
-        "epsilon_rdp": None,
-        "epsilon_claimed": None,
-        "accountant": None,
-        "delta": None,
-        "certified": False,
+        **(rounds.privacy.summary() if rounds.privacy else _NO_PRIVACY),
         "audit": None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),

@@ -27,7 +27,7 @@ from fedsim import flower
 from fedsim.runfolder import RunFolder, write_whole
 from fedsim.strategy import Strategy
 
-LINES = ("rounds.jsonl", "traffic.jsonl")
+LINES = ("rounds.jsonl", "traffic.jsonl", "privacy.jsonl")
 """The files that grow by lines, and are cut back on resume."""
 _KEPT = 2
 
@@ -44,6 +44,7 @@ class Checkpoint:
         strategy: the strategy's state.
         contexts: the clients' states, by client number.
         ledger: the traffic ledger's state.
+        privacy: the privacy ledger's state; None without one.
         lengths: bytes of each file of lines before the round.
         lines: the round's own lines, by file.
         seconds: time spent on the run so far.
@@ -59,6 +60,7 @@ class Checkpoint:
     lengths: dict[str, int]
     lines: dict[str, list[dict[str, Any]]]
     seconds: float
+    privacy: dict[str, Any] | None = None
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, np.ndarray]:
@@ -114,11 +116,11 @@ class Checkpoints:
         """Bring the files of lines to the checkpoint's state (empty without one)."""
         for name in LINES:
             path = self._folder.path / name
-            length = checkpoint.lengths[name] if checkpoint else 0
+            length = checkpoint.lengths.get(name, 0) if checkpoint else 0
             if path.exists():
                 with path.open("r+b") as file:
                     file.truncate(length)
-            for line in checkpoint.lines[name] if checkpoint else ():
+            for line in checkpoint.lines.get(name, ()) if checkpoint else ():
                 self._folder.append(name, line)
 
     def lengths(self) -> dict[str, int]:

@@ -27,9 +27,11 @@ from fedsim.errors import (
 )
 from fedsim.verbs import (
     Verbs,
+    audit,
     bench,
     clean,
     compare,
+    curve,
     data,
     plugins,
     report,
@@ -116,7 +118,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    for module in (scenarios, run, sweep, compare, report, clean, data, plugins, bench):
+    running = (scenarios, run, sweep, curve, audit)
+    for module in (*running, compare, report, clean, data, plugins, bench):
         module.add(verbs)
     return parser, verbs.names
 

@@ -20,6 +20,7 @@ from fedsim.randomness import Streams, as_int
 
 if TYPE_CHECKING:
     from fedsim.data.views import View
+    from fedsim.privacy.releases import Releases
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Site:
         new_model: returns the scenario's model; its contents are undefined until loaded.
         first_arrays: returns the arrays that the server's first model has, the same at all sites.
         steps: `for step in site.steps(total, label)` reports progress (see `fedsim.progress`).
+        releases: in a private run the only way from the training records to the reply; else None.
     """
 
     client: int
@@ -71,6 +73,7 @@ class Site:
     first_arrays: Callable[[], ArrayRecord]
     steps: Callable[[int, str], Iterator[int]]
     _streams: Streams = field(repr=False)
+    releases: Releases | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of this client's own stream for this round and purpose."""
@@ -95,6 +98,24 @@ class Client(ABC):
         It is written to run.json and shown when a run starts.
         """
         return ()
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """How many releases `train` makes in a round of a private run, through `site.releases`.
+
+        A method that has a private form overrides this. In a private run its `train` may learn
+        from the training records by `site.releases` alone.
+
+        Args:
+            units: records, or patients, of the site.
+            expected_batch: units in an average sample.
+
+        Raises:
+            ValueError: the method, or its parameters, have no private form; says why.
+        """
+        raise ValueError(f"{type(self).__name__} has no private form")
+
+    def check_private(self, model: torch.nn.Module, task: Task) -> None:  # noqa: B027
+        """Refuse a model with which one record's contribution depends on others (InputError)."""
 
     @abstractmethod
     def train(self, content: RecordDict, site: Site) -> RecordDict:

@@ -36,6 +36,7 @@ class Console:
         self._board: Board | None = None
         self._names: list[str] = []
         self._rounds = 0
+        self._budget: float | None = None
         self._last = 0.0
 
     @property
@@ -68,9 +69,11 @@ class Console:
 
     # --- a run ---------------------------------------------------------------------------------
 
-    def begin(self, names: list[str], rounds: int, board: Board | None) -> None:
-        """Start to watch the local work of these clients."""
-        self._names, self._rounds, self._board = names, rounds, board
+    def begin(
+        self, names: list[str], rounds: int, board: Board | None, budget: float | None = None
+    ) -> None:
+        """Start to watch the local work of these clients; `budget` is the largest epsilon."""
+        self._names, self._rounds, self._board, self._budget = names, rounds, board, budget
         self._last = time.monotonic()
 
     def watch(self, in_flight: set[int]) -> None:
@@ -115,7 +118,6 @@ class Console:
             for name in _HEADLINE
             if row["metrics"].get(name) is not None
         ]
-        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:.2f}"
         asked, failed = len(row["clients"]), {f["client"] for f in row["failed"]}
         missing = [f"{asked - len(failed)} of {asked} clients"] if failed else []
         parts = [
@@ -124,7 +126,7 @@ class Console:
             *scores,
             f"up {row['mb_up']:.3f} MB",
             f"down {row['mb_down']:.3f} MB",
-            f"epsilon {epsilon}",
+            _epsilon(row, self._budget),
             f"{row['seconds']:.1f} s",
             f"{row['peak_rss_mb']:.0f} MB RAM",
         ]
@@ -160,3 +162,12 @@ class Console:
 def error(text: str) -> None:
     """Print an error on standard error."""
     print(f"error: {text}", file=sys.stderr)
+
+
+def _epsilon(row: Mapping[str, Any], budget: float | None) -> str:
+    """Epsilon spent so far, against the budget; what is only claimed is said to be."""
+    if row["epsilon"] is None:
+        claimed = row.get("epsilon_claimed")
+        return "epsilon none" if claimed is None else f"epsilon none (paper claims {claimed:.2f})"
+    spent = f"epsilon {row['epsilon']:.2f}"
+    return spent if budget is None else f"{spent} of {budget:g}"

@@ -20,15 +20,19 @@ from fedsim import flower
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
+from fedsim.data.views import View
 from fedsim.errors import InputError
 from fedsim.evaluation import evaluate, predict
 from fedsim.federation import Federation, stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
-from fedsim.grid.worker import Job, device_for
+from fedsim.grid.worker import Job, device_for, units_of
+from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
 from fedsim.models.build import build_model, first_arrays
+from fedsim.privacy.client_level import ClientLevel, require_client_level
+from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
 from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
@@ -37,7 +41,9 @@ from fedsim.scenario import Scenario
 from fedsim.strategy import Server, Strategy
 
 
-def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
+def build_strategy(
+    scenario: Scenario, clients: int, privacy: PrivacyPlan | None = None
+) -> FlowerStrategy:
     """Construct the scenario's strategy for this many clients.
 
     Flower's own strategies get the scenario's participation as `fraction_train`, and all clients
@@ -77,6 +83,11 @@ def build_strategy(scenario: Scenario, clients: int) -> FlowerStrategy:
                 f"strategy.{name} asks for {asked} clients, but there are {clients}",
                 hint=f"type strategy.{name}={clients}, or federation.clients={asked}",
             )
+    if privacy is not None and privacy.settings.unit == "client":
+        require_client_level(strategy, scenario.faults)
+        assert isinstance(strategy, Strategy)
+        settings = privacy.settings
+        return ClientLevel(strategy, settings.max_grad_norm, privacy.noise_multiplier)
     return strategy
 
 
@@ -104,6 +115,45 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
     return client.releases
 
 
+def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | None:
+    """What the clients release in a private run; None for a run without a mechanism.
+
+    Raises:
+        InputError: the client method has no private form, or the scenario asks for what cannot be.
+    """
+    settings = scenario.privacy
+    if settings is None:
+        return None
+    if settings.unit == "client":
+        return plan_client_privacy(settings, scenario.rounds, list(federation.train))
+    block = scenario.client
+    found = default_registry().resolve("clients", block.name)
+    client = None if isinstance(found, ClientApp) else construct(found, block.parameters)
+    hint = "remove the privacy block, or choose another client method: fedsim plugins"
+    if not isinstance(client, Client):
+        raise InputError(
+            f"client.name: {block.name!r} is a Flower ClientApp, which fedsim cannot make private",
+            hint=hint,
+        )
+    units = {
+        name: int(units_of(View(federation.store, positions), settings).max(initial=-1)) + 1
+        for name, positions in federation.train.items()
+    }
+    try:
+        plan = plan_privacy(settings, scenario.rounds, units, client.private_steps)
+    except ValueError as error:
+        raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
+    with isolated(Streams(0).sequence("model")):
+        client.check_private(build_model(scenario, federation.task), federation.task)
+    return plan
+
+
+def _budget(scenario: Scenario) -> float | None:
+    """The epsilon that a round's line shows beside what is spent."""
+    settings = scenario.privacy
+    return None if settings is None else settings.max_epsilon or settings.target_epsilon
+
+
 def worker_count(scenario: Scenario, clients: int) -> int:
     """Clients that run at a time: as asked, else one for each core that `threads` leaves."""
     resources = scenario.resources
@@ -123,6 +173,7 @@ def engine(
     console: Console,
     folder: RunFolder | None,
     step_limit: int | None = None,
+    privacy: PrivacyPlan | None = None,
 ) -> Iterator[Rounds]:
     """Put the rooms together: grid, ledger, server, loop. Trials have no folder and run inline."""
     streams, task = Streams(seed), federation.task
@@ -141,6 +192,7 @@ def engine(
             federation.val,
             str(board_path),
             step_limit,
+            privacy if privacy is not None and privacy.settings.unit != "client" else None,
         )
 
         traffic: list[dict[str, Any]] = []
@@ -208,7 +260,7 @@ def engine(
         )
         if isinstance(strategy, Strategy):
             strategy.setup(server)
-        console.begin(names, scenario.rounds, board)
+        console.begin(names, scenario.rounds, board, _budget(scenario))
         try:
             yield Rounds(
                 scenario=scenario,
@@ -222,10 +274,11 @@ def engine(
                 score_test=score_test,
                 predict_test=probabilities,
                 score_val=score_val if pooled else None,
-                write=lambda row: folder.append("rounds.jsonl", row) if folder else None,
+                write=lambda name, row: folder.append(name, row) if folder else None,
                 checkpoints=checkpoints,
                 traffic=traffic,
                 arrays=first_arrays(scenario, task, seed),
+                privacy=PrivacyLedger(privacy) if privacy else None,
             )
         finally:
             grid.close()

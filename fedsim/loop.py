@@ -25,6 +25,7 @@ from fedsim.console import Console
 from fedsim.errors import FedsimError, RunError
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import peak_rss_mb
+from fedsim.ledger.privacy import NO_PRIVACY, PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
@@ -53,10 +54,12 @@ class Rounds:
         score_test: metrics of a model's arrays on the test split.
         predict_test: class probabilities on the test split, float32 [n, classes].
         score_val: metrics on the pooled validation split; None unless the scenario selects by it.
-        write: takes each line of rounds.jsonl.
+        write: takes the name of a file of lines and each line of rounds.jsonl and privacy.jsonl.
         checkpoints: where the state is saved after each round; None for trials.
         traffic: the lines of traffic.jsonl of the current round; who writes them fills it.
         arrays: the current global arrays.
+        privacy: the privacy ledger; None in a run without a mechanism.
+        stopped: why the run ended before its last round; "" if it did not.
         selected: the models that the scenario's selection rule chose so far: one, or one a client
             where each has its own.
         metrics: the last metrics on the test split of `selected`.
@@ -76,10 +79,12 @@ class Rounds:
     score_test: Score
     predict_test: Callable[[ArrayRecord], np.ndarray]
     score_val: Score | None
-    write: Callable[[dict[str, Any]], None]
+    write: Callable[[str, dict[str, Any]], None]
     checkpoints: Checkpoints | None
     traffic: list[dict[str, Any]]
     arrays: ArrayRecord
+    privacy: PrivacyLedger | None = None
+    stopped: str = ""
     selected: list[ArrayRecord] = field(init=False)
     metrics: Scores = field(default_factory=dict)
     failed: int = 0
@@ -87,6 +92,7 @@ class Rounds:
     seconds_before: float = 0.0
     _best: float | None = None
     _begun: float = field(default_factory=time.perf_counter)
+    _charged: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
@@ -104,7 +110,11 @@ class Rounds:
     def run(self) -> None:
         """Run the rounds of the scenario that are not finished."""
         for number in range(self.finished + 1, self.scenario.rounds + 1):
-            self._round(number)
+            try:
+                self._round(number)
+            except _BudgetSpentError as stop:
+                self._stop(number - 1, str(stop))
+                return
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state that a checkpoint holds."""
@@ -116,6 +126,8 @@ class Rounds:
         restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
         self.ledger.load_state_dict(checkpoint.ledger)
+        if self.privacy is not None and checkpoint.privacy is not None:
+            self.privacy.load_state_dict(checkpoint.privacy)
 
     def trial(self) -> None:
         """Exchange the messages of one round, aggregate and score; write nothing."""
@@ -143,10 +155,7 @@ class Rounds:
             "mb_down": down,
             "mb_up_total": up_total,
             "mb_down_total": down_total,
-            "epsilon": None,
-            "epsilon_by_client": None,
-            "delta": None,
-            "certified": False,
+            **(self.privacy.row() if self.privacy else NO_PRIVACY),
             "metrics": metrics,
             "metrics_by_client": heard,
             "delay_seconds": self.grid.wait(),
@@ -156,7 +165,9 @@ class Rounds:
         self.finished = number
         if self.checkpoints is not None:
             self.checkpoints.save(self._checkpoint(row, lengths))
-        self.write(row)
+        self.write("rounds.jsonl", row)
+        for charge in self._charged:
+            self.write("privacy.jsonl", charge)
         self.console.round(row)
 
     def _checkpoint(self, row: dict[str, Any], lengths: dict[str, int]) -> Checkpoint:
@@ -169,8 +180,13 @@ class Rounds:
             contexts=self.grid.states(),
             ledger=self.ledger.state_dict(),
             lengths=lengths,
-            lines={"rounds.jsonl": [row], "traffic.jsonl": list(self.traffic)},
+            lines={
+                "rounds.jsonl": [row],
+                "traffic.jsonl": list(self.traffic),
+                "privacy.jsonl": list(self._charged),
+            },
             seconds=self.seconds,
+            privacy=self.privacy.state_dict() if self.privacy else None,
         )
 
     def _exchange(
@@ -186,6 +202,7 @@ class Rounds:
         grid.begin_round(number)
         with self._foreign("configure_train", number):
             messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
+        messages = self._charge(number, messages)
         replies = _Replies(self, grid.send_and_receive(messages), heard)
         arrays, reported = None, None
         with contextlib.suppress(_NobodyAnsweredError), self._foreign("aggregate_train", number):
@@ -207,6 +224,30 @@ class Rounds:
                 strategy.aggregate_evaluate(number, scored)
         return sorted(grid.client(message) for message in messages), reported or MetricRecord()
 
+    def _charge(self, number: int, messages: list[Message]) -> list[Message]:
+        """Charge the round's clients before they are asked; leave out who has no budget left."""
+        self._charged = []
+        if self.privacy is None:
+            return messages
+        clients = [self.grid.client(message) for message in messages]
+        over = set(self.privacy.exhausted(clients))
+        settings = self.privacy.plan.settings
+        left = [m for m in messages if self.grid.client(m) not in over]
+        if over and (settings.on_budget == "stop" or not left):
+            names = ", ".join(self.grid.job.names[client] for client in sorted(over)[:5])
+            raise _BudgetSpentError(
+                f"round {number} would take epsilon of {names} above {settings.max_epsilon:g}"
+            )
+        self._charged = self.privacy.charge(number, sorted(set(clients) - over))
+        return left
+
+    def _stop(self, last: int, why: str) -> None:
+        """End the run after round `last`: its model, scored if it was not, is the result."""
+        self.stopped = why
+        self.console.line(f"stopped after round {last} of {self.scenario.rounds}: {why}")
+        if last % self.scenario.evaluation.every:
+            self._score(last, {}, final=True)
+
     def _models(self) -> list[ArrayRecord]:
         """The global model or, where there is none, each client's own."""
         if self.has_global_model:
@@ -214,9 +255,9 @@ class Rounds:
         states = self.grid.states().values()
         return [state.array_records.get("arrays", self.arrays) for state in states]
 
-    def _score(self, number: int, heard: dict[str, dict[str, Any]]) -> Scores:
+    def _score(self, number: int, heard: dict[str, dict[str, Any]], final: bool = False) -> Scores:
         """Score the models when it is their turn, and keep those that the scenario selects."""
-        every, last = self.scenario.evaluation.every, number == self.scenario.rounds
+        every, last = self.scenario.evaluation.every, final or number == self.scenario.rounds
         if number % every and not last:
             return {}
         models = self._models()
@@ -320,6 +361,10 @@ class _Replies:
         for record in reply.content.metric_records.values():
             values = {f"{prefix}{name}": value for name, value in record.items()}
             self._heard.setdefault(str(client), {}).update(values)
+
+
+class _BudgetSpentError(FedsimError):
+    """The next round would cost more than is left."""
 
 
 class _NobodyAnsweredError(FedsimError):

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 import pydantic
 
@@ -281,7 +281,12 @@ def _keys(path: KeyPath) -> list[str]:
     """The keys of one of fedsim's own blocks."""
     block: type[Block] = Scenario
     for key in path:
-        inner = block.model_fields[key].annotation
-        assert isinstance(inner, type)
-        block = inner
+        annotation = block.model_fields[key].annotation
+        # Of a block that may be null, the block.
+        inner = [a for a in (annotation, *get_args(annotation)) if _is_block(a)]
+        block = inner[0]
     return list(block.model_fields)
+
+
+def _is_block(annotation: Any) -> TypeGuard[type[Block]]:
+    return isinstance(annotation, type) and issubclass(annotation, Block)

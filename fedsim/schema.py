@@ -192,6 +192,98 @@ class Faults(Block):
     deadline: Annotated[StrictFloat, Field(ge=0)] | None = None
 
 
+Positive = Annotated[StrictFloat, Field(gt=0)]
+
+
+class Dimensions(Block):
+    """The coordinates that a filter compares: see `fedsim.privacy.mechanisms.Dimensions`.
+
+    Attributes:
+        measure: what must be large.
+        gamma: share of the coordinates left out.
+    """
+
+    measure: Literal["magnitude", "std", "cov"]
+    gamma: Share
+
+
+class Filter(Block):
+    """A cosine filter on the gradients of DP-SGD, see `docs/privacy.md`.
+
+    Attributes:
+        reference: what directions are compared with: a "private" sum of the same sample, the last
+            unfiltered release ("alternating"), or as published ("paper_unsound": no guarantee).
+        psi: keep a record where its cosine is above psi.
+        dimensions: coordinates to compare; None compares all.
+        reference_noise: noise multiplier of the private reference, over that of the update.
+        combine: weight of the private reference in the update.
+        noise: reading of the paper's noise on the gradients.
+        cosine_noise: the paper's noise multiplier on the cosines, over that of the gradients.
+        half_width: the paper clips cosines to psi plus or minus this.
+    """
+
+    reference: Literal["private", "alternating", "paper_unsound"]
+    psi: Annotated[StrictFloat, Field(ge=-1, lt=1)] = 0.0
+    dimensions: Dimensions | None = None
+    reference_noise: Positive = 1.0
+    combine: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.5
+    noise: Literal["shared", "independent"] = "shared"
+    cosine_noise: Positive = 2.0
+    half_width: Positive = 0.5
+
+
+class Privacy(Block):
+    """Differential privacy of the clients' training, see `docs/privacy.md`.
+
+    Attributes:
+        mechanism: "dp_sgd" makes the releases of every client's training private.
+        target_epsilon: the noise multiplier is the smallest with which no client's epsilon (RDP)
+            is above this after the planned rounds.
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`; this or
+            `target_epsilon`.
+        delta: the common delta, below 1/n of the smallest client.
+        max_grad_norm: largest Euclidean norm of what one unit contributes to a sum.
+        expected_batch: units in an average sample; a client with fewer samples all.
+        unit: what is added or removed: one record, one patient with all records, or one client.
+        shared_patients: a patient may be at several sites: epsilon is that of all releases.
+        max_epsilon: a round that would take a client's epsilon (RDP) above this is not run.
+        on_budget: stop the run there, or go on without that client.
+        filter: of gradients; None keeps all.
+        augmentations: average a record's gradients over so many augmentations before clipping.
+        averaging: weight of the past in an exponential mean of the round's iterates, which is sent
+            in place of the last one; 0 sends the last.
+        physical_batch: records whose gradients are computed at a time; it changes no result beyond
+            rounding.
+        audit: attack the mechanism when the run ends, and write the verdict down.
+    """
+
+    mechanism: Literal["dp_sgd"] = "dp_sgd"
+    target_epsilon: Positive | None = None
+    noise_multiplier: Annotated[StrictFloat, Field(ge=0)] | None = None
+    delta: Annotated[StrictFloat, Field(gt=0, lt=1)] = 1e-4
+    max_grad_norm: Positive = 1.0
+    expected_batch: Count = 64
+    unit: Literal["record", "patient", "client"] = "record"
+    shared_patients: StrictBool = False
+    max_epsilon: Positive | None = None
+    on_budget: Literal["stop", "drop_client"] = "stop"
+    filter: Filter | None = None
+    augmentations: Count = 1
+    averaging: Share = 0.0
+    physical_batch: Count = 64
+    audit: StrictBool = False
+
+    @model_validator(mode="after")
+    def _noise_is_told_once(self) -> Privacy:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise PydanticCustomError(
+                "privacy", "expected one of target_epsilon and noise_multiplier, the other null"
+            )
+        if self.shared_patients and self.unit != "patient":
+            raise PydanticCustomError("privacy", "shared_patients needs unit: patient")
+        return self
+
+
 class Scenario(Block):
     """A validated scenario; `fedsim.scenario.load` makes one.
 
@@ -217,7 +309,7 @@ class Scenario(Block):
     model: Model
     strategy: PluginBlock
     client: PluginBlock
-    privacy: None = None
+    privacy: Privacy | None = None
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     faults: Faults = Faults()
@@ -268,15 +360,6 @@ class Scenario(Block):
         if not value or len(set(value)) < len(value):
             raise PydanticCustomError("seeds", "expected at least one seed, and each only once")
         return value
-
-    @field_validator("privacy", mode="before")
-    @classmethod
-    def _no_privacy(cls, value: Any) -> None:
-        if value is not None:
-            raise PydanticCustomError(
-                "privacy",
-                "privacy mechanisms are not part of this version; remove the block",
-            )
 
 
 def _plain(value: Any) -> Any:

@@ -252,7 +252,11 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[Any, An
         default: Any = field.get_default(call_default_factory=True)
         if field.is_required():
             default = inspect.Parameter.empty
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        blocks = [a for a in get_args(inner) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if blocks:  # a block that may be null
+            found[prefix + name] = inner, default
+            found |= keys_of(blocks[0], f"{prefix}{name}.")
+        elif isinstance(inner, type) and issubclass(inner, BaseModel):
             below = keys_of(inner, f"{prefix}{name}.")
             if isinstance(default, PluginBlock):
                 annotation, _ = below[f"{prefix}{name}.name"]

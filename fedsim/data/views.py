@@ -23,6 +23,7 @@ class View:
     Attributes:
         labels: int64 tensor [n].
         sites: int64 array [n], codes into `site_names`.
+        groups: int64 array [n], codes of the patients or lesions.
         classes: class names in label order.
     """
 
@@ -31,6 +32,7 @@ class View:
         self._indices = np.asarray(indices, dtype=np.int64)
         self.labels = torch.from_numpy(np.array(store.labels[self._indices], dtype=np.int64))
         self.sites = np.array(store.sites[self._indices], dtype=np.int64)
+        self.groups = np.array(store.groups[self._indices], dtype=np.int64)
         self.site_names = store.site_names
         self.classes = store.classes
 

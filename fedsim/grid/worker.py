@@ -15,17 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fedsim.client import Site, Task, as_client_app
 from fedsim.data.store import Store
 from fedsim.data.views import View
 from fedsim.models.build import build_model, first_arrays
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.releases import Releases
 from fedsim.progress import Steps, open_board
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario, activate_plugins
+from fedsim.schema import Privacy
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Job:
         train, val: client name -> positions in the store, int64, in client order.
         board: path of the progress file, or None.
         step_limit: stop every loop of local work after this many steps (trials), or None.
+        privacy: what clients release in a private run; else None.
     """
 
     scenario: Scenario
@@ -50,6 +54,7 @@ class Job:
     val: dict[str, np.ndarray]
     board: str | None = None
     step_limit: int | None = None
+    privacy: PrivacyPlan | None = None
 
     @property
     def names(self) -> list[str]:
@@ -66,6 +71,7 @@ class Worker:
         self._board = open_board(job.board, len(job.train))
         self._round = 0
         self._steps: Steps | None = None
+        self._releases: Releases | None = None
         activate_plugins(job.scenario)
 
     @cached_property
@@ -98,19 +104,35 @@ class Worker:
         client = int(context.node_config["partition-id"])
         name = self.job.names[client]
         self._steps = Steps(client, board=self._board, limit=self.job.step_limit, tick=self._tick)
+        train = View(self._store, self.job.train[name])
+        self._releases = self._releases_of(client, train)
         return Site(
             client=client,
             name=name,
             round=self._round,
             task=self.job.task,
-            train=View(self._store, self.job.train[name]),
+            train=train,
             val=View(self._store, self.job.val[name]),
             state=context.state,
             device=self._device,
             new_model=self._warm_model,
             first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
             steps=self._steps,
+            releases=self._releases,
             _streams=Streams(self.job.seed),
+        )
+
+    def _releases_of(self, client: int, view: View) -> Releases | None:
+        plan = self.job.privacy
+        if plan is None:
+            return None
+        streams = Streams(self.job.seed)
+        return Releases(
+            plan.settings,
+            plan.clients[self.job.names[client]],
+            units_of(view, plan.settings),
+            streams.torch("privacy sample", self._round, client),
+            streams.torch("privacy noise", self._round, client),
         )
 
     def _warm_model(self) -> torch.nn.Module:
@@ -122,7 +144,7 @@ class Worker:
         """Let the client that `context` names answer one message; raises what the client raises."""
         threads = torch.get_num_threads()
         wanted = self.job.scenario.resources.threads
-        self._round, self._steps = round, None
+        self._round, self._steps, self._releases = round, None, None
         if threads != wanted:
             torch.set_num_threads(wanted)
         client = int(context.node_config["partition-id"])
@@ -130,12 +152,34 @@ class Worker:
             # Module initialisation, dropout and foreign code draw from global generators.
             with isolated(Streams(self.job.seed).sequence("client-global", round, client)):
                 reply = self._app(message, context)
+            if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
+                self._require_planned_releases()
         finally:
             if threads != wanted:
                 torch.set_num_threads(threads)
         # `_steps` is set by `_site`, which a foreign ClientApp does not call.
         steps: Steps | None = self._steps
         return reply, context, Spent(steps.estimated_seconds if steps else 0.0, peak_rss_mb())
+
+    def _require_planned_releases(self) -> None:
+        """Raise where a private client released something else than it was charged for."""
+        plan, releases = self.job.privacy, self._releases
+        if plan is None or self.job.step_limit is not None:
+            return
+        made = releases.made if releases else 0
+        planned = releases.plan.steps if releases else "its planned number of"
+        if releases is None or made != releases.plan.steps:
+            raise RuntimeError(
+                f"a private client made {made} releases in a round in which it was charged for "
+                f"{planned}: `private_steps` and `train` disagree"
+            )
+
+
+def units_of(view: View, settings: Privacy) -> np.ndarray:
+    """The unit of privacy that each record belongs to, int64 [n], numbered from 0."""
+    if settings.unit == "patient":
+        return np.unique(view.groups, return_inverse=True)[1].astype(np.int64)
+    return np.arange(len(view), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ def add(verbs: Verbs) -> None:
         help="scenarios, and values to combine, such as strategy.codec=float32,uint8",
     )
     one.add_argument("--seeds", nargs="+", metavar="K", help="such as 0 1 2; default: the files'")
+    sweep_arguments(one)
+
+
+def sweep_arguments(one: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that run cells."""
     one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     one.add_argument("--jobs", type=int, metavar="N", help="cells at a time; default: what fits")
     one.add_argument("--dry-run", action="store_true", help="list the cells and what would be done")
@@ -44,8 +49,7 @@ def add(verbs: Verbs) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     sources, axes, seeds = _sort(arguments)
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
+    require_jobs(arguments)
     from fedsim.console import Console
     from fedsim.sweep.cells import fingerprints, plan
     from fedsim.sweep.scheduler import Sweep
@@ -55,15 +59,21 @@ def _sweep(arguments: argparse.Namespace) -> int:
     data = fingerprints(cells, console.preparing)
     sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
-        _print_forecast(sweep)
+        print_forecast(sweep)
         return EXIT_DONE
     code = sweep.run()
-    _print_failed(sweep, code)
+    print_failed(sweep, code)
     if code == EXIT_INTERRUPTED:
         print("error: interrupted; to go on, type the same command again", file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
         _print_table(sweep, console)
     return code
+
+
+def require_jobs(arguments: argparse.Namespace) -> None:
+    """Raise InputError unless --jobs makes sense."""
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
 
 
 def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
@@ -87,7 +97,8 @@ def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int
     return sources, axes, seeds
 
 
-def _print_forecast(sweep: Sweep) -> None:
+def print_forecast(sweep: Sweep) -> None:
+    """Print what would be done with each cell."""
     told = {
         "done": "finished already: {}",
         "resume": "would go on with {}",
@@ -107,7 +118,8 @@ def _print_forecast(sweep: Sweep) -> None:
     )
 
 
-def _print_failed(sweep: Sweep, code: int) -> None:
+def print_failed(sweep: Sweep, code: int) -> None:
+    """Print the cells that failed, and what repeats each, on standard error."""
     # Where the sweep itself was interrupted, so were its cells.
     told = ("failed",) if code == EXIT_INTERRUPTED else ("failed", "interrupted")
     for entry in sweep.entries:

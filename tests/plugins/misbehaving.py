@@ -176,6 +176,13 @@ class OtherModel(FedAvg):
         return tensor_record(renamed), metrics
 
 
+class Silent(Counts):
+    """Says that it releases three times, and learns without a release."""
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        return 3
+
+
 foreign = ClientApp()
 
 

@@ -1,0 +1,189 @@
+"""The privacy ledger: what every client has released so far, and what the next round would cost.
+
+It lies with the driver, outside the clients, and is told the plan of a round before the round is
+run: releases count whether or not the reply arrives. Partial participation does not amplify: the
+server knows who took part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedsim.privacy.accounting import (
+    ADJACENCY,
+    Entry,
+    epsilon_rdp,
+    epsilon_upper,
+    from_state,
+    joint,
+    largest,
+    merge,
+    to_state,
+    would_exceed,
+)
+from fedsim.privacy.plan import PrivacyPlan
+
+Histories = dict[str, tuple[Entry, ...]]
+
+
+class PrivacyLedger:
+    """Adds up releases by client.
+
+    Args:
+        plan: what a client releases in a round that it joins.
+    """
+
+    def __init__(self, plan: PrivacyPlan) -> None:
+        self.plan = plan
+        self._names = list(plan.clients)
+        self._spent: Histories = dict.fromkeys(self._names, ())
+
+    def exhausted(self, clients: Sequence[int]) -> list[int]:
+        """Which of these clients the next round would take above `max_epsilon`."""
+        settings = self.plan.settings
+        if settings.max_epsilon is None:
+            return []
+        if settings.shared_patients:
+            planned = [self.plan.clients[self._names[client]].entry for client in clients]
+            spent = joint(self._spent.values())
+            over = would_exceed(spent, planned, settings.delta, settings.max_epsilon)
+            return list(clients) if over else []
+        return [
+            client
+            for client in clients
+            if would_exceed(
+                self._spent[self._names[client]],
+                [self.plan.clients[self._names[client]].entry],
+                settings.delta,
+                settings.max_epsilon,
+            )
+        ]
+
+    def charge(self, round: int, clients: Sequence[int]) -> list[dict[str, Any]]:
+        """Count the releases of a round; the rows of privacy.jsonl."""
+        settings, rows = self.plan.settings, []
+        for client in clients:
+            name = self._names[client]
+            entry = self.plan.clients[name].entry
+            self._spent[name] = merge([*self._spent[name], entry])
+            own = epsilon_rdp([entry], settings.delta)
+            total = epsilon_rdp(self._spent[name], settings.delta)
+            rows.append(
+                {
+                    "round": round,
+                    "client": client,
+                    "unit": settings.unit,
+                    "mechanism": mechanism_name(self.plan),
+                    "noise_multiplier": entry.noise_multiplier,
+                    "sample_rate": entry.sample_rate,
+                    "steps": entry.steps,
+                    "epsilon_round": own if self.plan.certified else None,
+                    "epsilon_total": total if self.plan.certified else None,
+                    "epsilon_claimed": None if self.plan.certified else total,
+                    "delta": settings.delta,
+                    "certified": self.plan.certified,
+                }
+            )
+        return rows
+
+    def row(self) -> dict[str, Any]:
+        """The entries of a line of rounds.jsonl: epsilon (RDP) so far."""
+        settings = self.plan.settings
+        each = [epsilon_rdp(self._spent[name], settings.delta) for name in self._names]
+        if settings.shared_patients:
+            worst = epsilon_rdp(joint(self._spent.values()), settings.delta)
+        else:
+            worst = largest(each)
+        certified = self.plan.certified
+        return {
+            "epsilon": worst if certified else None,
+            "epsilon_claimed": None if certified else worst,
+            "epsilon_by_client": {
+                str(client): value if certified else None for client, value in enumerate(each)
+            },
+            "delta": settings.delta,
+            "certified": certified,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The entries of summary.json: the best upper bound, and that of RDP."""
+        settings = self.plan.settings
+        if settings.shared_patients:
+            histories = [joint(self._spent.values())]
+        else:
+            histories = sorted(set(self._spent.values()))
+        by_rdp = [(epsilon_rdp(history, settings.delta), history) for history in histories]
+        worst = largest(epsilon for epsilon, _ in by_rdp)
+        best, accountant = worst, "rdp"
+        if worst is not None:
+            best, accountant = 0.0, "rdp"
+            # A better bound is never above RDP's: once all others are below, it is settled.
+            for epsilon, history in sorted(by_rdp, key=lambda item: item[0] or 0.0, reverse=True):
+                if (epsilon or 0.0) <= best:
+                    break
+                bound = epsilon_upper(history, settings.delta)
+                if bound.epsilon is not None and bound.epsilon > best:
+                    best, accountant = bound.epsilon, bound.accountant
+        certified = self.plan.certified
+        return {
+            "epsilon": best if certified else None,
+            "epsilon_rdp": worst if certified else None,
+            "epsilon_claimed": None if certified else best,
+            "accountant": accountant,
+            "delta": settings.delta,
+            "certified": certified,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every client has released."""
+        return {name: to_state(history) for name, history in self._spent.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._spent = {name: from_state(entries) for name, entries in state.items()}
+
+
+NO_PRIVACY: dict[str, Any] = {
+    "epsilon": None,
+    "epsilon_claimed": None,
+    "epsilon_by_client": None,
+    "delta": None,
+    "certified": False,
+}
+"""The entries of a line of rounds.jsonl in a run without a mechanism."""
+
+
+def mechanism_name(plan: PrivacyPlan) -> str:
+    """The mechanism with its filter, as privacy.jsonl names it."""
+    kind = plan.settings.filter
+    return plan.settings.mechanism + (f"+{kind.reference}" if kind else "")
+
+
+def describe(plan: PrivacyPlan) -> dict[str, Any]:
+    """The `privacy` entry of run.json: what was planned, and what the numbers mean."""
+    settings = plan.settings
+    return {
+        "mechanism": mechanism_name(plan),
+        "certified": plan.certified,
+        "unit": settings.unit,
+        "adjacency": ADJACENCY[settings.unit],
+        "across_clients": "sum" if settings.shared_patients else "max",
+        "delta": settings.delta,
+        "max_grad_norm": settings.max_grad_norm,
+        "noise_multiplier": plan.noise_multiplier,
+        "target_epsilon": settings.target_epsilon,
+        "max_epsilon": settings.max_epsilon,
+        "epsilon_planned": plan.epsilon(),
+        "accountants": {"rounds.jsonl": "rdp", "summary.json": "prv or rdp"},
+        "randomness": "simulation-grade: whoever knows the seed can remove the noise",
+        "clients": {
+            name: {
+                "units": client.units,
+                "sample_rate": client.sample_rate,
+                "steps": client.steps,
+                "noise_multiplier": client.entry.noise_multiplier,
+            }
+            for name, client in plan.clients.items()
+        },
+    }

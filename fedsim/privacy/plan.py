@@ -1,0 +1,228 @@
+"""What a private run will release: decided before the first round, the same for all rounds.
+
+Sampling rate, steps and noise of every client follow from the scenario and the number of units
+that the client holds. So the cost of a round is known before it is run, and what a client sends
+cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedsim.errors import InputError
+from fedsim.privacy.accounting import (
+    Entry,
+    calibrate,
+    epsilon_rdp,
+    joint,
+    largest,
+    require_delta,
+    split_noise_multiplier,
+)
+from fedsim.privacy.mechanisms import (
+    DPSGD,
+    AlternatingReference,
+    Dimensions,
+    Mechanism,
+    PrivateReference,
+)
+from fedsim.privacy.paper import PaperUnsound
+from fedsim.schema import Privacy
+
+
+@dataclass(frozen=True)
+class ClientPlan:
+    """What one client releases in one round.
+
+    Attributes:
+        units: records, or patients, that it holds.
+        sample_rate: probability q with which a unit joins a sample.
+        steps: releases.
+        mechanism: how a sample becomes a release.
+    """
+
+    units: int
+    sample_rate: float
+    steps: int
+    mechanism: Mechanism
+
+    @property
+    def entry(self) -> Entry:
+        """What the accountant is told of one round."""
+        return Entry(self.mechanism.accounted_noise_multiplier, self.sample_rate, self.steps)
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """What a run releases.
+
+    Attributes:
+        settings: the scenario's block.
+        rounds: rounds that are planned.
+        clients: client name -> what it releases in a round, in client order.
+        noise_multiplier: of the mechanism: noise on the sum over the clipping norm.
+    """
+
+    settings: Privacy
+    rounds: int
+    clients: dict[str, ClientPlan]
+    noise_multiplier: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether epsilon is proved, and not only claimed."""
+        return all(plan.mechanism.certified for plan in self.clients.values())
+
+    def epsilon(self, rounds: int | None = None) -> float | None:
+        """Epsilon (RDP) if every client joined so many rounds, by default all."""
+        count = self.rounds if rounds is None else rounds
+        histories = [
+            [Entry(e.noise_multiplier, e.sample_rate, e.steps * count)]
+            for e in (plan.entry for plan in self.clients.values())
+        ]
+        if self.settings.shared_patients:
+            return epsilon_rdp(joint(histories), self.settings.delta)
+        return largest(epsilon_rdp(history, self.settings.delta) for history in histories)
+
+
+def plan_privacy(
+    settings: Privacy,
+    rounds: int,
+    units: Mapping[str, int],
+    steps_of: Callable[[int, int], int],
+) -> PrivacyPlan:
+    """Decide sampling rates, steps and noise.
+
+    Args:
+        settings: the scenario's block.
+        rounds: planned rounds; `target_epsilon` holds for a client that joins all of them.
+        units: client name -> records, or patients, that it holds.
+        steps_of: releases of one round, from units and the expected batch.
+
+    Raises:
+        InputError: delta is not below 1/n of a client, the target cannot be met, or one round
+            alone would exceed `max_epsilon`.
+    """
+    _check_delta(settings, list(units.values()))
+    rates = {name: min(1.0, settings.expected_batch / count) for name, count in units.items()}
+    steps = {name: steps_of(count, settings.expected_batch) for name, count in units.items()}
+    noise = settings.noise_multiplier
+    if noise is None:
+        noise = _noise_for_target(settings, rounds, rates, steps)
+    clients = {
+        name: ClientPlan(
+            count,
+            rates[name],
+            steps[name],
+            build_mechanism(settings, noise, min(settings.expected_batch, count)),
+        )
+        for name, count in units.items()
+    }
+    return _within_budget(PrivacyPlan(settings, rounds, clients, noise))
+
+
+def plan_client_privacy(settings: Privacy, rounds: int, names: Sequence[str]) -> PrivacyPlan:
+    """The plan where the unit is a client: one release a round, of the mean of all updates.
+
+    The cohort is fixed, not a Poisson sample: nothing amplifies.
+
+    Raises:
+        InputError: as for `plan_privacy`, or the block asks for what only records have.
+    """
+    if settings.filter is not None or settings.augmentations > 1 or settings.averaging:
+        raise InputError(
+            "privacy.unit=client has no filter, augmentations or averaging: the server adds the "
+            "noise, to whole updates",
+            hint="remove these keys, or choose unit: record",
+        )
+    _check_delta(settings, [len(names)])
+    noise = settings.noise_multiplier
+    if noise is None:
+        alone = dict.fromkeys(names, 1)
+        noise = _noise_for_target(settings, rounds, dict.fromkeys(names, 1.0), alone)
+    mechanism = build_mechanism(settings, noise, len(names))
+    clients = {name: ClientPlan(1, 1.0, 1, mechanism) for name in names}
+    return _within_budget(PrivacyPlan(settings, rounds, clients, noise))
+
+
+def _check_delta(settings: Privacy, counts: Sequence[int]) -> None:
+    try:
+        require_delta(settings.delta, counts, settings.unit)
+    except ValueError as error:
+        raise InputError(f"privacy.delta: {error}", hint="type privacy.delta=1e-5") from error
+
+
+def _within_budget(plan: PrivacyPlan) -> PrivacyPlan:
+    """The plan, if one round of it fits `max_epsilon`."""
+    first = plan.epsilon(1)
+    budget = plan.settings.max_epsilon
+    if budget is not None and (first is None or first > budget):
+        costs = "no finite epsilon" if first is None else f"epsilon {first:.3g}"
+        raise InputError(
+            f"privacy.max_epsilon: one round costs {costs}, more than {budget:g}",
+            hint="raise privacy.max_epsilon or the noise, or take fewer steps a round",
+        )
+    return plan
+
+
+def _noise_for_target(
+    settings: Privacy, rounds: int, rates: Mapping[str, float], steps: Mapping[str, int]
+) -> float:
+    """The noise multiplier of the mechanism with which no client's epsilon is above the target."""
+    assert settings.target_epsilon is not None
+    plans = [[(rates[name], steps[name] * rounds)] for name in rates]
+    if settings.shared_patients:
+        plans = [[release for plan in plans for release in plan]]
+    try:
+        effective = calibrate(plans, settings.delta, settings.target_epsilon)
+    except ValueError as error:
+        raise InputError(f"privacy.target_epsilon: {error}") from error
+    kind = settings.filter
+    if kind is not None and kind.reference == "private":
+        return split_noise_multiplier(effective, kind.reference_noise)[0]
+    if kind is not None and kind.reference == "paper_unsound":
+        return split_noise_multiplier(effective, kind.cosine_noise)[0]
+    return effective
+
+
+def build_mechanism(settings: Privacy, noise_multiplier: float, expected_batch: float) -> Mechanism:
+    """The mechanism that a `privacy:` block names, at this noise and expected batch."""
+    kind = settings.filter
+    if kind is None:
+        return DPSGD(
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=settings.max_grad_norm,
+            expected_batch=expected_batch,
+        )
+    dimensions = None
+    if kind.dimensions is not None:
+        dimensions = Dimensions(kind.dimensions.measure, kind.dimensions.gamma)
+    if kind.reference == "private":
+        return PrivateReference(
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=settings.max_grad_norm,
+            expected_batch=expected_batch,
+            reference_noise_multiplier=noise_multiplier * kind.reference_noise,
+            psi=kind.psi,
+            combine=kind.combine,
+            dimensions=dimensions,
+        )
+    if kind.reference == "alternating":
+        return AlternatingReference(
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=settings.max_grad_norm,
+            expected_batch=expected_batch,
+            psi=kind.psi,
+            dimensions=dimensions,
+        )
+    return PaperUnsound(
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=settings.max_grad_norm,
+        expected_batch=expected_batch,
+        cosine_noise_multiplier=noise_multiplier * kind.cosine_noise,
+        noise=kind.noise,
+        psi=kind.psi,
+        half_width=kind.half_width,
+        dimensions=dimensions,
+    )

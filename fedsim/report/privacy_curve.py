@@ -1,0 +1,227 @@
+"""Utility over epsilon: the numbers behind a privacy curve, and its table.
+
+`fedsim.report.privacy_picture` draws it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from fedsim.errors import InputError, Problem
+from fedsim.report.record import METRIC_NAMES, NUMBER
+from fedsim.report.statistics import Measure, measure
+
+HEADER = (
+    "scenario",
+    "epsilon",
+    "seed",
+    "metric",
+    "value",
+    "mb_up",
+    "mb_down",
+    "audited",
+    "epsilon_reported",
+    "certified",
+    "data",
+)
+"""Columns of curve.csv."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One finished run of a curve.
+
+    Attributes:
+        scenario: its name.
+        epsilon: the target; infinite: without privacy.
+        seed: of the run.
+        reference: the scenario has no privacy block: it is a line for all epsilons.
+        summary: summary.json.
+        data: the entry `data` of run.json.
+    """
+
+    scenario: str
+    epsilon: float
+    seed: int
+    reference: bool
+    summary: Mapping[str, Any] = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
+
+    def value(self, metric: str) -> float | None:
+        """The metric of the final model on the test split."""
+        return _number(self.summary["metrics"].get(metric))
+
+    @property
+    def megabytes(self) -> float:
+        """MB (10^6 bytes) sent in the whole run, up and down."""
+        return float(self.summary["mb_up_total"] + self.summary["mb_down_total"])
+
+    @property
+    def audited(self) -> float | None:
+        """The lower bound on epsilon that the run's audit found; None without an audit."""
+        audit = self.summary.get("audit")
+        return _number(audit.get("epsilon_lower")) if isinstance(audit, Mapping) else None
+
+    @property
+    def certified(self) -> bool:
+        """Whether a proof stands behind epsilon."""
+        return bool(self.summary.get("certified"))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, NUMBER) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True)
+class Method:
+    """One scenario of a curve: a line over epsilon, or a level line."""
+
+    name: str
+    reference: bool
+    points: list[Point]
+
+    @cached_property
+    def levels(self) -> dict[float, list[Point]]:
+        """The points of each epsilon, ascending; an infinite one comes last."""
+        found: dict[float, list[Point]] = {}
+        for point in sorted(self.points, key=lambda one: (one.epsilon, one.seed)):
+            found.setdefault(point.epsilon, []).append(point)
+        return found
+
+    @property
+    def certified(self) -> bool:
+        """Whether a proof stands behind every epsilon."""
+        return all(one.certified for one in self.points if math.isfinite(one.epsilon))
+
+    def measures(self, of: Callable[[Point], float | None]) -> dict[float, Measure]:
+        """Mean and spread over seeds at each epsilon where there is a value."""
+        found = {e: measure([of(one) for one in points]) for e, points in self.levels.items()}
+        return {epsilon: one for epsilon, one in found.items() if one.n}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The finished runs of a curve, and the metric that it shows.
+
+    Attributes:
+        methods: in the order of the command line.
+        metric: name of the metric, as in summary.json.
+        expected: runs that the curve would have, were all of them finished.
+    """
+
+    methods: list[Method]
+    metric: str
+    expected: int
+
+    @property
+    def points(self) -> list[Point]:
+        """All points, method by method."""
+        return [point for method in self.methods for point in method.points]
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as a reader calls it."""
+        return METRIC_NAMES.get(self.metric, self.metric)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the picture must say beside its lines."""
+        points = self.points
+        notes = []
+        if any(point.data["source"] == "embedded" for point in points):
+            notes.append("embedded stand-in: generated images, not real data")
+        if len({point.data["fingerprint"] for point in points}) > 1:
+            notes.append("not all lines are of the same data")
+        if missing := self.expected - len(points):
+            notes.append(f"{missing} of {self.expected} runs are missing")
+        return notes
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """The lines of curve.csv, unrounded; None for an empty cell."""
+        return [
+            (
+                point.scenario,
+                point.epsilon,
+                point.seed,
+                self.metric,
+                point.value(self.metric),
+                float(point.summary["mb_up_total"]),
+                float(point.summary["mb_down_total"]),
+                point.audited,
+                _number(point.summary.get("epsilon")),
+                point.certified,
+                "embedded" if point.data["source"] == "embedded" else point.data["name"],
+            )
+            for method in self.methods
+            for points in method.levels.values()
+            for point in points
+        ]
+
+
+def curve_of(points: Sequence[Point], metric: str | None = None, expected: int = 0) -> Curve:
+    """Group finished runs by method.
+
+    Args:
+        points: at least one.
+        metric: name of a metric; None: auc, or dice where no run has it.
+        expected: runs that there would be, were all finished; at least those there are.
+
+    Raises:
+        InputError: no run has a value of the metric.
+    """
+    known = sorted(
+        {name for one in points for name in one.summary["metrics"] if one.value(name) is not None}
+    )
+    chosen = metric or ("auc" if "auc" in known or "dice" not in known else "dice")
+    if chosen not in known:
+        raise InputError(
+            f"no run of the curve has a value of the metric {chosen!r}",
+            [Problem("their metrics", ", ".join(known) or "none")],
+            hint="type: --metric and one of these",
+        )
+    names = dict.fromkeys(point.scenario for point in points)
+    methods = []
+    for name in names:
+        own = [point for point in points if point.scenario == name]
+        methods.append(Method(name, own[0].reference, own))
+    return Curve(methods, chosen, max(expected, len(points)))
+
+
+def table(curve: Curve) -> str:
+    """The curve as text for a terminal: a line for each method and epsilon."""
+    lines = [("", "epsilon", "seeds", curve.metric_name, "MB up", "MB down", "audited")]
+    for method in curve.methods:
+        for epsilon, points in method.levels.items():
+            bounds = [bound for point in points if (bound := point.audited) is not None]
+            lines.append(
+                (
+                    method.name + ("" if method.certified else " (not certified)"),
+                    "none" if math.isinf(epsilon) else f"{epsilon:g}",
+                    str(len(points)),
+                    _spread(measure([point.value(curve.metric) for point in points])),
+                    f"{measure([point.summary['mb_up_total'] for point in points]).mean:.3f}",
+                    f"{measure([point.summary['mb_down_total'] for point in points]).mean:.3f}",
+                    f">= {max(bounds):.2f}" if bounds else "-",
+                )
+            )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join([*text, *(f"{note}." for note in curve.notes)])
+
+
+def _spread(one: Measure) -> str:
+    if one.mean is None:
+        return "-"
+    return f"{one.mean:.3f}" + (f"+-{one.sd:.3f}" if one.sd is not None else "")

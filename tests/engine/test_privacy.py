@@ -1,0 +1,251 @@
+"""Private runs: what they release, what it costs, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedsim import InputError, Result, RunError
+from fedsim.api import resume
+from fedsim.console import Console
+from fedsim.privacy.accounting import Entry, epsilon_rdp
+from tests.engine.test_bits import assert_same
+
+PRIVATE = (
+    "client={name: supervised, class_balanced: false, steps: 3, learning_rate: 0.1}",
+    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3, physical_batch: 8}",
+)
+"""Four clients with two rounds of three releases."""
+
+
+def lines(result: Result, name: str) -> list[dict]:
+    return [json.loads(line) for line in (result.folder / name).read_text().splitlines()]
+
+
+def test_epsilon_of_every_client_adds_up_over_rounds(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny(*PRIVATE)
+    planned = json.loads((result.folder / "run.json").read_text())["privacy"]
+    rows = lines(result, "privacy.jsonl")
+    assert [(row["round"], row["client"]) for row in rows] == [
+        (number, client) for number in (1, 2) for client in range(4)
+    ]
+    for row in rows:
+        plan = list(planned["clients"].values())[row["client"]]
+        assert row["steps"] == 3
+        assert row["sample_rate"] == plan["sample_rate"] == min(1, 16 / plan["units"])
+        entry = Entry(1.0, row["sample_rate"], 3 * row["round"])
+        assert row["epsilon_total"] == epsilon_rdp([entry], 1e-3)
+    last = result.rounds[-1]
+    totals = [row["epsilon_total"] for row in rows if row["round"] == 2]
+    assert last["epsilon"] == max(totals) == planned["epsilon_planned"]
+    assert list(last["epsilon_by_client"].values()) == totals
+    assert last["certified"] is True
+    assert 0 < result.summary["epsilon"] <= result.summary["epsilon_rdp"] == last["epsilon"]
+
+
+def test_a_target_is_met_by_the_largest_client_and_not_by_much_more(
+    run_tiny: Callable[..., Result],
+) -> None:
+    target = PRIVATE[1].replace("noise_multiplier: 1.0", "target_epsilon: 4.0")
+    result = run_tiny(PRIVATE[0], target)
+    assert 3.9 < result.summary["epsilon_rdp"] <= 4.0
+
+
+def test_losses_over_real_records_stay_at_the_sites(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny(*PRIVATE)
+    for row in result.rounds:
+        assert not any("loss" in name for name in row["metrics"])
+        assert all(list(heard) == ["num-examples"] for heard in row["metrics_by_client"].values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("privacy.filter={reference: private}",), ("privacy.unit=patient", "privacy.averaging=0.5")],
+)
+def test_inline_and_ray_release_the_same_bits(
+    words: tuple[str, ...], run_tiny: Callable[..., Result]
+) -> None:
+    inline = run_tiny(*PRIVATE, *words)
+    parallel = run_tiny(*PRIVATE, *words, backend="ray", workers=2)
+    assert_same(inline, parallel)
+    assert inline.summary["epsilon"] == parallel.summary["epsilon"]
+
+
+@pytest.mark.parametrize("reference", ["private", "alternating", "paper_unsound"])
+def test_only_what_is_proved_has_an_epsilon(
+    reference: str, run_tiny: Callable[..., Result]
+) -> None:
+    summary = run_tiny(*PRIVATE, f"privacy.filter={{reference: {reference}}}").summary
+    certified = reference != "paper_unsound"
+    assert summary["certified"] is certified
+    assert (summary["epsilon"] is None) is not certified
+    assert (summary["epsilon_rdp"] is None) is not certified
+    assert (summary["epsilon_claimed"] is None) is certified
+
+
+def test_a_resumed_run_has_the_same_epsilon_to_the_last_digit(
+    run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    whole = run_tiny(*PRIVATE, "rounds=4")
+    broken = run_tiny(*PRIVATE, "rounds=4", "plugins=[]")
+    record = json.loads((broken.folder / "run.json").read_text())
+    (broken.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    for last in sorted((broken.folder / "checkpoint").glob("round-*.pkl"))[-1:]:
+        last.unlink()
+    again = resume(broken.folder, [], Console(quiet=True))
+    assert_same(whole, again)
+    assert lines(again, "privacy.jsonl") == lines(whole, "privacy.jsonl")
+    for key in ("epsilon", "epsilon_rdp", "accountant"):
+        assert again.summary[key] == whole.summary[key]
+
+
+def test_the_budget_is_never_passed(run_tiny: Callable[..., Result]) -> None:
+    full = run_tiny(*PRIVATE, "rounds=6")
+    costs = [row["epsilon"] for row in full.rounds]
+    budget = (costs[2] + costs[3]) / 2
+    stopped = run_tiny(*PRIVATE, "rounds=6", f"privacy.max_epsilon={budget}")
+    assert stopped.summary["rounds"] == len(stopped.rounds) == 3
+    assert stopped.summary["epsilon_rdp"] == costs[2] <= budget
+    assert "above" in stopped.summary["stopped"]
+    assert json.loads((stopped.folder / "run.json").read_text())["status"] == "done"
+    assert [row["metrics"] for row in stopped.rounds] == [r["metrics"] for r in full.rounds[:3]]
+
+
+def test_a_client_without_budget_is_left_out_and_the_others_go_on(
+    run_tiny: Callable[..., Result],
+) -> None:
+    full = run_tiny(*PRIVATE, "rounds=4")
+    last = full.rounds[-1]["epsilon_by_client"]
+    budget = (sorted(last.values())[-1] + sorted(last.values())[-2]) / 2
+    dearest = max(last, key=lambda client: last[client])
+    result = run_tiny(
+        *PRIVATE, "rounds=4", f"privacy.max_epsilon={budget}", "privacy.on_budget=drop_client"
+    )
+    assert len(result.rounds) == 4
+    assert result.rounds[-1]["epsilon"] <= budget
+    assert int(dearest) not in result.rounds[-1]["clients"]
+    assert len(result.rounds[-1]["clients"]) == 3
+
+
+def test_a_stopped_run_is_scored_as_it_is(run_tiny: Callable[..., Result]) -> None:
+    plain = run_tiny(*PRIVATE, "rounds=3")
+    budget = (plain.rounds[1]["epsilon"] + plain.rounds[2]["epsilon"]) / 2
+    stopped = run_tiny(*PRIVATE, "rounds=3", "evaluation.every=3", f"privacy.max_epsilon={budget}")
+    assert stopped.summary["rounds"] == 2
+    assert stopped.metrics == {
+        name: value for name, value in plain.rounds[1]["metrics"].items() if name in stopped.metrics
+    }
+
+
+def test_zero_gradients_are_released_as_noise_of_the_planned_size(
+    run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every release of a run is seen; with gradients of zero they are the noise alone."""
+    from fedsim.privacy import mechanisms
+
+    seen = []
+    original = mechanisms.DPSGD.aggregate
+
+    def watched(self, gradients, state, rng):
+        parts = [part * 0 for part in ([gradients] if hasattr(gradients, "ndim") else gradients)]
+        released, info = original(self, parts, state, rng)
+        seen.append((self, released.update))
+        return released, info
+
+    monkeypatch.setattr(mechanisms.DPSGD, "aggregate", watched)
+    result = run_tiny(*PRIVATE)
+    planned = sum(row["steps"] for row in lines(result, "privacy.jsonl"))
+    assert len(seen) == planned == 2 * 4 * 3
+    for mechanism, update in seen:
+        expected = 1.0 * 1.0 / mechanism.expected_batch
+        assert abs(update.std().item() / expected - 1) < 5 / np.sqrt(2 * update.numel())
+
+
+def test_a_private_client_level_run_protects_clients(run_tiny: Callable[..., Result]) -> None:
+    words = (
+        "strategy.weighting=uniform",
+        "privacy={noise_multiplier: 2.0, unit: client, max_grad_norm: 0.5}",
+    )
+    result = run_tiny(*words)
+    assert result.rounds[-1]["epsilon"] == epsilon_rdp([Entry(2.0, 1.0, 2)], 1e-4)
+    assert {row["unit"] for row in lines(result, "privacy.jsonl")} == {"client"}
+    with pytest.raises(InputError, match="equal weights"):
+        run_tiny(words[1])
+    with pytest.raises(InputError, match="every reply"):
+        run_tiny(*words, "faults.on_client_error=skip")
+    with pytest.raises(InputError, match="averages models"):
+        run_tiny(words[1], "strategy=local_only", "client=local")
+
+
+def test_client_level_noise_has_the_size_that_is_accounted(run_tiny: Callable[..., Result]) -> None:
+    """Without any training the released mean differs from the first model by the noise alone."""
+    words = ("strategy.weighting=uniform", "client.learning_rate=1e-30", "rounds=1")
+    model = lambda result: load_file(result.folder / "model.safetensors")  # noqa: E731
+    still = model(run_tiny(*words))
+    noisy = model(
+        run_tiny(*words, "privacy={noise_multiplier: 2.0, unit: client, max_grad_norm: 0.5}")
+    )
+    moved = np.concatenate([(noisy[name] - still[name]).ravel() for name in still])
+    expected = 2.0 * 0.5 / 4
+    assert abs(moved.std() / expected - 1) < 5 / np.sqrt(2 * moved.size)
+
+
+def test_methods_without_a_private_form_are_refused(run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="class_balanced"):
+        run_tiny(PRIVATE[1])
+    with pytest.raises(InputError, match="no private form"):
+        run_tiny(PRIVATE[1], "client=misbehaving:Counts")
+    with pytest.raises(InputError, match="ClientApp"):
+        run_tiny(PRIVATE[1], "client=misbehaving:foreign")
+
+
+def test_a_delta_that_allows_publishing_a_record_is_refused(
+    run_tiny: Callable[..., Result],
+) -> None:
+    with pytest.raises(InputError, match="1/n"):
+        run_tiny(*PRIVATE, "privacy.delta=0.1")
+
+
+def test_a_budget_below_the_first_round_is_refused_before_anything_is_released(
+    run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="one round costs epsilon"):
+        run_tiny(*PRIVATE, "privacy.max_epsilon=0.01")
+    assert not list((tmp_path / "runs").glob("*/*/rounds.jsonl"))
+
+
+def test_a_client_that_releases_less_than_it_is_charged_for_is_caught(
+    run_tiny: Callable[..., Result],
+) -> None:
+    with pytest.raises(RunError, match="charged for"):
+        run_tiny("client=misbehaving:Silent", PRIVATE[1])
+
+
+DISTILLED = (
+    "rounds=1",
+    "strategy={name: gdd, epochs: 2}",
+    "client={name: distill, matching: dm, images_per_class: 2, iterations: 3, width: 8}",
+    "model={name: convnet, width: 8}",
+    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3}",
+)
+
+
+def test_every_client_sends_all_classes_at_a_certified_price(
+    run_tiny: Callable[..., Result],
+) -> None:
+    result = run_tiny(*DISTILLED, "federation.partition={name: shards, shards_per_client: 1}")
+    assert result.summary["certified"] is True
+    assert result.summary["epsilon"] > 0
+    for path in sorted((result.folder / "synthetic").glob("*.npz")):
+        assert np.load(path)["labels"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("word", ["matching=gdd", "init=real", "layers=all"])
+def test_forms_without_a_guarantee_are_refused(word: str, run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="private form only with"):
+        run_tiny(*DISTILLED, f"client.{word}")
