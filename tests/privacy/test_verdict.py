@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from fedsim import auditing
 from fedsim.errors import InputError
 from fedsim.privacy.attacks import Subject, release
 from fedsim.privacy.audit import LowerBound, gaussian_epsilon
@@ -179,9 +178,9 @@ def typed(monkeypatch, capsys):
     """Types `fedsim audit ...` where the scenario's mechanism is the one given."""
 
     def go(mechanism, *words):
-        layer = types.ModuleType("fedsim.privacy.layer")
-        layer.audit_subject = lambda scenario: subject(mechanism, name=scenario.name)
-        monkeypatch.setitem(sys.modules, "fedsim.privacy.layer", layer)
+        monkeypatch.setattr(
+            auditing, "audit_subject", lambda scenario: subject(mechanism, name=scenario.name)
+        )
         parser = argparse.ArgumentParser()
         verb.add(Verbs(parser))
         arguments = parser.parse_args(["audit", *words])
