@@ -8,11 +8,7 @@ The folder's name holds a hash of everything the content depends on, so a store 
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +19,23 @@ import numpy as np
 from fedsim.data.building import keep_rows, new_folder, publish, write_records
 from fedsim.data.dataset import Dataset, Embedded, Manifest
 from fedsim.data.images import CHANNELS, decode_files
-from fedsim.errors import InputError, Problem, nearest
+from fedsim.data.source import (
+    below,
+    check_root,
+    file_state,
+    hashed,
+    origin,
+    plugin_error,
+    refuse_broken,
+    safe,
+    stand_in,
+)
+from fedsim.errors import InputError, Problem
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
 
 FORMAT = 1
 """Version of the preprocessing and of the files of a store; part of every store's key."""
-
-_SHOWN = 10  # broken images listed by name
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +126,7 @@ def prepare(
     manifest = _read_manifest(dataset, name, root)
     classes = manifest.classes or tuple(dataset.classes)
     # Two folders: what was built without some images must not serve who did not allow that.
-    whole = cache / f"{_safe(name)}-{size}-{_files_key(manifest, root, classes, size)}"
+    whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size)}"
     partial = whole.with_name(whole.name + "-skipped")
     for folder in (whole, partial) if skip_bad else (whole,):
         if folder.is_dir():
@@ -131,8 +136,15 @@ def prepare(
         failures = decode_files(
             manifest.paths, size, building / "images.npy", workers=workers, progress=progress
         )
-        skipped = [f"{_below(manifest.paths[i], root)}: {why}" for i, why in failures.items()]
-        _refuse_broken(dataset, name, root, skipped, len(manifest.paths), skip_bad)
+        skipped = [f"{below(manifest.paths[i], root)}: {why}" for i, why in failures.items()]
+        count = len(manifest.paths)
+        refuse_broken(
+            [Problem(str(root), line) for line in skipped],
+            count - len(skipped),
+            headline=f"{len(skipped)} of {count} images of {name!r} cannot be read",
+            layout=dataset.layout,
+            skip_bad=skip_bad,
+        )
         keep = [i for i in range(len(manifest.paths)) if i not in failures]
         if failures:
             keep_rows(building / "images.npy", keep)
@@ -155,29 +167,11 @@ def prepare(
 def _prepare_embedded(
     dataset: Dataset, name: str, size: int, embedded: Mapping[str, Any], cache: Path
 ) -> Store:
-    generator = dataset.embedded
-    if generator is None:
-        raise InputError(
-            f"data set {name!r} has no embedded stand-in and needs a folder to read from",
-            [Problem("data.root", f"is not given; expected there: {dataset.layout}")],
-            "add data.root=FOLDER",
-        )
-    accepted = inspect.signature(generator).parameters
-    own = {key: value for key, value in vars(dataset).items() if key in accepted}
-    own["size"] = size
-    problems = [
-        Problem(f"data.embedded.{key}", f"is set by data.{key}")
-        if key in own
-        else Problem(f"data.embedded.{key}", "is unknown" + nearest(key, set(accepted) - set(own)))
-        for key in embedded
-        if key in own or key not in accepted
-    ]
-    if problems:
-        raise InputError(f"wrong parameters of the stand-in of {name!r}", problems)
-    parameters = {**own, **embedded}
-    origin = [generator.__module__, generator.__qualname__, getattr(generator, "version", None)]
-    key = _hash(json.dumps([FORMAT, origin, parameters], sort_keys=True, default=repr))
-    folder = cache / f"{_safe(name)}-embedded-{size}-{key}"
+    generator, parameters = stand_in(
+        dataset.embedded, vars(dataset), embedded, name=name, size=size, layout=dataset.layout
+    )
+    key = hashed([FORMAT, origin(generator), parameters])
+    folder = cache / f"{safe(name)}-embedded-{size}-{key}"
     if not folder.is_dir():
         try:
             made = generator(**parameters)
@@ -186,15 +180,15 @@ def _prepare_embedded(
                 f"wrong parameters of the stand-in of {name!r}",
                 [Problem("data.embedded", str(error))],
             ) from error
-        ids = [f"{_safe(name)}-{i:06d}" for i in range(len(made.labels))]
+        ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
         _check(name, made.labels, made.groups, made.sites, ids, made.classes)
         shape = (len(ids), size, size, CHANNELS)
         if made.images.shape != shape or made.images.dtype != np.uint8:
             found = f"{made.images.dtype} {made.images.shape}"
-            raise _plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
+            raise plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
         if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
             found = f"{made.classes}, not {dataset.classes}"
-            raise _plugin_error(name, [f"the stand-in's classes are {found}"])
+            raise plugin_error(name, [f"the stand-in's classes are {found}"])
         with new_folder(cache) as building:
             np.save(building / "images.npy", made.images)
             write_records(
@@ -214,22 +208,10 @@ def _prepare_embedded(
 
 def _read_manifest(dataset: Dataset, name: str, root: Path) -> Manifest:
     """The manifest, after checking the root folder and what the plugin returned."""
-    wrong = ""
-    try:
-        if not root.exists():
-            wrong = "does not exist"
-        elif not root.is_dir():
-            wrong = "is not a folder"
-        elif not any(root.iterdir()):
-            wrong = "is empty"
-    except OSError as error:
-        wrong = f"cannot be read: {error.strerror}"
-    if wrong:
-        problem = Problem(str(root), f"{wrong}; expected there: {dataset.layout}")
-        raise InputError(f"the folder of data set {name!r} is wrong", [problem], "check data.root")
+    check_root(name, root, dataset.layout)
     manifest = dataset.manifest(root)
     if len(manifest.paths) != len(manifest.labels):
-        raise _plugin_error(name, ["the manifest's paths and labels differ in number"])
+        raise plugin_error(name, ["the manifest's paths and labels differ in number"])
     classes = manifest.classes or dataset.classes
     _check(name, manifest.labels, manifest.groups, manifest.sites, manifest.ids, classes)
     return manifest
@@ -254,54 +236,13 @@ def _check(
             f"labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes"
         )
     if wrong:
-        raise _plugin_error(name, wrong)
-
-
-def _plugin_error(name: str, wrong: Sequence[str]) -> InputError:
-    problems = [Problem(f"data set {name!r}", message) for message in wrong]
-    return InputError("a data set plugin returned wrong records", problems)
-
-
-def _refuse_broken(
-    dataset: Dataset, name: str, root: Path, broken: Sequence[str], count: int, skip_bad: bool
-) -> None:
-    """Raise InputError unless broken images may be skipped and others are left."""
-    if not broken or (skip_bad and len(broken) < count):
-        return
-    shown = f"; the first {_SHOWN}" if len(broken) > _SHOWN else ""
-    problems = [Problem(str(root), line) for line in broken[:_SHOWN]]
-    hint = "repair them, or set data.skip_bad=true to leave them out"
-    if len(broken) == count:
-        hint = f"is data.root the right folder? Expected there: {dataset.layout}"
-    headline = f"{len(broken)} of {count} images of {name!r} cannot be read{shown}:"
-    raise InputError(headline, problems, hint)
+        raise plugin_error(name, wrong)
 
 
 def _files_key(manifest: Manifest, root: Path, classes: Sequence[str], size: int) -> str:
     """Hash what the store of these files depends on; a file's size and time stand for its bytes."""
     lines = [json.dumps([FORMAT, size, list(classes)])]
     for i, path in enumerate(manifest.paths):
-        try:
-            status = path.stat()
-            state = [status.st_size, status.st_mtime_ns]
-        except OSError:
-            state = []
         record = [manifest.groups[i], manifest.sites[i], manifest.ids[i], int(manifest.labels[i])]
-        lines.append(json.dumps([_below(path, root), state, record]))
-    return _hash("\n".join(lines))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _below(path: Path, root: Path) -> str:
-    """The path as seen from the root, with forward slashes."""
-    inside, start = str(path), f"{root}{os.sep}"
-    below = inside[len(start) :] if inside.startswith(start) else os.path.relpath(path, root)
-    return below.replace(os.sep, "/")
-
-
-def _safe(name: str) -> str:
-    """A name as part of a file name (a data set may be named by a dotted path)."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+        lines.append(json.dumps([below(path, root), file_state(path), record]))
+    return hashed("\n".join(lines))

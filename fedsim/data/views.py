@@ -24,24 +24,25 @@ class View:
         labels: int64 tensor [n].
         sites: int64 array [n], codes into `site_names`.
         groups: int64 array [n], codes of the patients or lesions.
+        indices: int64 array [n], the records' positions in the store.
         classes: class names in label order.
     """
 
     def __init__(self, store: Store, indices: np.ndarray) -> None:
         self._images = store.images
-        self._indices = np.asarray(indices, dtype=np.int64)
-        self.labels = torch.from_numpy(np.array(store.labels[self._indices], dtype=np.int64))
-        self.sites = np.array(store.sites[self._indices], dtype=np.int64)
-        self.groups = np.array(store.groups[self._indices], dtype=np.int64)
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.labels = torch.from_numpy(np.array(store.labels[self.indices], dtype=np.int64))
+        self.sites = np.array(store.sites[self.indices], dtype=np.int64)
+        self.groups = np.array(store.groups[self.indices], dtype=np.int64)
         self.site_names = store.site_names
         self.classes = store.classes
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def pixels(self, positions: np.ndarray | torch.Tensor | None = None) -> np.ndarray:
         """The stored uint8 images [k, H, W, C] at `positions` (all when None), copied."""
-        chosen = self._indices if positions is None else self._indices[np.asarray(positions)]
+        chosen = self.indices if positions is None else self.indices[np.asarray(positions)]
         return np.array(self._images[chosen])
 
     def images(self, positions: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:

@@ -25,17 +25,28 @@ def _data(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     scenario = load_scenario(arguments)
     from fedsim.console import Console
+    from fedsim.data.volumes.store import VolumeStore
     from fedsim.federation import build_federation, open_store
+    from fedsim.report import volumes
     from fedsim.scenario import activate_plugins
 
     activate_plugins(scenario)
     console = Console()
     if arguments.what == "prepare":
         store = open_store(scenario, console.preparing)
-        print("\n".join(report.store_lines(scenario.data.name, store)))
+        lines = volumes.store_lines if isinstance(store, VolumeStore) else report.store_lines
+        print("\n".join(lines(scenario.data.name, store)))
         return EXIT_DONE
     seed = scenario.seeds[0]
     federation = build_federation(scenario, seed, console.preparing)
+    if isinstance(held := federation.store, VolumeStore):
+        print("\n".join(volumes.store_lines(scenario.data.name, held)))
+        print("\n".join(volumes.site_lines(held)))
+        print("\n".join(volumes.client_lines(held, federation.train, federation.split)))
+        out = arguments.out or Path(f"{scenario.name}-volumes.png")
+        volumes.save_sites(held, scenario.data.name, out)
+        print(f"picture: {out}")
+        return EXIT_DONE
     print("\n".join(report.store_lines(scenario.data.name, federation.store)))
     print("\n".join(report.class_lines(federation)))
     out = arguments.out or Path(f"{scenario.name}-partition.png")

@@ -1,0 +1,106 @@
+"""One case of a manifest: its image and outlines read, checked against each other, prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data.volumes.dataset import Mask
+from fedsim.data.volumes.preparing import Preparation, Spacing, prepare_volume
+from fedsim.data.volumes.reading import Unreadable, Volume, read_volume
+from fedsim.errors import Problem
+
+_SHOWN = 5  # foreign values listed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What of a case is stored: image float32 and label uint8 [D, H, W], spacing in mm."""
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    spacing: Spacing
+
+
+class BrokenCase(Exception):
+    """A case cannot be used; `problems` name its files."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(map(str, problems)))
+
+
+def read_case(
+    image: Path,
+    masks: Sequence[Mask],
+    structures: Sequence[str],
+    how: Preparation,
+    *,
+    channel: int | None,
+    canonical: bool,
+) -> Prepared:
+    """Read and prepare a case.
+
+    Raises:
+        BrokenCase: a file is missing, truncated or no volume; a mask does not lie on its image or
+            has values of no structure. All that is wrong with the case.
+    """
+    problems: list[Problem] = []
+
+    def read(path: Path, channel: int | None) -> Volume | None:
+        try:
+            return read_volume(path, channel=channel, canonical=canonical)
+        except Unreadable as error:
+            problems.append(Problem(str(path), str(error)))
+            return None
+
+    volume = read(image, channel)
+    if volume is not None and not np.isfinite(volume.array).all():
+        problems.append(Problem(str(image), "has voxels that are no finite numbers"))
+    label: NDArray[np.uint8] | None = None
+    for mask in masks:
+        outlines = read(mask.path, None)
+        if outlines is None:
+            continue
+        wrong = _unlike(outlines, volume, canonical) if volume is not None else ""
+        wrong = wrong or _foreign(outlines.array, mask.values, structures)
+        if wrong:
+            problems.append(Problem(str(mask.path), wrong))
+            continue
+        if label is None:
+            label = np.zeros(outlines.array.shape, dtype=np.uint8)
+        for value, meaning in mask.values.items():
+            label[outlines.array == value] = meaning
+    if problems or volume is None or label is None:
+        raise BrokenCase(problems)
+    return Prepared(*prepare_volume(volume.array.astype(np.float32), label, volume.spacing, how))
+
+
+def _unlike(mask: Volume, image: Volume, canonical: bool) -> str:
+    """Why a mask does not lie on its image, or ""."""
+    if mask.array.shape != image.array.shape:
+        shapes = [" x ".join(map(str, one.array.shape)) for one in (mask, image)]
+        return f"has {shapes[0]} voxels (slices x rows x columns), its image {shapes[1]}"
+    apart = np.sqrt(((mask.corners() - image.corners()) ** 2).sum(axis=1)).max()
+    if canonical and apart > max(image.spacing):
+        return (
+            f"lies {apart:.3g} mm away from its image: position, spacing or orientation in one of "
+            "the files are wrong (data.orientation=stored ignores them)"
+        )
+    return ""
+
+
+def _foreign(values: np.ndarray, known: dict[int, int], structures: Sequence[str]) -> str:
+    """Which values of a mask stand for no structure, or ""."""
+    found = np.unique(values)
+    foreign = found[~np.isin(found, [0, *known])]
+    if not len(foreign):
+        return ""
+    shown = ", ".join(f"{value:g}" for value in foreign[:_SHOWN])
+    more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+    names = ", ".join(f"{value} {structures[label - 1]}" for value, label in known.items())
+    return f"has the label value {shown}{more}; the data set has 0 background, {names}"

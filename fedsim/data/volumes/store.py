@@ -1,0 +1,300 @@
+"""The store of volumes: read and prepared once, kept as memory maps.
+
+Like the store of images (fedsim/data/store.py): a folder in the cache whose name holds a hash of
+everything the content depends on, there whole or not at all. Volumes differ in shape, so all of
+them lie one after another in one flat file, and their outlines in another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data.building import new_folder, publish
+from fedsim.data.source import (
+    below,
+    check_root,
+    file_state,
+    hashed,
+    origin,
+    plugin_error,
+    refuse_broken,
+    safe,
+    stand_in,
+)
+from fedsim.data.volumes.case import BrokenCase, Prepared, read_case
+from fedsim.data.volumes.dataset import VolumeCase, VolumeDataset, VolumeManifest
+from fedsim.data.volumes.preparing import Preparation, prepare_volume
+from fedsim.data.volumes.reading import files_of
+from fedsim.data.volumes.writing import ARRAYS, IMAGES, MASKS, StoreWriter
+from fedsim.errors import InputError, Problem
+
+FORMAT = 1
+"""Version of the preparation and of the files of a store; part of every store's key."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeStore:
+    """A prepared data set of volumes with outlines.
+
+    Attributes:
+        structures: names of the label values 1, 2, ...
+        ids: the name of each case.
+        sites: int64 [n], positions in `site_names`.
+        site_names: names of the sites, sorted.
+        groups: int64 [n], codes of patients; cases with one code never part.
+        labels: int64 [n], all 0: to splits and partitions every case is of one class.
+        classes: the name of that class.
+        shapes: int64 [n, 3], voxels along D (to the head), H (to the back) and W (to the left).
+        spacing: float64 [n, 3], distance of voxels along D, H and W in mm.
+        fingerprint: SHA-256 over volumes, outlines, shapes, spacing, sites and groups.
+        source: "embedded" (a generated stand-in) or "path" (read from `root`).
+        root: the folder it was read from, or None.
+        folder: the folder it is kept in.
+        skipped: cases left out because they cannot be used, and why.
+    """
+
+    structures: tuple[str, ...]
+    ids: tuple[str, ...]
+    sites: NDArray[np.int64]
+    site_names: tuple[str, ...]
+    groups: NDArray[np.int64]
+    shapes: NDArray[np.int64]
+    spacing: NDArray[np.float64]
+    fingerprint: str
+    source: str
+    root: str | None
+    folder: Path
+    skipped: tuple[str, ...]
+    _images: NDArray[np.float32] = field(repr=False)
+    _masks: NDArray[np.uint8] = field(repr=False)
+    classes: tuple[str, ...] = ("case",)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> VolumeStore:
+        """Open a prepared store. Raises InputError when the folder is none or is damaged."""
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "store.json").read_text())
+            arrays = {key: np.load(folder / f"{key}.npy") for key in ARRAYS}
+            count = int(arrays["shapes"].prod(axis=1).sum())
+            images = np.memmap(folder / IMAGES, "<f4", "r", shape=(count,))
+            masks = np.memmap(folder / MASKS, "u1", "r", shape=(count,))
+            for key in ("structures", "site_names", "ids", "skipped"):
+                about[key] = tuple(about[key])
+            return cls(folder=folder, _images=images, _masks=masks, **arrays, **about)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                "a prepared data set cannot be opened",
+                [Problem(str(folder), str(error))],
+                "delete this folder; the next run prepares it again",
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """All 0."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def image(self, case: int) -> NDArray[np.float32]:
+        """The normalised intensities of a case, float32 [D, H, W], copied."""
+        return np.array(self.mapped(case)[0])
+
+    def label(self, case: int) -> NDArray[np.uint8]:
+        """The label values of a case, uint8 [D, H, W], copied."""
+        return np.array(self.mapped(case)[1])
+
+    def mapped(self, case: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Image and label of a case as read-only views of the memory maps, to cut patches from."""
+        if not 0 <= case < len(self):
+            raise IndexError(f"there is no case {case}: the store has {len(self)}")
+        start = int(self.shapes[:case].prod(axis=1).sum())
+        shape = tuple(self.shapes[case].tolist())
+        end = start + int(np.prod(shape))
+        return self._images[start:end].reshape(shape), self._masks[start:end].reshape(shape)
+
+
+def prepare_volumes(
+    dataset: VolumeDataset,
+    *,
+    name: str,
+    root: Path | None,
+    size: int,
+    embedded: Mapping[str, Any],
+    skip_bad: bool,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> VolumeStore:
+    """Open the store of a data set, building it first when the cache does not hold it.
+
+    Args:
+        dataset: the plugin.
+        name: what the scenario calls it.
+        root: the folder to read from; None generates the stand-in.
+        size: height and width of the slices in voxels.
+        embedded: parameters of the stand-in; ignored when `root` is given.
+        skip_bad: leave out cases that cannot be used instead of refusing.
+        cache: the folder that holds stores; made when missing.
+        progress: called with (cases done, cases in all) while files are read.
+
+    Raises:
+        InputError: the data, or the stand-in's parameters, are wrong.
+        RunError: the cache cannot be written.
+    """
+    how = dataset.preparation(size)
+    if root is None:
+        return _prepare_embedded(dataset, name, size, how, embedded, cache)
+    check_root(name, root, dataset.layout)
+    manifest = dataset.manifest(root)
+    _check(name, manifest)
+    key = _files_key(manifest, root, [FORMAT, vars(how), dataset.orientation, dataset.channel])
+    # Two folders: what was built without some cases must not serve who did not allow that.
+    whole = cache / f"{safe(name)}-{size}-{key}"
+    partial = whole.with_name(whole.name + "-skipped")
+    for folder in (whole, partial) if skip_bad else (whole,):
+        if folder.is_dir():
+            return replace(VolumeStore.open(folder), root=str(root))
+
+    broken: dict[int, list[Problem]] = {}
+    with new_folder(cache) as building:
+        writer = StoreWriter(building)
+        for i in range(len(manifest.ids)):
+            try:
+                writer.add(_read(dataset, manifest, i, how))
+            except BrokenCase as error:
+                broken[i] = error.problems
+            if progress is not None:
+                progress(i + 1, len(manifest.ids))
+        refuse_broken(
+            [problem for problems in broken.values() for problem in problems],
+            len(manifest.ids) - len(broken),
+            headline=f"{len(broken)} of {len(manifest.ids)} cases of {name!r} cannot be used",
+            layout=dataset.layout,
+            skip_bad=skip_bad,
+        )
+        keep = [i for i in range(len(manifest.ids)) if i not in broken]
+        writer.finish(
+            structures=manifest.structures,
+            sites=[manifest.sites[i] for i in keep],
+            groups=[manifest.groups[i] for i in keep],
+            ids=[manifest.ids[i] for i in keep],
+            source="path",
+            root=str(root),
+            skipped=[
+                f"{below(Path(problem.where), root)}: {problem.message}"
+                for problems in broken.values()
+                for problem in problems
+            ],
+        )
+        folder = partial if broken else whole
+        publish(building, folder)
+    return replace(VolumeStore.open(folder), root=str(root))
+
+
+def _prepare_embedded(
+    dataset: VolumeDataset,
+    name: str,
+    size: int,
+    how: Preparation,
+    embedded: Mapping[str, Any],
+    cache: Path,
+) -> VolumeStore:
+    generator, parameters = stand_in(
+        dataset.embedded, vars(dataset), embedded, name=name, size=size, layout=dataset.layout
+    )
+    key = hashed(["volumes", FORMAT, origin(generator), parameters, vars(how)])
+    folder = cache / f"{safe(name)}-embedded-{size}-{key}"
+    if not folder.is_dir():
+        try:
+            made = generator(**parameters)
+        except ValueError as error:
+            raise InputError(
+                f"wrong parameters of the stand-in of {name!r}",
+                [Problem("data.embedded", str(error))],
+            ) from error
+        with new_folder(cache) as building:
+            writer = StoreWriter(building)
+            names: list[tuple[str, str]] = []
+            for case in _checked(name, made.cases, len(made.structures)):
+                writer.add(Prepared(*prepare_volume(case.image, case.label, case.spacing, how)))
+                names.append((case.site, case.case))
+            writer.finish(
+                structures=made.structures,
+                sites=[site for site, _ in names],
+                groups=[""] * len(names),
+                ids=[case for _, case in names],
+                source="embedded",
+                root=None,
+                skipped=[],
+            )
+            publish(building, folder)
+    return VolumeStore.open(folder)
+
+
+def _read(dataset: VolumeDataset, manifest: VolumeManifest, i: int, how: Preparation) -> Prepared:
+    return read_case(
+        manifest.images[i],
+        manifest.masks[i],
+        manifest.structures,
+        how,
+        channel=dataset.channel,
+        canonical=dataset.orientation == "canonical",
+    )
+
+
+def _check(name: str, manifest: VolumeManifest) -> None:
+    """Check what a plugin returned, so that its mistakes are not met rounds later."""
+    wrong = []
+    columns = (manifest.images, manifest.masks, manifest.sites, manifest.groups, manifest.ids)
+    if len({len(column) for column in columns}) > 1:
+        wrong.append("images, masks, sites, groups and ids differ in number")
+    elif not manifest.ids:
+        wrong.append("no cases")
+    elif not all(manifest.masks):
+        wrong.append("a case has no mask")
+    if not manifest.structures or len(set(manifest.structures)) < len(manifest.structures):
+        wrong.append(f"structures must be different names, not {list(manifest.structures)}")
+    if wrong:
+        raise plugin_error(name, wrong)
+
+
+def _checked(name: str, cases: Iterable[VolumeCase], structures: int) -> Iterator[VolumeCase]:
+    """The cases of a stand-in; raises InputError where a plugin drew something else."""
+    for case in cases:
+        shapes = (case.image.shape, case.label.shape)
+        if shapes[0] != shapes[1] or case.image.ndim != 3 or case.label.max() > structures:
+            found = f"image {shapes[0]}, label {shapes[1]} up to {case.label.max()}"
+            raise plugin_error(name, [f"the stand-in's case {case.case!r} is wrong: {found}"])
+        yield case
+
+
+def _files_key(manifest: VolumeManifest, root: Path, options: list[Any]) -> str:
+    """Hash what the store of these files depends on."""
+
+    def state(path: Path) -> list[Any]:
+        return [[below(file, root), file_state(file)] for file in files_of(path)]
+
+    cases = [
+        [
+            state(image),
+            [[state(mask.path), sorted(mask.values.items())] for mask in masks],
+            [site, group, case],
+        ]
+        for image, masks, site, group, case in zip(
+            manifest.images,
+            manifest.masks,
+            manifest.sites,
+            manifest.groups,
+            manifest.ids,
+            strict=True,
+        )
+    ]
+    return hashed(["volumes", options, manifest.structures, cases])

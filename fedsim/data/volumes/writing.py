@@ -1,0 +1,72 @@
+"""Write the files of a store of volumes, one case after another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fedsim.data.building import group_codes
+from fedsim.data.volumes.case import Prepared
+
+IMAGES, MASKS = "images.bin", "masks.bin"
+"""All volumes (little-endian float32) and all outlines (uint8), one after another."""
+
+ARRAYS = ("shapes", "spacing", "sites", "groups")
+"""What is known of each case, a .npy file each."""
+
+
+class StoreWriter:
+    """Writes the files of a store, case by case; only one volume is in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shapes: list[tuple[int, ...]] = []
+        self._spacing: list[tuple[float, ...]] = []
+        self._digest = hashlib.sha256()
+
+    def add(self, case: Prepared) -> None:
+        """Append a case."""
+        for name, array, kind in ((IMAGES, case.image, "<f4"), (MASKS, case.label, "u1")):
+            data = np.ascontiguousarray(array, dtype=kind).tobytes()
+            with (self._folder / name).open("ab") as file:
+                file.write(data)
+            self._digest.update(data)
+        self._shapes.append(case.image.shape)
+        self._spacing.append(case.spacing)
+
+    def finish(
+        self,
+        *,
+        structures: tuple[str, ...],
+        sites: list[str],
+        groups: list[str],
+        ids: list[str],
+        source: str,
+        root: str | None,
+        skipped: list[str],
+    ) -> None:
+        """Write what is known about the cases."""
+        site_names = sorted(set(sites))
+        arrays = {
+            "shapes": np.array(self._shapes, dtype=np.int64),
+            "spacing": np.array(self._spacing, dtype=np.float64),
+            "sites": np.array([site_names.index(site) for site in sites], dtype=np.int64),
+            "groups": group_codes(groups),
+        }
+        self._digest.update(json.dumps([list(structures), site_names]).encode())
+        for name in ARRAYS:
+            np.save(self._folder / f"{name}.npy", arrays[name])
+            self._digest.update(arrays[name].tobytes())
+        about = {
+            "fingerprint": self._digest.hexdigest(),
+            "source": source,
+            "root": root,
+            "structures": list(structures),
+            "site_names": site_names,
+            "skipped": skipped,
+            "ids": ids,
+        }
+        (self._folder / "store.json").write_text(json.dumps(about, indent=1))
