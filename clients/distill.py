@@ -263,7 +263,10 @@ class Distill(Client):
             after=after,
         )
         moved = images.detach().cpu()
-        metrics = {"num-examples": len(site.train), "clipped": clipped_fraction(moved)}
+        metrics: dict[str, Any] = {
+            "num-examples": len(site.train),
+            "clipped": clipped_fraction(moved),
+        }
         return RecordDict(
             {
                 "images": tensor_record({"images": encode_images(moved, codec)}),

@@ -14,6 +14,7 @@ from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.console import Console
+from fedsim.data.store import Store
 from fedsim.engine import (
     build_strategy,
     client_releases,
@@ -34,6 +35,7 @@ from fedsim.report.leakage import leakage_line, write_leakage
 from fedsim.report.page import write_report
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.segmentation.task import SegmentationTask
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,32 @@ def _audit(
     return folder.read_json("summary.json")
 
 
+def _overlays(
+    federation: Federation,
+    rounds: Rounds,
+    folder: RunFolder,
+    counts: np.ndarray,
+    task: SegmentationTask,
+) -> None:
+    """Draw typical test cases with truth and prediction; of the first model, if there are many.
+
+    A picture that fails does not fail a finished run.
+    """
+    from fedsim.report.overlays import overlays, save_overlays
+
+    model = rounds.server.new_model()
+    flower.load_state(model, rounds.selected[0])
+    owner = "" if rounds.has_global_model else f", model of {rounds.server.names[0]}"
+    title = f"{rounds.scenario.name}{owner}: typical test cases"
+    try:
+        cases = overlays(model, federation.view("test"), counts, task, rounds.server.device)
+        save_overlays(
+            folder.path / "segmentation", cases, task.structures, title, rounds.server.note
+        )
+    except Exception as error:
+        rounds.console.line(f"no overlays: {error}")
+
+
 def _leakage(
     federation: Federation, rounds: Rounds, folder: RunFolder, console: Console, streams: Streams
 ) -> None:
@@ -353,7 +381,8 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
         origin = f"EMBEDDED STAND-IN for {scenario.data.name} (generated images, not real data)"
     else:
         origin = f"{scenario.data.name} from {store.root}"
-    return f"{origin}; {len(federation.train)} clients; images: {sizes}"
+    things = "images" if isinstance(store, Store) else "cases"
+    return f"{origin}; {len(federation.train)} clients; {things}: {sizes}"
 
 
 _NO_PRIVACY: dict[str, Any] = {
@@ -372,13 +401,12 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
     if rounds.has_global_model:
         arrays = {k: np.ascontiguousarray(v) for k, v in flower.tensors(models[0]).items()}
         write_whole(folder.path / "model.safetensors", encode_safetensors(arrays))
-    folder.write_arrays(
-        "predictions.npz",
-        labels=federation.view("test").labels.numpy(),
-        records=federation.split["test"],
-        groups=federation.store.groups[federation.split["test"]],
-        probabilities=np.stack([rounds.predict_test(arrays) for arrays in models]),
-    )
+    predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
+    name, found = federation.task.predictions(predicted, federation.view("test"))
+    folder.write_arrays(name, **found)
+    task: object = federation.task
+    if isinstance(task, SegmentationTask):
+        _overlays(federation, rounds, folder, predicted[0], task)
     up, down = rounds.ledger.total_megabytes()
     summary = {
         "metrics": rounds.metrics,

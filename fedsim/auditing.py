@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim import flower
+from fedsim.client import Task
 from fedsim.console import Console
-from fedsim.data.views import View
 from fedsim.engine import build_strategy, engine, privacy_plan
 from fedsim.errors import InputError
-from fedsim.evaluation import predict
 from fedsim.federation import Federation, build_federation
 from fedsim.grid.worker import device_for
 from fedsim.loop import Rounds
@@ -53,7 +52,7 @@ def subject_of(scenario: Scenario, federation: Federation, plan: PrivacyPlan, se
     client, bound = plan.clients[name], _claim(plan, name)
     trained = _Trained(scenario, federation, plan, name, seed)
     by_record = plan.settings.unit == "record"
-    scored = by_record and not trained.one_shot
+    scored = by_record and not trained.one_shot and type(federation.task) is Task
     return Subject(
         name=scenario.name,
         mechanism=client.mechanism,
@@ -127,8 +126,8 @@ class _Trained:
         with isolated(Streams(seed).sequence("model")):
             model = build_model(self._scenario, task)
         flower.load_state(model, rounds.selected[0])
-        view = View(self._federation.store, self.candidates)
-        found = predict(model, view, device).astype(np.float64)
+        view = task.view(self._federation.store, self.candidates)
+        found = task.predict(model, view, device).astype(np.float64)
         own = np.clip(found[np.arange(len(found)), view.labels.numpy()], 1e-12, 1 - 1e-12)
         return np.asarray(np.log(own) - np.log1p(-own), dtype=np.float64)
 

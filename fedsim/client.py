@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,11 +37,58 @@ class Task:
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
+    headline: ClassVar[str] = "auc"
+    """The metric that models are chosen by on validation records."""
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model's constructor is given beside the scenario's parameters."""
+        return {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+        }
+
+    def open_store(self, folder: Path) -> Any:
+        """The prepared data in a folder."""
+        from fedsim.data.store import Store
+
+        return Store.open(folder)
+
+    def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
+        """The records at these positions: as a client has them, or as a scorer needs them."""
+        from fedsim.data.views import View
+
+        return View(store, positions)
+
+    def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:
+        """What a model says of a view, enough to score it: class probabilities [n, classes]."""
+        from fedsim.evaluation import predict
+
+        return predict(model, view, device)
+
+    def score(
+        self, predicted: np.ndarray, view: Any, per_site: bool = False
+    ) -> dict[str, float | None]:
+        """Metrics of what `predict` gave."""
+        from fedsim.evaluation import score
+
+        return score(predicted, view, per_site=per_site)
+
+    def predictions(self, predicted: np.ndarray, view: Any) -> tuple[str, dict[str, np.ndarray]]:
+        """The file of a run folder, and its arrays, for predictions [models, ...] of a view."""
+        arrays = {
+            "labels": view.labels.numpy(),
+            "records": view.indices,
+            "groups": view.groups,
+            "probabilities": predicted,
+        }
+        return "predictions.npz", arrays
 
 
 @dataclass
@@ -51,6 +99,7 @@ class Site:
         client: number of the client, 0 <= client < number of clients.
         name: name of the site.
         round: the current round, from 1.
+        rounds: how many the run has.
         task: shape of the data.
         train, val: the site's records of the training and validation split.
         state: what the client keeps between rounds; the driver owns it.
@@ -64,6 +113,7 @@ class Site:
     client: int
     name: str
     round: int
+    rounds: int
     task: Task
     train: View
     val: View
@@ -132,12 +182,12 @@ class Client(ABC):
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
         """Answer an evaluation message: the sent model's metrics on the site's validation split."""
-        from fedsim.evaluation import evaluate
         from fedsim.flower import load_state
 
-        model = site.new_model()
+        model, scores = site.new_model(), {}
         load_state(model, content.array_records["arrays"])
-        scores = evaluate(model, site.val, site.device) if len(site.val) else {}
+        if len(site.val):
+            scores = site.task.score(site.task.predict(model, site.val, site.device), site.val)
         metrics = {name: value for name, value in scores.items() if value is not None}
         return RecordDict({"metrics": MetricRecord({"num-examples": len(site.val), **metrics})})
 

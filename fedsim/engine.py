@@ -20,9 +20,7 @@ from fedsim import flower
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
-from fedsim.data.views import View
 from fedsim.errors import InputError
-from fedsim.evaluation import evaluate, predict
 from fedsim.federation import Federation, stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
@@ -136,8 +134,8 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
             hint=hint,
         )
     units = {
-        name: int(units_of(View(federation.store, positions), settings).max(initial=-1)) + 1
-        for name, positions in federation.train.items()
+        name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
+        for name in federation.train
     }
     try:
         plan = plan_privacy(settings, scenario.rounds, units, client.private_steps)
@@ -230,24 +228,24 @@ def engine(
         test, val = federation.view("test"), federation.view("val")
         pooled = scenario.evaluation.select == "pooled_val"
 
-        def probabilities(arrays: ArrayRecord) -> np.ndarray:
+        def predict_test(arrays: ArrayRecord) -> np.ndarray:
             flower.load_state(model, arrays)
-            return predict(model, test, device)
+            return task.predict(model, test, device)
 
         def score_test(arrays: ArrayRecord) -> dict[str, float | None]:
-            flower.load_state(model, arrays)
-            return evaluate(model, test, device, per_site=True)
+            return task.score(predict_test(arrays), test, per_site=True)
+
+        def validate(candidate: torch.nn.Module) -> dict[str, float | None]:
+            return task.score(task.predict(candidate, val, device), val)
 
         def score_val(arrays: ArrayRecord) -> dict[str, float | None]:
             flower.load_state(model, arrays)
-            return evaluate(model, val, device)
-
-        def validate(candidate: torch.nn.Module) -> dict[str, float | None]:
-            return evaluate(candidate, val, device)
+            return validate(model)
 
         server = Server(
             task=task,
             names=names,
+            rounds=scenario.rounds,
             participation=scenario.federation.participation,
             device=device,
             new_model=new_model,
@@ -272,7 +270,7 @@ def engine(
                 console=console,
                 fits=lambda arrays: flower.load_state(model, arrays),
                 score_test=score_test,
-                predict_test=probabilities,
+                predict_test=predict_test,
                 score_val=score_val if pooled else None,
                 write=lambda name, row: folder.append(name, row) if folder else None,
                 checkpoints=checkpoints,

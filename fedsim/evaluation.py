@@ -25,8 +25,18 @@ def predict(model: torch.nn.Module, view: View, device: torch.device) -> np.ndar
 def evaluate(
     model: torch.nn.Module, view: View, device: torch.device, *, per_site: bool = False
 ) -> dict[str, float | None]:
-    """Metrics of a model on a view; with `per_site`, also `<metric>@<site>` where sites differ."""
-    probabilities, labels = predict(model, view, device), view.labels.numpy()
+    """Metrics of a model on a view; see `score`."""
+    return score(predict(model, view, device), view, per_site=per_site)
+
+
+def score(
+    probabilities: np.ndarray, view: View, *, per_site: bool = False
+) -> dict[str, float | None]:
+    """Metrics of predictions for a view, [n, classes].
+
+    With `per_site`, also `<metric>@<site>` where sites differ.
+    """
+    labels = view.labels.numpy()
     scores = classification_metrics(labels, probabilities)
     if per_site and len(view.site_names) > 1:
         scores |= site_metrics(labels, probabilities, view.sites, view.site_names)

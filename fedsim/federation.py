@@ -6,17 +6,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fedsim.client import Task
 from fedsim.data.split import split_records
 from fedsim.data.store import Store, prepare
-from fedsim.data.views import View
+from fedsim.data.volumes.dataset import VolumeDataset
+from fedsim.data.volumes.split import split_cases, split_fold
+from fedsim.data.volumes.store import VolumeStore, prepare_volumes
+from fedsim.errors import InputError
+from fedsim.label_views import label_scheme
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
+from fedsim.segmentation.task import SegmentationTask
 
 
 @dataclass(frozen=True)
@@ -24,26 +29,26 @@ class Federation:
     """Positions in a store, by split and by client.
 
     Attributes:
-        store: the data.
+        store: the data: a `Store` of images, or a `VolumeStore`.
         split: "train", "val", "test" -> positions, int64.
         train: client name -> positions of its training records, in client order.
         val: client name -> positions of its validation records (may be none).
+        task: what is to be learned.
     """
 
-    store: Store
+    store: Any
     split: dict[str, np.ndarray]
     train: dict[str, np.ndarray]
     val: dict[str, np.ndarray]
+    task: Task
 
-    @property
-    def task(self) -> Task:
-        """Shape of the data."""
-        _, height, _, channels = self.store.images.shape
-        return Task(tuple(self.store.classes), channels, height)
-
-    def view(self, split: str) -> View:
+    def view(self, split: str) -> Any:
         """The pooled records of one split."""
-        return View(self.store, self.split[split])
+        return self.task.view(self.store, self.split[split])
+
+    def client_view(self, name: str) -> Any:
+        """The training records of a client, as it has them."""
+        return self.task.view(self.store, self.train[name], name)
 
     def describe(self) -> dict[str, Any]:
         """The `data` entry of run.json."""
@@ -52,18 +57,24 @@ class Federation:
             "root": self.store.root,
             "fingerprint": self.store.fingerprint,
             "skipped": len(self.store.skipped),
-            "classes": list(self.store.classes),
-            "classes_by_client": {
-                name: np.bincount(
-                    self.store.labels[positions], minlength=len(self.store.classes)
-                ).tolist()
-                for name, positions in self.train.items()
-            },
+            "classes": list(self.task.classes),
+            "classes_by_client": self._classes_by_client(),
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "sizes_by_client": {
                 name: {"train": len(self.train[name]), "val": len(self.val[name])}
                 for name in self.train
             },
+        }
+
+    def _classes_by_client(self) -> dict[str, list[int]] | None:
+        """Training records of each class; None where a record is a volume with all of them."""
+        if isinstance(self.store, VolumeStore):
+            return None
+        return {
+            name: np.bincount(
+                self.store.labels[positions], minlength=len(self.task.classes)
+            ).tolist()
+            for name, positions in self.train.items()
         }
 
 
@@ -75,22 +86,79 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim"
 
 
-def open_store(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> Store:
-    """The scenario's data, prepared if need be."""
+def open_store(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> Any:
+    """The scenario's data, prepared if need be: a `Store` of images, or a `VolumeStore`."""
     data = scenario.data
     dataset = construct(default_registry().resolve("datasets", data.name), data.parameters)
-    root = scenario.data_root()
-    return prepare(
-        dataset,
-        name=data.name,
-        root=root,
-        size=data.size,
-        embedded=dict(data.embedded),
-        skip_bad=data.skip_bad,
-        cache=cache_folder(),
-        workers=os.cpu_count() or 1,
-        progress=progress,
+    options: dict[str, Any] = {
+        "name": data.name,
+        "root": scenario.data_root(),
+        "size": data.size,
+        "embedded": dict(data.embedded),
+        "skip_bad": data.skip_bad,
+        "cache": cache_folder(),
+        "progress": progress,
+    }
+    if isinstance(dataset, VolumeDataset):
+        return prepare_volumes(dataset, **options)
+    return prepare(dataset, workers=os.cpu_count() or 1, **options)
+
+
+def _split(scenario: Scenario, store: Store | VolumeStore) -> dict[str, np.ndarray]:
+    """Which records are for what; of the data's split seed alone."""
+    share = scenario.data.split
+    if isinstance(store, VolumeStore):
+        cases = store.sites, store.groups, store.site_names
+        if share.folds is not None:
+            return split_fold(
+                *cases, fold=share.fold, folds=share.folds, val=share.val, seed=share.seed
+            )
+        return split_cases(*cases, val=share.val, test=share.test, seed=share.seed)
+    if share.folds is not None:
+        raise InputError(
+            "data.split.folds is for data of volumes", hint="type data.split.folds=null"
+        )
+    return split_records(
+        store.labels,
+        store.groups,
+        store.sites,
+        val=share.val,
+        test=share.test,
+        seed=share.seed,
+        classes=store.classes,
     )
+
+
+def _task(scenario: Scenario, store: Store | VolumeStore, clients: list[str]) -> Task:
+    """What is to be learned."""
+    labels = scenario.federation.labels
+    if not isinstance(store, VolumeStore):
+        if labels is not None:
+            raise InputError(
+                "federation.labels says who outlines which structure, but the data are images",
+                hint="remove the block",
+            )
+        _, height, _, channels = store.images.shape
+        return Task(tuple(store.classes), channels, height)
+    wanted = labels.clients if labels else None
+    outlined = dict.fromkeys(clients, store.structures) if wanted is None else wanted
+    strangers = sorted(set(clients) ^ set(outlined))
+    if strangers:
+        raise InputError(
+            f"federation.labels.clients names {', '.join(outlined)}, but the clients are "
+            f"{', '.join(clients)}",
+            hint="give every client the list of structures that it outlines",
+        )
+    scheme = label_scheme(
+        store.structures,
+        outlined,
+        labels.organs if labels else None,
+        labels.union if labels else False,
+        where="federation.labels",
+    )
+    size = scenario.data.size
+    # It answers all that the engine asks of a task.
+    return cast(Task, SegmentationTask(scheme, scenario.data.patch or (size, size)))
 
 
 def build_federation(
@@ -102,16 +170,7 @@ def build_federation(
     same test records; the partition depends on the run's seed.
     """
     store = open_store(scenario, progress)
-    fractions = scenario.data.split
-    split = split_records(
-        store.labels,
-        store.groups,
-        store.sites,
-        val=fractions.val,
-        test=fractions.test,
-        seed=fractions.seed,
-        classes=store.classes,
-    )
+    split = _split(scenario, store)
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)
     here = split["train"]
@@ -124,16 +183,19 @@ def build_federation(
         rng=Streams(seed).numpy("partition"),
     )
     train = {name: here[positions] for name, positions in parts.items()}
-    return Federation(store, split, train, _share_validation(store, split["val"], list(train)))
+    val = _share_validation(store, split["val"], list(train))
+    return Federation(store, split, train, val, _task(scenario, store, list(train)))
 
 
-def stand_in_note(store: Store) -> str:
+def stand_in_note(store: Store | VolumeStore) -> str:
     """What pictures must say about data that are not real; "" for data that are."""
     embedded = store.source == "embedded"
     return "embedded stand-in: generated images, not real data" if embedded else ""
 
 
-def _share_validation(store: Store, val: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+def _share_validation(
+    store: Store | VolumeStore, val: np.ndarray, names: list[str]
+) -> dict[str, np.ndarray]:
     """Validation records go to their own site where clients are sites, else evenly by label."""
     if set(names) <= set(store.site_names):
         codes = {name: list(store.site_names).index(name) for name in names}

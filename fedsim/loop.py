@@ -52,7 +52,7 @@ class Rounds:
     Attributes:
         fits: raises ValueError unless arrays have the names and shapes of the model's.
         score_test: metrics of a model's arrays on the test split.
-        predict_test: class probabilities on the test split, float32 [n, classes].
+        predict_test: what a model says of the test split, see `Task.predict`.
         score_val: metrics on the pooled validation split; None unless the scenario selects by it.
         write: takes the name of a file of lines and each line of rounds.jsonl and privacy.jsonl.
         checkpoints: where the state is saved after each round; None for trials.
@@ -263,8 +263,9 @@ class Rounds:
         models = self._models()
         scores: Scores = {}
         if self.score_val is not None:
-            val = mean_scores([self.score_val(arrays) for arrays in models]).get("auc")
-            scores["val_auc"] = val
+            headline = self.server.task.headline
+            val = mean_scores([self.score_val(arrays) for arrays in models]).get(headline)
+            scores[f"val_{headline}"] = val
             if val is None or (self._best is not None and val <= self._best):
                 return self.metrics | scores
             self._best = val

@@ -22,7 +22,7 @@ from fedsim.registry import Registry
 from fedsim.schema import Scenario
 from fedsim.yaml_lines import Document, KeyPath, Place
 
-SUPPLIED = {"models": ("num_classes", "in_channels", "image_size")}
+SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch")}
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 Problems = list[tuple[Place, str]]

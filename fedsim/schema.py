@@ -71,11 +71,16 @@ class PluginBlock(Block):
 
 
 class Split(Block):
-    """Shares of the validation and test split; the rest is for training."""
+    """Shares of the validation and test split; the rest is for training.
+
+    With `folds`, the test split is fold number `fold` of so many (of volumes only).
+    """
 
     val: Share = 0.1
     test: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.1
     seed: Annotated[StrictInt, Field(ge=0)] = 0
+    folds: Annotated[StrictInt, Field(ge=2)] | None = None
+    fold: Annotated[StrictInt, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _leaves_records_to_train(self) -> Split:
@@ -94,6 +99,8 @@ class Data(PluginBlock):
         root: folder of the data set; None: its embedded stand-in is generated. Where a scenario
             does not write the key, `FEDSIM_DATA/<name>` is the folder, if it exists.
         size: height and width of the images in pixels.
+        patch: of volumes, what a network sees at a time: (height, width) or (depth, height, width)
+            in voxels; None: a whole slice.
         embedded: parameters of the stand-in, ignored when the data are read from disk.
         split: shares of the records.
         skip_bad: leave out records that cannot be read, instead of stopping.
@@ -101,9 +108,24 @@ class Data(PluginBlock):
 
     root: StrictStr | None = None
     size: Annotated[StrictInt, Field(ge=8)] = 32
+    patch: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
     embedded: dict[str, Any] = Field(default_factory=dict)
     split: Split = Split()
     skip_bad: StrictBool = False
+
+
+class Labels(Block):
+    """Who outlines which structures of volumes.
+
+    Attributes:
+        clients: client name -> the structures that it outlines; None: every client outlines all.
+        organs: organ -> its structures, where it has several.
+        union: an organ with all its structures is one class.
+    """
+
+    clients: dict[StrictStr, tuple[StrictStr, ...]] | None = None
+    organs: dict[StrictStr, tuple[StrictStr, ...]] = Field(default_factory=dict)
+    union: StrictBool = False
 
 
 class Federation(Block):
@@ -113,11 +135,13 @@ class Federation(Block):
         clients: number of clients; None: the partition decides.
         participation: share of the clients that join a round.
         partition: a partition plugin.
+        labels: of volumes, who outlines which structures; None: every client outlines all.
     """
 
     clients: Count | None = None
     participation: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
     partition: PluginBlock = PluginBlock(name="iid")
+    labels: Labels | None = None
 
 
 class Model(PluginBlock):

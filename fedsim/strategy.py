@@ -28,6 +28,7 @@ class Server:
     Attributes:
         task: shape of the data.
         names: client names in client order.
+        rounds: how many the run has.
         participation: share of the clients that join a round, 0 < share <= 1.
         device: where to compute.
         new_model: builds the scenario's model, freshly initialised from torch's global state.
@@ -42,6 +43,7 @@ class Server:
 
     task: Task
     names: list[str]
+    rounds: int
     participation: float
     device: torch.device
     new_model: Callable[[], torch.nn.Module]

@@ -308,10 +308,14 @@ def found_at(place: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("place", PARAMETERS)
 def test_every_parameter_is_listed_with_its_default(place: str) -> None:
     listed = PARAMETERS[place]
-    supplied = {"num_classes", "in_channels", "image_size", "size"}
+    supplied = {"num_classes", "in_channels", "image_size", "patch", "size"}
     supplied |= {"task"} if place.endswith(":skin_phantom") else set()
     signature = inspect.signature(found_at(place)).parameters
-    known = {name: p.default for name, p in signature.items() if name not in supplied}
+    known = {
+        name: list(p.default) if isinstance(p.default, tuple) else p.default
+        for name, p in signature.items()
+        if name not in supplied
+    }
     written = zip(listed.column("parameter"), map(value, listed.column("default")), strict=True)
     assert {name.strip("`"): default for name, default in written} == known
     assert [name.strip("`") for name in listed.column("parameter")] == list(known)
@@ -346,11 +350,23 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
     gdd = ["strategy={name: gdd, epochs: 1}", "rounds=1", "evaluation.on_clients=true"]
     client = "client={name: distill, images_per_class: 1, iterations: 1, width: 8}"
     folder = run("experiment.yaml", *gdd, client, runs=workshop / "folder").folder
+    private = "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3}"
+    supervised = "client={name: supervised, class_balanced: false, steps: 1}"
+    protected = run("experiment.yaml", supervised, private, "strategy=fedavg", "rounds=1").folder
+    volumes = ("data={name: msd, size: 32, embedded: {cases: 4}}", "model={name: unet}")
+    outlined = run(
+        "experiment.yaml", *volumes, "client={name: segmentation, steps: 1}",
+        "strategy=fedavg", "federation={clients: 2}", "rounds=1",
+    ).folder  # fmt: skip
     listed = table("scenarios.md", "file")
-    files = {path.name + ("/" if path.is_dir() else "") for path in folder.iterdir()}
+    files = {
+        path.name + ("/" if path.is_dir() else "")
+        for one in (folder, protected, outlined)
+        for path in one.iterdir()
+    }
     assert files == {cell.strip("`") for cell in listed.column("file")}
-    for name in ("run.json", "summary.json", "rounds.jsonl", "traffic.jsonl"):
-        text = (folder / name).read_text()
+    for name in ("run.json", "summary.json", "rounds.jsonl", "traffic.jsonl", "privacy.jsonl"):
+        text = ((protected if name == "privacy.jsonl" else folder) / name).read_text()
         entries = json.loads(text if name.endswith(".json") else text.splitlines()[0])
         named = table("scenarios.md", "entry", f"`{name}`").names("entry")
         assert named == set(entries), name
@@ -362,7 +378,7 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
 def test_the_metrics_are_listed() -> None:
     scores = classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
     named = {name for name in table("scenarios.md", "metric").names("metric") if "@" not in name}
-    assert named == set(scores)
+    assert named == set(scores) | {"dice", "dice/<structure>"}
 
 
 def test_the_exit_codes_are_listed() -> None:

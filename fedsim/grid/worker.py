@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,6 @@ from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fedsim.client import Site, Task, as_client_app
-from fedsim.data.store import Store
-from fedsim.data.views import View
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
@@ -75,8 +74,8 @@ class Worker:
         activate_plugins(job.scenario)
 
     @cached_property
-    def _store(self) -> Store:
-        return Store.open(self.job.store)
+    def _store(self) -> Any:
+        return self.job.task.open_store(self.job.store)
 
     @cached_property
     def _device(self) -> torch.device:
@@ -104,15 +103,17 @@ class Worker:
         client = int(context.node_config["partition-id"])
         name = self.job.names[client]
         self._steps = Steps(client, board=self._board, limit=self.job.step_limit, tick=self._tick)
-        train = View(self._store, self.job.train[name])
+        task = self.job.task
+        train = task.view(self._store, self.job.train[name], name)
         self._releases = self._releases_of(client, train)
         return Site(
             client=client,
             name=name,
             round=self._round,
-            task=self.job.task,
+            rounds=self.job.scenario.rounds,
+            task=task,
             train=train,
-            val=View(self._store, self.job.val[name]),
+            val=task.view(self._store, self.job.val[name], name),
             state=context.state,
             device=self._device,
             new_model=self._warm_model,
@@ -122,7 +123,7 @@ class Worker:
             _streams=Streams(self.job.seed),
         )
 
-    def _releases_of(self, client: int, view: View) -> Releases | None:
+    def _releases_of(self, client: int, view: Any) -> Releases | None:
         plan = self.job.privacy
         if plan is None:
             return None
@@ -175,7 +176,7 @@ class Worker:
             )
 
 
-def units_of(view: View, settings: Privacy) -> np.ndarray:
+def units_of(view: Any, settings: Privacy) -> np.ndarray:
     """The unit of privacy that each record belongs to, int64 [n], numbered from 0."""
     if settings.unit == "patient":
         return np.unique(view.groups, return_inverse=True)[1].astype(np.int64)

@@ -27,9 +27,7 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
     model = construct(
         default_registry().resolve("models", block.name),
         block.parameters,
-        num_classes=task.num_classes,
-        in_channels=task.in_channels,
-        image_size=task.image_size,
+        **task.model_arguments,
     )
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model {block.name!r} makes a {type(model).__name__}, not a torch Module")

@@ -69,6 +69,12 @@ def build_page(record: Record, drawn: list[Picture]) -> str:
         sections.append(section("Figures", "".join(_figure(picture) for picture in drawn)))
     if synthetic := _synthetic(record):
         sections.append(section("What the clients sent", synthetic))
+    if (record.path / "segmentation" / "overlays.png").is_file():
+        told = (
+            "segmentation/overlays.png shows test cases with truth and prediction. They may be "
+            "patients' images, which this page does not hold."
+        )
+        sections.append(section("Segmentations", paragraph(told)))
     sections.append(section("Environment", _environment(record)))
     warnings = []
     if record.note:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from fedsim.client import Task
 from fedsim.data.store import Store
 from fedsim.federation import Federation
 from fedsim.report.leakage import REAL_IMAGES, leakage_line, membership, nearest, write_leakage
@@ -30,6 +31,7 @@ from fedsim.report.leakage.nearest import (
 )
 
 SIZE = 8
+TASK = Task(("benign", "malignant"), 3, SIZE)
 CPU = torch.device("cpu")
 
 
@@ -255,7 +257,7 @@ def federation(folder: Path, source: str = "path", tint: int = 0) -> Federation:
         "second": places[200:400][sites[200:400] == 1],
     }
     split = {"train": places[:400], "val": places[:0], "test": places[400:]}
-    return Federation(store, split, train, dict.fromkeys(train, places[:0]))
+    return Federation(store, split, train, dict.fromkeys(train, places[:0]), TASK)
 
 
 def real(of: Federation, positions: np.ndarray) -> np.ndarray:
@@ -335,7 +337,9 @@ def test_as_near_to_an_unseen_image_counts_half(tmp_path: Path) -> None:
     store = data.store
     for records in (store.images, store.labels, store.sites):
         records[400:500] = records[:100]
-    data = Federation(store, data.split | {"test": np.arange(400, 500)}, data.train, data.val)
+    data = Federation(
+        store, data.split | {"test": np.arange(400, 500)}, data.train, data.val, data.task
+    )
     send(tmp_path, {"client-0": real(data, np.arange(0, 100, 2))})
     overall = measure(tmp_path, data)["overall"]
     assert overall["training_share"] == overall["correlation_share"] == 0.5
@@ -451,7 +455,7 @@ def test_what_cannot_be_measured_is_none_and_left_out_of_the_line(tmp_path: Path
     store, split = data.store, dict(data.split)
     same = (store.labels == store.labels[0]) & (store.sites == store.sites[0])
     split["test"] = split["test"][~same[split["test"]]]
-    data = Federation(store, split, {"client-0": np.array([0, 1])}, data.val)
+    data = Federation(store, split, {"client-0": np.array([0, 1])}, data.val, data.task)
     send(tmp_path, {"client-0": real(data, np.array([7]))})
     result = measure(tmp_path, data)
     overall = result["overall"]

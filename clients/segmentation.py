@@ -1,0 +1,268 @@
+"""Segmentation from partial labels: what FedAvg, FedProx and server momentum ask of a client.
+
+The marginal loss: Shi et al., "Marginal loss and exclusion loss for partially supervised
+multi-organ segmentation" (2021). The plain loss on partial labels is FedAvg* of Wang et al.,
+"ConDistFL" (2023), which also keeps the optimiser from round to round and clips gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from flwr.app import MetricRecord, RecordDict
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from fedsim import Client, Site
+from fedsim.flower import load_state, pack_state
+from fedsim.label_views import LabelView
+from fedsim.losses.segmentation import (
+    CrossEntropy,
+    deeply_supervised,
+    dice_cross_entropy,
+    marginal_dice_cross_entropy,
+)
+from fedsim.schedules import cosine
+from fedsim.segmentation.task import SegmentationSite
+from fedsim.segmentation.training import (
+    Batch,
+    Objective,
+    fit,
+    keep_optimiser,
+    mirrored,
+    per_record,
+    restore_optimiser,
+    scheduled,
+)
+from fedsim.updates import load_received, proximal_term, update
+
+if TYPE_CHECKING:
+    from fedsim.privacy.releases import Releases
+    from fedsim.privacy.training import Loss
+
+
+class Segmentation(Client):
+    """Train the received model on patches of the site's volumes with SGD and Dice + cross-entropy.
+
+    The learning rate falls along half a cosine over all rounds, and the optimiser's momentum stays
+    in the client's state, so that rounds are parts of one training and not many short ones.
+
+    Args:
+        loss: "marginal" takes all that the client does not label as one background, which may be
+            any of it; "plain" takes it as background indeed.
+        steps: steps in a round.
+        batch_size: patches in a step.
+        learning_rate: of SGD in the first step.
+        last_learning_rate: of SGD after the last round.
+        momentum: of SGD, Nesterov's.
+        weight_decay: of SGD.
+        clip: largest norm of a step's gradient.
+        foreground: share of the patches that hold labelled voxels, 0 <= share <= 1.
+        mirror: flip each patch along its last axis, left and right, at even chance.
+        dice: "batch" takes the sums of Dice over a batch, as the papers do, "record" over each
+            patch by itself.
+        cross_entropy: of the marginal loss: "marginal_nll" as the paper means it, "compat" as its
+            code computes it.
+    """
+
+    def __init__(
+        self,
+        loss: Literal["marginal", "plain"] = "marginal",
+        steps: PositiveInt = 20,
+        batch_size: PositiveInt = 16,
+        learning_rate: PositiveFloat = 0.2,
+        last_learning_rate: NonNegativeFloat = 1e-7,
+        momentum: NonNegativeFloat = 0.9,
+        weight_decay: NonNegativeFloat = 1e-5,
+        clip: PositiveFloat = 1.0,
+        foreground: NonNegativeFloat = 2 / 3,
+        mirror: bool = False,
+        dice: Literal["batch", "record"] = "batch",
+        cross_entropy: CrossEntropy = "marginal_nll",
+    ) -> None:
+        if foreground > 1:
+            raise ValueError(f"foreground is a share, at most 1, not {foreground}.")
+        self.loss = loss
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.last_learning_rate = last_learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.foreground = foreground
+        self.mirror = mirror
+        self.dice = dice
+        self.cross_entropy: CrossEntropy = cross_entropy
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """Steps of a round, see `Client.private_steps`."""
+        if self.dice == "batch":
+            raise ValueError(
+                "dice: batch makes the loss of each record depend on all others: set it to record"
+            )
+        return self.steps
+
+    def check_private(self, model: nn.Module, task: Any) -> None:
+        """Refuse a model that couples records, see `Client.check_private`."""
+        from fedsim.privacy.coupling import require_uncoupled
+
+        draws = torch.Generator().manual_seed(0)
+        images = torch.randn((4, task.in_channels, *task.patch), generator=draws)
+        labels = torch.randint(task.num_classes, (4, *task.patch), generator=draws)
+        view = next(iter(task.scheme.views.values()))
+        require_uncoupled(model, self._losses(view), images, labels)
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Return the trained arrays, or their encoded update where the server names a codec."""
+        model = site.new_model()
+        load_received(model, content)
+        metrics = self.fit(model, site, proximal_term(model, content))
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
+
+    def fit(
+        self,
+        model: nn.Module,
+        site: Site,
+        penalty: Callable[[nn.Module], Tensor] | None = None,
+    ) -> MetricRecord:
+        """Train a model in place for one round; in a private run by the site's releases.
+
+        Args:
+            model: holds the weights that the round begins with.
+            site: the client.
+            penalty: added to the loss, see `fedsim.updates.proximal_term`.
+
+        Returns:
+            `num-examples` (cases) and `num-steps`; unless the run is private also the means of
+            `loss` and of what else the objective reports.
+        """
+        here = SegmentationSite.of(site)
+        model.to(site.device)
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+        )
+        restore_optimiser(optimizer, model, site.state)
+        before, total = (site.round - 1) * self.steps, site.rounds * self.steps
+        steps = scheduled(
+            site.steps(self.steps, "train"),
+            optimizer,
+            lambda step: cosine(before + step, total, self.learning_rate, self.last_learning_rate),
+        )
+        means: Mapping[str, float] = {"num-steps": float(self.steps)}
+        if site.releases is None:
+            means = fit(
+                model,
+                self._batches(here, site),
+                steps,
+                optimizer,
+                self.objective(model, site),
+                device=site.device,
+                clip=self.clip,
+                penalty=penalty,
+            )
+        else:  # The loss is one over real records, too: it stays here.
+            self._fit_private(model, here, site, site.releases, steps, optimizer, penalty)
+        keep_optimiser(optimizer, model, site.state)
+        return MetricRecord({"num-examples": len(here.train), **means})
+
+    def _batches(self, here: SegmentationSite, site: Site) -> Iterator[Batch]:
+        """Random patches, for ever."""
+        generator, flips = site.generator("batches"), site.generator("augment")
+        while True:
+            batch = here.train.patches(self.batch_size, here.task.patch, generator, self.foreground)
+            yield mirrored(*batch, flips) if self.mirror else batch
+
+    def _fit_private(
+        self,
+        model: nn.Module,
+        here: SegmentationSite,
+        site: Site,
+        releases: Releases,
+        steps: Iterable[int],
+        optimizer: torch.optim.Optimizer,
+        penalty: Callable[[nn.Module], Tensor] | None,
+    ) -> None:
+        """Train with DP-SGD; a record is a case, which gives one patch to each sample it joins."""
+        from fedsim.privacy.training import fit_private
+
+        generator, flips = site.generator("batches"), site.generator("augment")
+        size = here.task.patch
+
+        def read(positions: np.ndarray) -> Batch:
+            # One by one: whether a patch holds labelled voxels must not depend on other cases.
+            images = torch.zeros(len(positions), here.task.in_channels, *size)
+            labels = torch.zeros(len(positions), *size, dtype=torch.int64)
+            for number, case in enumerate(positions):
+                patch = here.train.patches(1, size, generator, self.foreground, case=int(case))
+                images[number], labels[number] = (part[0] for part in patch)
+            return mirrored(images, labels, flips) if self.mirror else (images, labels)
+
+        fit_private(
+            model,
+            read,
+            releases,
+            steps,
+            optimizer,
+            self._losses(here.labels),
+            device=site.device,
+            penalty=penalty,
+        )
+
+    def _losses(self, view: LabelView) -> Loss:
+        """One loss a record."""
+        return per_record(lambda outputs, labels: self.supervised(outputs, labels, view))
+
+    def objective(self, model: nn.Module, site: Site) -> Objective:
+        """What this client minimises in this round; `model` has the weights it received."""
+        labels_here = SegmentationSite.of(site).labels
+
+        def supervised(
+            images: Tensor, outputs: Sequence[Tensor], labels: Tensor
+        ) -> Mapping[str, Tensor]:
+            return {"loss": self.supervised(outputs, labels, labels_here)}
+
+        return supervised
+
+    def supervised(self, outputs: Sequence[Tensor], labels: Tensor, here: LabelView) -> Tensor:
+        """The loss of a model's outputs against the client's labels."""
+        if self.loss == "plain":
+            loss = partial(dice_cross_entropy, batch=self.dice == "batch")
+        else:
+            loss = partial(
+                marginal_dice_cross_entropy,
+                foreground=here.foreground,
+                batch=self.dice == "batch",
+                cross_entropy=self.cross_entropy,
+            )
+        return deeply_supervised(lambda logits: loss(logits, labels), outputs)
+
+
+class LocalSegmentation(Segmentation):
+    """Train the client's own model further, and keep it in the client's state.
+
+    All clients start from the same weights, those of the server's first model.
+    """
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, and report the loss alone."""
+        model = site.new_model()
+        load_state(model, self._own(site)["arrays"])
+        metrics = self.fit(model, site)
+        site.state["arrays"] = pack_state(model.state_dict())
+        return RecordDict({"metrics": metrics})
+
+    def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
+        """Dice of the client's own model on the site's validation cases."""
+        return super().evaluate(RecordDict(self._own(site)), site)
+
+    def _own(self, site: Site) -> dict:
+        return {"arrays": site.state.array_records.get("arrays") or site.first_arrays()}

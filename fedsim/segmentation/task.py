@@ -1,0 +1,189 @@
+"""What is to be segmented, and what a method sees of a site's volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.client import Site
+from fedsim.errors import InputError
+from fedsim.label_views import BACKGROUND, LabelScheme, LabelView
+
+
+@dataclass(frozen=True)
+class SegmentationTask:
+    """What is to be learned, the same at all sites.
+
+    Attributes:
+        scheme: the classes, and which of them each client labels.
+        patch: what the network sees at a time, in voxels: (H, W) of a slice, or (D, H, W).
+        in_channels: channels of an image.
+    """
+
+    scheme: LabelScheme
+    patch: tuple[int, ...]
+    in_channels: int = 1
+    headline: ClassVar[str] = "dice"
+
+    def __post_init__(self) -> None:
+        if len(self.patch) not in (2, 3) or min(self.patch) < 1:
+            raise ValueError(
+                "A patch has a height and a width of at least one voxel, perhaps after a depth, "
+                f"but it is {list(self.patch)}."
+            )
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of the classes 1, 2, ..."""
+        return self.scheme.structures
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes."""
+        return (BACKGROUND, *self.structures)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, with the background."""
+        return 1 + len(self.structures)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model's constructor is given beside the scenario's parameters."""
+        return {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "patch": self.patch,
+        }
+
+    def open_store(self, folder: Path) -> Any:
+        """The prepared data in a folder."""
+        from fedsim.data.volumes.store import VolumeStore
+
+        return VolumeStore.open(folder)
+
+    def view(self, store: Any, positions: NDArray[np.int64], client: str | None = None) -> Any:
+        """The cases at these positions: labelled as a client labels, or with all structures."""
+        from fedsim.data.volumes.views import VolumeView
+
+        if client is None:
+            return VolumeView(store, positions, self.scheme.merge)
+        own = self.scheme.views[client]
+        return VolumeView(store, positions, lambda labels: own.hide(self.scheme.merge(labels)))
+
+    def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> NDArray[np.int64]:
+        """Overlaps of prediction and truth, int64 [cases, structures, 3]: all scores follow."""
+        from fedsim.segmentation.evaluation import count_overlaps
+
+        return count_overlaps(model, view, self, device)
+
+    def score(
+        self, predicted: NDArray[np.int64], view: Any, per_site: bool = False
+    ) -> dict[str, float | None]:
+        """Dice of what `predict` gave."""
+        from fedsim.segmentation.evaluation import scores
+
+        return scores(predicted, view, self, per_site=per_site)
+
+    def predictions(
+        self, predicted: NDArray[np.int64], view: Any
+    ) -> tuple[str, dict[str, NDArray[Any]]]:
+        """The file of a run folder, and its arrays, for overlaps [models, ...] of a view."""
+        arrays = {
+            "records": view.indices,
+            "groups": view.groups,
+            "sites": view.sites,
+            "structures": np.array(self.structures),
+            "overlaps": predicted,
+        }
+        return "overlaps.npz", arrays
+
+
+class Volumes(Protocol):
+    """Some cases, in a fixed order, with their labels as the owner has them."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the cases."""
+
+    @property
+    def sites(self) -> NDArray[np.int64]:
+        """Where each case is from, int64 [n], codes into `site_names`."""
+
+    @property
+    def site_names(self) -> Sequence[str]:
+        """Names of the sites."""
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Distance of neighbouring voxels along D, H and W in mm, [n, 3]."""
+
+    def __len__(self) -> int: ...
+
+    def volume(self, position: int) -> tuple[Tensor, Tensor]:
+        """The image, float32 [1, D, H, W], and the labels, int64 [D, H, W], of a case."""
+
+    def patches(
+        self,
+        count: int,
+        size: tuple[int, ...],
+        generator: torch.Generator,
+        foreground: float,
+        *,
+        case: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Random patches, float32 [count, 1, *size], and their labels, int64 [count, *size].
+
+        A share `foreground` of them holds labelled voxels, as far as the cases have any. All are
+        of one case, or of random ones.
+        """
+
+
+@dataclass(frozen=True)
+class SegmentationSite:
+    """A site of a segmentation: the same site, with the types that its parts have here.
+
+    Attributes:
+        task: what is to be learned.
+        labels: what the client labels.
+        train, val: the client's cases, labelled as it labels.
+    """
+
+    task: SegmentationTask
+    labels: LabelView
+    train: Volumes
+    val: Volumes
+
+    @classmethod
+    def of(cls, site: Site) -> SegmentationSite:
+        """Take a site whose data are volumes.
+
+        Raises:
+            InputError: the run's data are not volumes, or nobody said what this client labels.
+        """
+        task: object = site.task
+        if not isinstance(task, SegmentationTask):
+            raise InputError(
+                "the client method segments volumes, but the scenario's data are images with one "
+                "label each",
+                hint="choose data of volumes, or client.name=supervised",
+            )
+        if site.name not in task.scheme.views:
+            raise InputError(
+                f"nobody said what client {site.name!r} labels; the label views name "
+                f"{', '.join(task.scheme.views)}",
+                hint="give every client its list of structures",
+            )
+        return cls(
+            task,
+            task.scheme.views[site.name],
+            cast(Volumes, site.train),
+            cast(Volumes, site.val),
+        )

@@ -1,0 +1,145 @@
+"""Segmentation through the engine: partial labels, bits, resume, traffic, and a private run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsim import InputError, Result, run
+from fedsim.api import resume
+from fedsim.console import Console
+from tests.engine.test_bits import assert_same
+
+SMALL = """\
+name: parts
+rounds: 2
+data:
+  name: msd
+  size: 32
+  patch: [32, 32]
+  embedded: {cases: 8}
+  split: {val: 0.2, test: 0.25}
+federation:
+  clients: 2
+  labels:
+    clients: {client-0: [anterior], client-1: [posterior]}
+model: {name: unet, channels: [4, 8]}
+strategy: {name: fedavg, weighting: uniform}
+client: {name: segmentation, steps: 2, batch_size: 4}
+resources: {backend: inline, workers: 2}
+"""
+
+
+@pytest.fixture
+def run_small(tmp_path: Path) -> Callable[..., Result]:
+    path = tmp_path / "parts.yaml"
+    path.write_text(SMALL)
+
+    def go(*overrides: str, **options: object) -> Result:
+        return run(path, *overrides, runs=tmp_path / "runs", **options)  # type: ignore[arg-type]
+
+    return go
+
+
+CONDIST = ("client={name: condist, steps: 2, batch_size: 4}", "strategy=server_momentum")
+
+
+def test_all_structures_are_scored_on_all_test_volumes(run_small: Callable[..., Result]) -> None:
+    result = run_small()
+    assert set(result.metrics) == {"dice", "dice/anterior", "dice/posterior"}
+    found = np.load(result.folder / "overlaps.npz")
+    assert found["overlaps"].shape == (1, 2, 2, 3)
+    assert found["structures"].tolist() == ["anterior", "posterior"]
+    # The truth holds both structures, whoever labels them.
+    assert (found["overlaps"][0, :, :, 2] > 0).all()
+    assert (result.folder / "segmentation" / "overlays.png").is_file()
+    assert (result.folder / "report" / "index.html").is_file()
+
+
+def test_inline_and_ray_segment_with_the_same_bits(run_small: Callable[..., Result]) -> None:
+    assert_same(run_small(*CONDIST), run_small(*CONDIST, backend="ray", workers=2))
+
+
+def test_a_resumed_run_goes_on_with_optimiser_and_momentum(
+    run_small: Callable[..., Result],
+) -> None:
+    whole, broken = run_small(*CONDIST, "rounds=3"), run_small(*CONDIST, "rounds=3")
+    record = json.loads((broken.folder / "run.json").read_text())
+    (broken.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    sorted((broken.folder / "checkpoint").glob("round-*.pkl"))[-1].unlink()
+    assert_same(whole, resume(broken.folder, [], Console(quiet=True)))
+
+
+def test_distillation_sends_what_averaging_sends_and_two_numbers(
+    run_small: Callable[..., Result],
+) -> None:
+    def sent(result: Result) -> list[dict[str, int]]:
+        rows = map(json.loads, (result.folder / "traffic.jsonl").read_text().splitlines())
+        return [row["fields"] for row in rows if row["direction"] == "up"]
+
+    plain, distilled = sent(run_small()), sent(run_small(*CONDIST))
+    assert [fields["arrays"] for fields in plain] == [fields["arrays"] for fields in distilled]
+    for one, other in zip(plain, distilled, strict=True):
+        assert one.keys() == other.keys()
+        assert other["metrics"] - one["metrics"] == 2 * 8
+
+
+def test_a_dynunet_travels_once(run_small: Callable[..., Result]) -> None:
+    from fedsim.models.dynunet import DynUNet
+
+    result = run_small("model={name: dynunet, channels: [4, 8, 8], heads: 1}", "rounds=1")
+    model = DynUNet(3, 1, (32, 32), channels=(4, 8, 8), heads=1)
+    parameters = sum(p.numel() for p in model.parameters())
+    rows = map(json.loads, (result.folder / "traffic.jsonl").read_text().splitlines())
+    assert {row["fields"]["arrays"] for row in rows} == {4 * parameters}
+
+
+def test_local_models_are_scored_one_by_one(run_small: Callable[..., Result]) -> None:
+    result = run_small("strategy=local_only", "client={name: local_segmentation, steps: 1}")
+    heard = result.rounds[-1]["metrics_by_client"]
+    assert all("test_dice" in values for values in heard.values())
+    assert not (result.folder / "model.safetensors").exists()
+    assert np.load(result.folder / "overlaps.npz")["overlaps"].shape[0] == 2
+
+
+def test_a_private_run_trains_the_network_by_cases(run_small: Callable[..., Result]) -> None:
+    words = (
+        "client.dice=record",
+        "client.learning_rate=0.05",
+        "privacy={noise_multiplier: 1.0, expected_batch: 2, delta: 0.05}",
+    )
+    result = run_small(*words)
+    assert result.summary["certified"] is True
+    assert result.summary["epsilon"] > 0
+    with pytest.raises(InputError, match="record"):
+        run_small("client.dice=batch", *words[1:])
+
+
+def test_pooled_validation_chooses_by_dice(run_small: Callable[..., Result]) -> None:
+    result = run_small("evaluation.select=pooled_val", "evaluation.on_clients=true")
+    assert all("val_dice" in row["metrics"] for row in result.rounds)
+    # A client's own score knows nothing of what it does not label.
+    heard = result.rounds[-1]["metrics_by_client"]
+    assert "val_dice/posterior" not in heard["0"]
+
+
+def test_labels_that_do_not_fit_are_refused(run_small: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="the clients are"):
+        run_small("federation.labels.clients={a: [anterior]}")
+    with pytest.raises(InputError, match="do not fit") as caught:
+        run_small("federation.labels.clients={client-0: [liver], client-1: [anterior]}")
+    assert "liver" in str(caught.value)
+    with pytest.raises(InputError, match="are images"):
+        run_small("data={name: ham10000, embedded: {images: 100}}", "model=cnn")
+
+
+def test_folds_put_every_case_into_one_test(run_small: Callable[..., Result]) -> None:
+    tested = []
+    for fold in range(3):
+        result = run_small("data.split.folds=3", f"data.split.fold={fold}", "rounds=1")
+        tested += np.load(result.folder / "overlaps.npz")["records"].tolist()
+    assert sorted(tested) == list(range(8))
