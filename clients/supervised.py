@@ -6,8 +6,7 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +15,6 @@ from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site, Task
-from fedsim.codecs import Codec, decode_tensors, encode_tensors
-from fedsim.flower import load_state, pack_state, tensor_record, tensors
 from fedsim.training import (
     Augmentation,
     Batch,
@@ -26,6 +23,7 @@ from fedsim.training import (
     endless_batches,
     fit,
 )
+from fedsim.updates import Penalty, load_received, proximal_term, update
 
 if TYPE_CHECKING:
     from fedsim.privacy.releases import Releases
@@ -99,30 +97,18 @@ class Supervised(Client):
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, or their encoded update where the server names a codec."""
-        config = content.config_records["config"]
-        codec = cast(Codec | None, config.get("codec"))
-        received = tensors(content.array_records["arrays"])
-        if codec is not None:
-            received = decode_tensors(received)
         model = site.new_model()
-        load_state(model, tensor_record(received))
+        load_received(model, content)
+        penalty = proximal_term(model, content)
         metrics = MetricRecord({"num-examples": len(site.train)})
-        mu = cast(float, config.get("proximal-mu", 0.0))
         if site.releases is None:
-            metrics["loss"] = self.fit(model, site, mu)
+            metrics["loss"] = self.fit(model, site, penalty)
         else:  # The loss is one over real records, too: it stays here.
-            self.fit_private(model, site, site.releases, mu)
+            self.fit_private(model, site, site.releases, penalty)
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
-        if codec is None:
-            arrays = pack_state(model.state_dict())
-        else:
-            trained = tensors(pack_state(model.state_dict()))
-            update = {name: value - received[name] for name, value in trained.items()}
-            arrays = tensor_record(encode_tensors(update, codec))
-        return RecordDict({"arrays": arrays, "metrics": metrics})
-
-    def fit(self, model: torch.nn.Module, site: Site, mu: float = 0.0) -> float:
-        """Train a model in place, with a proximal term if `mu` is above 0; return the mean loss."""
+    def fit(self, model: torch.nn.Module, site: Site, penalty: Penalty | None = None) -> float:
+        """Train a model in place, with a penalty if there is one; return the mean loss."""
         view = site.train
         order = endless_batches(len(view), self.batch_size, site.generator("batches"))
         total = self.steps or self.epochs * -(-len(view) // self.batch_size)
@@ -139,11 +125,15 @@ class Supervised(Client):
             device=site.device,
             class_weights=weights,
             augment=augmentation(self.augment, site.generator("augment")),
-            penalty=_proximal(model, mu),
+            penalty=penalty,
         )
 
     def fit_private(
-        self, model: torch.nn.Module, site: Site, releases: Releases, mu: float = 0.0
+        self,
+        model: torch.nn.Module,
+        site: Site,
+        releases: Releases,
+        penalty: Penalty | None = None,
     ) -> None:
         """Train a model in place with DP-SGD, see `fedsim.privacy.training`."""
         from fedsim.privacy.training import fit_private
@@ -162,7 +152,7 @@ class Supervised(Client):
             self._losses(site.task),
             device=site.device,
             augment=augmentation(self.augment, site.generator("augment")),
-            penalty=_proximal(model, mu),
+            penalty=penalty,
         )
 
     def _optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -172,18 +162,3 @@ class Supervised(Client):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
-
-
-def _proximal(
-    model: torch.nn.Module, mu: float
-) -> Callable[[torch.nn.Module], torch.Tensor] | None:
-    """The proximal term of FedProx around where the model is now; None for mu = 0."""
-    if not mu:
-        return None
-    start = [parameter.detach().clone() for parameter in model.parameters()]
-
-    def proximal(model: torch.nn.Module) -> torch.Tensor:
-        pairs = zip(model.parameters(), start, strict=True)
-        return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
-
-    return proximal

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from fedsim.codecs import Codec, decode_tensors, encode_tensors
 from fedsim.flower import load_state, pack_state, tensor_record, tensors
 
+Penalty = Callable[[nn.Module], Tensor]
+"""A scalar of a model's parameters alone, added to a loss."""
+
 
 def load_received(model: nn.Module, content: RecordDict) -> None:
     """Write the weights that a training message brought into a model.
@@ -40,7 +43,7 @@ def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
     return tensor_record(encode_tensors(change, codec))
 
 
-def proximal_term(model: nn.Module, content: RecordDict) -> Callable[[nn.Module], Tensor] | None:
+def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
     """FedProx's term mu/2 |w - w0|^2, w0 being the model's weights now.
 
     Li et al., "Federated Optimization in Heterogeneous Networks" (2020), Eq. 2. None unless the

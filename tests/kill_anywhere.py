@@ -33,9 +33,9 @@ METHODS = {
 
 def start(command: list[str], runs: Path) -> subprocess.Popen[bytes]:
     """Start a command in a process group of its own."""
-    silent = subprocess.DEVNULL
     words = [sys.executable, "-m", "fedsim", "run", *command]
-    return subprocess.Popen(words, start_new_session=True, stdout=silent, stderr=silent, cwd=runs)
+    with (runs / "output.log").open("wb") as log:
+        return subprocess.Popen(words, start_new_session=True, stdout=log, stderr=log, cwd=runs)
 
 
 def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -75,7 +75,9 @@ def main() -> int:
         for method, overrides in METHODS.items():
             words = [str(base / "tiny.yaml"), *overrides, "--backend", arguments.backend, "--runs"]
             began = time.monotonic()
-            start([*words, str(base / f"{method}-whole")], base).wait()
+            if code := start([*words, str(base / f"{method}-whole")], base).wait():
+                told = (base / "output.log").read_text()
+                sys.exit(f"{method}: the uninterrupted run failed with exit code {code}:\n{told}")
             length = time.monotonic() - began
             whole = result(folders(base / f"{method}-whole")[0])
             for number in range(arguments.moments):
