@@ -40,7 +40,8 @@ def require_uncoupled(model: nn.Module, loss: Loss, inputs: Tensor, targets: Ten
         targets: [n, ...].
 
     Raises:
-        InputError: names each layer (type and path), or the loss, and what to do.
+        InputError: names each layer (type and path), or the loss, and what to do; or the model has
+            no per-sample gradients.
     """
     known = list(_batch_statistics(model))
     if known:
@@ -131,7 +132,7 @@ def _culprit(model: nn.Module, inputs: Tensor, others: Tensor) -> Problem:
         after = _trace(model, _around(record, inputs, others), record)
         for (path, module, *one), (_, _, *other) in zip(before, after, strict=False):
             entered, left = (all(map(_same, *pair)) for pair in zip(one, other, strict=True))
-            if entered and not left:
+            if one[0] and entered and not left:
                 return Problem(
                     _place(path, module),
                     f"its output for record {record} of a batch changes with the other records",
@@ -153,10 +154,13 @@ def _trace(
     with ExitStack() as hooks, torch.no_grad(), isolated(np.random.SeedSequence(0)):
         for path, module in model.named_modules():
 
-            def note(module: nn.Module, entered: Any, left: Any, path: str = path) -> None:
-                seen.append((path, module, of_record(entered), of_record(left)))
+            def note(
+                module: nn.Module, given: Any, named: Any, left: Any, path: str = path
+            ) -> None:
+                entered = of_record([*given, *named.values()])
+                seen.append((path, module, entered, of_record(left)))
 
-            hooks.callback(module.register_forward_hook(note).remove)
+            hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
         model(inputs)
     return seen
 
@@ -164,7 +168,14 @@ def _trace(
 def _rows(per_sample: PerSampleGradients, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     # The same draws each time, should the model drop units out.
     with isolated(np.random.SeedSequence(0)):
-        return per_sample.gradients(inputs, targets, loss)
+        try:
+            return per_sample.gradients(inputs, targets, loss)
+        except ValueError as error:
+            raise InputError(
+                "private training needs per-sample gradients, and this model has none",
+                [Problem("model", str(error))],
+                hint="use each parameter in a layer of its own; `fedsim plugins` lists models",
+            ) from error
 
 
 def _around(record: int, values: Tensor, others: Tensor) -> Tensor:

@@ -6,98 +6,15 @@ puts the gradients of its parameters per record into `Rows`, and tells autograd 
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-
-class Memory:
-    """Blocks of memory that are used again once no tensor refers to them.
-
-    A large tensor's memory comes from the system, page by page, at every allocation: on a CPU that
-    costs about as much as filling it with gradients.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
-
-    def matrix(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """A matrix with dtype and device of `like`; its content is whatever was there."""
-        if like.device.type != "cpu":
-            return torch.empty(rows, columns, dtype=like.dtype, device=like.device)
-        size = rows * columns * like.element_size()
-        free = [i for i, (_, user) in enumerate(self._blocks) if user() is None]
-        fitting = [i for i in free if len(self._blocks[i][0]) >= size]
-        if fitting:
-            block, _ = self._blocks.pop(min(fitting, key=lambda i: len(self._blocks[i][0])))
-        else:
-            if free:
-                self._blocks.pop(max(free, key=lambda i: len(self._blocks[i][0])))
-            block = _aligned(size + size // 4)
-        # A tensor's memory keeps this window alive; so does every view of the tensor.
-        window = block[:size]
-        self._blocks.append((block, weakref.ref(window)))
-        return torch.from_numpy(window).view(like.dtype).view(rows, columns)
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Bytes at a multiple of 64, as torch aligns its own: sums do not change with the place."""
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
-
-
-class Rows:
-    """Where the per-sample gradients of one part of a batch go."""
-
-    def __init__(self, parameters: list[nn.Parameter], out: Tensor, memory: Memory) -> None:
-        self.n = len(out)
-        self.memory = memory
-        self._parts: dict[int, Tensor] = {}
-        self._empty = {id(p) for p in parameters}
-        sizes = [p.numel() for p in parameters]
-        for parameter, part in zip(parameters, out.split(sizes, dim=1), strict=True):
-            self._parts[id(parameter)] = part
-
-    def hold(self, tensor: Tensor | None) -> bool:
-        """Whether this is a trainable parameter of the model."""
-        return id(tensor) in self._parts
-
-    def take(self, *tensors: Tensor | None) -> bool:
-        """Whether a rule must see to these: to a parameter, and to nothing that autograd must.
-
-        A weight that is computed out of parameters is not one.
-        """
-        trained = [t for t in tensors if t is not None and t.requires_grad]
-        return bool(trained) and all(map(self.hold, trained))
-
-    def add(self, parameter: Tensor | None, values: Tensor) -> None:
-        """Add [n, ...], one gradient a record."""
-        if self.hold(parameter):
-            part, values = self._parts[id(parameter)], values.reshape(self.n, -1)
-            part.copy_(values) if self._first(parameter) else part.add_(values)
-
-    def add_product(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
-        """Add the matrix products [n, a, b] @ [n, b, c]; a * c values make the gradient."""
-        if self.hold(parameter):
-            part = self._parts[id(parameter)].unflatten(1, (left.shape[1], right.shape[2]))
-            part.baddbmm_(left, right, beta=0 if self._first(parameter) else 1)
-
-    def finish(self) -> None:
-        """Parameters without a gradient have gradient zero."""
-        for key in self._empty:
-            self._parts[key].zero_()
-
-    def _first(self, parameter: Tensor | None) -> bool:
-        first = id(parameter) in self._empty
-        self._empty.discard(id(parameter))
-        return first
+from fedsim.privacy.rows import Rows
 
 
 class LayerRules(TorchFunctionMode):
@@ -117,102 +34,112 @@ class LayerRules(TorchFunctionMode):
         return func(*args, **kwargs) if result is NotImplemented else result
 
 
-def _pair(value: int | Iterable[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else [*value] * (2 // len([*value]))
+def _convolution(transposed: bool) -> Callable[..., Any]:
+    """The rule of torch's convolutions, or of its transposed ones, in 1 to 3 dimensions."""
+
+    def rule(
+        rows: Rows,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        *others: Any,
+        **named: Any,
+    ) -> Any:
+        if not rows.take(weight, bias) or input.ndim != weight.ndim or len(input) != rows.n:
+            return NotImplemented
+        names = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+        options = dict(zip(names, others, strict=False)) | named
+        axes = weight.ndim - 2
+        dilation = _each(options.get("dilation", 1), axes)
+        if padding == "same":
+            # As torch does: one more behind the last where both sides cannot be equal.
+            spare = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            sides = [(amount // 2, amount - amount // 2) for amount in spare]
+            padding = [0] * axes
+            input = F.pad(input, [side for pair in reversed(sides) for side in pair])
+        shape = (
+            _each(stride, axes),
+            [0] * axes if padding == "valid" else _each(padding, axes),
+            dilation,
+            transposed,
+            _each(options.get("output_padding", 0), axes),
+            options.get("groups", 1),
+        )
+        return _Convolution.apply(input, weight, bias, rows, shape)
+
+    return rule
 
 
-def _conv2d(
-    rows: Rows,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
-    if not rows.take(weight, bias) or input.ndim != 4 or len(input) != rows.n:
-        return NotImplemented
-    stride, dilation = _pair(stride), _pair(dilation)
-    if padding == "same":
-        # As torch does: one more at the right and the bottom where both sides cannot be equal.
-        spare = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        sides = [(s // 2, s - s // 2) for s in spare]
-        if any(left != right for left, right in sides):
-            input, padding = F.pad(input, [*sides[1], *sides[0]]), 0
-        else:
-            padding = [left for left, _ in sides]
-    padding = [0, 0] if padding == "valid" else _pair(padding)
-    return _Convolution.apply(input, weight, bias, rows, stride, padding, dilation, groups)
+def _each(value: int | Iterable[int], axes: int) -> list[int]:
+    """One value an axis, of one for all or one for each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * axes if len(values) == 1 else values
 
 
 class _Convolution(torch.autograd.Function):
-    """2-D convolution."""
+    """Convolution, transposed or not."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        input, weight, bias, ctx.rows, *ctx.shape = given
+        input, weight, bias, ctx.rows, ctx.shape = given
         ctx.save_for_backward(input)
         # Not saved as the input is: `Rows` knows parameters by identity.
         ctx.parameters = weight, bias
-        stride, padding, dilation, groups = ctx.shape
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return torch.convolution(input, weight, bias, *ctx.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         (input,), (weight, bias) = ctx.saved_tensors, ctx.parameters
-        stride, padding, dilation, groups = ctx.shape
         rows: Rows = ctx.rows
+        stride, padding, dilation, transposed, _, groups = ctx.shape
         before = None
         if ctx.needs_input_grad[0]:
+            only_input = [True, False, False]
             before, _, _ = torch.ops.aten.convolution_backward(
-                gradient, input, weight, None, stride, padding, dilation, False, [0, 0], groups,
-                [True, False, False],
-            )  # fmt: skip
-        rows.add(bias, gradient.sum((2, 3)))
+                gradient, input, weight, None, *ctx.shape, only_input
+            )
+        rows.add(bias, gradient.flatten(2).sum(2))
         if rows.hold(weight):
-            patches = _patches(rows, input, weight.shape, gradient.shape, stride, padding, dilation)
-            left = gradient.flatten(2)
+            # A transposed convolution is one from its output to its input.
+            smaller, larger = (input, gradient) if transposed else (gradient, input)
+            patches = _patches(rows, larger, weight, smaller, stride, padding, dilation)
+            left = smaller.flatten(2)
             if groups == 1:
                 rows.add_product(weight, left, patches.transpose(1, 2))
             else:
                 left, patches = (t.unflatten(1, (groups, -1)) for t in (left, patches))
                 rows.add(weight, left @ patches.transpose(2, 3))
-        return before, None, None, None, None, None, None, None
+        return before, None, None, None, None
 
 
 def _patches(
     rows: Rows,
-    input: Tensor,
-    kernel: torch.Size,
-    output: torch.Size,
+    larger: Tensor,
+    weight: Tensor,
+    smaller: Tensor,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    """What each value of the kernel meets: [n, channels * kernel, output pixels]."""
-    n, channels = input.shape[:2]
-    height, width = output[2:]
+    """What each value of the kernel meets: [n, channels * kernel, pixels of the smaller map]."""
+    (n, channels), kernel, size = larger.shape[:2], weight.shape[2:], smaller.shape[2:]
     if any(padding):
-        input = F.pad(input, [padding[1], padding[1], padding[0], padding[0]])
-    steps = input.stride()
-    if kernel[2:] == (1, 1):
-        return input[:, :, :: stride[0], :: stride[1]][:, :, :height, :width].flatten(2)
-    # One strided copy out of the padded input; `F.unfold` takes four times as long.
-    windows = input.as_strided(
-        (n, channels, *kernel[2:], height, width),
+        larger = F.pad(larger, [side for side in reversed(padding) for _ in range(2)])
+    # One strided copy out of the padded map; `F.unfold` takes four times as long.
+    steps = larger.stride()
+    windows = larger.as_strided(
+        (n, channels, *kernel, *size),
         (
             *steps[:2],
-            steps[2] * dilation[0],
-            steps[3] * dilation[1],
-            steps[2] * stride[0],
-            steps[3] * stride[1],
+            *(step * apart for step, apart in zip(steps[2:], dilation, strict=True)),
+            *(step * apart for step, apart in zip(steps[2:], stride, strict=True)),
         ),
     )
-    area, pixels = kernel[2] * kernel[3], height * width
-    patches = rows.memory.matrix(n, channels * area * pixels, input)
+    patches = rows.memory.matrix(n, windows[0].numel(), larger)
     patches.view(windows.shape).copy_(windows)
-    return patches.view(n, channels * area, pixels)
+    return patches.view(n, channels * kernel.numel(), size.numel())
 
 
 def _linear(rows: Rows, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -308,9 +235,38 @@ class _GroupNorm(torch.autograd.Function):
         return before if before is None else before.view_as(input), None, None, None, None, None
 
 
+def _prelu(rows: Rows, input: Tensor, weight: Tensor) -> Any:
+    if not rows.take(weight) or input.ndim < 2 or len(input) != rows.n:
+        return NotImplemented
+    return _PReLU.apply(input, weight, rows)
+
+
+class _PReLU(torch.autograd.Function):
+    """Linear on both sides of zero, with a trained slope below it."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        input, weight, ctx.rows = given
+        ctx.save_for_backward(input)
+        ctx.parameters = weight
+        return torch.prelu(input, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        (input,), weight = ctx.saved_tensors, ctx.parameters
+        slopes = (gradient * input.clamp_max(0)).reshape(*input.shape[:2], -1).sum(2)
+        ctx.rows.add(weight, slopes.sum(1) if weight.numel() == 1 else slopes)
+        each = weight.view(-1, *[1] * (input.ndim - 2))
+        return torch.where(input > 0, gradient, gradient * each), None, None
+
+
 _RULES: dict[Any, Callable[..., Any]] = {
-    F.conv2d: _conv2d,
     F.linear: _linear,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    F.prelu: _prelu,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution(transposed=False)),
+    **dict.fromkeys(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _convolution(transposed=True)
+    ),
 }

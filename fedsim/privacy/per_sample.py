@@ -1,10 +1,11 @@
 """Per-sample gradients: the gradient of every record's loss in a batch, as the rows of one matrix.
 
-Convolutions, linear layers, group and instance normalisation have a rule of their own: their
-backward pass computes the gradients per record in place of the sum over the batch, straight into
-the matrix. Rules are found while the model runs, by function and parameter, so tied weights and
-layers that are used twice add up, and nothing is attached to the model. Where a parameter is used
-in any other way (autograd notices: it has an ordinary gradient as well), Opacus' hooks compute all.
+Convolutions (transposed ones, too), linear layers, group and instance normalisation and PReLU have
+a rule of their own: their backward pass computes the gradients per record in place of the sum over
+the batch, straight into the matrix. Rules are found while the model runs, by function and
+parameter, so tied weights and layers that are used twice add up, and nothing is attached to the
+model. Where a parameter is used in any other way (autograd notices: it has an ordinary gradient as
+well), Opacus' hooks compute all.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fedsim.privacy.layer_rules import LayerRules, Memory, Rows
+from fedsim.privacy.layer_rules import LayerRules
+from fedsim.privacy.rows import Memory, Rows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs [n, ...] and targets [n, ...] of n records -> float [n], each record's own loss."""
 
-# On a CPU a batch is computed in parts of so many pixels, and 4 to 64 records. The memory of larger
+# On a CPU a batch is computed in parts of so many pixels, and 1 to 64 records. The memory of larger
 # feature maps malloc takes from the system and gives back each time, page by page.
 _PIXELS = 32 * 32 * 32
 
@@ -63,7 +65,7 @@ class PerSampleGradients:
         step = n
         if result.device.type == "cpu" and n:
             pixels = inputs[0].numel() // (inputs.shape[1] if inputs.ndim > 2 else 1)
-            step = min(64, max(4, _PIXELS // max(pixels, 1)))
+            step = min(64, max(1, _PIXELS // max(pixels, 1)))
         start = 0
         while start < n:
             part = slice(start, n if self._by_hooks else start + step)

@@ -11,22 +11,43 @@ from fedsim.verbs import Verbs
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    one = verbs.add("bench", _bench, "Measure fedsim itself: memory.")
-    one.add_argument("what", choices=("memory",))
-    one.add_argument(
-        "--clients", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="federations"
-    )
-    one.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of each of these")
-    one.add_argument(
-        "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
-    )
+    one = verbs.add("bench", _bench, "Measure fedsim itself: memory, or the speed of privacy.")
+    one.add_argument("what", choices=("memory", "privacy"))
     one.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="default: bench"
+    )
+    memory = one.add_argument_group("memory")
+    memory.add_argument(
+        "--clients", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="federations"
+    )
+    memory.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="rounds of each of these"
+    )
+    memory.add_argument(
+        "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
+    )
+    privacy = one.add_argument_group("privacy")
+    models = ("cnn", "resnet9", "resnet18")
+    privacy.add_argument("--models", nargs="+", default=models, choices=models)
+    privacy.add_argument(
+        "--threads", type=int, nargs="+", default=[1], metavar="N", help="such as 1 2; default: 1"
+    )
+    privacy.add_argument(
+        "--seconds", type=float, default=2.0, metavar="S", help="of each measurement"
+    )
+    privacy.add_argument(
+        "--repetitions", type=int, default=5, metavar="N", help="measurements of each"
     )
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from fedsim.bench import memory
+    if arguments.what == "memory":
+        from fedsim.bench import memory
 
-    print(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
+        print(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
+    else:
+        from fedsim.privacy.bench import privacy
+
+        given = (arguments.models, arguments.threads, arguments.seconds, arguments.repetitions)
+        print(privacy(*given, arguments.out))
     return EXIT_DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 
 from fedsim.errors import InputError
 from fedsim.models import SmallCNN
-from fedsim.models.resnet9 import ResNet9
 from fedsim.privacy.coupling import make_compatible, require_uncoupled
 from fedsim.registry import default_registry
 
@@ -130,6 +130,19 @@ def test_the_model_itself_is_named():
     assert problem.where == "Whole, the model"
 
 
+def test_a_model_without_per_sample_gradients_is_refused():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 2, 3)
+
+        def forward(self, images):
+            return self.body(images).mean((2, 3)) * self.body.weight.norm()
+
+    (problem,) = refused(Hidden()).problems
+    assert "'body.weight' are not complete" in problem.message
+
+
 def dice(maps, masks, together):
     chances = maps.softmax(1)[:, 1].flatten(1)
     masks = masks.flatten(1).float()
@@ -198,9 +211,20 @@ SHIPPED = [plugin.name for plugin in default_registry().plugins() if plugin.grou
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_models_keep_records_apart(name):
-    model = default_registry().resolve("models", name)(2, 3, 32, width=8)
-    require_uncoupled(model, cross_entropy, *batch(size=32))
-    require_uncoupled(ResNet9(2, 3, 32, width=4), cross_entropy, *batch(size=32))
+    make = default_registry().resolve("models", name)
+    images, labels = batch(size=32)
+    if "patch" in inspect.signature(make).parameters:
+        masks = (images[:, 0] > 0).long()
+        require_uncoupled(make(2, 3, (32, 32)), by_pixel, images, masks)
+    else:
+        require_uncoupled(make(2, 3, 32, width=8), cross_entropy, images, labels)
+
+
+def by_pixel(maps, masks):
+    """Of the first head, where there are several."""
+    maps = maps[0] if isinstance(maps, (list, tuple)) else maps
+    maps = maps[:, 0] if maps.ndim == 5 else maps
+    return cross_entropy(maps, masks).mean((1, 2))
 
 
 def test_nothing_works_in_place_any_more():

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedsim.models.classifier import AveragePool2
-from fedsim.models.resnet9 import ResNet9
+from fedsim.models.dynunet import DynUNet
+from fedsim.models.unet import UNet
 from fedsim.privacy import per_sample as per_sample_module
 from fedsim.privacy.mechanisms import DPSGD, State
 from fedsim.privacy.per_sample import PerSampleGradients, sum_groups
@@ -49,17 +50,15 @@ def batch(n=3, size=16, channels=3, seed=0, dtype=torch.float32):
 
 def build(name):
     torch.manual_seed(0)
-    if name == "resnet9":
-        return ResNet9(2, 3, 16, width=8)
-    width = {"cnn": 8, "convnet": 8, "resnet18": 8}.get(name)
-    options = {} if width is None else {"width": width}
-    return default_registry().resolve("models", name)(2, 3, 16, **options)
+    return default_registry().resolve("models", name)(2, 3, 16, width=8)
 
 
 SHIPPED = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
+SEGMENTATION = {"unet", "dynunet"}
+CLASSIFIERS = sorted(set(SHIPPED) - SEGMENTATION)
 
 
-@pytest.mark.parametrize("name", sorted({*SHIPPED, "resnet9"}))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gradients_of_shipped_models_are_autograds_without_help_from_opacus(name, monkeypatch):
     monkeypatch.setattr(per_sample_module, "_hooks", None)
     model = build(name).double()
@@ -70,7 +69,7 @@ def test_gradients_of_shipped_models_are_autograds_without_help_from_opacus(name
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-@pytest.mark.parametrize("name", sorted({*SHIPPED, "resnet9"}))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gradients_are_those_of_opacus(name):
     opacus = pytest.importorskip("opacus")
     model = build(name)
@@ -169,13 +168,27 @@ RULED = {
     ),
     "sums in place": Within,
     "positions": lambda: nn.Sequential(nn.Linear(16, 5), nn.Flatten(), nn.Linear(3 * 16 * 5, 2)),
+    "transposed": lambda: head(
+        6, nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.PReLU(),
+        nn.ConvTranspose2d(4, 6, 2, 3, groups=2), nn.PReLU(6),
+        nn.ConvTranspose2d(6, 6, 3, padding=2, dilation=2, bias=False),
+    ),
+    "lines": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(3, 4, 5, 2, 2), nn.ConvTranspose1d(4, 4, 3), nn.Flatten(),
+        nn.LazyLinear(2),
+    ),
+    "volumes": lambda: nn.Sequential(
+        nn.Unflatten(2, (4, 4)), nn.Conv3d(3, 4, (1, 3, 3), (1, 1, 2), 1),
+        nn.InstanceNorm3d(4, affine=True), nn.ConvTranspose3d(4, 2, 2, 2), nn.PReLU(),
+        nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(16, 2),
+    ),
     "used twice": Twice,
     "tied": Tied,
 }  # fmt: skip
 NOT_RULED = {
     "standardised": lambda: head(4, Standardised(3, 4, 3), nn.ReLU(inplace=True)),
     "own parameter": Scaled,
-    "transposed": lambda: head(4, nn.ConvTranspose2d(3, 4, 3, 2), nn.PReLU(), nn.Conv2d(4, 4, 3)),
+    "mixed": lambda: head(3, nn.Sequential(nn.ReLU(inplace=True), nn.LayerNorm(16)), nn.PReLU()),
     "layer norm": lambda: head(3, nn.LayerNorm(16), nn.Conv2d(3, 3, 3)),
 }
 
@@ -187,6 +200,7 @@ def test_gradients_of_any_layer_are_autograds(name, monkeypatch):
     if name in RULED:
         monkeypatch.setattr(per_sample_module, "_hooks", None)
     images, labels = batch(dtype=torch.float64)
+    model(images)
     before = copy.deepcopy(model.state_dict())
     found = PerSampleGradients(model).gradients(images, labels, cross_entropy)
     assert relative(found, by_autograd(model, images, labels)) < 1e-12
@@ -206,6 +220,27 @@ def test_nothing_is_left_on_the_model(name):
         assert {path: set(vars(module)) for path, module in model.named_modules()} == kept
         assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
     assert [getattr(module, "inplace", None) for module in model.modules()] == settings
+
+
+@pytest.mark.parametrize("patch", [(16, 16), (8, 16, 16)])
+@pytest.mark.parametrize(
+    ("network", "options"), [(UNet, {"residual_units": 1}), (DynUNet, {"channels": (4, 8, 8)})]
+)
+def test_gradients_of_networks_for_segmentation_are_autograds(network, options, patch, monkeypatch):
+    pytest.importorskip("monai")
+    monkeypatch.setattr(per_sample_module, "_hooks", None)
+    torch.manual_seed(0)
+    model = network(3, 1, patch, **({"heads": 1} if network is DynUNet else {}), **options)
+    images = torch.randn(2, 1, *patch, dtype=torch.float64)
+    masks = (images[:, 0] > 0.3).long()
+
+    def loss(maps, masks):
+        maps = maps if isinstance(maps, torch.Tensor) else maps[0]
+        maps = maps[:, 0] if maps.ndim == images.ndim + 1 else maps
+        return F.cross_entropy(maps, masks, reduction="none").flatten(1).mean(1)
+
+    found = PerSampleGradients(model.double()).gradients(images, masks, loss)
+    assert relative(found, by_autograd(model, images, masks, loss)) < 1e-12
 
 
 def test_frozen_parameters_have_no_columns():
@@ -248,7 +283,7 @@ def test_no_records_make_no_rows_and_no_forward_pass():
     assert released.update.norm() > 0
 
 
-@pytest.mark.parametrize("name", sorted({*SHIPPED, "resnet9"}))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_splitting_a_batch_changes_no_gradient(name, monkeypatch):
     # In double precision: a convolution rounds differently at other batch sizes, and ResNet-18 on
     # maps of one pixel makes much of it.
@@ -258,7 +293,7 @@ def test_splitting_a_batch_changes_no_gradient(name, monkeypatch):
     whole = per_sample.gradients(images, labels, cross_entropy)
     assert torch.equal(whole, per_sample.gradients(images, labels, cross_entropy))
     assert relative(torch.cat(in_parts(per_sample, images, labels)), whole) < 1e-12
-    monkeypatch.setattr(per_sample_module, "_PIXELS", 1)  # parts of 4 inside
+    monkeypatch.setattr(per_sample_module, "_PIXELS", 1)  # record by record inside
     assert relative(per_sample.gradients(images, labels, cross_entropy), whole) < 1e-12
 
 
@@ -272,6 +307,22 @@ def test_splitting_a_batch_changes_no_release(name, tolerance):
     mechanism = DPSGD(noise_multiplier=0.0, max_grad_norm=1.0, expected_batch=4.0)
     sums = [mechanism.aggregate(g, State(), torch.Generator())[0].update for g in (whole, parts)]
     assert (sums[0] - sums[1]).norm() <= tolerance * sums[0].norm()
+
+
+@pytest.mark.parametrize("name", ["used twice", "transposed", "positions"])
+def test_gradients_are_the_same_with_two_threads(name):
+    torch.manual_seed(0)
+    model = RULED[name]().double()
+    images, labels = batch(dtype=torch.float64)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(PerSampleGradients(model).gradients(images, labels, cross_entropy))
+    finally:
+        torch.set_num_threads(before)
+    assert relative(*found) < 1e-12
 
 
 def in_parts(per_sample, images, labels):
@@ -302,13 +353,17 @@ def test_what_was_returned_stays_while_anything_refers_to_it():
     assert not torch.equal(fourth, copied)
 
 
-def test_memory_is_used_again():
-    model = build("cnn")
+def test_memory_is_used_again_and_nothing_of_it_shows():
+    model = Twice()
     images, labels = batch(6)
     per_sample = PerSampleGradients(model)
     places = set()
     for n in (6, 5, 6, 6):
-        places.add(per_sample.gradients(images[:n], labels[:n], cross_entropy).data_ptr())
+        found = per_sample.gradients(images[:n], labels[:n], cross_entropy)
+        assert relative(found, by_autograd(model, images[:n], labels[:n])) < 5e-6
+        places.add(found.data_ptr())
+        found.fill_(float("nan"))
+        del found
     assert len(places) == 1
 
 
