@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,10 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         "seed": seed,
         "data": {"name": scenario.data.name, **federation.describe()},
         "privacy": describe(privacy) if privacy else None,
-        "released_without_privacy": [*carried, *released(scenario, federation)],
+        "released_without_privacy": [
+            *carried,
+            *released(scenario, federation, is_one_shot(strategy)),
+        ],
         **environment(),
         "started": now(),
         "finished": None,
@@ -183,6 +187,12 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
         )
     privacy = privacy_plan(scenario, federation)
+    planned = json.loads(json.dumps(describe(privacy))) if privacy else None
+    if planned != record.get("privacy"):
+        raise InputError(
+            f"the noise or the rates of {path} are planned differently by this software",
+            hint="resume with the versions that run.json names, or start again",
+        )
     strategy = build_strategy(scenario, len(federation.train), privacy)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
     return _go(scenario, seed, federation, strategy, console, folder, record, privacy, resumed=True)
@@ -345,7 +355,7 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
         )
 
 
-def released(scenario: Scenario, federation: Federation) -> list[str]:
+def released(scenario: Scenario, federation: Federation, one_shot: bool) -> list[str]:
     """What leaves the sites, or guides choices, without a privacy mechanism."""
     items = ["labels per client"] if federation.store.source == "path" else []
     items += ["client messages (traffic.jsonl names their fields)"]
@@ -353,8 +363,13 @@ def released(scenario: Scenario, federation: Federation) -> list[str]:
         items += ["pooled validation split, for model selection"]
     if scenario.privacy is None:
         return items
+    if scenario.privacy.unit == "client":
+        items += ["training loss of each client, as the trusted server saw it (rounds.jsonl)"]
+        return items
     items = [item for item in items if not item.startswith("client messages")]
     items += ["number of records of each client: in sampling rates and in weights"]
+    if one_shot:
+        items += ["comparisons with real images that the simulator draws (synthetic/)"]
     if scenario.evaluation.on_clients:
         items += ["metrics of each client on its validation records"]
     return items

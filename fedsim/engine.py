@@ -36,6 +36,7 @@ from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
+from fedsim.schema import Privacy
 from fedsim.strategy import Server, Strategy
 
 
@@ -84,8 +85,7 @@ def build_strategy(
     if privacy is not None and privacy.settings.unit == "client":
         require_client_level(strategy, scenario.faults)
         assert isinstance(strategy, Strategy)
-        settings = privacy.settings
-        return ClientLevel(strategy, settings.max_grad_norm, privacy.noise_multiplier)
+        return ClientLevel(strategy, next(iter(privacy.clients.values())).mechanism)
     return strategy
 
 
@@ -133,6 +133,7 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
             f"client.name: {block.name!r} is a Flower ClientApp, which fedsim cannot make private",
             hint=hint,
         )
+    _require_patients(settings, federation)
     units = {
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train
@@ -144,6 +145,22 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
     with isolated(Streams(0).sequence("model")):
         client.check_private(build_model(scenario, federation.task), federation.task)
     return plan
+
+
+def _require_patients(settings: Privacy, federation: Federation) -> None:
+    """Refuse claims about patients that the data, or the partition, do not bear out."""
+    groups = {name: federation.client_view(name).groups for name in federation.train}
+    if settings.unit == "patient" and all(len(set(g)) == len(g) for g in groups.values()):
+        raise InputError(
+            "privacy.unit: the data do not say which records are of one patient",
+            hint="type privacy.unit=record",
+        )
+    several = sum(len(set(g)) for g in groups.values()) > len(set().union(*groups.values()))
+    if settings.unit == "patient" and several and not settings.shared_patients:
+        raise InputError(
+            "privacy.shared_patients: there are patients with records at several clients",
+            hint="type privacy.shared_patients=true",
+        )
 
 
 def _budget(scenario: Scenario) -> float | None:

@@ -166,8 +166,6 @@ class Rounds:
         if self.checkpoints is not None:
             self.checkpoints.save(self._checkpoint(row, lengths))
         self.write("rounds.jsonl", row)
-        for charge in self._charged:
-            self.write("privacy.jsonl", charge)
         self.console.round(row)
 
     def _checkpoint(self, row: dict[str, Any], lengths: dict[str, int]) -> Checkpoint:
@@ -200,6 +198,8 @@ class Rounds:
         strategy, grid = self.strategy, self.grid
         self.server.round = number
         grid.begin_round(number)
+        if self.privacy is not None:
+            grid.charged = set()
         with self._foreign("configure_train", number):
             messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
         messages = self._charge(number, messages)
@@ -239,6 +239,10 @@ class Rounds:
                 f"round {number} would take epsilon of {names} above {settings.max_epsilon:g}"
             )
         self._charged = self.privacy.charge(number, sorted(set(clients) - over))
+        # Before anybody is asked: what is released counts even if this process does not live on.
+        for row in self._charged:
+            self.write("privacy.jsonl", row)
+        self.grid.charged = set(clients) - over
         return left
 
     def _stop(self, last: int, why: str) -> None:

@@ -27,7 +27,7 @@ class Streams:
     """The random streams of one run.
 
     `seed` is the scenario's seed (a non-negative integer). `purpose` is a short word that says
-    what the numbers are for ("partition", "batches", "noise"); two purposes never share numbers.
+    what the numbers are for ("partition", "batches"); two purposes do not share numbers.
     """
 
     seed: int
@@ -48,6 +48,25 @@ class Streams:
         import torch
 
         return torch.Generator().manual_seed(as_int(self.sequence(purpose, round, client)))
+
+    def noise(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
+        """The same, for noise that must not repeat: all 19,937 bits of its state are drawn.
+
+        `torch.Generator.manual_seed` looks at 32 bits: of a hundred thousand of its streams two are
+        likely to be the same.
+        """
+        import torch
+
+        words = self.sequence(purpose, round, client).generate_state(_WORDS, np.uint32)
+        generator = torch.Generator().manual_seed(0)
+        state = generator.get_state().numpy().copy()
+        # Legacy layout: seed, words left, flags, position, then the Mersenne twister's words.
+        state[_HEADER : _HEADER + 8 * _WORDS] = words.astype(np.uint64).view(np.uint8)
+        generator.set_state(torch.from_numpy(state))
+        return generator
+
+
+_WORDS, _HEADER = 624, 24
 
 
 def as_int(sequence: np.random.SeedSequence) -> int:

@@ -63,6 +63,10 @@ class Server:
         """The same for NumPy."""
         return self._streams.numpy(purpose, self.round, SERVER)
 
+    def noise(self, purpose: str) -> torch.Generator:
+        """The server's own stream of noise for this round, see `Streams.noise`."""
+        return self._streams.noise(purpose, self.round, SERVER)
+
     def sample_clients(self) -> list[int]:
         """The clients of this round, ascending: a share `participation` of all, at least one."""
         count = len(self.names)

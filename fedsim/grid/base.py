@@ -36,6 +36,8 @@ class BaseGrid(Grid):
         estimated_seconds: per client, what full answers would have taken (for trials).
         replies: where each reply is stored on arrival, and taken from on resume; None: nowhere.
         failures: messages of the current round without a usable reply.
+        charged: in a private run, the clients that may still be asked to train in this round; else
+            None. What was not charged is not asked.
         delays: seconds of simulated delay of each client that answered in the current round.
     """
 
@@ -43,6 +45,7 @@ class BaseGrid(Grid):
         self.job, self._ledger, self._tick = job, ledger, tick
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
+        self.charged: set[int] | None = None
         self.delays: dict[int, float] = {}
         # A trial measures what a round costs when all goes well.
         real = job.step_limit is None
@@ -183,6 +186,7 @@ class BaseGrid(Grid):
         self._asked = 0
         ordered = sorted(messages, key=self.client)
         for message in ordered:
+            self._require_charged(message)
             self._sent += 1
             self._phase = message.metadata.message_type.partition(".")[0]
             flower.stamp(message, f"m{self._sent}")
@@ -204,6 +208,19 @@ class BaseGrid(Grid):
                 else:
                     yield outcome
         self._ledger.forget_contents()
+
+    def _require_charged(self, message: Message) -> None:
+        """Refuse training that the privacy ledger was not told of, or that was asked for before."""
+        if self.charged is None or not _trains(message):
+            return
+        client = self.client(message)
+        if client not in self.charged:
+            raise RunError(
+                f"the strategy asks client {client} to train in round {self.round} although the "
+                "privacy ledger was not charged for it: in a private run a client trains at most "
+                "once a round, by a message that configure_train returns"
+            )
+        self.charged.remove(client)
 
     def _meter(self, message: Message, outcome: Message | Failure) -> None:
         """Count a message and what came back: a reply, the report of an error, or nothing."""

@@ -71,6 +71,7 @@ class Worker:
         self._round = 0
         self._steps: Steps | None = None
         self._releases: Releases | None = None
+        self._trainable: list[bool] = []
         activate_plugins(job.scenario)
 
     @cached_property
@@ -93,7 +94,9 @@ class Worker:
     def _model(self) -> torch.nn.Module:
         # Draws of its own: whether a client is a worker's first must not show in its randomness.
         with isolated(Streams(self.job.seed).sequence("model")):
-            return build_model(self.job.scenario, self.job.task).to(self._device)
+            model = build_model(self.job.scenario, self.job.task).to(self._device)
+        self._trainable = [parameter.requires_grad for parameter in model.parameters()]
+        return model
 
     def warm(self) -> None:
         """Import and build now what the first message would otherwise wait for."""
@@ -105,7 +108,8 @@ class Worker:
         self._steps = Steps(client, board=self._board, limit=self.job.step_limit, tick=self._tick)
         task = self.job.task
         train = task.view(self._store, self.job.train[name], name)
-        self._releases = self._releases_of(client, train)
+        if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
+            self._releases = self._releases_of(client, train)
         return Site(
             client=client,
             name=name,
@@ -132,12 +136,14 @@ class Worker:
             plan.settings,
             plan.clients[self.job.names[client]],
             units_of(view, plan.settings),
-            streams.torch("privacy sample", self._round, client),
-            streams.torch("privacy noise", self._round, client),
+            streams.noise("privacy sample", self._round, client),
+            streams.noise("privacy noise", self._round, client),
         )
 
     def _warm_model(self) -> torch.nn.Module:
-        self._model.train().requires_grad_(True)
+        self._model.train()
+        for parameter, trainable in zip(self._model.parameters(), self._trainable, strict=True):
+            parameter.requires_grad_(trainable)
         self._model.zero_grad(set_to_none=True)
         return self._model
 

@@ -2,35 +2,40 @@
 
 McMahan et al., "Learning Differentially Private Recurrent Language Models" (2018), with a cohort of
 fixed size. The server is trusted; what it sends out protects the presence of any one client.
-Adjacency is zero-out: a client's update is replaced by zero.
+Adjacency is zero-out: a client's update is replaced by zero. (Replacing it by another update moves
+the mean twice as far.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.errors import InputError, RunError
 from fedsim.flower import tensor_record, tensors
+from fedsim.privacy.mechanisms import Mechanism, State
 from fedsim.schema import Faults
 from fedsim.strategy import Server, Strategy
 
 
 class ClientLevel(Strategy):
-    """Wraps a strategy whose new arrays are the plain mean of the clients' arrays.
+    """Hands a strategy one reply a round: the sent model plus the noisy mean of clipped updates.
+
+    What the strategy makes of it, momentum for instance, is post-processing.
 
     Args:
         inner: the strategy.
-        max_grad_norm: C, the largest Euclidean norm of an update.
-        noise_multiplier: z; the mean gets noise of standard deviation z * C / n for n clients.
+        mechanism: what releases the mean; its expected batch is that of the whole federation.
     """
 
-    def __init__(self, inner: Strategy, max_grad_norm: float, noise_multiplier: float) -> None:
-        self._inner, self._norm, self._noise = inner, max_grad_norm, noise_multiplier
+    def __init__(self, inner: Strategy, mechanism: Mechanism) -> None:
+        self._inner, self._mechanism = inner, mechanism
         self._sent: dict[str, np.ndarray] = {}
         self._cohort = 0
 
@@ -59,47 +64,45 @@ class ClientLevel(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The mean of the clipped updates, with noise; metrics do not leave the server."""
-        clipped = _Clipped(replies, self._sent, self._norm)
-        arrays, _ = self._inner.aggregate_train(server_round, clipped)
-        if clipped.count != self._cohort or arrays is None:
+        """What the strategy makes of the noisy mean; the clients' metrics stay at the server."""
+        updates = _Updates(replies, self._sent)
+        mechanism = replace(self._mechanism, expected_batch=self._cohort)
+        noise = self.server.noise("client-level noise")
+        released, _ = mechanism.aggregate(updates, State(), noise)
+        if updates.last is None or updates.count != self._cohort:
             raise RunError(
-                f"client-level privacy counts on {self._cohort} replies, and {clipped.count} came: "
+                f"client-level privacy counts on {self._cohort} replies, and {updates.count} came: "
                 "a mean over fewer moves further than the noise covers"
             )
-        draws = self.server.numpy_generator("client-level noise")
-        scale = self._noise * self._norm / self._cohort
-        noisy = {
-            name: (value + draws.normal(0.0, 1.0, value.shape) * scale).astype(value.dtype)
-            for name, value in tensors(arrays).items()
-        }
-        return tensor_record(noisy), None
+        parts = released.update.numpy()
+        moved, start = {}, 0
+        for name, value in self._sent.items():
+            change = parts[start : start + value.size].reshape(value.shape)
+            moved[name] = (value + change).astype(value.dtype)
+            start += value.size
+        content = RecordDict(
+            {"arrays": tensor_record(moved), "metrics": MetricRecord({"num-examples": 1})}
+        )
+        arrays, _ = self._inner.aggregate_train(
+            server_round, [Message(content, reply_to=updates.last)]
+        )
+        return arrays, None
 
 
-class _Clipped:
-    """Replies whose arrays lie at most C from what was sent."""
+class _Updates:
+    """What the clients' models differ by from what was sent: float32 [1, d] each, read once."""
 
-    def __init__(
-        self, replies: Iterable[Message], sent: dict[str, np.ndarray], norm: float
-    ) -> None:
-        self._replies, self._sent, self._norm = replies, sent, norm
+    def __init__(self, replies: Iterable[Message], sent: dict[str, np.ndarray]) -> None:
+        self._replies, self._sent = replies, sent
         self.count = 0
+        self.last: Message | None = None
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[torch.Tensor]:
         for reply in self._replies:
-            self.count += 1
-            yield Message(self._clip(reply.content), reply_to=reply)
-
-    def _clip(self, content: RecordDict) -> RecordDict:
-        arrays = tensors(content.array_records["arrays"])
-        updates = {name: value - self._sent[name].astype(float) for name, value in arrays.items()}
-        length = float(np.sqrt(sum(np.square(update).sum() for update in updates.values())))
-        factor = min(1.0, self._norm / length) if length else 1.0
-        near = {
-            name: (self._sent[name] + factor * update).astype(arrays[name].dtype)
-            for name, update in updates.items()
-        }
-        return RecordDict({**content, "arrays": tensor_record(near)})
+            self.count, self.last = self.count + 1, reply
+            arrays = tensors(reply.content.array_records["arrays"])
+            parts = [(arrays[name] - value).ravel() for name, value in self._sent.items()]
+            yield torch.from_numpy(np.concatenate(parts).astype(np.float32))[None]
 
 
 def require_client_level(strategy: object, faults: Faults) -> None:

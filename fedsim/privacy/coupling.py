@@ -55,7 +55,9 @@ def require_uncoupled(model: nn.Module, loss: Loss, inputs: Tensor, targets: Ten
     places = torch.arange(_RECORDS) % len(inputs)
     inputs, targets = inputs[places].to(device), targets[places].to(device)
     with torch.no_grad(), isolated(np.random.SeedSequence(0)):
+        before = {name: buffer.clone() for name, buffer in probe.named_buffers()}
         outputs = probe(inputs)
+    _require_still_buffers(probe, before)
     others = _other_inputs(inputs), _other_targets(targets, outputs)
     _require_loss_a_record(loss, outputs, targets, others[1])
 
@@ -97,6 +99,17 @@ def _batch_statistics(model: nn.Module) -> Iterator[Problem]:
                 "keeps running statistics of the records, which leave the site without noise "
                 "(track_running_stats=True)",
             )
+
+
+def _require_still_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Refuse a model whose buffers remember the records: they travel, and nothing adds noise."""
+    moved = [n for n, b in model.named_buffers() if not torch.equal(b, before[n])]
+    if moved:
+        raise InputError(
+            "private training needs a model that keeps nothing of the records it saw",
+            [Problem(name, "a buffer that changes in training") for name in moved],
+            hint="keep no running statistics",
+        )
 
 
 def _require_loss_a_record(loss: Loss, outputs: Any, targets: Tensor, others: Tensor) -> None:

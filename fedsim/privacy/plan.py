@@ -136,6 +136,11 @@ def plan_client_privacy(settings: Privacy, rounds: int, names: Sequence[str]) ->
             "noise, to whole updates",
             hint="remove these keys, or choose unit: record",
         )
+    if settings.on_budget == "drop_client":
+        raise InputError(
+            "privacy.on_budget=drop_client: with unit: client all clients pay alike",
+            hint="type privacy.on_budget=stop",
+        )
     _check_delta(settings, [len(names)])
     noise = settings.noise_multiplier
     if noise is None:

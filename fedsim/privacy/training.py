@@ -113,7 +113,7 @@ class _Batch:
     def parts(self, passes: int) -> list[Tensor] | _Batch:
         """Something to iterate `passes` times."""
         size = (len(np.unique(self._places)) or 1) * self._width * 4
-        return list(self) if passes == 1 or size <= _KEPT_BYTES else self
+        return self if passes == 1 or size > _KEPT_BYTES else list(self)
 
     def __iter__(self) -> Iterator[Tensor]:
         for start, stop in self._cuts:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedsim import InputError, Result, RunError
+from fedsim import ClientError, InputError, Result, RunError
 from fedsim.api import resume
 from fedsim.console import Console
 from fedsim.privacy.accounting import Entry, epsilon_rdp
@@ -193,6 +193,55 @@ def test_client_level_noise_has_the_size_that_is_accounted(run_tiny: Callable[..
     moved = np.concatenate([(noisy[name] - still[name]).ravel() for name in still])
     expected = 2.0 * 0.5 / 4
     assert abs(moved.std() / expected - 1) < 5 / np.sqrt(2 * moved.size)
+
+
+def test_momentum_at_the_server_comes_after_the_noise(run_tiny: Callable[..., Result]) -> None:
+    """A client that never moves gives noise alone, and what a server optimiser makes of it."""
+    words = (
+        "client.learning_rate=1e-30",
+        "rounds=1",
+        "privacy={noise_multiplier: 2.0, unit: client, max_grad_norm: 0.5}",
+    )
+    model = lambda result: load_file(result.folder / "model.safetensors")  # noqa: E731
+    still = model(run_tiny(*words[:2]))
+    strategy = "strategy={name: server_momentum, weighting: uniform, learning_rate: 3.0}"
+    noisy = model(run_tiny(*words, strategy))
+    moved = np.concatenate([(noisy[name] - still[name]).ravel() for name in still])
+    # Three times the step is three times the noise, too.
+    assert abs(moved.std() / (3 * 2.0 * 0.5 / 4) - 1) < 5 / np.sqrt(2 * moved.size)
+
+
+@pytest.mark.parametrize("name", ["TwiceAsked", "AskedBefore", "AskedAfter"])
+def test_a_client_trains_once_a_round_and_never_uncharged(
+    name: str, run_tiny: Callable[..., Result]
+) -> None:
+    with pytest.raises(RunError, match="not charged"):
+        run_tiny(*PRIVATE, f"strategy=misbehaving:{name}", "evaluation.on_clients=true")
+
+
+def test_what_is_released_is_on_disk_before_it_is_released(
+    run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    with pytest.raises(ClientError):
+        run_tiny("client=misbehaving:Broken", PRIVATE[1])
+    (folder,) = (tmp_path / "runs" / "tiny").glob("*seed0")
+    rows = (folder / "privacy.jsonl").read_text().splitlines()
+    assert [json.loads(row)["client"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_dropping_clients_does_not_go_with_clients_as_units(
+    run_tiny: Callable[..., Result],
+) -> None:
+    with pytest.raises(InputError, match="pay alike"):
+        run_tiny(
+            "strategy.weighting=uniform",
+            "privacy={noise_multiplier: 2.0, unit: client, on_budget: drop_client}",
+        )
+
+
+def test_patients_must_be_known(run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="do not say which records"):
+        run_tiny(*PRIVATE, "privacy.unit=patient", "data.embedded.views=1")
 
 
 def test_methods_without_a_private_form_are_refused(run_tiny: Callable[..., Result]) -> None:

@@ -183,6 +183,46 @@ class Silent(Counts):
         return 3
 
 
+class Broken(Counts):
+    """Is charged for releases, and raises."""
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        return 3
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        raise ValueError("broken")
+
+
+class TwiceAsked(FedAvg):
+    """Asks every client twice a round."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        once = list(super().configure_train(server_round, arrays, config, grid))
+        return [*once, *super().configure_train(server_round, arrays, config, grid)]
+
+
+class AskedBefore(FedAvg):
+    """Lets clients train while it decides whom to ask."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        list(grid.send_and_receive(messages))
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class AskedAfter(FedAvg):
+    """Lets clients train where they should evaluate."""
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return super().configure_train(server_round, arrays, config, grid)
+
+
 foreign = ClientApp()
 
 

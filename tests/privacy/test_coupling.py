@@ -232,3 +232,18 @@ def test_nothing_works_in_place_any_more():
     model.add_module("last", nn.SiLU(inplace=True))
     make_compatible(model)
     assert not any(getattr(module, "inplace", False) for module in model.modules())
+
+
+def test_a_buffer_that_remembers_records_is_named() -> None:
+    class Remembers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+            self.register_buffer("seen", torch.zeros(3))
+
+        def forward(self, inputs):
+            self.seen.mul_(0.9).add_(0.1 * inputs.detach().mean(0))
+            return self.linear(inputs)
+
+    with pytest.raises(InputError, match="seen"):
+        require_uncoupled(Remembers(), cross_entropy, torch.randn(4, 3), torch.arange(4) % 2)

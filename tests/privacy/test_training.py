@@ -178,3 +178,25 @@ def test_a_gradient_that_is_not_finite_counts_as_zero() -> None:
     device = torch.device("cpu")
     fit_private(model, read_broken, broken, range(STEPS), optimizer, losses, device=device)
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_norms_of_long_gradients_are_right_to_single_precision() -> None:
+    from fedsim.privacy.gradients import clip
+
+    rows = torch.randn(4, 3_000_000, generator=torch.Generator().manual_seed(0))
+    exact = rows.double().norm(dim=1)
+    torch.testing.assert_close(clip(rows, 1.0).norms.double(), exact, rtol=2e-6, atol=0.0)
+
+
+def test_plain_dp_sgd_holds_one_part_at_a_time() -> None:
+    given, alive = releases(max_grad_norm=1.0, physical_batch=2), []
+    original = given.release
+
+    def watched(parts):
+        assert not isinstance(parts, list)
+        alive.append(sum(1 for _ in parts))
+        return original(parts)
+
+    given.release = watched  # type: ignore[method-assign]
+    trained(given)
+    assert max(alive) > 2
