@@ -51,6 +51,7 @@ def site(labels: list[int], client: int = 0, seed: int = 0) -> Site:
         client=client,
         name=f"client-{client}",
         round=1,
+        rounds=1,
         task=Task(("benign", "malignant"), 3, 8),
         train=records,
         val=records,

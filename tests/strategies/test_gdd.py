@@ -64,6 +64,7 @@ def train(*replies: SimpleNamespace, epochs: int = 3, **parameters: Any) -> tupl
         Server(
             task=Task(("benign", "malignant"), 3, 8),
             names=[f"client-{k}" for k in range(3)],
+            rounds=1,
             participation=1.0,
             device=torch.device("cpu"),
             new_model=model,
