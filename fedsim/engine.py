@@ -134,6 +134,11 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
             hint=hint,
         )
     _require_patients(settings, federation)
+    if settings.augmentations > 1 and getattr(client, "augment", None) in (None, "none"):
+        raise InputError(
+            "privacy.augmentations: copies of a record that are all alike cost time for nothing",
+            hint="type client.augment=siamese, or privacy.augmentations=1",
+        )
     units = {
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train

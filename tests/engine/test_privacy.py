@@ -239,6 +239,12 @@ def test_dropping_clients_does_not_go_with_clients_as_units(
         )
 
 
+def test_copies_that_are_all_alike_are_refused(run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="all alike"):
+        run_tiny(*PRIVATE, "privacy.augmentations=2")
+    assert run_tiny(*PRIVATE, "privacy.augmentations=2", "client.augment=siamese", "rounds=1")
+
+
 def test_patients_must_be_known(run_tiny: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="do not say which records"):
         run_tiny(*PRIVATE, "privacy.unit=patient", "data.embedded.views=1")
