@@ -26,7 +26,7 @@ from fedsim.engine import (
 )
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
-from fedsim.ledger.privacy import describe, mechanism_name
+from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name
 from fedsim.locks import held
 from fedsim.loop import Rounds
 from fedsim.privacy.plan import PrivacyPlan
@@ -400,16 +400,6 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     return f"{origin}; {len(federation.train)} clients; {things}: {sizes}"
 
 
-_NO_PRIVACY: dict[str, Any] = {
-    "epsilon": None,
-    "epsilon_rdp": None,
-    "epsilon_claimed": None,
-    "accountant": None,
-    "delta": None,
-    "certified": False,
-}
-
-
 def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[str, Any]:
     """Write the model, what it predicts on the test split, and the summary."""
     models = rounds.selected
@@ -430,7 +420,7 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         "failed": rounds.failed,
         "mb_up_total": up,
         "mb_down_total": down,
-        **(rounds.privacy.summary() if rounds.privacy else _NO_PRIVACY),
+        **(rounds.privacy.summary() if rounds.privacy else NO_PRIVACY_SUMMARY),
         "audit": None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),

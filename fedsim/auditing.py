@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedsim import flower
 from fedsim.client import Task
 from fedsim.console import Console
-from fedsim.engine import build_strategy, engine, privacy_plan
+from fedsim.engine import build_strategy, engine, is_one_shot, privacy_plan
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
 from fedsim.grid.worker import device_for
@@ -100,7 +100,7 @@ class _Trained:
         self._scenario = scenario.model_copy(update=last)
         self._federation, self._plan, self._name, self._seed = federation, plan, name, seed
         strategy = build_strategy(scenario, len(plan.clients), plan)
-        self.one_shot = bool(getattr(strategy, "one_shot", False))
+        self.one_shot = is_one_shot(strategy)
         draws = Streams(seed).numpy("audit candidates")
         records = federation.train[name]
         count = min(_CANDIDATES, len(records))

@@ -154,14 +154,16 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
 
 def _require_patients(settings: Privacy, federation: Federation) -> None:
     """Refuse claims about patients that the data, or the partition, do not bear out."""
+    if settings.unit != "patient":
+        return
     groups = {name: federation.client_view(name).groups for name in federation.train}
-    if settings.unit == "patient" and all(len(set(g)) == len(g) for g in groups.values()):
+    if all(len(set(g)) == len(g) for g in groups.values()):
         raise InputError(
             "privacy.unit: the data do not say which records are of one patient",
             hint="type privacy.unit=record",
         )
     several = sum(len(set(g)) for g in groups.values()) > len(set().union(*groups.values()))
-    if settings.unit == "patient" and several and not settings.shared_patients:
+    if several and not settings.shared_patients:
         raise InputError(
             "privacy.shared_patients: there are patients with records at several clients",
             hint="type privacy.shared_patients=true",

@@ -22,13 +22,6 @@ def predict(model: torch.nn.Module, view: View, device: torch.device) -> np.ndar
     return np.concatenate(parts) if parts else np.zeros((0, len(view.classes)), np.float32)
 
 
-def evaluate(
-    model: torch.nn.Module, view: View, device: torch.device, *, per_site: bool = False
-) -> dict[str, float | None]:
-    """Metrics of a model on a view; see `score`."""
-    return score(predict(model, view, device), view, per_site=per_site)
-
-
 def score(
     probabilities: np.ndarray, view: View, *, per_site: bool = False
 ) -> dict[str, float | None]:

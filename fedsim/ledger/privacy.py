@@ -153,6 +153,16 @@ NO_PRIVACY: dict[str, Any] = {
 }
 """The entries of a line of rounds.jsonl in a run without a mechanism."""
 
+NO_PRIVACY_SUMMARY: dict[str, Any] = {
+    "epsilon": None,
+    "epsilon_rdp": None,
+    "epsilon_claimed": None,
+    "accountant": None,
+    "delta": None,
+    "certified": False,
+}
+"""The same of summary.json."""
+
 
 def mechanism_name(plan: PrivacyPlan) -> str:
     """The mechanism with its filter, as privacy.jsonl names it."""

@@ -40,7 +40,6 @@ class Releases:
         self._members = np.split(order, np.cumsum(np.bincount(units, minlength=plan.units))[:-1])
         self._sampling, self._noise = sampling, noise
         self._state = State()
-        self._kept: list[float] = []
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Draw a Poisson sample: every unit joins with probability q, whatever the others do.
@@ -71,14 +70,7 @@ class Releases:
                 f"the plan allows {self.plan.steps} releases in a round, and one more was asked for"
             )
         mechanism = self.plan.mechanism
-        released, info = mechanism.aggregate(gradients, self._state, self._noise)
+        released, _ = mechanism.aggregate(gradients, self._state, self._noise)
         self._state = mechanism.remember(self._state, released)
         self.made += 1
-        if info.keep_rate is not None:
-            self._kept.append(info.keep_rate)
         return released.update
-
-    @property
-    def keep_rate(self) -> float | None:
-        """Mean share of the sampled units that entered the updates; private, for study."""
-        return float(np.mean(self._kept)) if self._kept else None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.privacy.per_sample import PerSampleGradients
+from fedsim.privacy.per_sample import PerSampleGradients, sum_groups
 from fedsim.privacy.releases import Releases
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -129,9 +129,7 @@ class _Batch:
         units = places - places[0]
         if self._copies == 1 and len(units) == int(units[-1]) + 1:
             return gradients
-        summed = gradients.new_zeros(int(units[-1]) + 1, gradients.shape[1])
-        summed.index_add_(0, units.to(gradients.device), gradients)
-        return summed / self._copies
+        return sum_groups(gradients, units, int(units[-1]) + 1) / self._copies
 
 
 def _cuts(bounds: np.ndarray, size: int) -> list[tuple[int, int]]:

@@ -104,6 +104,15 @@ def test_a_resumed_run_has_the_same_epsilon_to_the_last_digit(
         assert again.summary[key] == whole.summary[key]
 
 
+def test_a_resume_that_plans_other_noise_is_refused(run_tiny: Callable[..., Result]) -> None:
+    folder = run_tiny(*PRIVATE).folder
+    record = json.loads((folder / "run.json").read_text()) | {"status": "interrupted"}
+    record["privacy"]["noise_multiplier"] = 1.5
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="planned differently"):
+        resume(folder, [], Console(quiet=True))
+
+
 def test_the_budget_is_never_passed(run_tiny: Callable[..., Result]) -> None:
     full = run_tiny(*PRIVATE, "rounds=6")
     costs = [row["epsilon"] for row in full.rounds]
