@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -37,6 +37,10 @@ from fedsim.report.page import write_report
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.segmentation.task import SegmentationTask
+
+if TYPE_CHECKING:
+    from fedsim.privacy.attacks import Subject
+    from fedsim.privacy.verdict import Level
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ def _go(
         status = "failed"
         folder.write_json("run.json", record | {"status": "running", "finished": None})
         try:
+            attacked = _subject(scenario, federation, privacy, seed)
             with engine(
                 scenario, seed, federation, strategy, console, folder, privacy=privacy
             ) as rounds:
@@ -230,8 +235,8 @@ def _go(
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
                 rounds.run()
                 summary = _finish(federation, rounds, folder)
-                if privacy is not None and privacy.settings.audit:
-                    summary = _audit(scenario, federation, privacy, seed, folder, console)
+                if attacked is not None:
+                    summary = _audit(*attacked, seed, folder, console)
                 if is_one_shot(strategy):
                     _leakage(federation, rounds, folder, console, Streams(seed))
             status = "done"
@@ -259,19 +264,29 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _audit(
-    scenario: Scenario,
-    federation: Federation,
-    privacy: PrivacyPlan,
-    seed: int,
-    folder: RunFolder,
-    console: Console,
-) -> dict[str, Any]:
-    """Attack the mechanism; the summary, with the verdict in it. The run is done either way."""
+def _subject(
+    scenario: Scenario, federation: Federation, privacy: PrivacyPlan | None, seed: int
+) -> tuple[Subject, Level] | None:
+    """What is to be attacked when the run ends, and how; InputError where it cannot be."""
+    if privacy is None or not privacy.settings.audit:
+        return None
     from fedsim.auditing import subject_of
+    from fedsim.privacy.verdict import require_level
+
+    asked = privacy.settings.audit
+    level: Level = "mechanism" if asked is True else asked
+    subject = subject_of(scenario, federation, privacy, seed)
+    require_level(subject, level)
+    return subject, level
+
+
+def _audit(
+    subject: Subject, level: Level, seed: int, folder: RunFolder, console: Console
+) -> dict[str, Any]:
+    """Attack the claim; the summary, with the verdict in it. The run is done either way."""
     from fedsim.privacy.verdict import audit
 
-    verdict = audit(subject_of(scenario, federation, privacy, seed), seed=seed)
+    verdict = audit(subject, level, seed)
     console.line(verdict.line())
     folder.write_json(
         "summary.json", folder.read_json("summary.json") | {"audit": verdict.record()}

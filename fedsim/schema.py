@@ -278,7 +278,9 @@ class Privacy(Block):
             in place of the last one; 0 sends the last.
         physical_batch: records whose gradients are computed at a time; it changes no result beyond
             rounding.
-        audit: attack the mechanism when the run ends, and write the verdict down.
+        audit: when the run ends, attack its claim and write the verdict down: true or "mechanism"
+            attacks one release, "run" the training of the client that pays most, again and with
+            canaries, "lira" finished models (25 trainings).
     """
 
     mechanism: Literal["dp_sgd"] = "dp_sgd"
@@ -295,7 +297,7 @@ class Privacy(Block):
     augmentations: Count = 1
     averaging: Share = 0.0
     physical_batch: Count = 64
-    audit: StrictBool = False
+    audit: StrictBool | Literal["mechanism", "run", "lira"] = False
 
     @model_validator(mode="after")
     def _noise_is_told_once(self) -> Privacy:
@@ -305,6 +307,8 @@ class Privacy(Block):
             )
         if self.shared_patients and self.unit != "patient":
             raise PydanticCustomError("privacy", "shared_patients needs unit: patient")
+        if self.audit in ("run", "lira") and self.unit != "record":
+            raise PydanticCustomError("privacy", "audit: run and audit: lira need unit: record")
         return self
 
 

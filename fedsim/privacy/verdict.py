@@ -106,21 +106,33 @@ def audit(
     Raises:
         InputError: nothing is claimed, or the subject cannot be attacked at this level.
     """
+    claimed = require_level(subject, level)
+    streams = Streams(seed)
+    if level == "mechanism":
+        verdict = _audit_mechanism(subject, streams, say)
+    elif level == "run":
+        verdict = _audit_run(subject, claimed, streams)
+    else:
+        verdict = _audit_membership(subject, claimed, streams, say, watch)
+    if verdict.claimed >= verdict.bound.cap:
+        say("the claim is above the cap: so few trials cannot contradict it, whatever happens")
+    return verdict
+
+
+def require_level(subject: Subject, level: Level) -> float:
+    """The epsilon that is claimed; InputError where there is none, or no attack on it."""
     if subject.claimed_epsilon is None or not subject.mechanism.accounted_noise_multiplier:
         raise InputError(
             f"nothing to audit: {subject.name} claims no finite epsilon",
             hint="set privacy.target_epsilon, or a privacy.noise_multiplier above 0",
         )
-    streams = Streams(seed)
-    if level == "mechanism":
-        verdict = _audit_mechanism(subject, streams, say)
-    elif level == "run":
-        verdict = _audit_run(subject, subject.claimed_epsilon, streams)
-    else:
-        verdict = _audit_membership(subject, subject.claimed_epsilon, streams, say, watch)
-    if verdict.claimed >= verdict.bound.cap:
-        say("the claim is above the cap: so few trials cannot contradict it, whatever happens")
-    return verdict
+    attack = {"run": subject.train_with, "lira": subject.score_records}
+    if attack.get(level, subject) is None:
+        raise InputError(
+            f"{subject.name} cannot be audited at the level {level!r}",
+            hint="the level 'mechanism' needs no training",
+        )
+    return subject.claimed_epsilon
 
 
 def _audit_mechanism(subject: Subject, streams: Streams, say: Callable[[str], None]) -> Verdict:
@@ -180,8 +192,7 @@ def _audit_mechanism(subject: Subject, streams: Streams, say: Callable[[str], No
 def _audit_run(subject: Subject, claimed: float, streams: Streams) -> Verdict:
     from fedsim.privacy.attacks.canaries import CANARIES, attack_training
 
-    if subject.train_with is None:
-        raise _cannot(subject, "run")
+    assert subject.train_with is not None
     bound = attack_training(
         subject.mechanism,
         subject.train_with,
@@ -206,8 +217,7 @@ def _audit_membership(
 ) -> Verdict:
     from fedsim.privacy.attacks.membership import lira
 
-    if subject.score_records is None:
-        raise _cannot(subject, "lira")
+    assert subject.score_records is not None
     rng = streams.numpy("audit")
     found = lira(subject.score_records, subject.records, subject.delta, rng, watch=watch)
     say(
@@ -229,10 +239,3 @@ def _audit_membership(
 def _down(bound: float) -> str:
     """A lower bound with two decimals, rounded down: as printed it still holds."""
     return f"{math.floor(bound * 100) / 100:.2f}"
-
-
-def _cannot(subject: Subject, level: str) -> InputError:
-    return InputError(
-        f"{subject.name} cannot be audited at the level {level!r}",
-        hint="the level 'mechanism' needs no training: leave --level out",
-    )

@@ -313,3 +313,21 @@ def test_every_client_sends_all_classes_at_a_certified_price(
 def test_forms_without_a_guarantee_are_refused(word: str, run_tiny: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="private form only with"):
         run_tiny(*DISTILLED, f"client.{word}")
+
+
+def test_an_audited_run_holds_a_bound_on_its_own_training(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny(*PRIVATE, "privacy.audit=run")
+    found = result.summary["audit"]
+    assert found["level"] == "run"
+    assert found["violation"] is False
+    assert 0 <= found["epsilon_lower"] <= found["claimed_epsilon"]
+    assert_same(result, run_tiny(*PRIVATE))
+
+
+def test_an_audit_that_cannot_be_made_is_refused_before_the_first_round(
+    run_tiny: Callable[..., Result],
+) -> None:
+    with pytest.raises(InputError, match="cannot be audited at the level 'lira'"):
+        run_tiny(*DISTILLED, "privacy.audit=lira")
+    with pytest.raises(InputError, match="need unit: record"):
+        run_tiny(*PRIVATE, "privacy.audit=run", "privacy.unit=patient")
