@@ -90,6 +90,7 @@ def compare(
     baseline: str | None = None,
     reach: float | None = None,
     link: Link | None = None,
+    per_site: bool = False,
 ) -> Comparison:
     """Compare methods.
 
@@ -99,6 +100,7 @@ def compare(
             other row has; None is the first row.
         reach: adds the megabytes until the score was first this high, between 0 and 1.
         link: adds the seconds that the messages take on such a link.
+        per_site: adds the main score on each site's test records.
 
     Raises:
         InputError: no rows, or `baseline` names none or several.
@@ -115,7 +117,11 @@ def compare(
     main = "dice" if "dice" in have and "auc" not in have else "auc"
     title = _SCORES[main]
     base = _find(rows, baseline)
-    columns = [Column(name, name, _SCORES[name], "fraction", "scores", 1, 100.0) for name in have]
+    have += _parts(rows, main, per_site)
+    columns = [
+        Column(name, name, _SCORES.get(name) or _part_title(name), "fraction", "scores", 1, 100.0)
+        for name in have
+    ]
     if len(rows) > 1:
         name = f"{main}_difference"
         columns.append(
@@ -132,12 +138,12 @@ def compare(
     lines, told = [], []
     for row in rows:
         measures = {name: measure([run.value(name) for run in row.runs]) for name in have}
-        if "auc" in measures:
+        if main in measures:
             if trouble := trouble_of(row):
                 told.append(f"{row.name}: {trouble}; no interval.")
             else:
-                interval = bootstrap(row.runs)
-                measures["auc"] = measure([run.value("auc") for run in row.runs], interval)
+                found = bootstrap(row.runs, main)
+                measures[main] = measure([run.value(main) for run in row.runs], found)
         for cost in _COSTS:
             measures[cost.key] = measure([float(run.summary[cost.key]) for run in row.runs])
         if reach is not None:
@@ -152,6 +158,21 @@ def compare(
         lines.append(Line(row, measures, sum(run.failed for run in row.runs), unpaired))
     notes = [*_notes(lines, title, reach, link), *told]
     return Comparison(columns, lines, base if len(rows) > 1 else None, notes)
+
+
+def _parts(rows: Sequence[Row], main: str, per_site: bool) -> list[str]:
+    """Dice of each structure and, if asked for, the main score of each site, as runs name them."""
+    names = dict.fromkeys(
+        name for row in rows for run in row.runs for name in run.summary["metrics"]
+    )
+    parts = [name for name in names if name.startswith("dice/") and "@" not in name]
+    if per_site:
+        parts += [name for name in names if name.startswith(f"{main}@")]
+    return parts
+
+
+def _part_title(name: str) -> str:
+    return name[name.index("@") :] if "@" in name else name.partition("/")[2].replace("_", " ")
 
 
 def _find(rows: Sequence[Row], words: str | None) -> Row:
@@ -176,9 +197,10 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
     notes = ["Metrics in per cent on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
     measures = [m for line in lines for m in line.measures.values()]
     if any(m.interval for m in measures):
+        of, by = ("volumes", "site") if title == _SCORES["dice"] else ("records", "class")
         notes.append(
-            f"{100 * LEVEL:g}%: bootstrap interval over test records "
-            f"({REPLICATES} resamples, stratified by class) for these seeds' models."
+            f"{100 * LEVEL:g}%: bootstrap interval over test {of} "
+            f"({REPLICATES} resamples, stratified by {by}) for these seeds' models."
         )
     differences = [line.measures[DIFFERENCE] for line in lines if DIFFERENCE in line.measures]
     if any(contains_zero(one) for one in differences):
@@ -194,9 +216,7 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
             "each client, clients at the same time; computation is not included."
         )
     for line in lines:
-        models = max(
-            [len(run.predictions.probabilities) for run in line.row.runs if run.predictions] or [1]
-        )
+        models = max([run.predictions.models for run in line.row.runs if run.predictions] or [1])
         if models > 1:
             notes.append(
                 f"{line.row.name}: each of {models} clients has its own model; metrics are means "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from fedsim.randomness import Streams
-from fedsim.report.rows import Row, Run
-from fedsim.report.statistics import Measure, auc_interval, mean_auc, measure
+from fedsim.report.record import METRIC_NAMES
+from fedsim.report.rows import Row, Run, Tested
+from fedsim.report.statistics import Measure, interval, measure
 
 # A score from predictions.npz and the same one from summary.json may differ by rounding only.
 _SAME_SCORE = 5e-4
@@ -21,35 +20,41 @@ def trouble_of(row: Row) -> str:
     there = [one for one in found if one is not None]
     if not there:
         return ""
+    first = there[0]
     if len(there) < len(found):
-        return f"{len(found) - len(there)} of {len(found)} runs have no predictions.npz"
-    if not all(there[0].same_records(other) for other in there):
+        return f"{len(found) - len(there)} of {len(found)} runs have no {first.file}"
+    if not all(first.same_records(other) for other in there):
         return "its seeds have different test records"
     for run, one in zip(row.runs, there, strict=True):
-        score, told = mean_auc(one.labels, [one.probabilities]), run.value("auc")
+        score, told = one.score([one]), run.value(one.metric)  # type: ignore[list-item]
         if score is not None and told is not None and abs(score[0] - told) > _SAME_SCORE:
             return (
-                f"seed {run.seed} has AUC {100 * score[0]:.1f} by predictions.npz but "
-                f"{100 * told:.1f} by summary.json"
+                f"seed {run.seed} has {METRIC_NAMES[one.metric]} {100 * score[0]:.1f} by "
+                f"{one.file} but {100 * told:.1f} by summary.json"
             )
     return ""
 
 
 def bootstrap(
-    runs: Sequence[Run], baseline: Sequence[Run] | None = None
+    runs: Sequence[Run], metric: str, baseline: Sequence[Run] | None = None
 ) -> tuple[float, float] | None:
-    """Bootstrap interval of the runs' AUC, or of its difference; None without predictions."""
-    ours, theirs = _probabilities(runs), _probabilities(baseline or [])
-    first = runs[0].predictions
-    if first is None or ours is None or theirs is None:
+    """Bootstrap interval of the runs' score, or of its difference; None without predictions."""
+    ours, theirs = _predictions(runs), _predictions(baseline or [])
+    if not ours or theirs is None or ours[0].metric != metric:
         return None
+    first: Any = ours[0]
     # The same stream each time: rows that are tested on the same records share their resamples.
-    rng = Streams(0).numpy("bootstrap")
-    return auc_interval(first.labels, ours, rng, baseline=theirs or None)
+    return interval(
+        first.strata,
+        lambda weights: first.score(ours, weights),
+        Streams(0).numpy("bootstrap"),
+        baseline=(lambda weights: first.score(theirs, weights)) if theirs else None,
+    )
 
 
-def _probabilities(runs: Sequence[Run]) -> list[NDArray[np.float32]] | None:
-    found = [run.predictions.probabilities for run in runs if run.predictions is not None]
+def _predictions(runs: Sequence[Run]) -> list[Tested] | None:
+    """What all runs say of the test records; None where one says nothing."""
+    found = [run.predictions for run in runs if run.predictions is not None]
     return found if len(found) == len(runs) else None
 
 
@@ -88,7 +93,7 @@ def difference(row: Row, base: Row, metric: str) -> Measure:
     pairs = _pairs(row, base)
     values = [(ours.value(metric), theirs.value(metric)) for ours, theirs in pairs]
     known = [None if a is None or b is None else a - b for a, b in values]
-    interval = None
-    if metric == "auc" and not trouble_of(row) and not trouble_of(base):
-        interval = bootstrap([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
-    return measure(known, interval)
+    found = None
+    if not trouble_of(row) and not trouble_of(base):
+        found = bootstrap([ours for ours, _ in pairs], metric, [theirs for _, theirs in pairs])
+    return measure(known, found)

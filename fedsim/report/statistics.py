@@ -9,11 +9,13 @@ Bootstrap, 1993, chapter 13).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedsim.segmentation_metrics import dice
 
 REPLICATES = 2000
 """Resamples of the test records behind an interval."""
@@ -119,59 +121,103 @@ def _weighted_auc(
     return np.asarray(np.einsum("pb,pb->b", won, positive_weights.astype(np.int64)) / (2 * pairs))
 
 
+def mean_dice(
+    runs: Sequence[NDArray[np.int64]], weights: NDArray[np.integer] | None = None
+) -> NDArray[np.float64] | None:
+    """Dice, averaged over volumes, structures, the models of each run, and runs, in this order.
+
+    A structure that a volume does not hold has no Dice there, as in
+    `fedsim.segmentation_metrics`; a volume of weight w counts as w volumes.
+
+    Args:
+        runs: of each run, int64 overlaps [models, n, structures, 3].
+        weights: [n, b], b sets of weights; None is one set of ones.
+
+    Returns:
+        [b], each between 0 and 1, NaN where no structure is left; None where no volume holds one.
+
+    Raises:
+        ValueError: no runs, or shapes that do not fit.
+    """
+    if not runs or any(o.ndim != 4 or o.shape[1:] != (*runs[0].shape[1:3], 3) for o in runs):
+        shapes = [o.shape for o in runs]
+        raise ValueError(f"Expected overlaps [models, n, structures, 3], but got {shapes}.")
+    if weights is None:
+        weights = np.ones((runs[0].shape[1], 1), np.int32)
+    total = np.zeros(weights.shape[1])
+    for overlaps in runs:
+        scores = dice(overlaps)  # [models, n, structures]
+        there = ~np.isnan(scores)
+        if not there.any():
+            return None
+        sums = np.einsum("mns,nb->msb", np.where(there, scores, 0.0), weights)
+        counts = np.einsum("mns,nb->msb", there.astype(np.float64), weights)
+        held = counts > 0
+        means = np.divide(sums, counts, out=np.zeros_like(sums), where=held)
+        structures = held.sum(1)
+        of_models = np.where(structures > 0, means.sum(1) / np.maximum(structures, 1), np.nan)
+        total += of_models.mean(0)
+    return total / len(runs)
+
+
 def resamples(
-    labels: NDArray[np.integer], replicates: int, rng: np.random.Generator
+    strata: NDArray[np.integer], replicates: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int32]]:
-    """How often each record is drawn in resamples with replacement, stratified by class.
+    """How often each record is drawn in resamples with replacement, each stratum by itself.
+
+    Args:
+        strata: [n], the stratum of each record: its class, or the site of a volume.
+        replicates: how many.
+        rng: decides them.
 
     Yields:
         Weights [n, b]; the b of all blocks add up to `replicates`. Every column holds as many
-        records of each class as there are. They depend on labels and generator alone, so methods
-        tested on the same records can be given the same resamples.
+        records of each stratum as there are. They depend on strata and generator alone, so
+        methods tested on the same records can be given the same resamples.
     """
-    block = max(1, min(replicates, _CELLS // max(1, len(labels))))
-    strata = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    block = max(1, min(replicates, _CELLS // max(1, len(strata))))
+    groups = [np.flatnonzero(strata == one) for one in np.unique(strata)]
     for start in range(0, replicates, block):
         width = min(block, replicates - start)
-        weights = np.zeros((len(labels), width), np.int32)
+        weights = np.zeros((len(strata), width), np.int32)
         column = np.arange(width)[:, np.newaxis]
-        for members in strata:
+        for members in groups:
             drawn = rng.integers(len(members), size=(width, len(members)))
             cells = np.bincount((drawn * width + column).ravel(), minlength=len(members) * width)
             weights[members] = cells.reshape(len(members), width)
         yield weights
 
 
-def auc_interval(
-    labels: NDArray[np.integer],
-    runs: Sequence[NDArray[np.floating]],
+def interval(
+    strata: NDArray[np.integer],
+    score: Callable[[NDArray[np.int32]], NDArray[np.float64] | None],
     rng: np.random.Generator,
     *,
-    baseline: Sequence[NDArray[np.floating]] | None = None,
+    baseline: Callable[[NDArray[np.int32]], NDArray[np.float64] | None] | None = None,
     replicates: int = REPLICATES,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of `mean_auc`, or of its difference from a baseline's.
+    """Percentile bootstrap interval of a score over records, or of its difference from another.
 
     Each replicate draws the test records once; all models, and those of the baseline, are scored
     on the same draw. What is hard for both of two methods then cancels in their difference.
 
     Args:
-        labels: [n].
-        runs: as for `mean_auc`.
-        rng: decides the resamples. Equal states and labels give equal resamples.
-        baseline: runs to subtract; None is none.
+        strata: [n], as for `resamples`.
+        score: weights [n, b] -> [b] scores, or None where the score is undefined.
+        rng: decides the resamples. Equal states and strata give equal resamples.
+        baseline: a score to subtract.
         replicates: resamples.
 
     Returns:
-        Low and high end of the interval of level `LEVEL`; None where the AUC is undefined.
+        Low and high end of the interval of level `LEVEL`; None where a score is undefined.
     """
     parts = []
-    for weights in resamples(labels, replicates, rng):
-        values = mean_auc(labels, runs, weights)
-        others = mean_auc(labels, baseline, weights) if baseline is not None else 0.0
+    for weights in resamples(strata, replicates, rng):
+        values = score(weights)
+        others = baseline(weights) if baseline is not None else 0.0
         if values is None or others is None:
             return None
         parts.append(values - others)
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    low, high = np.nanquantile(np.concatenate(parts), [tail, 1 - tail])
     return float(low), float(high)

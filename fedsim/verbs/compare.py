@@ -36,6 +36,7 @@ def add(verbs: Verbs) -> None:
     one.add_argument(
         "--latency", type=float, metavar="MS", help="milliseconds a message, with --bandwidth"
     )
+    one.add_argument("--sites", action="store_true", help="the score on each site's test records")
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
@@ -52,7 +53,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     link = None
     if arguments.bandwidth is not None:
         link = Link(arguments.bandwidth, arguments.latency or 0.0)
-    comparison = compare(rows, baseline=arguments.baseline, reach=arguments.reach, link=link)
+    comparison = compare(
+        rows,
+        baseline=arguments.baseline,
+        reach=arguments.reach,
+        link=link,
+        per_site=arguments.sites,
+    )
     print(text(comparison, shutil.get_terminal_size((120, 24)).columns))
     for line in left_out:
         print(line, file=sys.stderr)

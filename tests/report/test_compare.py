@@ -344,6 +344,45 @@ def test_dice_is_compared_where_there_is_no_auc(make: Make, tmp_path: Path) -> N
     assert "AUC" not in printed
 
 
+def test_methods_on_volumes_are_compared_volume_by_volume(make: Make, tmp_path: Path) -> None:
+    """Nine volumes of three sites, of which each method finds the same ones hard."""
+    hard = np.array([20, 50, 80] * 3)
+    for name, better in (("a", 0), ("b", 10)):
+        for seed in (0, 1, 2):
+            both = (hard + better + seed)[np.newaxis, :, np.newaxis] * np.array([2, 1])
+            counts = np.stack([both, np.full_like(both, 200), np.full_like(both, 200)], -1)
+            means = {
+                "dice/zone": both[0, :, 0].mean() / 200,
+                "dice/lesion": both[0, :, 1].mean() / 200,
+            }
+            metrics = {"dice": np.mean(list(means.values())), **means, "dice@north": 0.5}
+            folder = make(name, seed, strength=None, metrics=metrics)
+            np.savez(
+                folder / "overlaps.npz",
+                overlaps=counts.astype(np.int64),
+                sites=np.repeat([0, 1, 2], 3),
+                records=np.arange(9),
+            )
+    found = comparison(tmp_path)
+    assert [one.title for one in found.columns[:3]] == ["Dice", "zone", "lesion"]
+    score, gap = found.lines[0].measures["dice"], found.lines[1].measures[DIFFERENCE]
+    assert score.interval is not None
+    assert np.ptp(score.interval) > 0.1
+    # Every volume gains as much, so that no draw of them says otherwise.
+    assert gap.mean == pytest.approx(0.075)
+    assert gap.interval == pytest.approx((0.075, 0.075), abs=1e-9)
+    assert "test volumes (2000 resamples, stratified by site)" in text(found)
+    assert "@north" not in text(found)
+    assert "@north" in text(comparison(tmp_path, per_site=True))
+
+
+def test_overlaps_that_are_damaged_are_named(make: Make, tmp_path: Path) -> None:
+    folder = make(strength=None, metrics={"dice": 0.5})
+    np.savez(folder / "overlaps.npz", overlaps=np.ones((1, 2, 1, 2)), sites=[0], records=[0])
+    with pytest.raises(InputError, match=r"overlaps\.npz: expected sites"):
+        comparison(tmp_path)
+
+
 def test_costs_of_reaching_a_score_and_of_the_wire(make: Make, tmp_path: Path) -> None:
     make("a", 0, strength=3.0)
     make("a", 1, strength=3.0, up=500_000)

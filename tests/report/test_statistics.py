@@ -9,9 +9,35 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fedsim.metrics import classification_metrics
-from fedsim.report.statistics import Measure, auc_interval, mean_auc, measure, resamples
+from fedsim.report.statistics import (
+    Measure,
+    interval,
+    mean_auc,
+    mean_dice,
+    measure,
+    resamples,
+)
+from fedsim.segmentation_metrics import dice, segmentation_metrics
 
 Case = tuple[np.ndarray, np.ndarray]
+
+
+def auc_interval(
+    labels: np.ndarray,
+    runs: list[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    baseline: list[np.ndarray] | None = None,
+    replicates: int = 2000,
+) -> tuple[float, float] | None:
+    """The interval of an AUC, or of a difference of two."""
+    return interval(
+        labels,
+        lambda weights: mean_auc(labels, runs, weights),
+        rng,
+        baseline=(lambda weights: mean_auc(labels, baseline, weights)) if baseline else None,
+        replicates=replicates,
+    )
 
 
 @st.composite
@@ -129,11 +155,11 @@ def test_many_records_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -
 @given(scored(most_classes=3, least=8), st.integers(0, 2**32))
 def test_the_interval_contains_the_estimate(case: Case, seed: int) -> None:
     labels, probabilities = case
-    interval = auc_interval(labels, [probabilities], np.random.default_rng(seed), replicates=500)
+    found = auc_interval(labels, [probabilities], np.random.default_rng(seed), replicates=500)
     estimate = mean_auc(labels, [probabilities])
-    assert interval is not None
+    assert found is not None
     assert estimate is not None
-    assert interval[0] - 1e-12 <= estimate[0] <= interval[1] + 1e-12
+    assert found[0] - 1e-12 <= estimate[0] <= found[1] + 1e-12
 
 
 @settings(max_examples=40)
@@ -144,15 +170,15 @@ def test_a_paired_interval_is_antisymmetric_and_that_of_equals_is_nothing(
     labels, probabilities = case
     other = probabilities[:, ::-1]
 
-    def interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    def between(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
         rng = np.random.default_rng(seed)
         found = auc_interval(labels, [ours], rng, baseline=[theirs], replicates=200)
         assert found is not None
         return found
 
-    low, high = interval(probabilities, other)
-    assert interval(other, probabilities) == pytest.approx((-high, -low), abs=1e-12)
-    assert interval(probabilities, probabilities) == (0.0, 0.0)
+    low, high = between(probabilities, other)
+    assert between(other, probabilities) == pytest.approx((-high, -low), abs=1e-12)
+    assert between(probabilities, probabilities) == (0.0, 0.0)
 
 
 def test_pairing_cancels_what_is_hard_for_both() -> None:
@@ -179,6 +205,51 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         low, high = auc_interval(labels, [probabilities], rng, replicates=300) or (0, 0)
         covered += low <= 0.7602 <= high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+# --- Dice ----------------------------------------------------------------------------------------
+
+
+def overlaps(rng: np.random.Generator, models: int, count: int, structures: int) -> np.ndarray:
+    """[models, count, structures, 3] with structures that some volumes do not hold."""
+    true = rng.integers(0, 3, (count, structures)) * rng.integers(1, 50, (count, structures))
+    predicted = rng.integers(0, 60, (models, count, structures))
+    both = np.floor(rng.random(predicted.shape) * (np.minimum(predicted, true) + 1))
+    return np.stack(np.broadcast_arrays(both, predicted, true), -1).astype(np.int64)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 12), st.integers(1, 3))
+def test_dice_is_that_of_the_metrics(seed: int, models: int, count: int, structures: int) -> None:
+    counts = overlaps(np.random.default_rng(seed), models, count, structures)
+    names = [str(number) for number in range(structures)]
+    told = [segmentation_metrics(dice(one), names)["dice"] for one in counts]
+    found = mean_dice([counts, counts])
+    if told[0] is None:
+        assert found is None
+    else:
+        assert found == pytest.approx([np.mean(told)], abs=1e-12)
+
+
+@given(st.integers(0, 2**32))
+def test_a_volume_of_weight_two_counts_as_two_volumes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = overlaps(rng, 2, 8, 2)
+    counts[:, :, :, 2] += 1
+    (weights,) = resamples(np.repeat([0, 1], 4), 5, rng)
+    found = mean_dice([counts], weights)
+    assert found is not None
+    for column, value in zip(weights.T, found, strict=True):
+        assert mean_dice([counts.repeat(column, axis=1)]) == pytest.approx([value], abs=1e-12)
+
+
+def test_overlaps_that_do_not_fit_are_refused() -> None:
+    one = np.ones((1, 4, 2, 3), np.int64)
+    for wrong in ([], [one[..., 0]], [one, one[:, :3]]):
+        with pytest.raises(ValueError, match="overlaps"):
+            mean_dice(wrong)
+
+
+# --- Measures ------------------------------------------------------------------------------------
 
 
 def test_a_measure_is_over_the_values_that_are_known() -> None:
