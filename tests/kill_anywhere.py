@@ -3,8 +3,8 @@
     python -m tests.kill_anywhere --moments 10 --seed 0
 
 A script and not a test: it takes minutes. Each run is killed with its whole process group
-(SIGKILL), at a moment drawn uniformly over its length (drawn again if it ended before), resumed,
-killed again half of the time, and resumed to its end. It exits with 1 if a single bit of the model,
+(SIGKILL), at a moment drawn uniformly over its length (drawn again if it ended before, or had no
+run folder yet), resumed, killed again half of the time, and resumed to its end. It exits with 1 if a single bit of the model,
 the metrics, or a line of rounds.jsonl or traffic.jsonl differs (times and memory aside).
 """
 
@@ -66,14 +66,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--backend", default="ray", choices=("inline", "ray"))
     arguments = parser.parse_args()
     draws, bad = random.Random(arguments.seed), 0
     with tempfile.TemporaryDirectory(prefix="fedsim-kill-") as temporary:
         base = Path(temporary)
         (base / "tiny.yaml").write_text(TINY)
-        for method, overrides in METHODS.items():
-            words = [str(base / "tiny.yaml"), *overrides, "--backend", arguments.backend, "--runs"]
+        for method in arguments.methods:
+            words = [str(base / "tiny.yaml"), *METHODS[method], "--backend", arguments.backend, "--runs"]
             began = time.monotonic()
             if code := start([*words, str(base / f"{method}-whole")], base).wait():
                 told = (base / "output.log").read_text()
@@ -88,17 +89,17 @@ def main() -> int:
                 if not killed:  # the machine is less busy now: draw from a shorter length
                     length = time.monotonic() - began
                     continue
+                if not (found := folders(runs)):
+                    continue
                 done += 1
                 said = f"{method} {done}/{arguments.moments}: killed after {moment:.2f} s"
-                if not (found := folders(runs)):
-                    print(f"{said}, before there was a run folder", flush=True)
-                    continue
                 kills = 1
                 while not (found[0] / "summary.json").exists():
                     process = start(["--resume", str(found[0])], base)
                     if draws.random() < 0.5 and kills < 3:
                         kills += kill_after(process, draws.uniform(0, length))
                     elif process.wait():
+                        print((base / "output.log").read_text(), flush=True)
                         break
                 try:
                     assert_same(whole, result(found[0]))
