@@ -4,8 +4,9 @@
 
 A script and not a test: it takes minutes. Each run is killed with its whole process group
 (SIGKILL), at a moment drawn uniformly over its length (drawn again if it ended before, or had no
-run folder yet), resumed, killed again half of the time, and resumed to its end. It exits with 1 if a single bit of the model,
-the metrics, or a line of rounds.jsonl or traffic.jsonl differs (times and memory aside).
+run folder yet), resumed, killed again half of the time, and resumed to its end. It exits with 1 if
+a single bit of the model, the metrics, or a line of rounds.jsonl or traffic.jsonl differs (times
+and memory aside).
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def main() -> int:
         base = Path(temporary)
         (base / "tiny.yaml").write_text(TINY)
         for method in arguments.methods:
-            words = [str(base / "tiny.yaml"), *METHODS[method], "--backend", arguments.backend, "--runs"]
+            words = [str(base / "tiny.yaml"), *METHODS[method]]
+            words += ["--backend", arguments.backend, "--runs"]
             began = time.monotonic()
             if code := start([*words, str(base / f"{method}-whole")], base).wait():
                 told = (base / "output.log").read_text()
