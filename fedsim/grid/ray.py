@@ -28,6 +28,7 @@ from fedsim.scenario import Resources
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
 _WINDOW_MB = 256.0
 _POLL_SECONDS = 0.2
+_STARTS = 3
 _DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
@@ -101,13 +102,7 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
     # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if resources.ray_address is None:
-        ray.init(
-            # Otherwise Ray joins whatever cluster a machine-wide file names.
-            address="local",
-            num_cpus=max(workers * resources.threads, 1),
-            include_dashboard=False,
-            **options,
-        )
+        _start_ray(num_cpus=max(workers * resources.threads, 1), **options)
         return
     try:
         ray.init(address=resources.ray_address, **options)
@@ -116,6 +111,23 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
             f"no Ray cluster answers at {resources.ray_address!r}: {error}",
             hint="type: ray start --head, or leave out resources.ray_address",
         ) from error
+
+
+def _start_ray(**options: Any) -> None:
+    """Start Ray on this machine; RunError where it does not, however often it is tried."""
+    for left in reversed(range(_STARTS)):
+        try:
+            # An address: otherwise Ray joins whatever cluster a machine-wide file names.
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:
+            # Ray gives its own processes 30 seconds, which a busy machine may not have.
+            ray.shutdown()
+            if not left:
+                raise RunError(
+                    f"Ray did not start on this machine, in {_STARTS} attempts: {error}\n"
+                    "resume the run when the machine is less busy, or type: --backend inline"
+                ) from error
 
 
 _pools: dict[tuple[Any, ...], _Pool] = {}

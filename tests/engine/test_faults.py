@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.faults import Simulated
+from fedsim.grid.ray import _start_ray
 from fedsim.randomness import Streams
 from fedsim.report.text import closing_lines
 from fedsim.schema import Faults
@@ -152,6 +153,27 @@ def test_a_client_that_hangs_has_failed_after_its_time(run_tiny: Callable[..., R
     assert failures(result) == [(2, 1, "train", "timeout")]
     with pytest.raises(RunError, match="no answer within 8"):
         run_tiny(*hangs, backend="ray")
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_ray_that_does_not_start_is_started_again(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options["address"])
+        if len(calls) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("fedsim.grid.ray.ray.init", init)
+    monkeypatch.setattr("fedsim.grid.ray.ray.shutdown", lambda: None)
+    if failures < 3:
+        _start_ray(num_cpus=1)
+    else:
+        with pytest.raises(RunError, match=r"timed out during startup(.|\n)*--backend inline"):
+            _start_ray(num_cpus=1)
+    assert calls == ["local"] * 3
 
 
 @pytest.mark.parametrize(
