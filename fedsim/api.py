@@ -28,7 +28,7 @@ from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name
 from fedsim.locks import held
-from fedsim.loop import Rounds
+from fedsim.loop import Rounds, mean_scores
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
@@ -294,6 +294,20 @@ def _audit(
     return folder.read_json("summary.json")
 
 
+def _external_scores(federation: Federation, rounds: Rounds) -> dict[str, float | None]:
+    """Scores of the finished models on records that no client has, means over models."""
+    view, task = federation.external_view(), federation.task
+    if view is None:
+        return {}
+    with isolated(rounds.streams.sequence("model")):
+        model = rounds.server.new_model()
+    found = []
+    for arrays in rounds.selected:
+        flower.load_state(model, arrays)
+        found.append(task.score(task.predict(model, view, rounds.server.device), view))
+    return {f"external_{name}": value for name, value in mean_scores(found).items()}
+
+
 def _overlays(
     federation: Federation,
     rounds: Rounds,
@@ -429,7 +443,7 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         _overlays(federation, rounds, folder, predicted[0], task)
     up, down = rounds.ledger.total_megabytes()
     summary = {
-        "metrics": rounds.metrics,
+        "metrics": rounds.metrics | _external_scores(federation, rounds),
         "rounds": rounds.finished,
         "stopped": rounds.stopped or None,
         "failed": rounds.failed,

@@ -34,6 +34,8 @@ class Federation:
         train: client name -> positions of its training records, in client order.
         val: client name -> positions of its validation records (may be none).
         task: what is to be learned.
+        external: a store, and positions in it of records that no client has, to score finished
+            models on.
     """
 
     store: Any
@@ -41,10 +43,15 @@ class Federation:
     train: dict[str, np.ndarray]
     val: dict[str, np.ndarray]
     task: Task
+    external: tuple[Any, np.ndarray] | None = None
 
     def view(self, split: str) -> Any:
         """The pooled records of one split."""
         return self.task.view(self.store, self.split[split])
+
+    def external_view(self) -> Any | None:
+        """The external records; None where there are none."""
+        return self.task.view(*self.external) if self.external is not None else None
 
     def client_view(self, name: str) -> Any:
         """The training records of a client, as it has them."""
@@ -60,10 +67,22 @@ class Federation:
             "classes": list(self.task.classes),
             "classes_by_client": self._classes_by_client(),
             "sizes": {name: len(positions) for name, positions in self.split.items()},
+            "external": self._describe_external(),
             "sizes_by_client": {
                 name: {"train": len(self.train[name]), "val": len(self.val[name])}
                 for name in self.train
             },
+        }
+
+    def _describe_external(self) -> dict[str, Any] | None:
+        if self.external is None:
+            return None
+        store, positions = self.external
+        return {
+            "root": store.root,
+            "fingerprint": store.fingerprint,
+            "sites": sorted({store.site_names[code] for code in store.sites[positions]}),
+            "size": len(positions),
         }
 
     def _classes_by_client(self) -> dict[str, list[int]] | None:
@@ -86,13 +105,20 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim"
 
 
-def open_store(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> Any:
-    """The scenario's data, prepared if need be: a `Store` of images, or a `VolumeStore`."""
+def open_store(
+    scenario: Scenario,
+    progress: Callable[[int, int], None] | None = None,
+    root: Path | None = None,
+) -> Any:
+    """The scenario's data, prepared if need be: a `Store` of images, or a `VolumeStore`.
+
+    Data of the same kind in another folder, where `root` names one.
+    """
     data = scenario.data
     dataset = construct(default_registry().resolve("datasets", data.name), data.parameters)
     options: dict[str, Any] = {
         "name": data.name,
-        "root": scenario.data_root(),
+        "root": root or scenario.data_root(),
         "size": data.size,
         "embedded": dict(data.embedded),
         "skip_bad": data.skip_bad,
@@ -104,11 +130,55 @@ def open_store(scenario: Scenario, progress: Callable[[int, int], None] | None =
     return prepare(dataset, workers=os.cpu_count() or 1, **options)
 
 
-def _split(scenario: Scenario, store: Store | VolumeStore) -> dict[str, np.ndarray]:
-    """Which records are for what; of the data's split seed alone."""
+def _outsiders(scenario: Scenario) -> tuple[str, ...]:
+    """Sites of the data that take no part."""
+    external = scenario.evaluation.external
+    return external.sites if external is not None else ()
+
+
+def _external(
+    scenario: Scenario, store: Store | VolumeStore, progress: Callable[[int, int], None] | None
+) -> tuple[Any, np.ndarray] | None:
+    """Records that no client has: of sites that take no part, or of another folder."""
+    wanted = scenario.evaluation.external
+    if wanted is None:
+        return None
+    if wanted.root is None:
+        known = list(store.site_names)
+        if strangers := sorted(set(wanted.sites) - set(known)):
+            raise InputError(
+                f"evaluation.external.sites names {', '.join(strangers)}, but the sites are "
+                f"{', '.join(known)}"
+            )
+        codes = [known.index(name) for name in wanted.sites]
+        return store, np.flatnonzero(np.isin(store.sites, codes))
+    other = open_store(scenario, progress, Path(wanted.root))
+    names = "structures" if isinstance(store, VolumeStore) else "classes"
+    here, there = tuple(getattr(store, names)), tuple(getattr(other, names))
+    if here != there:
+        raise InputError(
+            f"evaluation.external.root has the {names} {', '.join(there)}, but the scenario's "
+            f"data have {', '.join(here)}"
+        )
+    if store.source == "path" and other.fingerprint == store.fingerprint:
+        raise InputError("evaluation.external.root holds the data that clients train on")
+    return other, np.arange(len(other.sites))
+
+
+def _split(
+    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Which of the records `inside` are for what; of the data's split seed alone."""
+    sides = _split_inside(scenario, store, inside)
+    return {name: inside[positions] for name, positions in sides.items()}
+
+
+def _split_inside(
+    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray
+) -> dict[str, np.ndarray]:
     share = scenario.data.split
     if isinstance(store, VolumeStore):
-        cases = store.sites, store.groups, store.site_names
+        cases = store.sites[inside], store.groups[inside], store.site_names
         if share.folds is not None:
             return split_fold(
                 *cases, fold=share.fold, folds=share.folds, val=share.val, seed=share.seed
@@ -119,9 +189,9 @@ def _split(scenario: Scenario, store: Store | VolumeStore) -> dict[str, np.ndarr
             "data.split.folds is for data of volumes", hint="type data.split.folds=null"
         )
     return split_records(
-        store.labels,
-        store.groups,
-        store.sites,
+        store.labels[inside],
+        store.groups[inside],
+        store.sites[inside],
         val=share.val,
         test=share.test,
         seed=share.seed,
@@ -170,21 +240,31 @@ def build_federation(
     same test records; the partition depends on the run's seed.
     """
     store = open_store(scenario, progress)
-    split = _split(scenario, store)
+    external = _external(scenario, store, progress)
+    inside = np.arange(len(store.sites))
+    if external is not None and external[0] is store:
+        inside = np.setdiff1d(inside, external[1])
+        if not len(inside):
+            raise InputError("evaluation.external.sites names all sites: nobody is left to train")
+    split = _split(scenario, store, inside)
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)
     here = split["train"]
+    # Sites that take no part are none that a partition may wait for.
+    names = [name for name in store.site_names if name not in _outsiders(scenario)]
+    codes = np.array([names.index(n) if n in names else -1 for n in store.site_names], np.int64)
     parts = partition.assign(
         labels=store.labels[here],
         groups=store.groups[here],
-        sites=store.sites[here],
-        site_names=store.site_names,
+        sites=codes[store.sites[here]],
+        site_names=tuple(names),
         clients=scenario.federation.clients,
         rng=Streams(seed).numpy("partition"),
     )
     train = {name: here[positions] for name, positions in parts.items()}
     val = _share_validation(store, split["val"], list(train))
-    return Federation(store, split, train, val, _task(scenario, store, list(train)))
+    task = _task(scenario, store, list(train))
+    return Federation(store, split, train, val, task, external)
 
 
 def stand_in_note(store: Store | VolumeStore) -> str:

@@ -30,9 +30,10 @@ Problems = list[tuple[Place, str]]
 
 
 def make_absolute(document: Document, scenario: Path) -> Problems:
-    """Check `plugins`, `data.root` and `model.init` and make them absolute paths.
+    """Make `plugins`, `data.root`, `evaluation.external.root` and `model.init` absolute paths.
 
-    Plugin folders are relative to the scenario's file, all else to the current directory.
+    Plugin folders are relative to the scenario's file, all else to the current directory. What is
+    not there is a problem.
     """
     problems: Problems = []
     plugins = document.get(("plugins",))
@@ -53,6 +54,12 @@ def make_absolute(document: Document, scenario: Path) -> Problems:
         document.values["data"]["root"] = absolute = _absolute(root)
         if why := _not_a_filled_folder(absolute):
             problems.append((document.place(("data", "root")), f"data.root: {why}"))
+
+    outside = ("evaluation", "external", "root")
+    if isinstance(root := document.get(outside), str):
+        document.values["evaluation"]["external"]["root"] = absolute = _absolute(root)
+        if why := _not_a_filled_folder(absolute):
+            problems.append((document.place(outside), f"evaluation.external.root: {why}"))
 
     if isinstance(init := document.get(("model", "init")), str):
         document.values["model"]["init"] = absolute = _absolute(init)

@@ -150,6 +150,24 @@ class Model(PluginBlock):
     init: StrictStr | None = None
 
 
+class External(Block):
+    """Records that no client has, and that the finished models are scored on.
+
+    Attributes:
+        sites: sites of the scenario's data that take no part.
+        root: another folder, of a data set as `data` describes it.
+    """
+
+    sites: tuple[StrictStr, ...] = ()
+    root: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> External:
+        if bool(self.sites) == (self.root is not None):
+            raise PydanticCustomError("external", "expected one of sites and root")
+        return self
+
+
 class Evaluation(Block):
     """Which model is the result, and what is measured when.
 
@@ -157,21 +175,13 @@ class Evaluation(Block):
         select: the last round's model, or the best one on the pooled validation split.
         on_clients: let clients evaluate, too.
         every: evaluate after every so many rounds.
-        external: reserved; null.
+        external: records of elsewhere, to score the finished models on.
     """
 
     select: Literal["last", "pooled_val"] = "last"
     on_clients: StrictBool = False
     every: Count = 1
-    external: None = None
-
-    @field_validator("external", mode="before")
-    @classmethod
-    def _no_external(cls, value: Any) -> None:
-        if value is not None:
-            raise PydanticCustomError(
-                "external", "external test sets are not part of this version; remove the key"
-            )
+    external: External | None = None
 
 
 class Resources(Block):

@@ -283,7 +283,12 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
             "privacy.filter.reference: expected 'private', 'alternating' or 'paper_unsound'",
         ),
         ("evaluation.select=best", "evaluation.select: expected 'last' or 'pooled_val', got 'b"),
-        ("evaluation.external=x", "evaluation.external: external test sets are not part of this"),
+        ("evaluation.external={}", "evaluation.external: expected one of sites and root"),
+        (
+            "evaluation.external={sites: [a], root: .}",
+            "evaluation.external: expected one of sites and root",
+        ),
+        ("evaluation.external.root=nowhere", "evaluation.external.root: "),
         ("resources.backend=rey", "resources.backend: expected 'inline' or 'ray', got 'rey'"),
         ("resources.gpus=.inf", "resources.gpus: expected a finite number, got inf"),
         (

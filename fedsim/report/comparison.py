@@ -161,17 +161,21 @@ def compare(
 
 
 def _parts(rows: Sequence[Row], main: str, per_site: bool) -> list[str]:
-    """Dice of each structure and, if asked for, the main score of each site, as runs name them."""
+    """Names of further scores: Dice of each structure, the main score on external records and, if
+    asked for, of each site."""
     names = dict.fromkeys(
         name for row in rows for run in row.runs for name in run.summary["metrics"]
     )
     parts = [name for name in names if name.startswith("dice/") and "@" not in name]
+    parts += [name for name in names if name == f"external_{main}"]
     if per_site:
         parts += [name for name in names if name.startswith(f"{main}@")]
     return parts
 
 
 def _part_title(name: str) -> str:
+    if name.startswith("external_"):
+        return "external"
     return name[name.index("@") :] if "@" in name else name.partition("/")[2].replace("_", " ")
 
 

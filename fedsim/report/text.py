@@ -19,12 +19,7 @@ _NAMES = {
 
 def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Metrics on the test split, traffic, privacy, time, and where the run lies."""
-    metrics = summary["metrics"]
-    scores = [
-        f"{title} {metrics[name]:.3f}" if metrics[name] is not None else f"{title} undefined"
-        for name, title in _NAMES.items()
-        if name in metrics
-    ]
+    scores, external = (_scores(summary["metrics"], prefix) for prefix in ("", "external_"))
     stand_in = summary["data_source"] == "embedded"
     epsilon = summary["epsilon"]
     failed = summary["failed"]
@@ -32,8 +27,18 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
+        *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         "privacy: " + ("none" if epsilon is None else f"epsilon {epsilon:.3f}"),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {folder}",
+    ]
+
+
+def _scores(metrics: Mapping[str, float | None], prefix: str) -> list[str]:
+    """Metrics whose names begin with a prefix, as a reader calls them."""
+    found = {name: metrics[prefix + name] for name in _NAMES if prefix + name in metrics}
+    return [
+        f"{_NAMES[name]} " + ("undefined" if value is None else f"{value:.3f}")
+        for name, value in found.items()
     ]

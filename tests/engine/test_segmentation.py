@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
@@ -143,3 +144,55 @@ def test_folds_put_every_case_into_one_test(run_small: Callable[..., Result]) ->
         result = run_small("data.split.folds=3", f"data.split.fold={fold}", "rounds=1")
         tested += np.load(result.folder / "overlaps.npz")["records"].tolist()
     assert sorted(tested) == list(range(8))
+
+
+CENTRES = (
+    "data={name: promise12, size: 32, embedded: {scale: 0.25}}",
+    "federation={partition: {name: natural}}",
+)
+
+
+def test_a_site_that_takes_no_part_is_scored_from_outside(run_small: Callable[..., Result]) -> None:
+    result = run_small(*CENTRES, "evaluation.external.sites=[centre-2, centre-4]")
+    data = json.loads((result.folder / "run.json").read_text())["data"]
+    assert list(data["sizes_by_client"]) == ["centre-1", "centre-3"]
+    assert data["external"]["sites"] == ["centre-2", "centre-4"]
+    assert sum(data["sizes"].values()) + data["external"]["size"] == 67  # 8 + 6 + 7 + 46
+    assert result.metrics["external_dice"] == result.metrics["external_dice/prostate"] >= 0
+    assert np.load(result.folder / "overlaps.npz")["overlaps"].shape[1] == data["sizes"]["test"]
+    assert not any("centre-4" in name for name in result.metrics)
+
+
+def test_a_folder_of_elsewhere_is_scored_from_outside(
+    run_small: Callable[..., Result], tmp_path: Path
+) -> None:
+    root, draws = tmp_path / "elsewhere", np.random.default_rng(0)
+    root.mkdir()
+    for case in range(3):
+        mask = np.zeros((6, 40, 40), np.uint8)
+        mask[2:4, 15:25, 15:25] = 1
+        for name, array in (("", draws.normal(size=mask.shape)), ("_segmentation", mask)):
+            image = sitk.GetImageFromArray(array.astype(np.float32 if name == "" else np.uint8))
+            sitk.WriteImage(image, root / f"Case{case:02}{name}.mhd")
+    (root / "centres.csv").write_text(
+        "case,centre\n" + "".join(f"Case0{i},far\n" for i in range(3))
+    )
+    result = run_small(*CENTRES, f"evaluation.external.root={root}")
+    data = json.loads((result.folder / "run.json").read_text())["data"]
+    assert data["external"]["root"] == str(root)
+    assert data["external"]["size"] == 3
+    assert result.metrics["external_dice/prostate"] is not None
+
+
+@pytest.mark.parametrize(
+    ("sites", "told"),
+    [
+        ("[centre-9]", "names centre-9, but the sites are centre-1, centre-2"),
+        ("[centre-1, centre-2, centre-3, centre-4]", "nobody is left to train"),
+    ],
+)
+def test_external_sites_that_make_no_sense_are_refused(
+    sites: str, told: str, run_small: Callable[..., Result]
+) -> None:
+    with pytest.raises(InputError, match=told):
+        run_small(*CENTRES, f"evaluation.external.sites={sites}")
