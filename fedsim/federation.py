@@ -208,6 +208,11 @@ def _task(scenario: Scenario, store: Store | VolumeStore, clients: list[str]) ->
                 "federation.labels says who outlines which structure, but the data are images",
                 hint="remove the block",
             )
+        if scenario.federation.appearance:
+            raise InputError(
+                "federation.appearance changes how volumes look, but the data are images",
+                hint="remove the block",
+            )
         _, height, _, channels = store.images.shape
         return Task(tuple(store.classes), channels, height)
     wanted = labels.clients if labels else None
@@ -226,9 +231,16 @@ def _task(scenario: Scenario, store: Store | VolumeStore, clients: list[str]) ->
         labels.union if labels else False,
         where="federation.labels",
     )
+    appearances = scenario.federation.appearance
+    if strangers := sorted(set(appearances) - set(clients)):
+        raise InputError(
+            f"federation.appearance names {', '.join(strangers)}, but the clients are "
+            f"{', '.join(clients)}"
+        )
     size = scenario.data.size
     # It answers all that the engine asks of a task.
-    return cast(Task, SegmentationTask(scheme, scenario.data.patch or (size, size)))
+    patch = scenario.data.patch or (size, size)
+    return cast(Task, SegmentationTask(scheme, patch, appearances=appearances))
 
 
 def build_federation(

@@ -128,6 +128,22 @@ class Labels(Block):
     union: StrictBool = False
 
 
+class Appearance(Block):
+    """How the volumes of one client look, beside what the data set has: another scanner.
+
+    Attributes:
+        invert: bright becomes dark.
+        gamma: of the brightness between three standard deviations below and above the mean; above
+            1 is darker.
+        ramp: added brightness, in standard deviations, from -ramp in the first column to +ramp in
+            the last one.
+    """
+
+    invert: StrictBool = False
+    gamma: Positive = 1.0
+    ramp: Annotated[StrictFloat, Field(allow_inf_nan=False)] = 0.0
+
+
 class Federation(Block):
     """Who holds what, and who joins a round.
 
@@ -136,12 +152,14 @@ class Federation(Block):
         participation: share of the clients that join a round.
         partition: a partition plugin.
         labels: of volumes, who outlines which structures; None: every client outlines all.
+        appearance: of volumes, client name -> how its own look; scores are of the data as they are.
     """
 
     clients: Count | None = None
     participation: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
     partition: PluginBlock = PluginBlock(name="iid")
     labels: Labels | None = None
+    appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
 
 
 class Model(PluginBlock):

@@ -253,9 +253,10 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[Any, An
         if field.is_required():
             default = inspect.Parameter.empty
         blocks = [a for a in get_args(inner) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if blocks:  # a block that may be null
+        if blocks:  # a block that may be null, or one for each client
             found[prefix + name] = inner, default
-            found |= keys_of(blocks[0], f"{prefix}{name}.")
+            below_it = "<client>." if get_origin(inner) is dict else ""
+            found |= keys_of(blocks[0], f"{prefix}{name}.{below_it}")
         elif isinstance(inner, type) and issubclass(inner, BaseModel):
             below = keys_of(inner, f"{prefix}{name}.")
             if isinstance(default, PluginBlock):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from fedsim.client import Site
 from fedsim.errors import InputError
 from fedsim.label_views import BACKGROUND, LabelScheme, LabelView
+from fedsim.schema import Appearance
+from fedsim.segmentation.appearance import apply
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class SegmentationTask:
         scheme: the classes, and which of them each client labels.
         patch: what the network sees at a time, in voxels: (H, W) of a slice, or (D, H, W).
         in_channels: channels of an image.
+        appearances: how the volumes of some clients look, by the client's name.
     """
 
     scheme: LabelScheme
     patch: tuple[int, ...]
     in_channels: int = 1
+    appearances: Mapping[str, Appearance] = field(default_factory=dict)
     headline: ClassVar[str] = "dice"
 
     def __post_init__(self) -> None:
@@ -75,8 +80,13 @@ class SegmentationTask:
 
         if client is None:
             return VolumeView(store, positions, self.scheme.merge)
-        own = self.scheme.views[client]
-        return VolumeView(store, positions, lambda labels: own.hide(self.scheme.merge(labels)))
+        own, appearance = self.scheme.views[client], self.appearances.get(client)
+        return VolumeView(
+            store,
+            positions,
+            lambda labels: own.hide(self.scheme.merge(labels)),
+            partial(apply, appearance) if appearance is not None else None,
+        )
 
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> NDArray[np.int64]:
         """Overlaps of prediction and truth, int64 [cases, structures, 3]: all scores follow."""

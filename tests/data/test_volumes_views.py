@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from fedsim.data.volumes.dataset import EmbeddedVolumes, VolumeCase, VolumeDatas
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
 from fedsim.data.volumes.views import VolumeView
 from fedsim.label_views import label_scheme
+from fedsim.schema import Appearance
+from fedsim.segmentation.appearance import apply
 
 EMPTY = 3
 """The case without any outline."""
@@ -161,3 +165,30 @@ def test_wrong_requests_are_refused(store):
         VolumeView(store, np.arange(2)).patches(1, (3,), generator())
     with pytest.raises(ValueError, match="no case"):
         VolumeView(store, np.arange(0)).patches(1, (3, 3), generator())
+
+
+def test_another_appearance_is_that_of_every_voxel_and_of_no_label(store):
+    look = partial(apply, Appearance(invert=True, ramp=0.5))
+    plain, other = VolumeView(store, np.arange(3)), VolumeView(store, np.arange(3), look=look)
+    for size in ((20, 20), (8, 8), (4, 8, 8)):
+        (before, labels), (after, same) = (
+            view.patches(6, size, generator(1), 0.5) for view in (plain, other)
+        )
+        assert torch.equal(labels, same)
+        if size == (20, 20):
+            expected = -before + torch.linspace(-0.5, 0.5, 20)
+            assert torch.allclose(after, expected, atol=1e-6)
+        else:
+            assert not torch.equal(after, before)
+    image = other.volume(1)[0]
+    assert torch.allclose(image, -plain.volume(1)[0] + torch.linspace(-0.5, 0.5, 20), atol=1e-6)
+    assert (plain.volume(1)[0][0].numpy() == store.image(1)).all()
+
+
+def test_gamma_keeps_order_and_ends():
+    part = np.linspace(-3, 3, 7, dtype=np.float32)[None]
+    darker = apply(Appearance(gamma=2.0), part, slice(0, 7), 7)
+    assert (np.diff(darker) > 0).all()
+    assert darker[0, [0, -1]].tolist() == [-3, 3]
+    assert (darker[0, 1:-1] < part[0, 1:-1]).all()
+    assert (apply(Appearance(), part, slice(0, 7), 7) == part).all()

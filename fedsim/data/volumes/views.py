@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from fedsim.data.volumes.store import VolumeStore
 
 Hide = Callable[[NDArray[np.integer]], NDArray[np.integer]]
+Look = Callable[[NDArray[np.float32], slice, int], NDArray[np.float32]]
+"""A part [..., w] of a volume, the columns that it has, and the volume's width -> how it looks."""
 
 
 class VolumeView:
@@ -24,6 +26,7 @@ class VolumeView:
         hide: what a client's labels are in place of the store's, for instance background where it
             does not label; applied to every label that is read, voxel by voxel. It must not give
             labels above the store's.
+        look: how images look in place of the store's, voxel by voxel.
 
     Attributes:
         ids: names of the cases.
@@ -35,11 +38,15 @@ class VolumeView:
     """
 
     def __init__(
-        self, store: VolumeStore, indices: NDArray[np.int64], hide: Hide | None = None
+        self,
+        store: VolumeStore,
+        indices: NDArray[np.int64],
+        hide: Hide | None = None,
+        look: Look | None = None,
     ) -> None:
         self._store = store
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._hide = hide
+        self._hide, self._look = hide, look
         self._counts: dict[int, NDArray[np.int64]] = {}
         self.ids = tuple(store.ids[i] for i in self.indices)
         self.sites = np.array(store.sites[self.indices], dtype=np.int64)
@@ -54,7 +61,8 @@ class VolumeView:
     def volume(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image float32 [1, D, H, W] and label int64 [D, H, W] of a case."""
         image, label = self._store.mapped(int(self.indices[position]))
-        return torch.tensor(np.array(image))[None], torch.tensor(self._seen(label).astype(np.int64))
+        looks = self._looks(image, slice(0, image.shape[-1]), image.shape[-1])
+        return torch.tensor(looks)[None], torch.tensor(self._seen(label).astype(np.int64))
 
     def patches(
         self,
@@ -103,11 +111,17 @@ class VolumeView:
             image, label = self._store.mapped(int(self.indices[position]))
             there = target[-len(size) :]
             shape = [part.stop - part.start for part in there]
-            piece = torch.from_numpy(np.array(image[source])).reshape(shape)
+            piece = torch.from_numpy(self._looks(image[source], source[-1], image.shape[-1]))
+            piece = piece.reshape(shape)
             images[number, 0][there] = piece
             seen = self._seen(label[source]).astype(np.int64)
             labels[number][there] = torch.from_numpy(seen).reshape(shape)
         return images, labels
+
+    def _looks(self, part: NDArray[np.float32], columns: slice, width: int) -> NDArray[np.float32]:
+        """A part of an image as the client has it, copied."""
+        copied = np.array(part)
+        return copied if self._look is None else self._look(copied, columns, width)
 
     def _seen(self, label: NDArray[np.uint8]) -> NDArray[np.integer]:
         """The labels as the client has them, copied."""
