@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def build_strategy(
     known = inspect.signature(factory).parameters
     ours = isinstance(factory, type) and issubclass(factory, Strategy)
     if not ours and isinstance(factory, type) and issubclass(factory, FlowerStrategy):
+        # What they log of each round the console says, too.
+        logging.getLogger("flwr").setLevel(logging.ERROR)
         fallback = {
             "fraction_train": scenario.federation.participation,
             "fraction_evaluate": 1.0 if scenario.evaluation.on_clients else 0.0,

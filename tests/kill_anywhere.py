@@ -95,14 +95,16 @@ def main() -> int:
                     continue
                 done += 1
                 said = f"{method} {done}/{arguments.moments}: killed after {moment:.2f} s"
-                kills = 1
+                kills, failed = 1, 0
                 while not (found[0] / "summary.json").exists():
                     process = start(["--resume", str(found[0])], base)
                     if draws.random() < 0.5 and kills < 3:
                         kills += kill_after(process, draws.uniform(0, length))
-                    elif process.wait():
+                    elif process.wait():  # Ray may not start on a busy machine
                         print((base / "output.log").read_text(), flush=True)
-                        break
+                        failed += 1
+                        if failed == 3:
+                            break
                 try:
                     assert_same(whole, result(found[0]))
                     print(f"{said}; the same bits after {kills} kill(s)", flush=True)

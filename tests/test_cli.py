@@ -213,6 +213,19 @@ def test_run_compare_check_and_dry_run(
     assert (code, "finished" in out) == (0, True)
 
 
+def test_flower_s_own_strategies_do_not_talk_between_the_lines(
+    typed: Typed, tmp_path: Path
+) -> None:
+    words = ("check", "isic_noniid_fedavg", "strategy={name: flwr.serverapp.strategy.FedProx, "
+             "proximal_mu: 0.1}")  # fmt: skip
+    finished = subprocess.run(
+        [sys.executable, "-m", "fedsim", *words], capture_output=True, text=True, check=True
+    )
+    assert "INFO" not in finished.stdout + finished.stderr
+    assert "WARNING" not in finished.stdout + finished.stderr
+    assert "valid" in finished.stdout
+
+
 def test_ls_show_cp_plugins_data(typed: Typed, tmp_path: Path) -> None:
     code, out, _ = typed("ls", "isic_noniid_*")
     assert code == 0
