@@ -74,16 +74,6 @@ def require_uncoupled(model: nn.Module, loss: Loss, inputs: Tensor, targets: Ten
                 )
 
 
-def make_compatible(model: nn.Module) -> None:
-    """Turn off all work in place (`inplace=True` of activations and dropout), in the model itself.
-
-    The results stay the same; Opacus' hooks fail otherwise.
-    """
-    for module in model.modules():
-        if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # type: ignore[assignment]
-
-
 def _batch_statistics(model: nn.Module) -> Iterator[Problem]:
     """Layers that are known to mix records, or to keep what they saw of them, in training."""
     for path, module in model.named_modules():

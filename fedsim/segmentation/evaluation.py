@@ -58,16 +58,3 @@ def scores(
             of_volumes, volumes.sites, volumes.site_names, task.structures
         )
     return metrics
-
-
-def evaluate(
-    model: torch.nn.Module,
-    volumes: Volumes,
-    task: SegmentationTask,
-    device: torch.device,
-    *,
-    per_site: bool = False,
-) -> dict[str, float | None]:
-    """Metrics of a model on volumes; see `scores`."""
-    counts = count_overlaps(model, volumes, task, device)
-    return scores(counts, volumes, task, per_site=per_site)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fedsim.errors import InputError
 from fedsim.models import SmallCNN
-from fedsim.privacy.coupling import make_compatible, require_uncoupled
+from fedsim.privacy.coupling import require_uncoupled
 from fedsim.registry import default_registry
 
 
@@ -225,13 +225,6 @@ def by_pixel(maps, masks):
     maps = maps[0] if isinstance(maps, (list, tuple)) else maps
     maps = maps[:, 0] if maps.ndim == 5 else maps
     return cross_entropy(maps, masks).mean((1, 2))
-
-
-def test_nothing_works_in_place_any_more():
-    model = classifier(nn.ReLU(inplace=True), nn.Sequential(nn.Dropout(0.1, inplace=True)))
-    model.add_module("last", nn.SiLU(inplace=True))
-    make_compatible(model)
-    assert not any(getattr(module, "inplace", False) for module in model.modules())
 
 
 def test_a_buffer_that_remembers_records_is_named() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsim.segmentation.evaluation import count_overlaps, evaluate, scores
+from fedsim.segmentation.evaluation import count_overlaps, scores
 from fedsim.segmentation.task import SegmentationTask
 from tests.segmentation.volumes import PATCH, Shapes, scheme
 
@@ -37,7 +37,7 @@ def test_counts_are_those_of_whole_volumes() -> None:
 def test_dice_is_a_mean_of_volumes_then_of_structures_and_given_by_site() -> None:
     volumes = Shapes(3, sites=2)
     counts = count_overlaps(Threshold(), volumes, TASK, CPU)
-    metrics = evaluate(Threshold(), volumes, TASK, CPU, per_site=True)
+    metrics = TASK.score(TASK.predict(Threshold(), volumes, CPU), volumes, per_site=True)
     each = 2 * counts[:, :, 0] / (counts[:, :, 1] + counts[:, :, 2])
     assert metrics["dice/ball"] == pytest.approx(each[:, 0].mean())
     assert metrics["dice"] == pytest.approx(each.mean())
@@ -47,15 +47,16 @@ def test_dice_is_a_mean_of_volumes_then_of_structures_and_given_by_site() -> Non
 
 
 def test_one_site_is_not_named_and_no_volumes_have_no_score() -> None:
-    assert set(evaluate(Threshold(), Shapes(2), TASK, CPU, per_site=True)) == {
-        "dice",
-        "dice/ball",
-        "dice/box",
-    }
-    assert evaluate(Threshold(), Shapes(0), TASK, CPU)["dice"] is None
+    for count in (2, 0):
+        volumes = Shapes(count)
+        counts = count_overlaps(Threshold(), volumes, TASK, CPU)
+        metrics = scores(counts, volumes, TASK, per_site=True)
+        assert set(metrics) == {"dice", "dice/ball", "dice/box"}
+        assert (metrics["dice"] is None) == (count == 0)
 
 
 def test_a_client_is_scored_on_what_it_labels() -> None:
-    metrics = evaluate(Threshold(), Shapes(2, hide=TASK.scheme.views["north"].hide), TASK, CPU)
+    volumes = Shapes(2, hide=TASK.scheme.views["north"].hide)
+    metrics = scores(count_overlaps(Threshold(), volumes, TASK, CPU), volumes, TASK)
     assert metrics["dice/box"] is None
     assert metrics["dice"] == metrics["dice/ball"] > 0.5
