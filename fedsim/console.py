@@ -65,7 +65,7 @@ class Console:
                 self._stop()
         elif done >= total or time.monotonic() - self._last > _PLAIN_SECONDS:
             self._last = time.monotonic()
-            self.line(f"preparing data: {done} of {total} images")
+            self.line(f"preparing data: {done} of {total}")
 
     # --- a run ---------------------------------------------------------------------------------
 
