@@ -277,6 +277,7 @@ class Rounds:
         each = [self.score_test(arrays) for arrays in models]
         self.metrics = mean_scores(each)
         if len(models) > 1:
+            self.metrics |= home_and_away(each, self.server.names, self.server.task.headline)
             for client, own in enumerate(each):
                 values = {f"test_{name}": value for name, value in own.items()}
                 heard.setdefault(str(client), {}).update(values)
@@ -385,6 +386,29 @@ def _diverged(reply: Message) -> str:
                 "smaller learning rate"
             )
     return ""
+
+
+def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:
+    """How each client's own model does at its own site, and at all others, means over clients.
+
+    Args:
+        each: scores of each client's model, with `<headline>@<site>` for each site.
+        names: the clients, in the same order.
+        headline: the metric.
+
+    Returns:
+        `<headline>@own` and `<headline>@others`; nothing where clients are not sites.
+    """
+    prefix = f"{headline}@"
+    own: list[Scores] = []
+    for scores, name in zip(each, names, strict=True):
+        sites = {k.removeprefix(prefix): v for k, v in scores.items() if k.startswith(prefix)}
+        if name not in sites:
+            return {}
+        away = [v for site, v in sites.items() if site != name and v is not None]
+        mean = sum(away) / len(away) if away else None
+        own.append({f"{prefix}own": sites[name], f"{prefix}others": mean})
+    return mean_scores(own)
 
 
 def mean_scores(each: Sequence[Scores]) -> Scores:

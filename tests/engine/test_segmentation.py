@@ -196,3 +196,14 @@ def test_external_sites_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=told):
         run_small(*CENTRES, f"evaluation.external.sites={sites}")
+
+
+def test_models_of_their_own_are_scored_at_home_and_away(run_small: Callable[..., Result]) -> None:
+    local = ("strategy=local_only", "client={name: local_segmentation, steps: 1, batch_size: 2}")
+    result = run_small(*CENTRES, *local, "rounds=1")
+    sites = [f"centre-{number}" for number in (1, 2, 3, 4)]
+    each = [result.rounds[-1]["metrics_by_client"][str(number)] for number in range(4)]
+    table = np.array([[scores[f"test_dice@{site}"] for site in sites] for scores in each])
+    assert result.metrics["dice@own"] == pytest.approx(np.diag(table).mean())
+    away = table[~np.eye(4, dtype=bool)].mean()
+    assert result.metrics["dice@others"] == pytest.approx(away)
