@@ -21,7 +21,10 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Metrics on the test split, traffic, privacy, time, and where the run lies."""
     scores, external = (_scores(summary["metrics"], prefix) for prefix in ("", "external_"))
     stand_in = summary["data_source"] == "embedded"
-    epsilon = summary["epsilon"]
+    epsilon, claimed = summary["epsilon"], summary["epsilon_claimed"]
+    privacy = "none" if epsilon is None else f"epsilon {epsilon:.3f}"
+    if claimed is not None:
+        privacy += f" (paper claims {claimed:.2f})"
     failed = summary["failed"]
     missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
@@ -29,7 +32,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
-        "privacy: " + ("none" if epsilon is None else f"epsilon {epsilon:.3f}"),
+        f"privacy: {privacy}",
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {folder}",
     ]

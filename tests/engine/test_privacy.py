@@ -14,6 +14,7 @@ from fedsim import ClientError, InputError, Result, RunError
 from fedsim.api import resume
 from fedsim.console import Console
 from fedsim.privacy.accounting import Entry, epsilon_rdp
+from fedsim.report.text import closing_lines
 from tests.engine.test_bits import assert_same
 
 PRIVATE = (
@@ -86,6 +87,8 @@ def test_only_what_is_proved_has_an_epsilon(
     assert (summary["epsilon"] is None) is not certified
     assert (summary["epsilon_rdp"] is None) is not certified
     assert (summary["epsilon_claimed"] is None) is certified
+    (line,) = [one for one in closing_lines(summary, Path()) if one.startswith("privacy:")]
+    assert ("none (paper claims " in line) is not certified
 
 
 def test_a_resumed_run_has_the_same_epsilon_to_the_last_digit(
