@@ -133,6 +133,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     federation = build_federation(scenario, seed, console.preparing)
     privacy = privacy_plan(scenario, federation)
     strategy = build_strategy(scenario, len(federation.train), privacy)
+    attacked = _subject(scenario, federation, privacy, seed)
     folder = RunFolder.create(runs, scenario.name, seed)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -155,7 +156,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         console.line(f"CLIENTS SEND {item}")
     if privacy is not None:
         console.line(privacy_line(privacy))
-    return _go(scenario, seed, federation, strategy, console, folder, record, privacy)
+    return _go(scenario, seed, federation, strategy, console, folder, record, privacy, attacked)
 
 
 def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
@@ -185,7 +186,8 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
     scenario, seed = load(path / "scenario.yaml", resources), record["seed"]
     activate_plugins(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    if federation.store.fingerprint != record["data"]["fingerprint"]:
+    about = json.loads(json.dumps(federation.describe()))
+    if any(about[key] != record["data"].get(key) for key in ("fingerprint", "external")):
         raise InputError(
             f"the data are not those that {path} began with",
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
@@ -198,8 +200,10 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             hint="resume with the versions that run.json names, or start again",
         )
     strategy = build_strategy(scenario, len(federation.train), privacy)
+    attacked = _subject(scenario, federation, privacy, seed)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
-    return _go(scenario, seed, federation, strategy, console, folder, record, privacy, resumed=True)
+    rest = (scenario, seed, federation, strategy, console, folder, record, privacy, attacked)
+    return _go(*rest, resumed=True)
 
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
@@ -215,6 +219,7 @@ def _go(
     folder: RunFolder,
     record: dict[str, Any],
     privacy: PrivacyPlan | None,
+    attacked: tuple[Subject, Level] | None = None,
     resumed: bool = False,
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""
@@ -222,7 +227,6 @@ def _go(
         status = "failed"
         folder.write_json("run.json", record | {"status": "running", "finished": None})
         try:
-            attacked = _subject(scenario, federation, privacy, seed)
             with engine(
                 scenario, seed, federation, strategy, console, folder, privacy=privacy
             ) as rounds:
@@ -369,6 +373,7 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     federation = build_federation(scenario, seed, console.preparing)
     privacy = privacy_plan(scenario, federation)
     strategy = build_strategy(scenario, len(federation.train), privacy)
+    _subject(scenario, federation, privacy, seed)
     with engine(scenario, seed, federation, strategy, console, None, steps, privacy) as rounds:
         rounds.trial()
         up, down = rounds.ledger.total_megabytes()

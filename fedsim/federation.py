@@ -255,7 +255,8 @@ def build_federation(
     external = _external(scenario, store, progress)
     inside = np.arange(len(store.sites))
     if external is not None and external[0] is store:
-        inside = np.setdiff1d(inside, external[1])
+        # A patient who was also at a site outside is of no use as an unseen one: leave them out.
+        inside = np.flatnonzero(~np.isin(store.groups, store.groups[external[1]]))
         if not len(inside):
             raise InputError("evaluation.external.sites names all sites: nobody is left to train")
     split = _split(scenario, store, inside)

@@ -133,8 +133,8 @@ class Appearance(Block):
 
     Attributes:
         invert: bright becomes dark.
-        gamma: of the brightness between three standard deviations below and above the mean; above
-            1 is darker.
+        gamma: of the brightness between three standard deviations below and above the mean, beyond
+            which it is cut off; above 1 is darker.
         ramp: added brightness, in standard deviations, from -ramp in the first column to +ramp in
             the last one.
     """
@@ -336,7 +336,9 @@ class Privacy(Block):
         if self.shared_patients and self.unit != "patient":
             raise PydanticCustomError("privacy", "shared_patients needs unit: patient")
         if self.audit in ("run", "lira") and self.unit != "record":
-            raise PydanticCustomError("privacy", "audit: run and audit: lira need unit: record")
+            raise PydanticCustomError(
+                "privacy", "audit: run and audit: lira need unit: record; type privacy.audit=false"
+            )
         return self
 
 

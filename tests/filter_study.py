@@ -22,6 +22,7 @@ from fedsim.grid.worker import Worker
 from fedsim.privacy.gradients import Gradients
 from fedsim.privacy.releases import Releases
 from fedsim.report.statistics import measure
+from fedsim.scenario import load
 
 COLUMNS = {
     "auc": "AUC",
@@ -82,16 +83,22 @@ class Watch:
 
 def study(name: str, overrides: list[str], seed: int, runs: Path) -> dict[str, Any]:
     """Scores and keep-rates of one run; both kept in its folder."""
+    words = [*overrides, "privacy.audit=false"]  # its training is none of the study's
     for found in (runs / name).glob(f"*-seed{seed}/filter_study.json"):
-        return dict(json.loads(found.read_text()))
+        if (row := dict(json.loads(found.read_text())))["overrides"] == words:
+            return row
+    if load(name, words).privacy.unit != "record":  # type: ignore[union-attr]
+        raise SystemExit(f"{name}: only privacy.unit=record can be followed by class")
     with Watch() as watch:
-        result = fedsim.run(name, *overrides, seed=seed, runs=runs, backend="inline")
-    row = {key: result.metrics[key] for key in COLUMNS if not key.startswith("kept")}
+        result = fedsim.run(name, *words, seed=seed, runs=runs, backend="inline")
+    row: dict[str, Any] = {
+        key: result.metrics[key] for key in COLUMNS if not key.startswith("kept")
+    }
     row |= {
         f"kept_{label}": float(kept / seen) if seen else None
         for label, (kept, seen) in enumerate(zip(watch.kept, watch.seen, strict=True))
     }
-    row |= {"epsilon": result.summary["epsilon"]}
+    row |= {"epsilon": result.summary["epsilon"], "overrides": words}
     (result.folder / "filter_study.json").write_text(json.dumps(row))
     return row
 

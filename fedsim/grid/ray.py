@@ -126,7 +126,7 @@ def _start_ray(**options: Any) -> None:
             if not left:
                 raise RunError(
                     f"Ray did not start on this machine, in {_STARTS} attempts: {error}\n"
-                    "resume the run when the machine is less busy, or type: --backend inline"
+                    "start or resume it when the machine is less busy, or type: --backend inline"
                 ) from error
 
 

@@ -124,13 +124,15 @@ def require_level(subject: Subject, level: Level) -> float:
     if subject.claimed_epsilon is None or not subject.mechanism.accounted_noise_multiplier:
         raise InputError(
             f"nothing to audit: {subject.name} claims no finite epsilon",
-            hint="set privacy.target_epsilon, or a privacy.noise_multiplier above 0",
+            hint="set privacy.target_epsilon, or a privacy.noise_multiplier above 0; a run goes "
+            "without an audit with privacy.audit=false",
         )
     attack = {"run": subject.train_with, "lira": subject.score_records}
     if attack.get(level, subject) is None:
         raise InputError(
             f"{subject.name} cannot be audited at the level {level!r}",
-            hint="the level 'mechanism' needs no training",
+            hint="the level 'mechanism' needs no training; a run goes without an audit with "
+            "privacy.audit=false",
         )
     return subject.claimed_epsilon
 

@@ -117,6 +117,9 @@ def _percent(share: object) -> str | None:
     return f"{share:.3%}".replace(".000%", "%") if isinstance(share, NUMBER) else None
 
 
+_EXTERNAL = "external_"
+
+
 def _plugin(block: object) -> str | None:
     """A block of the scenario that names a plugin, on one line."""
     if not isinstance(block, dict):
@@ -135,11 +138,25 @@ def _result(record: Record) -> str:
         told = f"The run has not finished; this is the model after round {last['round']}."
     if record.probabilities is not None and len(record.probabilities) > 1:
         told += f" Each of {len(record.probabilities)} clients has its own model: means over them."
-    overall = [(METRIC_NAMES.get(k, k), v) for k, v in metrics.items() if "@" not in k]
+    outside = {k: v for k, v in metrics.items() if k.startswith(_EXTERNAL)}
+    travels = {k: v for k, v in metrics.items() if k.endswith(("@own", "@others"))}
+    plain = {k: v for k, v in metrics.items() if k not in outside and k not in travels}
+    overall = [(METRIC_NAMES.get(k, k), v) for k, v in plain.items() if "@" not in k]
     parts = [paragraph(told)]
     if overall:
         parts.append(table(("metric", "value"), overall, "On the whole test split"))
-    by_site = {tuple(key.split("@", 1)): value for key, value in metrics.items() if "@" in key}
+    if outside:
+        names = {k: k.removeprefix(_EXTERNAL) for k in outside}
+        rows = [(METRIC_NAMES.get(names[k], names[k]), v) for k, v in outside.items()]
+        parts.append(table(("metric", "value"), rows, "On external records, which no client has"))
+    if travels:
+        rows = [
+            (k.replace("@own", " at home").replace("@others", " elsewhere"), v)
+            for k, v in travels.items()
+        ]
+        title = "Each client's model at its own site, and at the others: means over clients"
+        parts.append(table(("metric", "value"), rows, title))
+    by_site = {tuple(key.split("@", 1)): value for key, value in plain.items() if "@" in key}
     if by_site:
         names = list(dict.fromkeys(name for name, _ in by_site))
         sites = list(dict.fromkeys(site for _, site in by_site))

@@ -328,9 +328,10 @@ def test_an_audited_run_holds_a_bound_on_its_own_training(run_tiny: Callable[...
 
 
 def test_an_audit_that_cannot_be_made_is_refused_before_the_first_round(
-    run_tiny: Callable[..., Result],
+    run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="cannot be audited at the level 'lira'"):
         run_tiny(*DISTILLED, "privacy.audit=lira")
+    assert not list(tmp_path.rglob("run.json"))
     with pytest.raises(InputError, match="need unit: record"):
         run_tiny(*PRIVATE, "privacy.audit=run", "privacy.unit=patient")

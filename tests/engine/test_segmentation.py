@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fedsim import InputError, Result, run
+from fedsim import InputError, Result, federation, run
 from fedsim.api import resume
 from fedsim.console import Console
+from fedsim.scenario import load
 from tests.engine.test_bits import assert_same
 
 SMALL = """\
@@ -207,3 +209,22 @@ def test_models_of_their_own_are_scored_at_home_and_away(run_small: Callable[...
     assert result.metrics["dice@own"] == pytest.approx(np.diag(table).mean())
     away = table[~np.eye(4, dtype=bool)].mean()
     assert result.metrics["dice@others"] == pytest.approx(away)
+
+
+def test_who_was_at_a_site_outside_is_not_trained_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "parts.yaml"
+    path.write_text(SMALL)
+    scenario = load(path, [*CENTRES, "evaluation.external.sites=[centre-2]"])
+    store = federation.open_store(scenario)
+    outside = np.flatnonzero(store.sites == store.site_names.index("centre-2"))
+    inside = np.flatnonzero(store.sites == store.site_names.index("centre-1"))
+    groups = np.array(store.groups)
+    groups[inside[0]] = groups[outside[0]]  # one patient, scanned at both
+    monkeypatch.setattr(federation, "open_store", lambda *_: replace(store, groups=groups))
+    built = federation.build_federation(scenario, 0)
+    used = np.concatenate(list(built.split.values()))
+    assert built.external is not None
+    assert not set(groups[used]) & set(groups[built.external[1]])
+    assert len(used) + len(outside) + 1 == len(groups)
