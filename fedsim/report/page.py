@@ -141,29 +141,34 @@ def _result(record: Record) -> str:
     outside = {k: v for k, v in metrics.items() if k.startswith(_EXTERNAL)}
     travels = {k: v for k, v in metrics.items() if k.endswith(("@own", "@others"))}
     plain = {k: v for k, v in metrics.items() if k not in outside and k not in travels}
-    overall = [(METRIC_NAMES.get(k, k), v) for k, v in plain.items() if "@" not in k]
+    overall = [(_name(k), v) for k, v in plain.items() if "@" not in k]
     parts = [paragraph(told)]
     if overall:
         parts.append(table(("metric", "value"), overall, "On the whole test split"))
     if outside:
-        names = {k: k.removeprefix(_EXTERNAL) for k in outside}
-        rows = [(METRIC_NAMES.get(names[k], names[k]), v) for k, v in outside.items()]
-        parts.append(table(("metric", "value"), rows, "On external records, which no client has"))
+        told_of = [(_name(k.removeprefix(_EXTERNAL)), v) for k, v in outside.items()]
+        title = "On external records, which no client has"
+        parts.append(table(("metric", "value"), told_of, title))
     if travels:
-        rows = [
-            (k.replace("@own", " at home").replace("@others", " elsewhere"), v)
-            for k, v in travels.items()
+        places = {"own": "at home", "others": "elsewhere"}
+        told_of = [
+            (f"{_name(metric)} {places[place]}", value)
+            for (metric, _, place), value in ((k.partition("@"), v) for k, v in travels.items())
         ]
         title = "Each client's model at its own site, and at the others: means over clients"
-        parts.append(table(("metric", "value"), rows, title))
+        parts.append(table(("metric", "value"), told_of, title))
     by_site = {tuple(key.split("@", 1)): value for key, value in plain.items() if "@" in key}
     if by_site:
         names = list(dict.fromkeys(name for name, _ in by_site))
         sites = list(dict.fromkeys(site for _, site in by_site))
         rows = [(site, *(by_site.get((name, site)) for name in names)) for site in sites]
-        titles = [METRIC_NAMES.get(name, name) for name in names]
+        titles = [_name(name) for name in names]
         parts.append(table(("site", *titles), rows, "On the test records of each site"))
     return "".join(parts)
+
+
+def _name(metric: str) -> str:
+    return METRIC_NAMES.get(metric, metric)
 
 
 def _costs(record: Record) -> str:

@@ -268,3 +268,19 @@ def test_one_bad_run_does_not_keep_the_others_from_their_pages(
         type_report(good.parent)
     assert str(good / "report" / "index.html") in capsys.readouterr().out
     assert [problem.where for problem in caught.value.problems] == [f"{bad / 'rounds.jsonl'}:1"]
+
+
+def test_external_records_and_home_and_away_have_tables_of_their_own(
+    make_run: Callable[..., Path],
+) -> None:
+    folder = make_run()
+    told = json.loads((folder / "summary.json").read_text())
+    told["metrics"] |= {"external_auc": 0.41, "auc@own": 0.7, "auc@others": 0.5}
+    (folder / "summary.json").write_text(json.dumps(told))
+    page = write_report(folder).read_text()
+    whole, _, rest = page.partition("On external records")
+    assert "external_auc" not in page
+    assert "0.41" not in whole.partition("On the whole test split")[2].partition("</table>")[0]
+    assert "0.41" in rest
+    assert "AUC at home" in rest
+    assert "AUC elsewhere" in rest
