@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import FedProx
 from fedsim.clients.segmentation import LocalSegmentation, Segmentation
 from fedsim.flower import configure_identity, load_state, pack_state, tensors
 from fedsim.ledger.traffic import fields
-from fedsim.segmentation.evaluation import evaluate
 from fedsim.segmentation.task import SegmentationTask
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.strategies.server_momentum import ServerMomentum
@@ -41,7 +40,8 @@ def first() -> Any:
 def score(arrays: Any, task: SegmentationTask = TASK) -> dict[str, float | None]:
     model = small_unet(task)
     load_state(model, arrays)
-    return evaluate(model, Shapes(6, seed=9), task, CPU)
+    volumes = Shapes(6, seed=9)
+    return task.score(task.predict(model, volumes, CPU), volumes)
 
 
 def same(one: Any, other: Any) -> bool:
