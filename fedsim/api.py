@@ -202,8 +202,18 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
     strategy = build_strategy(scenario, len(federation.train), privacy)
     attacked = _subject(scenario, federation, privacy, seed)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
-    rest = (scenario, seed, federation, strategy, console, folder, record, privacy, attacked)
-    return _go(*rest, resumed=True)
+    return _go(
+        scenario,
+        seed,
+        federation,
+        strategy,
+        console,
+        folder,
+        record,
+        privacy,
+        attacked,
+        resumed=True,
+    )
 
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
@@ -219,7 +229,7 @@ def _go(
     folder: RunFolder,
     record: dict[str, Any],
     privacy: PrivacyPlan | None,
-    attacked: tuple[Subject, Level] | None = None,
+    attacked: tuple[Subject, Level] | None,
     resumed: bool = False,
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""

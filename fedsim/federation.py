@@ -168,14 +168,7 @@ def _external(
 def _split(
     scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Which of the records `inside` are for what; of the data's split seed alone."""
-    sides = _split_inside(scenario, store, inside)
-    return {name: inside[positions] for name, positions in sides.items()}
-
-
-def _split_inside(
-    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray
-) -> dict[str, np.ndarray]:
+    """Positions in `inside`: which of these records are for what; of the split seed alone."""
     share = scenario.data.split
     if isinstance(store, VolumeStore):
         cases = store.sites[inside], store.groups[inside], store.site_names
@@ -259,7 +252,7 @@ def build_federation(
         inside = np.flatnonzero(~np.isin(store.groups, store.groups[external[1]]))
         if not len(inside):
             raise InputError("evaluation.external.sites names all sites: nobody is left to train")
-    split = _split(scenario, store, inside)
+    split = {name: inside[where] for name, where in _split(scenario, store, inside).items()}
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)
     here = split["train"]

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ import torch
 import fedsim
 from fedsim.grid.worker import Worker
 from fedsim.privacy.gradients import Gradients
+from fedsim.privacy.mechanisms import Info, Mechanism, Released, State
 from fedsim.privacy.releases import Releases
 from fedsim.report.statistics import measure
 from fedsim.scenario import load
@@ -57,28 +60,42 @@ class Watch:
         Worker._releases_of = self._releases_of  # type: ignore[method-assign]
 
     def _follow(self, releases: Releases, labels: np.ndarray) -> None:
-        sample, mechanism = releases.sample, releases.plan.mechanism
+        sample, drawn = releases.sample, [np.zeros(0, np.int64)]
         filters = releases.settings.filter
-        assert filters is not None
-        alternating, drawn = filters.reference == "alternating", [np.zeros(0, np.int64)]
+        alternating = filters is not None and filters.reference == "alternating"
 
         def sampled() -> tuple[np.ndarray, np.ndarray]:
             drawn[0], places = sample()
             return drawn[0], places
 
-        def release(gradients: Gradients) -> torch.Tensor:
-            # Every other step of the alternating rule filters nothing.
-            filtered = not alternating or releases._state.step % 2
-            released, info = mechanism.aggregate(gradients, releases._state, releases._noise)
-            releases._state = mechanism.remember(releases._state, released)
-            releases.made += 1
-            if filtered:
-                classes = labels[drawn[0]]
-                self.seen += np.bincount(classes, minlength=2)
-                self.kept += np.bincount(classes[info.kept.cpu().numpy()], minlength=2)
-            return released.update
+        def see(state: State, info: Info) -> None:
+            if alternating and not state.step % 2:  # every other step filters nothing
+                return
+            classes = labels[drawn[0]]
+            self.seen += np.bincount(classes, minlength=2)
+            self.kept += np.bincount(classes[info.kept.cpu().numpy()], minlength=2)
 
-        releases.sample, releases.release = sampled, release  # type: ignore[method-assign]
+        seen = cast(Mechanism, Seen(releases.plan.mechanism, see))
+        releases.plan = replace(releases.plan, mechanism=seen)
+        releases.sample = sampled  # type: ignore[method-assign]
+
+
+class Seen:
+    """A mechanism whose diagnostics are looked at."""
+
+    def __init__(self, mechanism: Mechanism, see: Callable[[State, Info], None]) -> None:
+        self._mechanism, self._see = mechanism, see
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mechanism, name)
+
+    def aggregate(
+        self, gradients: Gradients, state: State, rng: torch.Generator
+    ) -> tuple[Released, Info]:
+        """That of the mechanism."""
+        released, info = self._mechanism.aggregate(gradients, state, rng)
+        self._see(state, info)
+        return released, info
 
 
 def study(name: str, overrides: list[str], seed: int, runs: Path) -> dict[str, Any]:

@@ -213,9 +213,7 @@ def test_run_compare_check_and_dry_run(
     assert (code, "finished" in out) == (0, True)
 
 
-def test_flower_s_own_strategies_do_not_talk_between_the_lines(
-    typed: Typed, tmp_path: Path
-) -> None:
+def test_flower_s_own_strategies_do_not_talk_between_the_lines() -> None:
     words = ("check", "isic_noniid_fedavg", "strategy={name: flwr.serverapp.strategy.FedProx, "
              "proximal_mu: 0.1}")  # fmt: skip
     finished = subprocess.run(

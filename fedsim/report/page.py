@@ -21,6 +21,7 @@ _TOLD = (
     "versions",
     "status",
 )
+_EXTERNAL = "external_"  # Begins the names of scores on external records.
 _FAILURES = 30  # Rows, and rounds in a row; rounds.jsonl has all.
 _SHEET_MB = 8.0  # Larger sheets are named, not embedded.
 
@@ -115,9 +116,6 @@ def _what(record: Record) -> str:
 
 def _percent(share: object) -> str | None:
     return f"{share:.3%}".replace(".000%", "%") if isinstance(share, NUMBER) else None
-
-
-_EXTERNAL = "external_"
 
 
 def _plugin(block: object) -> str | None:
