@@ -7,8 +7,9 @@ from typing import Any
 
 from fedsim.randomness import Streams
 from fedsim.report.record import METRIC_NAMES
-from fedsim.report.rows import Row, Run, Tested
+from fedsim.report.rows import Row, Run
 from fedsim.report.statistics import Measure, interval, measure
+from fedsim.report.tested import Tested
 
 # A score from predictions.npz and the same one from summary.json may differ by rounding only.
 _SAME_SCORE = 5e-4

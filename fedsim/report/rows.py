@@ -6,14 +6,12 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from fedsim.errors import InputError, Problem
-from fedsim.report.statistics import mean_auc, mean_dice
+from fedsim.report.tested import Tested, read_tested
 from fedsim.runfolder import RunFolder
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
@@ -22,94 +20,6 @@ _NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
 _NOT_THE_DATA = ("data.root",)
 # runs/<scenario>/<run> and a folder of sweeps above it.
 _LEVELS = 4
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """predictions.npz: what a run's models say of the test records.
-
-    Attributes:
-        labels: int64 [n].
-        records: int64 [n], positions in the data store.
-        probabilities: float32 [models, n, classes].
-    """
-
-    file: ClassVar[str] = "predictions.npz"
-    metric: ClassVar[str] = "auc"
-
-    labels: NDArray[np.int64]
-    records: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-
-    @property
-    def models(self) -> int:
-        """How many models the run has: one, or one a client."""
-        return len(self.probabilities)
-
-    @property
-    def strata(self) -> NDArray[np.int64]:
-        """[n], what a resample keeps as it is: the class."""
-        return self.labels
-
-    def score(
-        self, runs: Sequence[Predictions], weights: NDArray[np.int32] | None = None
-    ) -> NDArray[np.float64] | None:
-        """Mean AUC of runs that were tested on these records, see `mean_auc`."""
-        return mean_auc(self.labels, [run.probabilities for run in runs], weights)
-
-    def same_records(self, other: Tested) -> bool:
-        """Whether both are about the same records in the same order."""
-        return (
-            isinstance(other, Predictions)
-            and np.array_equal(self.records, other.records)
-            and np.array_equal(self.labels, other.labels)
-        )
-
-
-@dataclass(frozen=True)
-class Overlaps:
-    """overlaps.npz: what a run's models say of the test volumes.
-
-    Attributes:
-        sites: int64 [n].
-        records: int64 [n], positions in the data store.
-        overlaps: int64 [models, n, structures, 3], see `fedsim.segmentation_metrics`.
-    """
-
-    file: ClassVar[str] = "overlaps.npz"
-    metric: ClassVar[str] = "dice"
-
-    sites: NDArray[np.int64]
-    records: NDArray[np.int64]
-    overlaps: NDArray[np.int64]
-
-    @property
-    def models(self) -> int:
-        """How many models the run has: one, or one a client."""
-        return len(self.overlaps)
-
-    @property
-    def strata(self) -> NDArray[np.int64]:
-        """[n], what a resample keeps as it is: the site."""
-        return self.sites
-
-    def score(
-        self, runs: Sequence[Overlaps], weights: NDArray[np.int32] | None = None
-    ) -> NDArray[np.float64] | None:
-        """Mean Dice of runs that were tested on these volumes, see `mean_dice`."""
-        return mean_dice([run.overlaps for run in runs], weights)
-
-    def same_records(self, other: Tested) -> bool:
-        """Whether both are about the same volumes, with the same outlines, in the same order."""
-        return (
-            isinstance(other, Overlaps)
-            and np.array_equal(self.records, other.records)
-            and self.overlaps.shape[1:] == other.overlaps.shape[1:]
-            and np.array_equal(self.overlaps[0, ..., 2], other.overlaps[0, ..., 2])
-        )
-
-
-Tested = Predictions | Overlaps
 
 
 @dataclass(frozen=True)
@@ -266,45 +176,8 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     config = yaml.safe_load((folder.path / "scenario.yaml").read_text(encoding="utf-8"))
     summary = folder.read_json("summary.json")
     rounds = folder.read_lines("rounds.jsonl")
-    predictions: Tested | None = None
-    if (path := folder.path / Predictions.file).is_file():
-        predictions = _read_predictions(path)
-    elif (path := folder.path / Overlaps.file).is_file():
-        predictions = _read_overlaps(path)
+    predictions = read_tested(folder.path)
     return Run(folder, int(record["seed"]), record["data"], config, summary, rounds, predictions)
-
-
-def _read_predictions(path: Path) -> Predictions:
-    found = Predictions(*_arrays(path, "labels", "records", "probabilities"))
-    shape = found.probabilities.shape
-    if len(shape) != 3 or found.labels.shape != shape[1:2] or found.records.shape != shape[1:2]:
-        raise ValueError(
-            f"{path.name}: expected labels [n], records [n] and probabilities [models, n, "
-            f"classes], but found {found.labels.shape}, {found.records.shape} and {shape}"
-        )
-    if not np.isfinite(found.probabilities).all():
-        raise ValueError(f"{path.name}: probabilities are NaN or infinite")
-    return found
-
-
-def _read_overlaps(path: Path) -> Overlaps:
-    found = Overlaps(*_arrays(path, "sites", "records", "overlaps"))
-    shape = found.overlaps.shape
-    fits = found.sites.shape == found.records.shape == shape[1:2]
-    if len(shape) != 4 or shape[3] != 3 or not fits:
-        raise ValueError(
-            f"{path.name}: expected sites [n], records [n] and overlaps [models, n, structures, "
-            f"3], but found {found.sites.shape}, {found.records.shape} and {shape}"
-        )
-    return found
-
-
-def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Arrays of an archive; ValueError where one is missing."""
-    with np.load(path, allow_pickle=False) as arrays:
-        if missing := sorted(set(names) - set(arrays)):
-            raise ValueError(f"{path.name} has no {', '.join(missing)}")
-        return [arrays[name] for name in names]
 
 
 def _method(run: Run) -> dict[str, Any]:
