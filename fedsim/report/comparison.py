@@ -147,10 +147,14 @@ def compare(
         for cost in _COSTS:
             measures[cost.key] = measure([float(run.summary[cost.key]) for run in row.runs])
         if reach is not None:
-            spent = [megabytes_to_reach(run.rounds, main, reach) for run in row.runs]
+            spent = [
+                megabytes_to_reach(one.rounds, main, reach) for run in row.runs for one in run.each
+            ]
             measures[REACH] = measure(spent)
         if link is not None:
-            measures[WIRE] = measure([wire_seconds(run.traffic, link) for run in row.runs])
+            measures[WIRE] = measure(
+                [wire_seconds(one.traffic, link) for run in row.runs for one in run.each]
+            )
         unpaired = ""
         if row is not base:
             unpaired = why_unpaired(row, base, main)
@@ -225,6 +229,10 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
             notes.append(
                 f"{line.row.name}: each of {models} clients has its own model; metrics are means "
                 "over clients."
+            )
+        if count := len(line.row.runs[0].folds):
+            notes.append(
+                f"{line.row.name}: cross-validated; scores and costs are means over {count} folds."
             )
         if line.failed:
             rounds = "client-round" if line.failed == 1 else "client-rounds"

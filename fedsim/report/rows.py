@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 
 from fedsim.errors import InputError, Problem
-from fedsim.report.tested import Tested, read_tested
+from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.runfolder import RunFolder
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
 # says whether they are the same.
 _NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
 _NOT_THE_DATA = ("data.root",)
+_FOLD = "data.split.fold"
+_COSTS = ("mb_up_total", "mb_down_total", "wall_seconds")
 # runs/<scenario>/<run> and a folder of sweeps above it.
 _LEVELS = 4
 
@@ -28,26 +32,36 @@ class Run:
 
     Attributes:
         folder: where it lies.
+        scenario: its name.
         seed: its seed.
         data: the entry `data` of run.json.
         config: scenario.yaml, parsed.
         summary: summary.json.
         rounds: the lines of rounds.jsonl.
         predictions: None without predictions.npz or overlaps.npz.
+        folds: the runs of a cross-validation, if this stands for all of them: numbers of `summary`
+            are then means over them, and `rounds` is empty.
     """
 
     folder: RunFolder
+    scenario: str
     seed: int
     data: Mapping[str, Any]
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     rounds: Sequence[Mapping[str, Any]]
     predictions: Tested | None
+    folds: tuple[Run, ...] = ()
+
+    @property
+    def each(self) -> tuple[Run, ...]:
+        """What was run by itself: the folds, or this run."""
+        return self.folds or (self,)
 
     @property
     def failed(self) -> int:
         """How often a client failed in a round."""
-        return sum(len(line["failed"]) for line in self.rounds)
+        return sum(len(line["failed"]) for run in self.each for line in run.rounds)
 
     @property
     def traffic(self) -> list[dict[str, Any]]:
@@ -130,13 +144,13 @@ def _below(place: Path, levels: int) -> Iterator[Path]:
 def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
     """Group finished runs by method and data; also say which runs were left out and why.
 
-    Of two runs of a row with one seed, the one that started last counts.
+    Of two runs of a row with one seed, the one that started last counts. The runs of a
+    cross-validation are one run of a row, if all its folds are there.
 
     Raises:
         InputError: files of a finished run are missing or damaged, all at once.
     """
     groups: dict[str, dict[int, tuple[str, Run]]] = {}
-    labels: dict[str, str] = {}
     left_out, problems = [], []
     for folder in folders:
         try:
@@ -146,14 +160,13 @@ def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
                 continue
             run = _read(folder, record)
             key = repr((_method(run), run.data["fingerprint"]))
-            started, name = str(record["started"]), str(record["scenario"])
+            started = str(record["started"])
         except KeyError as error:
             problems.append(Problem(str(folder.path), f"run.json has no entry {error}"))
             continue
         except (OSError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
             problems.append(Problem(str(folder.path), str(error)))
             continue
-        labels[key] = name
         seeds = groups.setdefault(key, {})
         before = seeds.get(run.seed)
         older = folder
@@ -164,12 +177,82 @@ def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
             left_out.append(f"{older.path}: a newer run has its seed {run.seed}, left out")
     if problems:
         raise InputError("some finished runs cannot be read", problems)
-    rows = [
-        Row(labels[key], [run for _, (_, run) in sorted(seeds.items())])
-        for key, seeds in groups.items()
-    ]
+    found = [[run for _, (_, run) in sorted(seeds.items())] for seeds in groups.values()]
+    found, parts = _join_folds(found)
+    rows = [Row(runs[0].scenario, runs) for runs in found]
     _tell_apart(rows)
-    return rows, left_out
+    return rows, left_out + parts
+
+
+def _join_folds(rows: Sequence[list[Run]]) -> tuple[list[list[Run]], list[str]]:
+    """Make the rows of a cross-validation one row, with one run of each seed that has all folds.
+
+    Where no seed has all of them, each fold stays a row. Also say which runs were left out.
+    """
+    methods: dict[str, list[list[Run]]] = {}
+    for runs in rows:
+        method = _method(runs[0])
+        if _folds(runs[0]):
+            del method[_FOLD]
+        methods.setdefault(repr((method, runs[0].data["fingerprint"])), []).append(runs)
+    joined, left_out = [], []
+    for parts in methods.values():
+        count = _folds(parts[0][0])
+        seeds: dict[int, list[Run]] = {}
+        for run in (run for runs in parts for run in runs):
+            seeds.setdefault(run.seed, []).append(run)
+        whole = [folds for _, folds in sorted(seeds.items()) if len(folds) == count]
+        if not whole:
+            joined += parts
+            continue
+        joined.append([_joined(folds) for folds in whole])
+        left_out += [
+            f"{run.folder.path}: its seed {seed} has {len(folds)} of {count} folds, left out"
+            for seed, folds in seeds.items()
+            if len(folds) < count
+            for run in folds
+        ]
+    return joined, left_out
+
+
+def _folds(run: Run) -> int:
+    """How many folds the cross-validation has that a run is part of; 0 if there is none."""
+    split = run.config.get("data", {}).get("split") or {}
+    return int(split.get("folds") or 0)
+
+
+def _joined(folds: Sequence[Run]) -> Run:
+    """One run for all folds of a cross-validation."""
+    folds = sorted(folds, key=lambda run: int(run.config["data"]["split"]["fold"]))
+    first = folds[0]
+    config = copy.deepcopy(dict(first.config))
+    config["data"]["split"]["fold"] = "all"
+    tested = [run.predictions for run in folds]
+    parts = tuple(one for one in tested if isinstance(one, Overlaps))
+    data = dict(first.data)
+    if "sizes" in data:
+        cases = sum(run.data["sizes"]["test"] for run in folds)
+        data["sizes"] = {f"tested in {len(folds)} folds": cases}
+    names = dict.fromkeys(name for run in folds for name in run.summary["metrics"])
+    return Run(
+        folder=first.folder,
+        scenario=first.scenario,
+        seed=first.seed,
+        data=data,
+        config=config,
+        summary={
+            **{key: fmean(float(run.summary[key]) for run in folds) for key in _COSTS},
+            "metrics": {name: _mean(run.value(name) for run in folds) for name in names},
+        },
+        rounds=[],
+        predictions=Folds(parts) if len(parts) == len(folds) else None,
+        folds=tuple(folds),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
@@ -177,7 +260,8 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     summary = folder.read_json("summary.json")
     rounds = folder.read_lines("rounds.jsonl")
     predictions = read_tested(folder.path)
-    return Run(folder, int(record["seed"]), record["data"], config, summary, rounds, predictions)
+    name, seed, data = str(record["scenario"]), int(record["seed"]), record["data"]
+    return Run(folder, name, seed, data, config, summary, rounds, predictions)
 
 
 def _method(run: Run) -> dict[str, Any]:

@@ -98,7 +98,54 @@ class Overlaps:
         )
 
 
-Tested = Predictions | Overlaps
+@dataclass(frozen=True)
+class Folds:
+    """What the runs of a cross-validation say, each of the volumes of its fold.
+
+    Attributes:
+        parts: one for each fold, in their order.
+    """
+
+    file: ClassVar[str] = Overlaps.file
+    metric: ClassVar[str] = Overlaps.metric
+
+    parts: tuple[Overlaps, ...]
+
+    @property
+    def models(self) -> int:
+        """How many models each run has."""
+        return max(part.models for part in self.parts)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """[n], what a resample keeps as it is: the site, over all folds."""
+        return np.concatenate([part.strata for part in self.parts])
+
+    def score(
+        self, runs: Sequence[Folds], weights: NDArray[np.int32] | None = None
+    ) -> NDArray[np.float64] | None:
+        """Mean over the folds of their score."""
+        ends = np.cumsum([len(part.strata) for part in self.parts])
+        of_parts: Sequence[Any] = [None] * len(self.parts)
+        if weights is not None:
+            of_parts = np.split(weights, ends[:-1])
+        scores = [
+            part.score([run.parts[number] for run in runs], of_parts[number])
+            for number, part in enumerate(self.parts)
+        ]
+        known = [score for score in scores if score is not None]
+        return np.mean(known, axis=0) if known else None
+
+    def same_records(self, other: Tested) -> bool:
+        """Whether both have the same folds."""
+        return (
+            isinstance(other, Folds)
+            and len(self.parts) == len(other.parts)
+            and all(a.same_records(b) for a, b in zip(self.parts, other.parts, strict=True))
+        )
+
+
+Tested = Predictions | Overlaps | Folds
 
 
 def read_tested(folder: Path) -> Tested | None:

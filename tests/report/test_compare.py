@@ -376,6 +376,77 @@ def test_methods_on_volumes_are_compared_volume_by_volume(make: Make, tmp_path: 
     assert "@north" in text(comparison(tmp_path, per_site=True))
 
 
+def fold_of(make: Make, scenario: str, seed: int, fold: int, better: int = 0) -> Path:
+    """A run of one of three folds: of its volumes, one from each of two sites, Dice is known."""
+    voxels = np.array([40 + 10 * fold, 60]) + better + seed
+    counts = np.stack([voxels, np.full(2, 100), np.full(2, 100)], -1)[np.newaxis, :, np.newaxis]
+    mean = voxels.mean() / 100
+    split = {"seed": 0, "folds": 3, "fold": fold}
+    path = make(
+        scenario,
+        seed,
+        strength=None,
+        metrics={"dice": mean, "dice/gland": mean, "dice@south": voxels[1] / 100},
+        settings={"data": {"name": "promise12", "split": split}},
+        data={"name": "promise12", "sizes": {"train": 3, "val": 1, "test": 2}},
+        up=250_000 * (fold + 1),
+    )
+    np.savez(
+        path / "overlaps.npz",
+        overlaps=counts.astype(np.int64),
+        sites=[0, 1],
+        records=[2 * fold, 2 * fold + 1],
+    )
+    return path
+
+
+def test_the_folds_of_a_cross_validation_are_one_run(make: Make, tmp_path: Path) -> None:
+    for name, better in (("a", 0), ("b", 10)):
+        for seed in (0, 1):
+            for fold in (2, 0, 1):
+                fold_of(make, name, seed, fold, better)
+    found = comparison(tmp_path, reach=0.1, link=Link(8), per_site=True)
+    assert [(line.row.label, line.row.seeds) for line in found.lines] == [
+        ("a", [0, 1]),
+        ("b", [0, 1]),
+    ]
+    score, gap = found.lines[0].measures["dice"], found.lines[1].measures[DIFFERENCE]
+    # Seed 0: mean of 0.50, 0.55 and 0.60 over the folds.
+    assert (score.mean, score.sd) == (pytest.approx(0.555), pytest.approx(0.01 / 2**0.5))
+    # North's volumes differ, south's do not: a resample moves the mean of north, 0.4 to 0.6.
+    assert score.interval is not None
+    assert 0.5 < score.interval[0] < 0.555 < score.interval[1] < 0.61
+    assert (gap.mean, gap.interval) == (pytest.approx(0.1), pytest.approx((0.1, 0.1)))
+    assert found.lines[0].measures["dice@south"].mean == pytest.approx(0.605)
+    assert found.lines[0].measures["mb_up_total"].mean == pytest.approx(2.0)
+    assert found.lines[0].measures[WIRE].runs == 6
+    printed = text(found)
+    assert "a: cross-validated; scores and costs are means over 3 folds." in printed
+    assert "promise12 (6 tested in 3 folds, split seed 0)" in markdown(found)
+
+
+def test_a_cross_validation_that_is_not_whole(make: Make, tmp_path: Path) -> None:
+    for fold in (0, 1):
+        fold_of(make, "a", 0, fold)
+    rows, left_out = rows_of(find_runs([tmp_path / "runs"]))
+    assert [row.label for row in rows] == ["a data.split.fold=0", "a data.split.fold=1"]
+    assert not left_out
+    for fold in (0, 1, 2):
+        fold_of(make, "a", 7, fold)
+    rows, left_out = rows_of(find_runs([tmp_path / "runs"]))
+    assert [(row.label, row.seeds) for row in rows] == [("a", [7])]
+    assert len(left_out) == 2
+    assert "its seed 0 has 2 of 3 folds, left out" in left_out[0]
+
+
+def test_a_fold_whose_overlaps_are_missing_leaves_no_interval(make: Make, tmp_path: Path) -> None:
+    for fold in (0, 1, 2):
+        path = fold_of(make, "a", 0, fold)
+    (path / "overlaps.npz").unlink()
+    score = comparison(tmp_path).lines[0].measures["dice"]
+    assert (score.mean, score.interval) == (pytest.approx(0.55), None)
+
+
 def test_overlaps_that_are_damaged_are_named(make: Make, tmp_path: Path) -> None:
     folder = make(strength=None, metrics={"dice": 0.5})
     np.savez(folder / "overlaps.npz", overlaps=np.ones((1, 2, 1, 2)), sites=[0], records=[0])
