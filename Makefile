@@ -8,6 +8,8 @@ DATA   ?=
 RUNS   ?= runs/table
 SEEDS  ?= 1
 EPSILONS ?= 0.5 1 2 4 8
+# Of the tests; 0 is one after the other.
+WORKERS ?= 2
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -54,7 +56,7 @@ curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEED
 	@$(VENV)/bin/fedsim curve $(NAME) --backend inline --epsilons $(EPSILONS) --seeds $(SEEDS) $(ARGS)
 
 test: $(READY) ## Run the tests (real data from FEDSIM_TEST_DATA, skipped and counted when unset)
-	$(VENV)/bin/python -m pytest -q $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(READY) ## The tests that take seconds
 	$(VENV)/bin/python -m pytest -q -m 'not slow' $(ARGS)

@@ -13,6 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# They start Ray, servers or other processes: one at a time, all on one worker of `make test`.
+STARTING_PROCESSES = {
+    *("test_baselines", "test_bits", "test_faults", "test_resume", "test_run"),
+    *("test_cli", "test_curve", "test_deployment", "test_docs", "test_packaging", "test_sweep"),
+}
+
 # A loaded machine must not fail a test: examples have no time limit of their own.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -27,6 +33,13 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"FEDSIM_TEST_DATA={folder} is no folder")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that start processes from each other's way."""
+    for item in items:
+        if item.path.stem in STARTING_PROCESSES or "_ray_" in item.name:
+            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
