@@ -55,8 +55,6 @@ def build_strategy(
     known = inspect.signature(factory).parameters
     ours = isinstance(factory, type) and issubclass(factory, Strategy)
     if not ours and isinstance(factory, type) and issubclass(factory, FlowerStrategy):
-        # What they log of each round the console says, too.
-        logging.getLogger("flwr").setLevel(logging.ERROR)
         fallback = {
             "fraction_train": scenario.federation.participation,
             "fraction_evaluate": 1.0 if scenario.evaluation.on_clients else 0.0,
@@ -66,7 +64,8 @@ def build_strategy(
         }
         accepts_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
         parameters = {k: v for k, v in fallback.items() if accepts_all or k in known} | parameters
-    strategy = construct(factory, parameters)
+    with contextlib.nullcontext() if ours else _quiet_flower():
+        strategy = construct(factory, parameters)
     if not isinstance(strategy, FlowerStrategy):
         raise InputError(
             f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
@@ -90,6 +89,18 @@ def build_strategy(
         assert isinstance(strategy, Strategy)
         return ClientLevel(strategy, next(iter(privacy.clients.values())).mechanism)
     return strategy
+
+
+@contextlib.contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keep Flower's own strategies from logging what the console says, too."""
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def is_one_shot(strategy: FlowerStrategy) -> bool:
@@ -205,7 +216,8 @@ def engine(
     names = list(federation.train)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(scenario.resources.server_threads)
-    with tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
+    quiet = contextlib.nullcontext() if isinstance(strategy, Strategy) else _quiet_flower()
+    with quiet, tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
         board_path = Path(temporary) / "progress"
         board = Board(board_path, len(names), create=True)
         job = Job(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,11 +104,12 @@ def test_gdd_leaves_its_images_and_never_sends_an_absent_class(
 
 
 def test_flowers_own_strategies_run_unmodified(run_tiny: Callable[..., Result]) -> None:
-    ours = run_tiny()
+    ours, level = run_tiny(), logging.getLogger("flwr").level
     for name, parameters in (("FedAvg", ""), ("FedProx", ", proximal_mu: 0.1"), ("FedAdam", "")):
         result = run_tiny(f"strategy={{name: 'flwr.serverapp.strategy:{name}'{parameters}}}")
         assert result.metrics["auc"] is not None
         assert result.summary["mb_up_total"] == pytest.approx(ours.summary["mb_up_total"], rel=0.01)
+    assert logging.getLogger("flwr").level == level, "a program's own runs of Flower may talk"
 
 
 def test_fedprox_reaches_the_client(run_tiny: Callable[..., Result]) -> None:
