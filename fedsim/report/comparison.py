@@ -239,6 +239,9 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
             notes.append(
                 f"† some replies are missing: {line.failed} {rounds} failed ({line.row.name})."
             )
+    outside = [run.data.get("external") for line in lines for run in line.row.runs]
+    if len({(one["fingerprint"], *one["sites"]) for one in outside if one}) > 1:
+        notes.append("external: not the same external records in all rows.")
     if any(line.row.data == "embedded" for line in lines):
         notes.append(_EMBEDDED)
     return notes

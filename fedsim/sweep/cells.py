@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -55,7 +55,8 @@ class Cell:
     def data_key(self) -> str:
         """What the prepared data depend on, as text."""
         resolved = self.scenario.resolved()
-        return json.dumps([resolved["data"] | {"split": None}, resolved["plugins"]])
+        data = resolved["data"] | {"split": None}
+        return json.dumps([data, resolved["evaluation"]["external"], resolved["plugins"]])
 
     def log(self, runs: Path) -> Path:
         """The file that takes what the run prints; it is also locked while the run goes on."""
@@ -155,6 +156,8 @@ def fingerprints(
 ) -> dict[str, str]:
     """Prepare the data of all cells, once each: `Cell.data_key` -> fingerprint of the records.
 
+    Where a folder of external records is scored, too, its fingerprint is part of it.
+
     Raises:
         InputError: with all that is wrong with the data of all cells.
         RunError: the cache cannot be written.
@@ -164,7 +167,12 @@ def fingerprints(
     for key, cell in {cell.data_key: cell for cell in cells}.items():
         activate_plugins(cell.scenario)
         try:
-            found[key] = open_store(cell.scenario, progress).fingerprint
+            fingerprint = open_store(cell.scenario, progress).fingerprint
+            external = cell.scenario.evaluation.external
+            if external is not None and external.root is not None:
+                other = open_store(cell.scenario, progress, Path(external.root)).fingerprint
+                fingerprint = f"{fingerprint}+{other}"
+            found[key] = fingerprint
         except InputError as error:
             problems += [Problem(cell.label, error.headline), *error.problems]
             problems += [Problem("", error.hint)] if error.hint else []
@@ -188,7 +196,7 @@ def standing(cell: Cell, runs: Path, fingerprint: str, locked: bool = False) -> 
     resumable = None
     why = ""
     for folder, record in runs_of(cell, runs):
-        if record["data"]["fingerprint"] != fingerprint:
+        if _fingerprint_of(record["data"]) != fingerprint:
             why = "the data have changed"
         elif record["status"] == "done":
             return Standing("done", folder)
@@ -201,6 +209,14 @@ def standing(cell: Cell, runs: Path, fingerprint: str, locked: bool = False) -> 
     if not locked and is_taken(cell.log(runs)):
         return Standing("wait")
     return Standing("resume", resumable) if resumable else Standing("run", why=why)
+
+
+def _fingerprint_of(data: Mapping[str, Any]) -> str:
+    """What `fingerprints` said of the data that run.json describes."""
+    inside, external = str(data["fingerprint"]), data.get("external")
+    if external is None or external["fingerprint"] == inside:
+        return inside
+    return f"{inside}+{external['fingerprint']}"
 
 
 def runs_of(cell: Cell, runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from fedsim import InputError, Result, federation, run
 from fedsim.api import resume
 from fedsim.console import Console
 from fedsim.scenario import load
+from fedsim.sweep.cells import fingerprints, plan, standing
 from tests.engine.test_bits import assert_same
 
 SMALL = """\
@@ -165,11 +166,10 @@ def test_a_site_that_takes_no_part_is_scored_from_outside(run_small: Callable[..
     assert result.metrics["dice@centre-4"] is None
 
 
-def test_a_folder_of_elsewhere_is_scored_from_outside(
-    run_small: Callable[..., Result], tmp_path: Path
-) -> None:
-    root, draws = tmp_path / "elsewhere", np.random.default_rng(0)
-    root.mkdir()
+def write_elsewhere(root: Path, seed: int) -> None:
+    """A folder of three cases in PROMISE12's layout."""
+    draws = np.random.default_rng(seed)
+    root.mkdir(exist_ok=True)
     for case in range(3):
         mask = np.zeros((6, 40, 40), np.uint8)
         mask[2:4, 15:25, 15:25] = 1
@@ -179,11 +179,25 @@ def test_a_folder_of_elsewhere_is_scored_from_outside(
     (root / "centres.csv").write_text(
         "case,centre\n" + "".join(f"Case0{i},far\n" for i in range(3))
     )
-    result = run_small(*CENTRES, f"evaluation.external.root={root}")
+
+
+def test_a_folder_of_elsewhere_is_scored_from_outside(
+    run_small: Callable[..., Result], tmp_path: Path
+) -> None:
+    root = tmp_path / "elsewhere"
+    write_elsewhere(root, 0)
+    words = [*CENTRES, f"evaluation.external.root={root}"]
+    result = run_small(*words)
     data = json.loads((result.folder / "run.json").read_text())["data"]
     assert data["external"]["root"] == str(root)
     assert data["external"]["size"] == 3
     assert result.metrics["external_dice/prostate"] is not None
+
+    (cell,) = plan([str(tmp_path / "parts.yaml")], [*words, "resources.backend=inline"])
+    for seed, action in ((0, "done"), (1, "run")):
+        write_elsewhere(root, seed)
+        there = fingerprints([cell])[cell.data_key]
+        assert standing(cell, tmp_path / "runs", there).action == action
 
 
 @pytest.mark.parametrize(

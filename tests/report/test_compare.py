@@ -447,6 +447,16 @@ def test_a_fold_whose_overlaps_are_missing_leaves_no_interval(make: Make, tmp_pa
     assert (score.mean, score.interval) == (pytest.approx(0.55), None)
 
 
+def test_scores_on_other_external_records_are_no_comparison(make: Make, tmp_path: Path) -> None:
+    far = {"fingerprint": "cd" * 32, "sites": ["far"], "root": "/far", "size": 3}
+    for name in ("a", "b"):
+        make(name, metrics={"external_auc": 0.7}, data={"external": far})
+    note = "external: not the same external records in all rows."
+    assert note not in text(comparison(tmp_path))
+    make("c", metrics={"external_auc": 0.7}, data={"external": far | {"fingerprint": "ef" * 32}})
+    assert note in text(comparison(tmp_path))
+
+
 def test_overlaps_that_are_damaged_are_named(make: Make, tmp_path: Path) -> None:
     folder = make(strength=None, metrics={"dice": 0.5})
     np.savez(folder / "overlaps.npz", overlaps=np.ones((1, 2, 1, 2)), sites=[0], records=[0])
