@@ -193,7 +193,7 @@ def _join_folds(rows: Sequence[list[Run]]) -> tuple[list[list[Run]], list[str]]:
     for runs in rows:
         method = _method(runs[0])
         if _folds(runs[0]):
-            del method[_FOLD]
+            method.pop(_FOLD, None)
         methods.setdefault(repr((method, runs[0].data["fingerprint"])), []).append(runs)
     joined, left_out = [], []
     for parts in methods.values():
@@ -223,7 +223,7 @@ def _folds(run: Run) -> int:
 
 def _joined(folds: Sequence[Run]) -> Run:
     """One run for all folds of a cross-validation."""
-    folds = sorted(folds, key=lambda run: int(run.config["data"]["split"]["fold"]))
+    folds = sorted(folds, key=lambda run: int(run.config["data"]["split"].get("fold", 0)))
     first = folds[0]
     config = copy.deepcopy(dict(first.config))
     config["data"]["split"]["fold"] = "all"
