@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from fedsim.errors import InputError, Problem
 from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
@@ -145,12 +146,16 @@ def compare(
                 found = bootstrap(row.runs, main)
                 measures[main] = measure([run.value(main) for run in row.runs], found)
         for cost in _COSTS:
-            measures[cost.key] = measure([float(run.summary[cost.key]) for run in row.runs])
+            spent = [fmean(one.summary[cost.key] for one in run.each) for run in row.runs]
+            measures[cost.key] = measure(spent)
         if reach is not None:
-            spent = [
-                megabytes_to_reach(one.rounds, main, reach) for run in row.runs for one in run.each
-            ]
-            measures[REACH] = measure(spent)
+            measures[REACH] = measure(
+                [
+                    megabytes_to_reach(one.rounds, main, reach)
+                    for run in row.runs
+                    for one in run.each
+                ]
+            )
         if link is not None:
             measures[WIRE] = measure(
                 [wire_seconds(one.traffic, link) for run in row.runs for one in run.each]

@@ -21,7 +21,6 @@ from fedsim.runfolder import RunFolder
 _NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
 _NOT_THE_DATA = ("data.root",)
 _FOLD = "data.split.fold"
-_COSTS = ("mb_up_total", "mb_down_total", "wall_seconds")
 # runs/<scenario>/<run> and a folder of sweeps above it.
 _LEVELS = 4
 
@@ -39,8 +38,8 @@ class Run:
         summary: summary.json.
         rounds: the lines of rounds.jsonl.
         predictions: None without predictions.npz or overlaps.npz.
-        folds: the runs of a cross-validation, if this stands for all of them: numbers of `summary`
-            are then means over them, and `rounds` is empty.
+        folds: the runs of a cross-validation, if this stands for all of them: `summary` has then
+            nothing but metrics, means over them, and `rounds` is empty.
     """
 
     folder: RunFolder
@@ -240,10 +239,7 @@ def _joined(folds: Sequence[Run]) -> Run:
         seed=first.seed,
         data=data,
         config=config,
-        summary={
-            **{key: fmean(float(run.summary[key]) for run in folds) for key in _COSTS},
-            "metrics": {name: _mean(run.value(name) for run in folds) for name in names},
-        },
+        summary={"metrics": {name: _mean(run.value(name) for run in folds) for name in names}},
         rounds=[],
         predictions=Folds(parts) if len(parts) == len(folds) else None,
         folds=tuple(folds),
