@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim import flower
+from fedsim import __version__, flower, yaml_lines
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
@@ -31,6 +33,7 @@ from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.client_level import ClientLevel, require_client_level
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
 from fedsim.randomness import SERVER, Streams, isolated
@@ -184,6 +187,59 @@ def _require_patients(settings: Privacy, federation: Federation) -> None:
         )
 
 
+def run_digest(scenario: Scenario, seed: int, federation: Federation, arrays: ArrayRecord) -> bytes:
+    """A digest of all that a run's releases depend on: its noise is keyed by it.
+
+    Two runs that differ in anything, if only in a budget or one record, have different noise: the
+    difference of their releases would else be without any. Left out is where clients run, where
+    files lie (not what is in them), and the audit, which begins after the last release.
+
+    Args:
+        arrays: the first global arrays.
+    """
+    values = scenario.resolved()
+    for key in ("resources", "seeds", "plugins"):
+        del values[key]
+    if values["privacy"] is not None:
+        del values["privacy"]["audit"]
+    values["data"]["root"] = values["model"]["init"] = None
+    if values["evaluation"]["external"] is not None:
+        values["evaluation"]["external"]["root"] = None
+    found = hashlib.sha256()
+    plan = yaml_lines.write(values, sort=True)
+    for text in (__version__, plan, str(seed), federation.store.fingerprint):
+        _digest_part(found, text.encode())
+    for positions in (federation.train, federation.val):
+        for name, where in positions.items():
+            _digest_part(found, name.encode())
+            _digest_part(found, np.asarray(where, np.int64).tobytes())
+    for name, value in flower.tensors(arrays).items():
+        _digest_part(found, f"{name} {value.dtype} {value.shape}".encode())
+        _digest_part(found, np.ascontiguousarray(value).tobytes())
+    for group, block in (
+        ("strategies", scenario.strategy),
+        ("clients", scenario.client),
+        ("models", scenario.model),
+    ):
+        _digest_part(found, _foreign_code(default_registry().resolve(group, block.name)))
+    return found.digest()
+
+
+def _digest_part(found: Any, part: bytes) -> None:
+    """Take in one part; its length first, so that no two lists of parts are alike."""
+    found.update(len(part).to_bytes(8, "big"))
+    found.update(part)
+
+
+def _foreign_code(plugin: object) -> bytes:
+    """The module that a plugin was written in; of fedsim's own its version tells."""
+    module = sys.modules.get(getattr(plugin, "__module__", ""))
+    path = getattr(module, "__file__", None)
+    if module is None or path is None or module.__name__.partition(".")[0] == "fedsim":
+        return b""
+    return Path(path).read_bytes()
+
+
 def _budget(scenario: Scenario) -> float | None:
     """The epsilon that a round's line shows beside what is spent."""
     settings = scenario.privacy
@@ -220,6 +276,11 @@ def engine(
     with quiet, tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
         board_path = Path(temporary) / "progress"
         board = Board(board_path, len(names), create=True)
+        arrays = first_arrays(scenario, task, seed)
+        noise = None
+        if privacy is not None:
+            noise = Noise.seeded(run_digest(scenario, seed, federation, arrays))
+        at_clients = privacy is not None and privacy.settings.unit != "client"
         job = Job(
             scenario,
             seed,
@@ -229,7 +290,8 @@ def engine(
             federation.val,
             str(board_path),
             step_limit,
-            privacy if privacy is not None and privacy.settings.unit != "client" else None,
+            privacy if at_clients else None,
+            noise if at_clients else None,
         )
 
         traffic: list[dict[str, Any]] = []
@@ -294,6 +356,7 @@ def engine(
             note=stand_in_note(federation.store),
             client_of=lambda reply: grid.client_of(reply.metadata.src_node_id),
             _streams=streams,
+            _noise=noise,
         )
         if isinstance(strategy, Strategy):
             strategy.setup(server)
@@ -314,7 +377,7 @@ def engine(
                 write=lambda name, row: folder.append(name, row) if folder else None,
                 checkpoints=checkpoints,
                 traffic=traffic,
-                arrays=first_arrays(scenario, task, seed),
+                arrays=arrays,
                 privacy=PrivacyLedger(privacy) if privacy else None,
             )
         finally:

@@ -43,30 +43,11 @@ class Streams:
         """A NumPy generator for one stream."""
         return np.random.default_rng(self.sequence(purpose, round, client))
 
-    def noise(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
-        """The same, for noise that must not repeat: its whole state comes from the sequence.
-
-        `torch.Generator.manual_seed` looks at 32 bits: of a hundred thousand of its streams two are
-        likely to be the same.
-        """
-        import torch
-
-        words = self.sequence(purpose, round, client).generate_state(_WORDS, np.uint32)
-        generator = torch.Generator().manual_seed(0)
-        state = generator.get_state().numpy().copy()
-        # Legacy layout: seed, words left, flags, position, then the Mersenne twister's words.
-        state[_HEADER : _HEADER + 8 * _WORDS] = words.astype(np.uint64).view(np.uint8)
-        generator.set_state(torch.from_numpy(state))
-        return generator
-
     def torch(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
         """A CPU `torch.Generator` for one stream: draw on the CPU, then move."""
         import torch
 
         return torch.Generator().manual_seed(as_int(self.sequence(purpose, round, client)))
-
-
-_WORDS, _HEADER = 624, 24
 
 
 def as_int(sequence: np.random.SeedSequence) -> int:

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.client import Task
+from fedsim.privacy.noise import EXCHANGE, Noise
 from fedsim.randomness import SERVER, Streams
 
 
@@ -53,6 +54,7 @@ class Server:
     note: str
     client_of: Callable[[Message], int]
     _streams: Streams = field(repr=False)
+    _noise: Noise | None = field(default=None, repr=False)
     round: int = 0
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -63,9 +65,11 @@ class Server:
         """The same for NumPy."""
         return self._streams.numpy(purpose, self.round, SERVER)
 
-    def noise(self, purpose: str) -> torch.Generator:
-        """The server's own stream of noise for this round, see `Streams.noise`."""
-        return self._streams.noise(purpose, self.round, SERVER)
+    def noise(self, purpose: str) -> Noise:
+        """The server's own noise for this round and purpose; only private runs have any."""
+        if self._noise is None:
+            raise RuntimeError("there is no noise in a run without privacy")
+        return self._noise.derive("server", purpose, self.round, EXCHANGE)
 
     def sample_clients(self) -> list[int]:
         """The clients of this round, ascending: a share `participation` of all, at least one."""

@@ -140,10 +140,10 @@ def read_value(text: str, place: Place) -> tuple[Any, list[tuple[Place, str]]]:
     return reader.value(text), reader.problems
 
 
-def write(values: Mapping[str, Any]) -> str:
-    """The values as YAML that `read` reads back, keys in their order."""
+def write(values: Mapping[str, Any], sort: bool = False) -> str:
+    """The values as YAML that `read` reads back, keys in their order or sorted."""
     return yaml.dump(
-        dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+        dict(values), Dumper=_Dumper, sort_keys=sort, allow_unicode=True, default_flow_style=None
     )
 
 

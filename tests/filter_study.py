@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 import fedsim
 from fedsim.grid.worker import Worker
 from fedsim.privacy.gradients import Gradients
 from fedsim.privacy.mechanisms import Info, Mechanism, Released, State
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.releases import Releases
 from fedsim.report.statistics import measure
 from fedsim.scenario import load
@@ -89,9 +89,7 @@ class Seen:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mechanism, name)
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """That of the mechanism."""
         released, info = self._mechanism.aggregate(gradients, state, rng)
         self._see(state, info)

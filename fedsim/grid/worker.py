@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.client import Site, Task, as_client_app
 from fedsim.models.build import build_model, first_arrays
+from fedsim.privacy.noise import EXCHANGE, Noise
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
 from fedsim.progress import Steps, open_board
@@ -43,6 +44,7 @@ class Job:
         board: path of the progress file, or None.
         step_limit: stop every loop of local work after this many steps (trials), or None.
         privacy: what clients release in a private run; else None.
+        noise: of the run, in a private run; else None.
     """
 
     scenario: Scenario
@@ -54,6 +56,7 @@ class Job:
     board: str | None = None
     step_limit: int | None = None
     privacy: PrivacyPlan | None = None
+    noise: Noise | None = None
 
     @property
     def names(self) -> list[str]:
@@ -102,6 +105,12 @@ class Worker:
         """Import and build now what the first message would otherwise wait for."""
         _ = self._store, self._app, self._model
 
+    @property
+    def _method(self) -> str:
+        """The client method, for messages."""
+        found = default_registry().resolve("clients", self.job.scenario.client.name)
+        return found.__name__ if isinstance(found, type) else type(found).__name__
+
     def _site(self, message: Message, context: Context) -> Site:
         client = int(context.node_config["partition-id"])
         name = self.job.names[client]
@@ -128,16 +137,16 @@ class Worker:
         )
 
     def _releases_of(self, client: int, view: Any) -> Releases | None:
-        plan = self.job.privacy
+        plan, noise = self.job.privacy, self.job.noise
         if plan is None:
             return None
-        streams = Streams(self.job.seed)
+        assert noise is not None
         return Releases(
             plan.settings,
             plan.clients[self.job.names[client]],
             units_of(view, plan.settings),
-            streams.noise("privacy sample", self._round, client),
-            streams.noise("privacy noise", self._round, client),
+            noise.derive("client", self._round, EXCHANGE, client),
+            f"{self._method}.train",
         )
 
     def _warm_model(self) -> torch.nn.Module:
@@ -162,6 +171,8 @@ class Worker:
             if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
                 self._require_planned_releases()
         finally:
+            if self._releases is not None:
+                self._releases.closed = True
             if threads != wanted:
                 torch.set_num_threads(threads)
         # `_steps` is set by `_site`, which a foreign ClientApp does not call.
@@ -170,16 +181,10 @@ class Worker:
 
     def _require_planned_releases(self) -> None:
         """Raise where a private client released something else than it was charged for."""
-        plan, releases = self.job.privacy, self._releases
-        if plan is None or self.job.step_limit is not None:
-            return
-        made = releases.made if releases else 0
-        planned = releases.plan.steps if releases else "its planned number of"
-        if releases is None or made != releases.plan.steps:
-            raise RuntimeError(
-                f"a private client made {made} releases in a round in which it was charged for "
-                f"{planned}: `private_steps` and `train` disagree"
-            )
+        if self._releases is not None:
+            self._releases.finish(complete=self.job.step_limit is None)
+        elif self.job.privacy is not None:
+            raise RuntimeError(f"{self._method} answered without asking for its site")
 
 
 def units_of(view: Any, settings: Privacy) -> np.ndarray:

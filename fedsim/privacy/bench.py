@@ -23,6 +23,7 @@ from fedsim.models import ResNet18, SmallCNN
 from fedsim.models.classifier import Classifier
 from fedsim.models.resnet9 import ResNet9
 from fedsim.privacy.mechanisms import DPSGD, State
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.per_sample import PerSampleGradients
 from fedsim.randomness import isolated
 from fedsim.runfolder import write_whole
@@ -163,7 +164,7 @@ def clipped_difference(model: nn.Module, images: Tensor, labels: Tensor) -> floa
     silent = DPSGD(noise_multiplier=0.0, max_grad_norm=MECHANISM.max_grad_norm, expected_batch=1.0)
     with PerSampleGradients(model) as per_sample:
         gradients = per_sample.gradients(images, labels, _loss)
-        ours = silent.aggregate(gradients, State(), torch.Generator())[0].update
+        ours = silent.aggregate(gradients, State(), Noise.seeded(b"bench"))[0].update
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
@@ -223,7 +224,7 @@ def _fedsim(model: nn.Module, per_sample: PerSampleGradients) -> Step:
     parameters = list(model.parameters())
     sizes = [p.numel() for p in parameters]
     optimizer = torch.optim.SGD(parameters, lr=RATE)
-    noise = torch.Generator().manual_seed(0)
+    noise = Noise.seeded(b"bench")
     state = State()
 
     def step(images: Tensor, labels: Tensor) -> None:

@@ -67,7 +67,7 @@ class ClientLevel(Strategy):
         """What the strategy makes of the noisy mean; the clients' metrics stay at the server."""
         updates = _Updates(replies, self._sent)
         mechanism = replace(self._mechanism, expected_batch=self._cohort)
-        noise = self.server.noise("client-level noise")
+        noise = self.server.noise("mean of updates").for_release(0)
         released, _ = mechanism.aggregate(updates, State(), noise)
         if updates.last is None or updates.count != self._cohort:
             raise RunError(

@@ -1,4 +1,4 @@
-"""Per-sample gradients: parts of a batch, clipping, and Gaussian noise."""
+"""Per-sample gradients: parts of a batch, and clipping."""
 
 from __future__ import annotations
 
@@ -15,18 +15,6 @@ Gradients = Tensor | Iterable[Tensor]
 Parts are iterated as often as the mechanism has `passes`: hand over a list, or an object whose
 `__iter__` computes them again. One part at least, so that d is known.
 """
-
-
-def gaussian(
-    shape: torch.Size | tuple[int, ...], scale: float, rng: torch.Generator, like: Tensor
-) -> Tensor:
-    """Normal noise of standard deviation `scale`, with dtype and device of `like`.
-
-    Drawn on the CPU, so that every device adds the same noise. Scale 0 draws nothing.
-    """
-    if not scale:
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
-    return (torch.randn(shape, generator=rng, dtype=like.dtype) * scale).to(like.device)
 
 
 def parts(gradients: Gradients) -> Iterator[Tensor]:

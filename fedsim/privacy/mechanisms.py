@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from fedsim.privacy.accounting import effective_noise_multiplier
-from fedsim.privacy.gradients import Gradients, clip, gaussian, parts, require_multipliers
+from fedsim.privacy.gradients import Gradients, clip, parts, require_multipliers
+from fedsim.privacy.noise import Noise, settle
 
 
 @dataclass(frozen=True)
@@ -171,23 +172,26 @@ class Mechanism(ABC):
         return self.noise_multiplier
 
     @abstractmethod
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step.
 
         Args:
             gradients: float [B, d] of one Poisson sample, B >= 0, or its parts.
             state: what `remember` made of the releases before; `State()` at first.
-            rng: source of the noise, on the CPU.
+            rng: the noise of this release, see `Noise.for_release`.
         """
 
     def remember(self, state: State, released: Released) -> State:
         """The state after a release: computed from what was released, so it costs nothing."""
         return replace(state, step=state.step + 1)
 
-    def _noise(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        return gaussian(like.shape[1:], self._scale(self.noise_multiplier), rng, like)
+    def _noise(self, total: Tensor, rng: Noise) -> Tensor:
+        """Noise for a sum [d], float64."""
+        return rng.gaussian(total.shape, self._scale(self.noise_multiplier), total)
+
+    def _settle(self, exact: Tensor, total: Tensor) -> Tensor:
+        """What is released of a sum [d] with its noise, in the sum's dtype."""
+        return settle(exact, self._scale(self.noise_multiplier), total.dtype)
 
     def _scale(self, noise_multiplier: float) -> float:
         """Standard deviation of the noise on a sum; 0 noise is 0 even where C is infinite."""
@@ -198,12 +202,10 @@ class Mechanism(ABC):
 class DPSGD(Mechanism):
     """Plain DP-SGD (Abadi et al., 2016): clip, add up, add noise, divide by the expected batch."""
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step, see `Mechanism.aggregate`."""
         total, info = _filtered_sum(gradients, self.max_grad_norm)
-        total += self._noise(total[None], rng)
+        total = self._settle(total + self._noise(total, rng), total)
         return Released(total / self.expected_batch), info
 
 
@@ -244,19 +246,19 @@ class PrivateReference(Mechanism):
         """The effective multiplier of both releases."""
         return effective_noise_multiplier(self.noise_multiplier, self.reference_noise_multiplier)
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step, see `Mechanism.aggregate`."""
         reference, _ = _filtered_sum(gradients, self.max_grad_norm)
         # The noise of S first: at psi = -1 and combine = 0 this is DP-SGD bit for bit.
-        noise = self._noise(reference[None], rng)
+        noise = self._noise(reference, rng)
         scale = self._scale(self.reference_noise_multiplier)
-        reference += gaussian(reference.shape, scale, rng, reference)
+        drawn = rng.gaussian(reference.shape, scale, reference)
+        reference = settle(reference + drawn, scale, reference.dtype)
         mask = self.dimensions.of_releases(state) if self.dimensions else None
         rule = _Filter(reference, scale, self.psi, mask)
         total, info = _filtered_sum(gradients, self.max_grad_norm, rule)
-        mixed = (1 - self.combine) * (total + noise) + self.combine * reference
+        total = self._settle(total + noise, total)
+        mixed = (1 - self.combine) * total + self.combine * reference
         return Released(mixed / self.expected_batch, reference), info
 
     def remember(self, state: State, released: Released) -> State:
@@ -285,16 +287,14 @@ class AlternatingReference(Mechanism):
         super().__post_init__()
         _require_psi(self.psi)
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step, see `Mechanism.aggregate`."""
         rule = None
         if state.step % 2 and state.reference is not None:
             mask = self.dimensions.of_releases(state) if self.dimensions else None
             rule = _Filter(state.reference, self._scale(self.noise_multiplier), self.psi, mask)
         total, info = _filtered_sum(gradients, self.max_grad_norm, rule)
-        total += self._noise(total[None], rng)
+        total = self._settle(total + self._noise(total, rng), total)
         return Released(total / self.expected_batch, None if rule else total), info
 
     def remember(self, state: State, released: Released) -> State:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedsim.privacy.accounting import effective_noise_multiplier
-from fedsim.privacy.gradients import Gradients, clip, gaussian, parts, require_multipliers
+from fedsim.privacy.gradients import Gradients, clip, parts, require_multipliers
 from fedsim.privacy.mechanisms import Dimensions, Info, Mechanism, Released, State
+from fedsim.privacy.noise import Noise, settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +53,14 @@ class PaperUnsound(Mechanism):
         """What the paper claims: both Gaussians on one sample, each with its printed noise."""
         return effective_noise_multiplier(self.noise_multiplier, self.cosine_noise_multiplier)
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step, see `Mechanism.aggregate`; an update of zero where none is kept."""
         raw = torch.cat(list(parts(gradients)))
         ready = clip(raw, self.max_grad_norm)
         clipped = ready.gradients * ready.factors[:, None]
         shape = raw.shape if self.noise == "independent" else raw.shape[1:]
         scale = self._scale(self.noise_multiplier) / self.expected_batch
-        noisy = clipped + gaussian(shape, scale, rng, raw)
+        noisy = settle(clipped + rng.gaussian(shape, scale, raw), scale, raw.dtype)
         reference = ready.gradients.sum(dim=0)
         mask = self._mask(noisy)
         compared = noisy
@@ -71,7 +70,8 @@ class PaperUnsound(Mechanism):
         cosines = compared @ reference / lengths.clamp_min(1e-30)
         low, high = max(-1.0, self.psi - self.half_width), min(1.0, self.psi + self.half_width)
         spread = self.cosine_noise_multiplier * 2 * self.half_width
-        scores = cosines.clamp(low, high) + gaussian(cosines.shape, spread, rng, cosines)
+        drawn = rng.gaussian(cosines.shape, spread, cosines)
+        scores = settle(cosines.clamp(low, high) + drawn, spread, cosines.dtype)
         kept = scores > self.psi
         update = (kept.to(noisy.dtype) @ noisy) / max(1, int(kept.sum()))
         clipped_count = int((ready.norms > self.max_grad_norm).sum())

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from fedsim.errors import EXIT_AUDIT_VIOLATION, EXIT_DONE, InputError
 from fedsim.privacy.attacks import Subject, Watch
 from fedsim.privacy.audit import LowerBound
+from fedsim.privacy.noise import Noise
 from fedsim.randomness import Streams
 
 Level = Literal["mechanism", "run", "lira"]
@@ -158,7 +159,7 @@ def _audit_mechanism(subject: Subject, streams: Streams, say: Callable[[str], No
     width = max(len(setting_name(one)) for one in settings)
     say("  ".join(["setting".ljust(width), "claimed", *(name.rjust(11) for name in names)]))
     findings = []
-    rng = streams.torch("audit")
+    rng = Noise.seeded(f"audit {streams.seed}".encode())
     for finding in attack_mechanism(
         mechanism, subject.delta, rng, trials=TRIALS, significance=significance
     ):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fedsim.distillation import redraw
 from fedsim.distillation.private import match_privately
 from fedsim.models import ConvNet
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, build_mechanism
 from fedsim.privacy.releases import Releases
 from fedsim.schema import Privacy
@@ -24,7 +25,7 @@ def releases(steps: int = 1, units: np.ndarray | None = None, **keys: object) ->
     count = int(units.max()) + 1
     mechanism = build_mechanism(block, block.noise_multiplier or 0.0, count)
     plan = ClientPlan(count, 1.0, steps, mechanism)
-    return Releases(block, plan, units, torch.Generator(), torch.Generator().manual_seed(5))
+    return Releases(block, plan, units, Noise.seeded(b"5"))
 
 
 def moved(given: Releases, steps: int = 1) -> tuple[Tensor, Tensor, nn.Module]:

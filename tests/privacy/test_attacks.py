@@ -31,6 +31,7 @@ from fedsim.privacy.mechanisms import (
     Released,
     State,
 )
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.paper import PaperUnsound
 
 DELTA = 1e-5
@@ -44,11 +45,15 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def noise(seed=0):
+    return Noise.seeded(b"%d" % seed)
+
+
 def one_attack(mechanism, name, trials=2500, significance=0.05 / 12, seed=0):
     """The finding of one attack at the mechanism's own values."""
     (attack,) = [one for one in attacks_on(mechanism) if one.name == name]
     claimed = gaussian_epsilon(1 / mechanism.accounted_noise_multiplier, DELTA)
-    bound = many_run(*scores(mechanism, attack, rng(seed), trials), DELTA, significance)
+    bound = many_run(*scores(mechanism, attack, noise(seed), trials), DELTA, significance)
     return Finding(name, setting_name(mechanism), claimed, bound)
 
 
@@ -94,7 +99,7 @@ def test_independent_noise_is_too_small_for_a_target_alone_in_its_coordinate():
 )
 def test_no_attack_breaks_the_claim_of_a_sound_mechanism(mechanism, monkeypatch):
     monkeypatch.setattr(release, "GRID", GRID[:1])
-    findings = list(attack_mechanism(mechanism, DELTA, rng(), trials=200))
+    findings = list(attack_mechanism(mechanism, DELTA, noise(), trials=200))
     assert len(findings) == 10
     assert findings[0].setting == setting_name(mechanism)
     assert all(one.excess <= 0 for one in findings)
@@ -135,7 +140,7 @@ class FollowsTheBatch(AlternatingReference):
 
 def test_as_few_trials_find_noise_that_is_much_too_small(monkeypatch):
     monkeypatch.setattr(release, "GRID", GRID[:1])
-    findings = list(attack_mechanism(LittleNoise(**numbers(1.2)), DELTA, rng(), trials=200))
+    findings = list(attack_mechanism(LittleNoise(**numbers(1.2)), DELTA, noise(), trials=200))
     assert max(one.excess for one in findings) > 0.3
 
 
@@ -151,7 +156,7 @@ def test_as_few_trials_find_noise_that_is_much_too_small(monkeypatch):
 )
 def test_a_broken_mechanism_is_found_by_the_attack_made_for_it(broken, attack):
     sigma = 4.0 if broken is not FollowsTheBatch else 8.0
-    found = one_attack(broken(**numbers(sigma)), attack, trials=800)
+    found = one_attack(broken(**numbers(sigma)), attack)
     assert found.excess > 1
     sound = DPSGD(**numbers(sigma))
     assert one_attack(sound, attack, trials=400).excess <= 0
@@ -217,12 +222,13 @@ class Softmax:
 
     def __call__(self, mechanism, seed=1):
         weights, state, source = torch.zeros(3, 30), State(), rng(seed)
+        own = noise(seed)
         for _ in range(self.steps):
             chosen = torch.rand(self.records, generator=source) < self.rate
             images = self.images[chosen]
             errors = (images @ weights.T).softmax(1) - torch.eye(3)[self.labels[chosen]]
             gradients = (errors[:, :, None] * images[:, None, :]).flatten(1)
-            released, _ = mechanism.aggregate([gradients], state, source)
+            released, _ = mechanism.aggregate([gradients], state, own)
             state = mechanism.remember(state, released)
             weights -= 2 * released.update.view(3, 30)
         self.accuracy = float(((self.images @ weights.T).argmax(1) == self.labels).float().mean())
@@ -287,8 +293,8 @@ def test_canaries_change_nothing_for_the_training():
     gradients = torch.randn(40, 12, generator=rng(3))
     rule = DPSGD(**numbers(0.0, 0.5))
     marked = WithCanaries(rule, 100, 1.0, rng())
-    released, info = marked.aggregate([gradients[:25], gradients[25:]], State(), rng())
-    plain, expected = rule.aggregate(gradients, State(), rng())
+    released, info = marked.aggregate([gradients[:25], gradients[25:]], State(), noise())
+    plain, expected = rule.aggregate(gradients, State(), noise())
     torch.testing.assert_close(released.update, plain.update)
     assert torch.equal(info.kept, expected.kept)
     assert 30 < marked.included.sum() < 70
@@ -304,7 +310,7 @@ def test_both_sums_of_a_private_reference_count(combine):
         **numbers(1e-3), reference_noise_multiplier=1e-3, combine=combine, psi=-1.0
     )
     marked = WithCanaries(rule, 100, 1.0, rng())
-    marked.aggregate(torch.zeros(3, 5), State(), rng())
+    marked.aggregate(torch.zeros(3, 5), State(), noise())
     sums = 1 if combine == 1 else 2
     expected = sums * 1e6 * marked.included.double()
     torch.testing.assert_close(marked.evidence, expected, rtol=0, atol=3e4)
@@ -312,7 +318,7 @@ def test_both_sums_of_a_private_reference_count(combine):
 
 def test_canaries_leave_an_empty_sample_alone():
     marked = WithCanaries(DPSGD(**numbers(1.0)), 10, 0.001, rng())
-    released, info = marked.aggregate(torch.zeros(0, 4), State(), rng())
+    released, info = marked.aggregate(torch.zeros(0, 4), State(), noise())
     assert released.update.shape == (4,)
     assert info.keep_rate is None
     state = marked.remember(State(), released)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.privacy import mechanisms
-from fedsim.privacy import paper as paper_module
 from fedsim.privacy.accounting import effective_noise_multiplier
 from fedsim.privacy.audit import gaussian_epsilon, many_run
 from fedsim.privacy.mechanisms import (
@@ -20,6 +19,7 @@ from fedsim.privacy.mechanisms import (
     PrivateReference,
     State,
 )
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.paper import PaperUnsound
 
 # Four records, C = 1, L = 4, and one noise vector, already divided by L.
@@ -29,6 +29,10 @@ NOISE = torch.tensor([0.2, -0.1, 0.05])
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def noise(seed=0):
+    return Noise.seeded(b"%d" % seed)
 
 
 def settings_of(sigma=1.0, norm=1.0, expected=4.0):
@@ -57,24 +61,23 @@ def drawn(count, width, seed, *, wild=False):
     return gradients
 
 
-@pytest.fixture
-def fixed_noise(monkeypatch):
+class FixedNoise(Noise):
     """Every draw for a gradient gives NOISE (in units of its scale times L), cosines get none."""
 
-    def draw(shape, scale, rng, like):
-        return NOISE.clone() if scale and tuple(shape) == (3,) else torch.zeros(shape)
+    def gaussian(self, shape, scale, like):
+        return NOISE.double() if scale and tuple(shape) == (3,) else torch.zeros(shape)
 
-    monkeypatch.setattr(mechanisms, "gaussian", draw)
-    monkeypatch.setattr(paper_module, "gaussian", draw)
+
+FIXED = FixedNoise(bytes(32), "seeded")
 
 
 def close(actual, expected):
     torch.testing.assert_close(actual, torch.tensor(expected), rtol=0, atol=2e-6)
 
 
-def test_the_paper_filter_equals_the_worked_example(fixed_noise):
+def test_the_paper_filter_equals_the_worked_example():
     paper = PaperUnsound(**settings_of(), cosine_noise_multiplier=0.0, psi=0.5, half_width=0.3)
-    released, info = paper.aggregate(GRADIENTS, State(), rng())
+    released, info = paper.aggregate(GRADIENTS, State(), FIXED)
     assert info.kept.tolist() == [True, True, False, True]
     assert info.keep_rate == 0.75
     close(released.update, [0.822222, 0.655556, 0.161111])
@@ -83,9 +86,9 @@ def test_the_paper_filter_equals_the_worked_example(fixed_noise):
     assert (released.update - literal).abs().max() > 0.1
 
 
-def test_the_paper_filter_that_keeps_all_is_dp_sgd_with_shared_noise(fixed_noise):
+def test_the_paper_filter_that_keeps_all_is_dp_sgd_with_shared_noise():
     paper = PaperUnsound(**settings_of(), cosine_noise_multiplier=0.0, psi=-1.5)
-    released, info = paper.aggregate(GRADIENTS, State(), rng())
+    released, info = paper.aggregate(GRADIENTS, State(), FIXED)
     assert info.kept.all()
     close(released.update, [0.554863, 0.466667, 0.356940])
 
@@ -98,7 +101,7 @@ def test_the_paper_filter_that_keeps_all_is_dp_sgd_with_shared_noise(fixed_noise
         ("magnitude", [0], [True, True, False, True]),
     ],
 )
-def test_the_paper_coordinates_equal_the_worked_example(fixed_noise, measure, coordinates, kept):
+def test_the_paper_coordinates_equal_the_worked_example(measure, coordinates, kept):
     paper = PaperUnsound(
         **settings_of(),
         cosine_noise_multiplier=0.0,
@@ -107,14 +110,14 @@ def test_the_paper_coordinates_equal_the_worked_example(fixed_noise, measure, co
     )
     noisy = mechanisms.clip(GRADIENTS, 1.0).factors[:, None] * GRADIENTS + NOISE
     assert paper._mask(noisy).nonzero().flatten().tolist() == coordinates
-    _, info = paper.aggregate(GRADIENTS, State(), rng())
+    _, info = paper.aggregate(GRADIENTS, State(), FIXED)
     assert info.kept.tolist() == kept
 
 
 def test_a_sound_filter_divides_by_the_expected_batch():
     # The same three records kept as in the worked example, and its noise added: a fourth of it.
     rule = AlternatingReference(**settings_of(sigma=0.0), psi=0.5)
-    released, info = rule.aggregate(GRADIENTS, State(1, reference=GRADIENTS.mean(0)), rng())
+    released, info = rule.aggregate(GRADIENTS, State(1, reference=GRADIENTS.mean(0)), noise())
     assert info.kept.tolist() == [True, True, False, True]
     close(released.update + NOISE, [0.666667, 0.466667, 0.133333])
 
@@ -122,7 +125,7 @@ def test_a_sound_filter_divides_by_the_expected_batch():
 def test_plain_dp_sgd_equals_the_worked_example_and_opacus():
     from opacus.optimizers import DPOptimizer
 
-    released, info = DPSGD(**settings_of(sigma=0.0)).aggregate(GRADIENTS, State(), rng())
+    released, info = DPSGD(**settings_of(sigma=0.0)).aggregate(GRADIENTS, State(), noise())
     close(released.update + NOISE, [0.554863, 0.466667, 0.356940])
     assert info.clipped == 3
     weights = torch.nn.Parameter(torch.zeros(3))
@@ -142,7 +145,7 @@ def test_plain_dp_sgd_equals_the_worked_example_and_opacus():
 def test_without_clipping_and_noise_dp_sgd_is_sgd(count, width, seed):
     gradients = drawn(count, width, seed)
     rule = DPSGD(**settings_of(sigma=0.0, norm=math.inf, expected=5.0))
-    released, info = rule.aggregate(gradients, State(), rng())
+    released, info = rule.aggregate(gradients, State(), noise())
     torch.testing.assert_close(released.update, gradients.sum(0) / 5, rtol=1e-5, atol=1e-5)
     assert info.clipped == info.nonfinite == 0
 
@@ -151,14 +154,14 @@ def test_without_clipping_and_noise_dp_sgd_is_sgd(count, width, seed):
 @given(st.integers(0, 12), st.integers(1, 30), st.integers(0, 999), st.integers(0, 3))
 def test_filters_that_keep_all_are_plain_dp_sgd_bit_for_bit(count, width, seed, step):
     gradients = drawn(count, width, seed, wild=True)
-    plain, _ = DPSGD(**settings_of()).aggregate(gradients, State(), rng(seed))
+    plain, _ = DPSGD(**settings_of()).aggregate(gradients, State(), noise(seed))
     private = PrivateReference(
         **settings_of(), reference_noise_multiplier=2.0, psi=-1.0, combine=0.0
     )
     alternating = AlternatingReference(**settings_of(), psi=-1.0)
     state = State(step=step, reference=torch.randn(width, generator=rng(1)))
     for rule in (private, alternating):
-        released, _ = rule.aggregate(gradients, state, rng(seed))
+        released, _ = rule.aggregate(gradients, state, noise(seed))
         assert torch.equal(released.update, plain.update)
 
 
@@ -173,12 +176,13 @@ def test_one_record_moves_an_unfiltered_sum_by_at_most_c(count, width, seed):
     others = without(gradients, seed % count)
     # With the same seed the noise cancels: what is left is how far the sum moved.
     plain = [
-        DPSGD(**settings_of(norm=0.7)).aggregate(g, State(), rng(seed))[0]
+        DPSGD(**settings_of(norm=0.7)).aggregate(g, State(), noise(seed))[0]
         for g in (gradients, others)
     ]
     assert (plain[0].update - plain[1].update).norm() * 4 <= 0.7 * (1 + 1e-4)
     private = [
-        sound(norm=0.7)["private"].aggregate(g, State(), rng(seed))[0] for g in (gradients, others)
+        sound(norm=0.7)["private"].aggregate(g, State(), noise(seed))[0]
+        for g in (gradients, others)
     ]
     assert (private[0].reference - private[1].reference).norm() <= 0.7 * (1 + 1e-4)
 
@@ -190,8 +194,8 @@ def test_given_its_reference_one_record_moves_a_filtered_sum_by_at_most_c(count,
     gone = seed % count
     rule = AlternatingReference(**settings_of(sigma=0.0, norm=0.7), psi=psi)
     state = State(1, reference=torch.randn(width, generator=rng(seed + 1)))
-    released, info = rule.aggregate(gradients, state, rng())
-    rest, info_of_rest = rule.aggregate(without(gradients, gone), state, rng())
+    released, info = rule.aggregate(gradients, state, noise())
+    rest, info_of_rest = rule.aggregate(without(gradients, gone), state, noise())
     assert (released.update - rest.update).norm() * 4 <= 0.7 * (1 + 1e-4)
     # Each record decides for itself: nobody else's decision changed.
     assert torch.equal(without(info.kept, gone), info_of_rest.kept)
@@ -202,10 +206,10 @@ def test_given_its_reference_one_record_moves_a_filtered_sum_by_at_most_c(count,
 def test_the_private_filter_is_the_same_filter_given_its_reference(count, width, seed):
     gradients = drawn(count, width, seed)
     rule = PrivateReference(**settings_of(), reference_noise_multiplier=1.0, combine=0.0)
-    released, info = rule.aggregate(gradients, State(), rng(seed))
+    released, info = rule.aggregate(gradients, State(), noise(seed))
     same = AlternatingReference(**settings_of())
     expected, expected_info = same.aggregate(
-        gradients, State(1, reference=released.reference), rng(seed)
+        gradients, State(1, reference=released.reference), noise(seed)
     )
     assert torch.equal(released.update, expected.update)
     assert torch.equal(info.kept, expected_info.kept)
@@ -214,9 +218,9 @@ def test_the_private_filter_is_the_same_filter_given_its_reference(count, width,
 def test_in_the_published_filter_one_record_decides_about_all_others():
     paper = PaperUnsound(**settings_of(sigma=0.0), cosine_noise_multiplier=0.0)
     gradients = torch.tensor([[1.0, 0], [1, 0.1], [1, -0.1], [100, 0]])
-    kept = paper.aggregate(gradients, State(), rng())[1].kept
+    kept = paper.aggregate(gradients, State(), noise())[1].kept
     gradients[3, 0] = -100
-    turned = paper.aggregate(gradients, State(), rng())[1].kept
+    turned = paper.aggregate(gradients, State(), noise())[1].kept
     assert kept.tolist() == [True] * 4
     assert turned.tolist() == [False, False, False, True]
 
@@ -228,8 +232,8 @@ def test_the_order_of_records_does_not_matter(count, width, seed):
     order = torch.randperm(count, generator=rng(seed))
     state = State(1, reference=torch.randn(width, generator=rng(seed)))
     for rule in sound().values():
-        released, info = rule.aggregate(gradients, state, rng(seed))
-        permuted, permuted_info = rule.aggregate(gradients[order], state, rng(seed))
+        released, info = rule.aggregate(gradients, state, noise(seed))
+        permuted, permuted_info = rule.aggregate(gradients[order], state, noise(seed))
         torch.testing.assert_close(permuted.update, released.update, rtol=1e-5, atol=1e-5)
         assert torch.equal(permuted_info.kept, info.kept[order])
 
@@ -242,8 +246,8 @@ def test_physical_batches_split_a_logical_one_without_changing_it(count, cuts, s
     pieces = list(torch.tensor_split(gradients, cuts))
     state = State(1, reference=torch.randn(9, generator=rng(seed)))
     for rule in sound().values():
-        released, info = rule.aggregate(gradients, state, rng(seed))
-        split, split_info = rule.aggregate(pieces, state, rng(seed))
+        released, info = rule.aggregate(gradients, state, noise(seed))
+        split, split_info = rule.aggregate(pieces, state, noise(seed))
         torch.testing.assert_close(split.update, released.update, rtol=1e-6, atol=1e-6)
         assert torch.equal(split_info.kept, info.kept)
         assert (split_info.clipped, split_info.nonfinite) == (info.clipped, info.nonfinite)
@@ -259,14 +263,14 @@ def test_parts_are_computed_as_often_as_a_mechanism_has_passes():
 
     for rule in sound().values():
         gradients = Parts()
-        rule.aggregate(gradients, State(), rng())
+        rule.aggregate(gradients, State(), noise())
         assert gradients.passes == rule.passes
         with pytest.raises(ValueError, match="iterable again"):
-            rule.aggregate(iter([GRADIENTS]), State(), rng())
+            rule.aggregate(iter([GRADIENTS]), State(), noise())
         with pytest.raises(ValueError, match="one part at least"):
-            rule.aggregate([], State(), rng())
+            rule.aggregate([], State(), noise())
         with pytest.raises(ValueError, match=r"float matrix.*int64 \[2, 2\]"):
-            rule.aggregate([torch.ones(2, 2, dtype=torch.int64)], State(), rng())
+            rule.aggregate([torch.ones(2, 2, dtype=torch.int64)], State(), noise())
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e30])
@@ -274,8 +278,8 @@ def test_a_gradient_without_a_finite_norm_counts_as_zero(value):
     bad = torch.cat([GRADIENTS, torch.tensor([[0.0, value, 1.0]])])
     paper = PaperUnsound(**settings_of(), cosine_noise_multiplier=0.0, psi=-1.5)
     for name, rule in (sound() | {"paper": paper}).items():
-        clean, _ = rule.aggregate(GRADIENTS, State(), rng())
-        released, info = rule.aggregate(bad, State(), rng())
+        clean, _ = rule.aggregate(GRADIENTS, State(), noise())
+        released, info = rule.aggregate(bad, State(), noise())
         assert info.nonfinite == 1
         assert info.kept.tolist()[-1] is False
         assert released.update.isfinite().all()
@@ -284,7 +288,7 @@ def test_a_gradient_without_a_finite_norm_counts_as_zero(value):
 
 
 def measured(rule, gradients, state=None):
-    released, info = rule.aggregate(gradients, state or State(), rng(7))
+    released, info = rule.aggregate(gradients, state or State(), noise(7))
     return released, float(released.update.std()), info
 
 
@@ -319,7 +323,7 @@ def test_the_noise_is_there_when_all_gradients_are_zero(count):
 
 def test_the_two_noises_of_one_step_are_independent():
     rule = PrivateReference(**settings_of(), reference_noise_multiplier=1.0, combine=0.0)
-    released, _ = rule.aggregate(torch.zeros(3, 40000), State(), rng())
+    released, _ = rule.aggregate(torch.zeros(3, 40000), State(), noise())
     both = torch.stack([released.update, released.reference])
     assert abs(float(torch.corrcoef(both)[0, 1])) < 0.02
 
@@ -336,7 +340,7 @@ def test_the_published_noise_is_too_small_where_it_is_drawn_for_each_record():
 def test_noise_comes_from_the_argument_alone():
     before = torch.get_rng_state()
     for rule in sound().values():
-        one, two, other = (rule.aggregate(GRADIENTS, State(), rng(s))[0] for s in (1, 1, 2))
+        one, two, other = (rule.aggregate(GRADIENTS, State(), noise(s))[0] for s in (1, 1, 2))
         assert torch.equal(one.update, two.update)
         assert not torch.equal(one.update, other.update)
     assert torch.equal(torch.get_rng_state(), before)
@@ -347,7 +351,7 @@ def test_every_second_step_is_filtered_against_the_last_unfiltered_release():
     along, against = torch.tensor([[1.0, 0]]), torch.tensor([[-1.0, 0]])
     state, updates = State(), []
     for gradients in (along, against, against, along):
-        released, _ = rule.aggregate(gradients, state, rng())
+        released, _ = rule.aggregate(gradients, state, noise())
         state = rule.remember(state, released)
         updates.append(float(released.update[0]))
         assert (released.reference is None) == (state.step % 2 == 0)
@@ -385,16 +389,16 @@ def test_states_hold_only_what_a_mechanism_needs():
     for name, rule in sound().items():
         state = State()
         for _ in range(3):
-            state = rule.remember(state, rule.aggregate(GRADIENTS, state, rng())[0])
+            state = rule.remember(state, rule.aggregate(GRADIENTS, state, noise())[0])
         assert state.step == 3
         assert (state.reference is not None) == (name == "alternating")
         assert state.mean is None
     private = PrivateReference(
         **settings_of(), reference_noise_multiplier=1.0, dimensions=Dimensions("std", 0.5)
     )
-    state = private.remember(State(), private.aggregate(GRADIENTS, State(), rng())[0])
+    state = private.remember(State(), private.aggregate(GRADIENTS, State(), noise())[0])
     assert state.seen == 1
-    assert private.aggregate(GRADIENTS, state, rng())[1].kept.shape == (4,)
+    assert private.aggregate(GRADIENTS, state, noise())[1].kept.shape == (4,)
 
 
 def test_a_threshold_above_zero_survives_high_dimensions():
@@ -406,12 +410,12 @@ def test_a_threshold_above_zero_survives_high_dimensions():
     gradients[0, 0], gradients[1, 0], gradients[2, 1] = 1.0, -1.0, 1.0
     assert float(reference[0] / reference.norm()) < 0.6
     rule = AlternatingReference(**settings_of(), psi=0.8)
-    _, info = rule.aggregate(gradients, State(1, reference=reference), rng())
+    _, info = rule.aggregate(gradients, State(1, reference=reference), noise())
     assert info.kept.tolist() == [True, False, False]
     # The same with a reference of 59 released by the step itself.
     gradients = torch.cat([gradients[:1].expand(60, -1), gradients[1:]])
     rule = PrivateReference(**settings_of(sigma=5.0), reference_noise_multiplier=1.0, psi=0.8)
-    _, info = rule.aggregate(gradients, State(), rng())
+    _, info = rule.aggregate(gradients, State(), noise())
     assert info.kept.tolist() == [True] * 60 + [False, False]
 
 
@@ -458,7 +462,7 @@ def test_dimensions_out_of_range_are_refused():
 
 def attacked(rule, others, target, score, runs, delta=1e-5):
     """The lower bound of an attack that looks at single releases without and with the target."""
-    source = rng(1)
+    source = noise(1)
     scores = [
         [score(rule.aggregate(gradients, State(), source)[0]) for _ in range(runs)]
         for gradients in (others, torch.cat([others, target]))

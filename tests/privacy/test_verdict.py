@@ -15,6 +15,7 @@ from fedsim.errors import InputError
 from fedsim.privacy.attacks import Subject, release
 from fedsim.privacy.audit import LowerBound, gaussian_epsilon
 from fedsim.privacy.mechanisms import DPSGD, State
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.paper import PaperUnsound
 from fedsim.privacy.verdict import LEVELS, Verdict, audit
 from fedsim.runfolder import plain
@@ -140,8 +141,9 @@ def test_a_level_that_needs_training_says_so(level):
 
 def train_with(mechanism):
     """20 releases of a full batch of 200 records."""
-    state, source = State(), torch.Generator().manual_seed(0)
-    gradients = torch.randn(200, 5, generator=source)
+    state, source = State(), Noise.seeded(b"0")
+    draws = torch.Generator().manual_seed(0)
+    gradients = torch.randn(200, 5, generator=draws)
     for _ in range(20):
         released, _ = mechanism.aggregate(gradients, state, source)
         state = mechanism.remember(state, released)

@@ -19,6 +19,7 @@ from fedsim.privacy.attacks import TrainWith
 from fedsim.privacy.audit import LowerBound, one_run
 from fedsim.privacy.gradients import Gradients, parts
 from fedsim.privacy.mechanisms import Info, Mechanism, PrivateReference, Released, State
+from fedsim.privacy.noise import Noise
 
 CANARIES = 1000
 """Canaries of an audit: enough for bounds up to 5.3 at 95 %."""
@@ -101,9 +102,7 @@ class WithCanaries(Mechanism):
         """That of the mechanism under audit."""
         return self.inner.accounted_noise_multiplier
 
-    def aggregate(
-        self, gradients: Gradients, state: State, rng: torch.Generator
-    ) -> tuple[Released, Info]:
+    def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step of the records and the sampled canaries, see `Mechanism.aggregate`."""
         count = len(self.included)
         joins = torch.rand(count, generator=self._rng, dtype=torch.float64) < self._sample_rate

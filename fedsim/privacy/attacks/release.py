@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedsim.privacy.audit import LowerBound, gaussian_epsilon, many_run
 from fedsim.privacy.mechanisms import MEMORY, Mechanism, State
+from fedsim.privacy.noise import Noise
 
 TRIALS = 2500
 """Releases without the target, and as many with it, for each attack."""
@@ -131,7 +132,7 @@ def setting_name(mechanism: Mechanism) -> str:
 def attack_mechanism(
     mechanism: Mechanism,
     delta: float,
-    rng: torch.Generator,
+    rng: Noise,
     *,
     trials: int = TRIALS,
     significance: float = 0.05,
@@ -141,7 +142,7 @@ def attack_mechanism(
     Args:
         mechanism: what releases; its noise must not be 0.
         delta: the delta of the claim.
-        rng: source of all noise, on the CPU.
+        rng: source of all noise.
         trials: releases without, and as many with the target, for each attack and setting.
         significance: the probability with which any of the findings may be wrong; each has its
             share of it (Bonferroni).
@@ -160,7 +161,7 @@ def attack_mechanism(
 
 
 def scores(
-    mechanism: Mechanism, attack: Attack, rng: torch.Generator, trials: int
+    mechanism: Mechanism, attack: Attack, rng: Noise, trials: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores [trials] of releases without and with the target, larger where it seems to be there.
 
@@ -180,7 +181,7 @@ def scores(
 
 
 def _releases(
-    mechanism: Mechanism, gradients: Tensor, state: State, rng: torch.Generator, trials: int
+    mechanism: Mechanism, gradients: Tensor, state: State, rng: Noise, trials: int
 ) -> NDArray[np.float64]:
     """Features [trials, k] of independent releases of the same gradients."""
     updates, references = [], []

@@ -1,0 +1,153 @@
+"""Noise: its key, its stream, and how it meets a sum without showing what lies under it.
+
+A `Noise` is a 256-bit key and the stream that AES in counter mode makes of it. Keys of parts (a
+round, a client, a release) are derived from it, so no two releases share a stream, and none
+depends on the order in which others are asked for. What the key of a run comes from is the
+scenario's choice: `seeded` from all that a release depends on, so that the same run gives the same
+bits; `secret` from the operating system, too, so that nobody can take the noise off again.
+
+A normal draw in floating point lies on a grid, and the gaps of the grid show what was added to it
+(Mironov, "On significance of the least significant bits for differential privacy", 2012). So every
+value is the sum of four draws in float64 (Holohan & Braghin, "Secure random sampling in
+differential privacy", 2021), is added to the sum in float64, and is rounded to a grid that the
+scale alone decides, before anything else is done with it: see `settle`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from torch import Tensor
+
+Kind = Literal["seeded", "secret"]
+
+KEY_BYTES = 32
+
+EXCHANGE = 0
+"""Number of the exchange in a round: there is one."""
+
+_SUMMED = 4  # draws to a value
+_BLOCK = 2**15  # values at a time: their words fit in a core's cache
+_SMALLEST = 256  # one draw costs as much
+_WORD = 2**53  # what float64 tells apart between 1/2 and 1
+_GRID_BITS = 32
+
+
+class Noise:
+    """A stream of noise, and the way to the streams of its parts.
+
+    Draws go on where the last one ended. `derive` is independent of them.
+
+    Attributes:
+        kind: "seeded" or "secret".
+    """
+
+    def __init__(self, key: bytes, kind: Kind) -> None:
+        self.kind = kind
+        self._key = key
+        self._stream: Any = None
+        self._spare = torch.zeros(0, dtype=torch.float64)
+
+    @classmethod
+    def seeded(cls, digest: bytes) -> Noise:
+        """Noise for simulation: whoever knows what the digest is of can remove it."""
+        return cls(_mac(b"fedsim seeded noise", digest), "seeded")
+
+    @classmethod
+    def secret(cls, key: bytes, digest: bytes) -> Noise:
+        """Noise that nobody can remove without the key of `KEY_BYTES`, which is used up by one run.
+
+        Raises:
+            ValueError: the key has another length.
+        """
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"A key of noise has {KEY_BYTES} bytes, not {len(key)}.")
+        return cls(_mac(key, b"fedsim secret noise" + digest), "secret")
+
+    def derive(self, *labels: str | int) -> Noise:
+        """The noise of a part: other labels, another stream."""
+        return Noise(_mac(self._key, b"part" + json.dumps(labels).encode()), self.kind)
+
+    def for_sample(self, number: int) -> Noise:
+        """The source of the Poisson sample before release `number`, from 0."""
+        return self.derive("sample", number)
+
+    def for_release(self, number: int) -> Noise:
+        """The noise of release `number`, from 0."""
+        return self.derive("release", number)
+
+    def gaussian(self, shape: torch.Size | tuple[int, ...], scale: float, like: Tensor) -> Tensor:
+        """Normal noise of standard deviation `scale`, float64, on the device of `like`.
+
+        Drawn on the CPU, so that every device adds the same noise. Scale 0 draws nothing.
+        """
+        out = torch.zeros(shape, dtype=torch.float64)
+        flat, start = out.view(-1), 0
+        while scale and start < len(flat):
+            if not len(self._spare):
+                self._spare = self._normal(len(flat) - start)
+            part, self._spare = self._spare.tensor_split([len(flat) - start])
+            flat[start : start + len(part)] = part * scale
+            start += len(part)
+        return out.to(like.device)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """Uniform numbers [count] in [0, 1), multiples of 2^-53."""
+        return self._uniform(count).numpy()
+
+    def _normal(self, wanted: int) -> Tensor:
+        """Standard normal numbers, at most `_BLOCK`: of each pair of Box and Muller, both."""
+        half = -(-min(max(wanted, _SMALLEST), _BLOCK) // 2)
+        lengths, angles = self._uniform(2 * _SUMMED * half).view(2, _SUMMED, half)
+        lengths = lengths.neg_().log1p_().mul_(-2).sqrt_()
+        angles = angles.mul_(2 * math.pi)
+        both = [(lengths * turn(angles)).sum(0) for turn in (torch.cos, torch.sin)]
+        return torch.cat(both) / math.sqrt(_SUMMED)
+
+    def _uniform(self, count: int) -> Tensor:
+        words = np.frombuffer(self._words(count), np.int64) & (_WORD - 1)
+        return torch.from_numpy(words).double().mul_(1 / _WORD)
+
+    def _words(self, count: int) -> bytes:
+        """The next `count` words of 64 bits."""
+        if self._stream is None:
+            # No nonce is used twice: a key has one stream.
+            cipher = Cipher(algorithms.AES(_mac(self._key, b"stream")), modes.CTR(bytes(16)))
+            self._stream = cipher.encryptor()
+        return bytes(self._stream.update(bytes(8 * count)))
+
+    def __repr__(self) -> str:
+        return f"Noise({self.kind})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process begins at the stream's beginning."""
+        return Noise, (self._key, self.kind)
+
+
+def settle(exact: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """A noisy sum as it may be released, in `dtype`.
+
+    A float64 sum of noise and signal keeps low bits that tell how large its two parts were: near
+    zero, where they cancel, it has more digits than either. So it is first rounded to a multiple of
+    the power of two that lies 32 bits below the noise. What comes after is post-processing.
+
+    Args:
+        exact: float64, signal plus noise.
+        scale: standard deviation of the noise; 0: nothing is hidden, and nothing rounded here.
+        dtype: of the result.
+    """
+    if scale:
+        step = 2.0 ** max(math.frexp(scale)[1] - _GRID_BITS, -1000)
+        exact = (exact / step).round_().mul_(step)
+    return exact.to(dtype)
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
