@@ -22,13 +22,15 @@ from fedsim.engine import (
     engine,
     is_one_shot,
     privacy_plan,
+    with_unit,
     worker_count,
 )
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
-from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name
+from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name, unit_note
 from fedsim.locks import held
 from fedsim.loop import Rounds, mean_scores
+from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
@@ -131,7 +133,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     activate_plugins(scenario)
     carried = client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    privacy = privacy_plan(scenario, federation)
+    scenario = with_unit(scenario, federation)
+    privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)
     attacked = _subject(scenario, federation, privacy, seed)
     folder = RunFolder.create(runs, scenario.name, seed)
@@ -156,6 +159,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         console.line(f"CLIENTS SEND {item}")
     if privacy is not None:
         console.line(privacy_line(privacy))
+        if note := unit_note(privacy):
+            console.line(f"NOTE {note}")
     return _go(scenario, seed, federation, strategy, console, folder, record, privacy, attacked)
 
 
@@ -192,7 +197,8 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             f"the data are not those that {path} began with",
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
         )
-    privacy = privacy_plan(scenario, federation)
+    scenario = with_unit(scenario, federation)
+    privacy = privacy_plan(scenario, federation, console.line)
     planned = json.loads(json.dumps(describe(privacy))) if privacy else None
     if planned != record.get("privacy"):
         raise InputError(
@@ -381,7 +387,8 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     activate_plugins(scenario)
     client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    privacy = privacy_plan(scenario, federation)
+    scenario = with_unit(scenario, federation)
+    privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)
     _subject(scenario, federation, privacy, seed)
     with engine(scenario, seed, federation, strategy, console, None, steps, privacy) as rounds:
@@ -421,14 +428,17 @@ def released(scenario: Scenario, federation: Federation, one_shot: bool) -> list
 
 def privacy_line(plan: PrivacyPlan) -> str:
     """What a private run promises, or what is claimed of it, in one line."""
-    settings, planned = plan.settings, plan.epsilon()
-    costs = "no finite epsilon" if planned is None else f"epsilon {planned:.3g}"
+    settings, planned = plan.settings, plan.bound()
+    costs = "no finite epsilon"
+    if planned.epsilon is not None:
+        by = {"prv": "PRV upper", "rdp": "RDP"}[planned.accountant]
+        costs = f"epsilon {planned.epsilon:.3g} ({by})"
     if not plan.certified:
-        costs = f"NO GUARANTEE (the paper claims {costs})"
+        costs = f"NO GUARANTEE: the paper claims {costs}"
     budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
     return (
         f"privacy: {mechanism_name(plan)}, {costs} at delta {settings.delta:g} after "
-        f"{plan.rounds} round(s) for every {settings.unit}{budget}; "
+        f"{plan.rounds} round(s) for every {UNIT_NAMES[plan.unit]}{budget}; "
         f"noise multiplier {plan.noise_multiplier:.4g}; simulation-grade randomness"
     )
 

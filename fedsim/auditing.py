@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedsim import flower
 from fedsim.client import Task
 from fedsim.console import Console
-from fedsim.engine import build_strategy, engine, is_one_shot, privacy_plan
+from fedsim.engine import build_strategy, engine, is_one_shot, privacy_plan, with_unit
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
 from fedsim.grid.worker import device_for
@@ -40,6 +40,7 @@ def audit_subject(scenario: Scenario) -> Subject:
     activate_plugins(scenario)
     seed = scenario.seeds[0]
     federation = build_federation(scenario, seed)
+    scenario = with_unit(scenario, federation)
     plan = privacy_plan(scenario, federation)
     if plan is None:
         raise InputError(f"nothing to audit: {scenario.name} has no privacy block")
@@ -51,7 +52,7 @@ def subject_of(scenario: Scenario, federation: Federation, plan: PrivacyPlan, se
     name = _dearest(plan)
     client, bound = plan.clients[name], _claim(plan, name)
     trained = _Trained(scenario, federation, plan, name, seed)
-    by_record = plan.settings.unit == "record"
+    by_record = plan.unit == "record"
     scored = by_record and not trained.one_shot and type(federation.task) is Task
     return Subject(
         name=scenario.name,

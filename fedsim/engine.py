@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
 from fedsim.errors import InputError
-from fedsim.federation import Federation, stand_in_note
+from fedsim.federation import Federation, cache_folder, stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.worker import Job, device_for, units_of
@@ -130,17 +130,53 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
     return client.releases
 
 
-def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | None:
+def with_unit(scenario: Scenario, federation: Federation) -> Scenario:
+    """The scenario with the unit of privacy that its data call for, where it names none.
+
+    Where several records are of one patient, whoever is in the data is there with all of them.
+    """
+    settings = scenario.privacy
+    if settings is None or settings.unit is not None:
+        return scenario
+    repeats = settings.shared_patients or _most_records(federation) > 1
+    unit = "patient" if repeats else "record"
+    if unit == "patient" and settings.audit in ("run", "lira"):
+        raise InputError(
+            f"privacy.audit={settings.audit} needs unit: record, but the data have several records "
+            "of one patient or lesion, so the unit is the patient",
+            hint="type privacy.unit=record, or privacy.audit=mechanism",
+        )
+    return scenario.model_copy(update={"privacy": settings.model_copy(update={"unit": unit})})
+
+
+def _most_records(federation: Federation) -> int:
+    """Training records of the patient or lesion that has most, at all clients together."""
+    groups = _groups(federation)
+    return int(np.unique(groups, return_counts=True)[1].max(initial=0))
+
+
+def _groups(federation: Federation) -> np.ndarray:
+    """The patient or lesion of every training record, int64."""
+    where = np.concatenate([np.zeros(0, np.int64), *federation.train.values()])
+    return np.asarray(federation.store.groups[where], dtype=np.int64)
+
+
+def privacy_plan(
+    scenario: Scenario, federation: Federation, say: Callable[[str], None] | None = None
+) -> PrivacyPlan | None:
     """What the clients release in a private run; None for a run without a mechanism.
+
+    `say` is told when a search for the noise begins.
 
     Raises:
         InputError: the client method has no private form, or the scenario asks for what cannot be.
     """
-    settings = scenario.privacy
+    settings = with_unit(scenario, federation).privacy
     if settings is None:
         return None
+    search: dict[str, Any] = {"cache": cache_folder(), "say": say}
     if settings.unit == "client":
-        return plan_client_privacy(settings, scenario.rounds, list(federation.train))
+        return plan_client_privacy(settings, scenario.rounds, list(federation.train), **search)
     block = scenario.client
     found = default_registry().resolve("clients", block.name)
     client = None if isinstance(found, ClientApp) else construct(found, block.parameters)
@@ -160,27 +196,33 @@ def privacy_plan(scenario: Scenario, federation: Federation) -> PrivacyPlan | No
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train
     }
-    try:
-        plan = plan_privacy(settings, scenario.rounds, units, client.private_steps)
-    except ValueError as error:
-        raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
     with isolated(Streams(0).sequence("model")):
         client.check_private(build_model(scenario, federation.task), federation.task)
-    return plan
+    try:
+        return plan_privacy(
+            settings,
+            scenario.rounds,
+            units,
+            client.private_steps,
+            together=len(np.unique(_groups(federation))),
+            most_records=_most_records(federation) if settings.unit == "record" else 1,
+            **search,
+        )
+    except ValueError as error:
+        raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
 
 
 def _require_patients(settings: Privacy, federation: Federation) -> None:
     """Refuse claims about patients that the data, or the partition, do not bear out."""
     if settings.unit != "patient":
         return
-    groups = {name: federation.client_view(name).groups for name in federation.train}
-    if all(len(set(g)) == len(g) for g in groups.values()):
+    if _most_records(federation) < 2:
         raise InputError(
-            "privacy.unit: the data do not say which records are of one patient",
+            "privacy.unit: the data do not say which records are of one patient or lesion",
             hint="type privacy.unit=record",
         )
-    several = sum(len(set(g)) for g in groups.values()) > len(set().union(*groups.values()))
-    if several and not settings.shared_patients:
+    at_each = sum(len(set(federation.store.groups[w])) for w in federation.train.values())
+    if at_each > len(np.unique(_groups(federation))) and not settings.shared_patients:
         raise InputError(
             "privacy.shared_patients: there are patients with records at several clients",
             hint="type privacy.shared_patients=true",

@@ -289,16 +289,17 @@ class Privacy(Block):
 
     Attributes:
         mechanism: "dp_sgd" makes the releases of every client's training private.
-        target_epsilon: the noise multiplier is the smallest with which no client's epsilon (RDP)
-            is above this after the planned rounds.
+        target_epsilon: the noise multiplier is the smallest with which no client's epsilon is above
+            this after the planned rounds, by the best upper bound.
         noise_multiplier: standard deviation of the noise over `max_grad_norm`; this or
             `target_epsilon`.
-        delta: the common delta, below 1/n of the smallest client.
+        delta: the common delta, below 1/n of every client.
         max_grad_norm: largest Euclidean norm of what one unit contributes to a sum.
         expected_batch: units in an average sample; a client with fewer samples all.
-        unit: what is added or removed: one record, one patient with all records, or one client.
+        unit: whose contents are protected: one record, one patient or lesion with all records, or
+            one client; None: patient where records repeat a patient, else record.
         shared_patients: a patient may be at several sites: epsilon is that of all releases.
-        max_epsilon: a round that would take a client's epsilon (RDP) above this is not run.
+        max_epsilon: a round that would take a client's epsilon above this is not run.
         on_budget: stop the run there, or go on without that client.
         filter: of gradients; None keeps all.
         augmentations: average a record's gradients over so many augmentations before clipping.
@@ -317,7 +318,7 @@ class Privacy(Block):
     delta: Annotated[StrictFloat, Field(gt=0, lt=1)] = 1e-4
     max_grad_norm: Positive = 1.0
     expected_batch: Count = 64
-    unit: Literal["record", "patient", "client"] = "record"
+    unit: Literal["record", "patient", "client"] | None = None
     shared_patients: StrictBool = False
     max_epsilon: Positive | None = None
     on_budget: Literal["stop", "drop_client"] = "stop"
@@ -333,9 +334,9 @@ class Privacy(Block):
             raise PydanticCustomError(
                 "privacy", "expected one of target_epsilon and noise_multiplier, the other null"
             )
-        if self.shared_patients and self.unit != "patient":
+        if self.shared_patients and self.unit not in (None, "patient"):
             raise PydanticCustomError("privacy", "shared_patients needs unit: patient")
-        if self.audit in ("run", "lira") and self.unit != "record":
+        if self.audit in ("run", "lira") and self.unit not in (None, "record"):
             raise PydanticCustomError(
                 "privacy", "audit: run and audit: lira need unit: record; type privacy.audit=false"
             )

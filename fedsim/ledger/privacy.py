@@ -12,12 +12,14 @@ from typing import Any
 
 from fedsim.privacy.accounting import (
     ADJACENCY,
+    UNIT_NAMES,
+    Bound,
     Entry,
     epsilon_rdp,
-    epsilon_upper,
     from_state,
     joint,
     largest,
+    largest_upper,
     merge,
     to_state,
     would_exceed,
@@ -73,7 +75,7 @@ class PrivacyLedger:
                 {
                     "round": round,
                     "client": client,
-                    "unit": settings.unit,
+                    "unit": self.plan.unit,
                     "mechanism": mechanism_name(self.plan),
                     "noise_multiplier": entry.noise_multiplier,
                     "sample_rate": entry.sample_rate,
@@ -88,52 +90,57 @@ class PrivacyLedger:
         return rows
 
     def row(self) -> dict[str, Any]:
-        """The entries of a line of rounds.jsonl: epsilon (RDP) so far."""
+        """The entries of a line of rounds.jsonl: epsilon so far.
+
+        `epsilon` is RDP's in every line. The noise may have been found by a tighter bound, and RDP
+        alone would then say that a run exceeds what it keeps to. So `epsilon_upper`, which is what
+        is claimed, is the best bound as soon as RDP's is above the budget or the target.
+        """
         settings = self.plan.settings
         each = [epsilon_rdp(self._spent[name], settings.delta) for name in self._names]
         if settings.shared_patients:
             worst = epsilon_rdp(joint(self._spent.values()), settings.delta)
         else:
             worst = largest(each)
+        limits = [x for x in (settings.max_epsilon, settings.target_epsilon) if x is not None]
+        best = Bound(worst, "rdp")
+        if worst is not None and limits and worst > min(limits):
+            best = largest_upper(self._histories(), settings.delta)
         certified = self.plan.certified
         return {
             "epsilon": worst if certified else None,
-            "epsilon_claimed": None if certified else worst,
+            "epsilon_upper": best.epsilon if certified else None,
+            "epsilon_claimed": None if certified else best.epsilon,
             "epsilon_by_client": {
                 str(client): value if certified else None for client, value in enumerate(each)
             },
+            "accountant": best.accountant,
             "delta": settings.delta,
+            "unit": self.plan.unit,
             "certified": certified,
         }
 
     def summary(self) -> dict[str, Any]:
         """The entries of summary.json: the best upper bound, and that of RDP."""
-        settings = self.plan.settings
-        if settings.shared_patients:
-            histories = [joint(self._spent.values())]
-        else:
-            histories = sorted(set(self._spent.values()))
-        by_rdp = [(epsilon_rdp(history, settings.delta), history) for history in histories]
-        worst = largest(epsilon for epsilon, _ in by_rdp)
-        best, accountant = worst, "rdp"
-        if worst is not None:
-            best, accountant = 0.0, "rdp"
-            # A better bound is never above RDP's: once all others are below, it is settled.
-            for epsilon, history in sorted(by_rdp, key=lambda item: item[0] or 0.0, reverse=True):
-                if (epsilon or 0.0) <= best:
-                    break
-                bound = epsilon_upper(history, settings.delta)
-                if bound.epsilon is not None and bound.epsilon > best:
-                    best, accountant = bound.epsilon, bound.accountant
-        certified = self.plan.certified
+        delta, certified = self.plan.settings.delta, self.plan.certified
+        worst = largest(epsilon_rdp(history, delta) for history in self._histories())
+        best = largest_upper(self._histories(), delta)
         return {
-            "epsilon": best if certified else None,
+            "epsilon": best.epsilon if certified else None,
             "epsilon_rdp": worst if certified else None,
-            "epsilon_claimed": None if certified else best,
-            "accountant": accountant,
-            "delta": settings.delta,
+            "epsilon_claimed": None if certified else best.epsilon,
+            "accountant": best.accountant,
+            "delta": delta,
+            "unit": self.plan.unit,
+            "unit_note": unit_note(self.plan),
             "certified": certified,
         }
+
+    def _histories(self) -> list[tuple[Entry, ...]]:
+        """What a unit pays for: each client's releases, or all where it may be at all clients."""
+        if self.plan.settings.shared_patients:
+            return [joint(self._spent.values())]
+        return sorted(set(self._spent.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """What every client has released."""
@@ -146,9 +153,12 @@ class PrivacyLedger:
 
 NO_PRIVACY: dict[str, Any] = {
     "epsilon": None,
+    "epsilon_upper": None,
     "epsilon_claimed": None,
     "epsilon_by_client": None,
+    "accountant": None,
     "delta": None,
+    "unit": None,
     "certified": False,
 }
 """The entries of a line of rounds.jsonl in a run without a mechanism."""
@@ -159,6 +169,8 @@ NO_PRIVACY_SUMMARY: dict[str, Any] = {
     "epsilon_claimed": None,
     "accountant": None,
     "delta": None,
+    "unit": None,
+    "unit_note": None,
     "certified": False,
 }
 """The same of summary.json."""
@@ -170,22 +182,45 @@ def mechanism_name(plan: PrivacyPlan) -> str:
     return plan.settings.mechanism + (f"+{kind.reference}" if kind else "")
 
 
+def unit_note(plan: PrivacyPlan) -> str | None:
+    """What a guarantee for records means for those of whom there are several; None: nothing."""
+    if plan.most_records < 2:
+        return None
+    name = UNIT_NAMES["patient"]
+    return (
+        f"epsilon is of one record: a {name} with k records has about k times epsilon, and one "
+        f"here has {plan.most_records}"
+    )
+
+
 def describe(plan: PrivacyPlan) -> dict[str, Any]:
-    """The `privacy` entry of run.json: what was planned, and what the numbers mean."""
-    settings = plan.settings
+    """The `privacy` entry of run.json: what was planned, and what the numbers mean.
+
+    Epsilon is the best upper bound; a rule without a proof has none, only what it claims.
+    """
+    settings, bound = plan.settings, plan.bound()
+    proved, claimed = (bound.epsilon, None) if plan.certified else (None, bound.epsilon)
     return {
         "mechanism": mechanism_name(plan),
         "certified": plan.certified,
-        "unit": settings.unit,
-        "adjacency": ADJACENCY[settings.unit],
+        "unit": plan.unit,
+        "unit_note": unit_note(plan),
+        "most_records": plan.most_records,
+        "adjacency": ADJACENCY[plan.unit],
         "across_clients": "sum" if settings.shared_patients else "max",
         "delta": settings.delta,
         "max_grad_norm": settings.max_grad_norm,
         "noise_multiplier": plan.noise_multiplier,
         "target_epsilon": settings.target_epsilon,
         "max_epsilon": settings.max_epsilon,
-        "epsilon_planned": plan.epsilon(),
-        "accountants": {"rounds.jsonl": "rdp", "summary.json": "prv or rdp"},
+        "epsilon_planned": proved,
+        "epsilon_planned_rdp": plan.epsilon() if plan.certified else None,
+        "epsilon_claimed_planned": claimed,
+        "accountants": {
+            "epsilon_planned": bound.accountant,
+            "rounds.jsonl": "rdp; epsilon_upper as its line names it",
+            "summary.json": "prv or rdp",
+        },
         "randomness": "simulation-grade: whoever knows the seed can remove the noise",
         "clients": {
             name: {

@@ -9,8 +9,11 @@ no order, and splitting an entry changes nothing.
 Epsilon is None where no finite epsilon holds: as soon as one release carried no noise. It is 0 for
 a history without releases. q = 1 (full batch) is the Gaussian mechanism without amplification.
 
-Adjacency is add-or-remove-one (`ADJACENCY`). Several Gaussians on *one* Poisson sample are one
-release at `effective_noise_multiplier`; adding their separately amplified costs claims too little.
+Two data sets are neighbours if the contents of one unit of the first are replaced by nothing in the
+second: it is drawn as before and contributes zero, and n is public (`ADJACENCY`).
+
+Several Gaussians on *one* Poisson sample are one release at `effective_noise_multiplier`; adding
+their separately amplified costs claims too little.
 """
 
 from __future__ import annotations
@@ -25,15 +28,31 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.privacy.composition import epsilon_prv
+
 Unit = Literal["record", "patient", "client"]
 Accountant = Literal["rdp", "prv"]
 
 ADJACENCY: dict[Unit, str] = {
-    "record": "add or remove one record",
-    "patient": "add or remove one patient with all of the patient's records",
-    "client": "replace the update of one client by zero",
+    "record": "the contents of one record replaced by nothing, with the number of records public",
+    "patient": "the contents of all records of one patient or lesion replaced by nothing, with the "
+    "number of patients or lesions public",
+    "client": "the update of one client replaced by zero, with the number of clients public",
 }
 """What two data sets that epsilon tells apart differ in, for each unit of privacy."""
+
+UNIT_NAMES: dict[Unit, str] = {
+    "record": "record",
+    "patient": "patient or lesion",
+    "client": "client",
+}
+"""What each unit is called in a sentence."""
+
+_PLURALS: dict[Unit, str] = {
+    "record": "records",
+    "patient": "patients or lesions",
+    "client": "clients",
+}
 
 ORDERS: tuple[float, ...] = (
     *(1 + tenths / 10 for tenths in range(1, 100)),
@@ -42,6 +61,9 @@ ORDERS: tuple[float, ...] = (
 )
 """The orders of Renyi divergences: Opacus', the 11 that they leave out, and larger ones, without
 which no epsilon below 0.1 can be shown at delta 1e-5."""
+
+FEW_ORDERS: tuple[float, ...] = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128)
+"""Whole orders, whose divergences take a hundredth of the time; the bound is a little larger."""
 
 # The grid of the numerical composition grows with epsilon; beyond this the value says "no privacy".
 _LARGEST_PRV_EPSILON = 100.0
@@ -130,7 +152,9 @@ def split_noise_multiplier(effective: float, ratio: float) -> tuple[float, float
     return sigma, ratio * sigma
 
 
-def epsilon_rdp(entries: Iterable[Entry], delta: float) -> float | None:
+def epsilon_rdp(
+    entries: Iterable[Entry], delta: float, orders: tuple[float, ...] = ORDERS
+) -> float | None:
     """Epsilon at `delta` by Renyi differential privacy: fast, an upper bound, for every line.
 
     Mironov, Talwar & Zhang (2019) for one release, added up order by order, converted by Theorem
@@ -147,13 +171,13 @@ def epsilon_rdp(entries: Iterable[Entry], delta: float) -> float | None:
         return None
     from opacus.accountants.analysis import rdp
 
-    curve = np.zeros(len(ORDERS))
+    curve = np.zeros(len(orders))
     for entry in history:
-        curve += rdp_of_one_step(entry.noise_multiplier, entry.sample_rate) * entry.steps
+        curve += rdp_of_one_step(entry.noise_multiplier, entry.sample_rate, orders) * entry.steps
     with warnings.catch_warnings():
         # "Optimal order is the largest alpha": true for tiny epsilons, which stay upper bounds.
         warnings.simplefilter("ignore")
-        epsilon, _ = rdp.get_privacy_spent(orders=list(ORDERS), rdp=list(curve), delta=delta)
+        epsilon, _ = rdp.get_privacy_spent(orders=list(orders), rdp=list(curve), delta=delta)
     return max(0.0, float(epsilon)) if math.isfinite(epsilon) else None
 
 
@@ -166,12 +190,10 @@ class Bound:
 
 
 def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
-    """The smallest upper bound on epsilon at `delta` we can compute, for a run's summary.
+    """The smallest upper bound on epsilon at `delta` we can compute: what is claimed of a run.
 
-    Numerical composition of privacy loss random variables (Gopi et al., 2021; Opacus), at most
-    0.01 above its estimate, seconds for long histories; RDP where that is smaller, where epsilon
-    is beyond 100, or where the numerical composition fails. Opacus composes the direction in which
-    the record is removed.
+    Numerical composition of privacy losses in both directions, see `fedsim.privacy.composition`;
+    RDP where that is smaller, where epsilon is beyond 100, or where the composition fails.
 
     Raises:
         ValueError: a delta outside (0, 1).
@@ -180,18 +202,28 @@ def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
     by_rdp = epsilon_rdp(history, delta)
     if by_rdp is None or by_rdp == 0 or by_rdp > _LARGEST_PRV_EPSILON:
         return Bound(by_rdp, "rdp")
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
-    accountant.history = [(e.noise_multiplier, e.sample_rate, e.steps) for e in history]
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            by_prv = float(accountant.get_epsilon(delta))
-    except (RuntimeError, ValueError, OverflowError):  # the grid does not fit the distribution
+    releases = tuple((e.noise_multiplier, e.sample_rate, e.steps) for e in history)
+    by_prv = epsilon_prv(releases, delta)
+    if by_prv is None or by_prv >= by_rdp:
         return Bound(by_rdp, "rdp")
-    # A NaN compares false, and RDP stands.
-    return Bound(max(0.0, by_prv), "prv") if by_prv < by_rdp else Bound(by_rdp, "rdp")
+    return Bound(by_prv, "prv")
+
+
+def largest_upper(histories: Iterable[Iterable[Entry]], delta: float) -> Bound:
+    """The largest of the histories' best upper bounds."""
+    distinct = {merge(history) for history in histories}
+    by_rdp = [(epsilon_rdp(history, delta), history) for history in distinct]
+    if any(epsilon is None for epsilon, _ in by_rdp):
+        return Bound(None, "rdp")
+    worst = Bound(0.0, "rdp")
+    # A better bound is never above RDP's: once all others are below, it is settled.
+    for epsilon, history in sorted(by_rdp, key=lambda item: item[0] or 0.0, reverse=True):
+        if (epsilon or 0.0) <= (worst.epsilon or 0.0):
+            break
+        bound = epsilon_upper(history, delta)
+        if (bound.epsilon or 0.0) > (worst.epsilon or 0.0):
+            worst = bound
+    return worst
 
 
 def largest(epsilons: Iterable[float | None]) -> float | None:
@@ -216,60 +248,40 @@ def joint(histories: Iterable[Iterable[Entry]]) -> tuple[Entry, ...]:
 def would_exceed(
     spent: Iterable[Entry], planned: Iterable[Entry], delta: float, budget: float
 ) -> bool:
-    """Whether epsilon (RDP) of `spent` and `planned` together is above `budget`, or not finite."""
-    epsilon = epsilon_rdp([*spent, *planned], delta)
-    return epsilon is None or epsilon > budget
+    """Whether epsilon of `spent` and `planned` together is above `budget`, or not finite.
 
-
-def calibrate(plans: Iterable[Iterable[tuple[float, int]]], delta: float, target: float) -> float:
-    """The smallest noise multiplier with which no client's epsilon (RDP) is above `target`.
-
-    Args:
-        plans: for each client, what it will release in all rounds: (sampling rate, steps) pairs.
-        delta: the common delta.
-        target: the largest epsilon allowed.
-
-    Returns:
-        A noise multiplier, at most one part in 10^6 larger than needed; the epsilon of every plan
-        at it is at most `target`. Mechanisms with two releases a step divide it by
-        `split_noise_multiplier`.
-
-    Raises:
-        ValueError: nothing is planned, or `target` is not above 0 or too small to be shown.
+    By the best upper bound, which is what is claimed: RDP alone would stop runs whose noise was
+    found by a tighter bound. RDP is faster, and settles the matter where it is within the budget.
     """
-    if not (math.isfinite(target) and target > 0):
-        raise ValueError(f"The target epsilon must be above 0 and finite, not {target}.")
-    distinct = {merge(Entry(1.0, q, steps) for q, steps in plan) for plan in plans} - {()}
-    if not distinct:
-        raise ValueError("There is nothing to calibrate: no client plans any step.")
-    candidates, sigma = sorted(distinct), 0.0
-    # The plan that costs most at the present multiplier sets the next one; others hardly ever do.
-    while True:
-        epsilons = [_epsilon_at(plan, sigma, delta) for plan in candidates]
-        most = max(range(len(candidates)), key=lambda i: epsilons[i])
-        if epsilons[most] <= target:
-            return sigma
-        sigma = _calibrate_one(candidates[most], delta, target, sigma)
+    history = [*spent, *planned]
+    epsilon = epsilon_rdp(history, delta)
+    if epsilon is not None and epsilon > budget:
+        epsilon = epsilon_upper(history, delta).epsilon
+    return epsilon is None or epsilon > budget
 
 
 def require_delta(delta: float, counts: Sequence[int], unit: Unit = "record") -> None:
     """Refuse a delta at which publishing one unit outright would count as private.
 
+    Whoever publishes each of n units with probability delta satisfies (0, delta). So delta must be
+    below 1/n for every client, which is to say for the largest one.
+
     Args:
         delta: the common delta of all clients.
-        counts: how many units each client holds.
+        counts: how many units each client holds; where units are at several clients, how many
+            there are in all.
         unit: what the counts count.
 
     Raises:
-        ValueError: delta is not in (0, 1) or not below 1/n of the smallest client.
+        ValueError: delta is not in (0, 1) or not below 1/n of the largest client.
     """
     _require_probability(delta)
-    smallest = min(counts)
-    if delta * smallest >= 1:
+    most = max(counts)
+    if delta * most >= 1:
+        where = f"client {list(counts).index(most)} holds" if len(counts) > 1 else "there are"
         raise ValueError(
-            f"Delta must be below 1/n for every client, but it is {delta:g} and client "
-            f"{list(counts).index(smallest)} holds {smallest} {unit}s: choose a delta below "
-            f"{1 / smallest:g}."
+            f"Delta must be below 1/n for every client, but it is {delta:g} and {where} "
+            f"{most} {_PLURALS[unit]}: choose a delta below {1 / most:g}."
         )
 
 
@@ -294,44 +306,15 @@ def client_noise_multiplier(
     return noise_multiplier / (len(weights) * heaviest * moves)
 
 
-def _calibrate_one(plan: tuple[Entry, ...], delta: float, target: float, floor: float) -> float:
-    """The smallest multiplier above `floor` that keeps one plan within `target`."""
-    from scipy.optimize import brentq
-
-    low, high = max(floor, 2.0**-7), max(2 * floor, 1.0)
-    while _epsilon_at(plan, high, delta) > target:
-        low, high = high, 2 * high
-        if high > 2.0**20:
-            raise ValueError(
-                f"No noise can show epsilon {target:g} at delta {delta:g}: choose a larger target."
-            )
-    if _epsilon_at(plan, low, delta) <= target:
-        return low
-
-    def excess(log_sigma: float) -> float:
-        epsilon = _epsilon_at(plan, math.exp(log_sigma), delta)
-        return math.log(max(epsilon, 1e-300) / target)
-
-    if excess(math.log(high)) >= 0:  # met exactly, or lost in the rounding of the logarithm
-        return high
-    sigma = math.exp(brentq(excess, math.log(low), math.log(high), xtol=5e-7))
-    while _epsilon_at(plan, sigma, delta) > target:
-        sigma *= 1 + 2.5e-7
-    return sigma
-
-
-def _epsilon_at(plan: tuple[Entry, ...], sigma: float, delta: float) -> float:
-    epsilon = epsilon_rdp([Entry(sigma, e.sample_rate, e.steps) for e in plan], delta)
-    return math.inf if epsilon is None else epsilon
-
-
 @functools.lru_cache(maxsize=4096)
-def rdp_of_one_step(noise_multiplier: float, sample_rate: float) -> NDArray[np.float64]:
-    """Renyi divergences of one release at `ORDERS`: float64, read-only."""
+def rdp_of_one_step(
+    noise_multiplier: float, sample_rate: float, orders: tuple[float, ...] = ORDERS
+) -> NDArray[np.float64]:
+    """Renyi divergences of one release at `orders`: float64, read-only."""
     from opacus.accountants.analysis import rdp
 
-    curve = np.empty(len(ORDERS))
-    for position, order in enumerate(ORDERS):
+    curve = np.empty(len(orders))
+    for position, order in enumerate(orders):
         try:
             value = rdp.compute_rdp(
                 q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=float(order)

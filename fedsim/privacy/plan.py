@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsim.errors import InputError
 from fedsim.privacy.accounting import (
+    Bound,
     Entry,
-    calibrate,
+    Unit,
     epsilon_rdp,
     joint,
     largest,
+    largest_upper,
     require_delta,
     split_noise_multiplier,
 )
+from fedsim.privacy.calibration import calibrate
 from fedsim.privacy.mechanisms import (
     DPSGD,
     AlternatingReference,
@@ -58,16 +62,25 @@ class PrivacyPlan:
     """What a run releases.
 
     Attributes:
-        settings: the scenario's block.
+        settings: the scenario's block, with a unit.
         rounds: rounds that are planned.
         clients: client name -> what it releases in a round, in client order.
         noise_multiplier: of the mechanism: noise on the sum over the clipping norm.
+        most_records: where the unit is a record and several records are of one patient, how many
+            the patient has who has most; else 1.
     """
 
     settings: Privacy
     rounds: int
     clients: dict[str, ClientPlan]
     noise_multiplier: float
+    most_records: int = 1
+
+    @property
+    def unit(self) -> Unit:
+        """What is protected."""
+        assert self.settings.unit is not None
+        return self.settings.unit
 
     @property
     def certified(self) -> bool:
@@ -76,14 +89,22 @@ class PrivacyPlan:
 
     def epsilon(self, rounds: int | None = None) -> float | None:
         """Epsilon (RDP) if every client joined so many rounds, by default all."""
+        return largest(
+            epsilon_rdp(history, self.settings.delta) for history in self._histories(rounds)
+        )
+
+    def bound(self, rounds: int | None = None) -> Bound:
+        """The same by the best upper bound: what is claimed."""
+        return largest_upper(self._histories(rounds), self.settings.delta)
+
+    def _histories(self, rounds: int | None) -> list[list[Entry]]:
+        """What a unit pays for: each client's releases, or all where it may be at all clients."""
         count = self.rounds if rounds is None else rounds
         histories = [
             [Entry(e.noise_multiplier, e.sample_rate, e.steps * count)]
             for e in (plan.entry for plan in self.clients.values())
         ]
-        if self.settings.shared_patients:
-            return epsilon_rdp(joint(histories), self.settings.delta)
-        return largest(epsilon_rdp(history, self.settings.delta) for history in histories)
+        return [list(joint(histories))] if self.settings.shared_patients else histories
 
 
 def plan_privacy(
@@ -91,25 +112,38 @@ def plan_privacy(
     rounds: int,
     units: Mapping[str, int],
     steps_of: Callable[[int, int], int],
+    *,
+    together: int | None = None,
+    most_records: int = 1,
+    cache: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> PrivacyPlan:
     """Decide sampling rates, steps and noise.
 
     Args:
-        settings: the scenario's block.
+        settings: the scenario's block; without a unit, records are meant.
         rounds: planned rounds; `target_epsilon` holds for a client that joins all of them.
         units: client name -> records, or patients, that it holds.
         steps_of: releases of one round, from units and the expected batch.
+        together: patients of all clients, each counted once, where they may be at several; by
+            default the sum.
+        most_records: see `PrivacyPlan`.
+        cache, say: see `calibrate`.
 
     Raises:
         InputError: delta is not below 1/n of a client, the target cannot be met, or one round
             alone would exceed `max_epsilon`.
     """
-    _check_delta(settings, list(units.values()))
+    settings = settings.model_copy(update={"unit": settings.unit or "record"})
+    counts = list(units.values())
+    if settings.shared_patients:
+        counts = [sum(counts) if together is None else together]
+    _check_delta(settings, counts)
     rates = {name: min(1.0, settings.expected_batch / count) for name, count in units.items()}
     steps = {name: steps_of(count, settings.expected_batch) for name, count in units.items()}
     noise = settings.noise_multiplier
     if noise is None:
-        noise = _noise_for_target(settings, rounds, rates, steps)
+        noise = _noise_for_target(settings, rounds, rates, steps, cache, say)
     clients = {
         name: ClientPlan(
             count,
@@ -119,10 +153,17 @@ def plan_privacy(
         )
         for name, count in units.items()
     }
-    return _within_budget(PrivacyPlan(settings, rounds, clients, noise))
+    return _within_budget(PrivacyPlan(settings, rounds, clients, noise, most_records))
 
 
-def plan_client_privacy(settings: Privacy, rounds: int, names: Sequence[str]) -> PrivacyPlan:
+def plan_client_privacy(
+    settings: Privacy,
+    rounds: int,
+    names: Sequence[str],
+    *,
+    cache: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> PrivacyPlan:
     """The plan where the unit is a client: one release a round, of the mean of all updates.
 
     The cohort is fixed, not a Poisson sample: nothing amplifies.
@@ -145,7 +186,8 @@ def plan_client_privacy(settings: Privacy, rounds: int, names: Sequence[str]) ->
     noise = settings.noise_multiplier
     if noise is None:
         alone = dict.fromkeys(names, 1)
-        noise = _noise_for_target(settings, rounds, dict.fromkeys(names, 1.0), alone)
+        rates = dict.fromkeys(names, 1.0)
+        noise = _noise_for_target(settings, rounds, rates, alone, cache, say)
     mechanism = build_mechanism(settings, noise, len(names))
     clients = {name: ClientPlan(1, 1.0, 1, mechanism) for name in names}
     return _within_budget(PrivacyPlan(settings, rounds, clients, noise))
@@ -153,16 +195,20 @@ def plan_client_privacy(settings: Privacy, rounds: int, names: Sequence[str]) ->
 
 def _check_delta(settings: Privacy, counts: Sequence[int]) -> None:
     try:
-        require_delta(settings.delta, counts, settings.unit)
+        require_delta(settings.delta, counts, settings.unit or "record")
     except ValueError as error:
-        raise InputError(f"privacy.delta: {error}", hint="type privacy.delta=1e-5") from error
+        # The largest power of ten below 1/n has as many zeros as n has digits.
+        hint = f"type privacy.delta=1e-{len(str(max(counts)))}"
+        raise InputError(f"privacy.delta: {error}", hint=hint) from error
 
 
 def _within_budget(plan: PrivacyPlan) -> PrivacyPlan:
     """The plan, if one round of it fits `max_epsilon`."""
-    first = plan.epsilon(1)
     budget = plan.settings.max_epsilon
-    if budget is not None and (first is None or first > budget):
+    if budget is None:
+        return plan
+    first = plan.bound(1).epsilon
+    if first is None or first > budget:
         costs = "no finite epsilon" if first is None else f"epsilon {first:.3g}"
         raise InputError(
             f"privacy.max_epsilon: one round costs {costs}, more than {budget:g}",
@@ -172,7 +218,12 @@ def _within_budget(plan: PrivacyPlan) -> PrivacyPlan:
 
 
 def _noise_for_target(
-    settings: Privacy, rounds: int, rates: Mapping[str, float], steps: Mapping[str, int]
+    settings: Privacy,
+    rounds: int,
+    rates: Mapping[str, float],
+    steps: Mapping[str, int],
+    cache: Path | None,
+    say: Callable[[str], None] | None,
 ) -> float:
     """The noise multiplier of the mechanism with which no client's epsilon is above the target."""
     assert settings.target_epsilon is not None
@@ -180,7 +231,7 @@ def _noise_for_target(
     if settings.shared_patients:
         plans = [[release for plan in plans for release in plan]]
     try:
-        effective = calibrate(plans, settings.delta, settings.target_epsilon)
+        effective = calibrate(plans, settings.delta, settings.target_epsilon, cache=cache, say=say)
     except ValueError as error:
         raise InputError(f"privacy.target_epsilon: {error}") from error
     kind = settings.filter

@@ -201,15 +201,21 @@ def _costs(record: Record) -> str:
 
 def _privacy(record: Record) -> str:
     summary = record.summary or {}
-    keys = ("epsilon", "epsilon_rdp", "epsilon_claimed", "accountant", "delta", "audit")
+    planned = record.run.get("privacy") or {}
+    keys = ("epsilon", "epsilon_rdp", "epsilon_claimed", "accountant", "delta", "unit", "audit")
     rows = [(key, summary[key]) for key in keys if summary.get(key) is not None]
-    last = record.rounds[-1]["epsilon"] if record.rounds else None
+    newest = record.rounds[-1] if record.rounds else {}
+    last = newest.get("epsilon_upper", newest.get("epsilon"))
     if not record.summary and last is not None:
         rows = [("epsilon so far", last)]
     told = paragraph("No privacy mechanism: epsilon is not defined.")
     if rows:
         rows.append(("certified", "yes" if summary.get("certified") else "no"))
+        if planned.get("adjacency"):
+            rows.append(("neighbours", planned["adjacency"]))
         told = table(("what", "value"), rows, "Differential privacy")
+        if planned.get("unit_note"):
+            told += paragraph(planned["unit_note"])
     released = record.run.get("released_without_privacy") or []
     if released:
         told += paragraph("Released without a privacy mechanism:") + items(released)

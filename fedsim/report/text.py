@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsim.privacy.accounting import UNIT_NAMES
+
 _NAMES = {
     "auc": "AUC",
     "pr_auc": "PR-AUC",
@@ -25,6 +27,9 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     privacy = "none" if epsilon is None else f"epsilon {epsilon:.3f}"
     if claimed is not None:
         privacy += f" (paper claims {claimed:.2f})"
+    if summary.get("unit") is not None:
+        privacy += f" at delta {summary['delta']:g} for every {UNIT_NAMES[summary['unit']]}"
+    note = summary.get("unit_note")
     failed = summary["failed"]
     missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
@@ -33,6 +38,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         f"privacy: {privacy}",
+        *([f"NOTE {note}"] if note else []),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {folder}",
     ]

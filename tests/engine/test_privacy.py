@@ -13,13 +13,15 @@ from safetensors.numpy import load_file
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.api import resume
 from fedsim.console import Console
-from fedsim.privacy.accounting import Entry, epsilon_rdp
+from fedsim.privacy.accounting import Entry, epsilon_rdp, largest_upper
 from fedsim.report.text import closing_lines
+from fedsim.scenario import load
 from tests.engine.test_bits import assert_same
 
 PRIVATE = (
     "client={name: supervised, class_balanced: false, steps: 3, learning_rate: 0.1}",
-    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3, physical_batch: 8}",
+    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3, physical_batch: 8, "
+    "unit: record}",
 )
 """Four clients with two rounds of three releases."""
 
@@ -43,7 +45,9 @@ def test_epsilon_of_every_client_adds_up_over_rounds(run_tiny: Callable[..., Res
         assert row["epsilon_total"] == epsilon_rdp([entry], 1e-3)
     last = result.rounds[-1]
     totals = [row["epsilon_total"] for row in rows if row["round"] == 2]
-    assert last["epsilon"] == max(totals) == planned["epsilon_planned"]
+    assert last["epsilon"] == max(totals) == planned["epsilon_planned_rdp"]
+    assert result.summary["epsilon"] == planned["epsilon_planned"]
+    assert result.summary["unit"] == planned["unit"] == last["unit"] == "record"
     assert list(last["epsilon_by_client"].values()) == totals
     assert last["certified"] is True
     assert 0 < result.summary["epsilon"] <= result.summary["epsilon_rdp"] == last["epsilon"]
@@ -53,8 +57,12 @@ def test_a_target_is_met_by_the_largest_client_and_not_by_much_more(
     run_tiny: Callable[..., Result],
 ) -> None:
     target = PRIVATE[1].replace("noise_multiplier: 1.0", "target_epsilon: 4.0")
-    result = run_tiny(PRIVATE[0], target)
-    assert 3.9 < result.summary["epsilon_rdp"] <= 4.0
+    result = run_tiny(PRIVATE[0], target, "privacy.max_epsilon=4.0")
+    assert 3.99 < result.summary["epsilon"] <= 4.0 < result.summary["epsilon_rdp"]
+    # The budget of as much does not stop it, and no line says that it is exceeded.
+    assert result.summary["rounds"] == 2
+    assert result.rounds[-1]["epsilon"] == result.summary["epsilon_rdp"]
+    assert result.rounds[-1]["epsilon_upper"] == result.summary["epsilon"]
 
 
 def test_losses_over_real_records_stay_at_the_sites(run_tiny: Callable[..., Result]) -> None:
@@ -118,11 +126,17 @@ def test_a_resume_that_plans_other_noise_is_refused(run_tiny: Callable[..., Resu
 
 def test_the_budget_is_never_passed(run_tiny: Callable[..., Result]) -> None:
     full = run_tiny(*PRIVATE, "rounds=6")
-    costs = [row["epsilon"] for row in full.rounds]
+    plan = json.loads((full.folder / "run.json").read_text())["privacy"]["clients"].values()
+    rates = [client["sample_rate"] for client in plan]
+    costs = [
+        largest_upper([[Entry(1.0, q, 3 * number)] for q in rates], 1e-3).epsilon or 0.0
+        for number in range(1, 7)
+    ]
     budget = (costs[2] + costs[3]) / 2
     stopped = run_tiny(*PRIVATE, "rounds=6", f"privacy.max_epsilon={budget}")
     assert stopped.summary["rounds"] == len(stopped.rounds) == 3
-    assert stopped.summary["epsilon_rdp"] == costs[2] <= budget
+    assert stopped.summary["epsilon"] == costs[2] <= budget
+    assert all(row["epsilon_upper"] <= budget for row in stopped.rounds)
     assert "above" in stopped.summary["stopped"]
     assert json.loads((stopped.folder / "run.json").read_text())["status"] == "done"
     assert [row["epsilon"] for row in stopped.rounds] == costs[:3]
@@ -141,7 +155,7 @@ def test_a_client_without_budget_is_left_out_and_the_others_go_on(
         *PRIVATE, "rounds=4", f"privacy.max_epsilon={budget}", "privacy.on_budget=drop_client"
     )
     assert len(result.rounds) == 4
-    assert result.rounds[-1]["epsilon"] <= budget
+    assert result.rounds[-1]["epsilon_upper"] <= budget
     assert int(dearest) not in result.rounds[-1]["clients"]
     assert len(result.rounds[-1]["clients"]) == 3
 
@@ -265,6 +279,52 @@ def test_patients_must_be_known(run_tiny: Callable[..., Result]) -> None:
         run_tiny(*PRIVATE, "privacy.unit=patient", "data.embedded.views=1")
 
 
+def test_where_records_repeat_a_patient_the_patient_is_the_unit(
+    run_tiny: Callable[..., Result],
+) -> None:
+    block = PRIVATE[1].replace(", unit: record", "")
+    result = run_tiny(PRIVATE[0], block, "rounds=1")
+    record = json.loads((result.folder / "run.json").read_text())["privacy"]
+    assert record["unit"] == result.summary["unit"] == "patient"
+    assert {row["unit"] for row in lines(result, "privacy.jsonl")} == {"patient"}
+    assert load(result.folder / "scenario.yaml").privacy.unit == "patient"  # type: ignore[union-attr]
+    assert record["unit_note"] is None
+    assert "all records of one patient or lesion" in record["adjacency"]
+    explicit = run_tiny(PRIVATE[0], block, "rounds=1", "privacy.unit=patient")
+    assert_same(result, explicit)
+    # One image a lesion: nothing is repeated, and the record is the unit.
+    single = run_tiny(PRIVATE[0], block, "rounds=1", "data.embedded.views=1")
+    assert single.summary["unit"] == "record"
+    assert single.summary["unit_note"] is None
+    assert load(single.folder / "scenario.yaml").privacy.unit == "record"  # type: ignore[union-attr]
+
+
+def test_a_resumed_run_keeps_the_unit_that_it_began_with(run_tiny: Callable[..., Result]) -> None:
+    folder = run_tiny(PRIVATE[0], PRIVATE[1].replace(", unit: record", ""), "rounds=1").folder
+    record = json.loads((folder / "run.json").read_text()) | {"status": "interrupted"}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert resume(folder, [], Console(quiet=True)).summary["unit"] == "patient"
+
+
+def test_a_guarantee_for_records_says_what_it_is_worth_to_a_patient(
+    run_tiny: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fedsim.report.page import write_report
+
+    result = run_tiny(*PRIVATE, "rounds=1", quiet=False)
+    record = json.loads((result.folder / "run.json").read_text())["privacy"]
+    most = record["most_records"]
+    assert most >= 2
+    note = result.summary["unit_note"]
+    assert (
+        f"a patient or lesion with k records has about k times epsilon, and one here has {most}"
+        in note
+    )
+    assert f"NOTE {note}" in " ".join(capsys.readouterr().out.split())
+    write_report(result.folder)
+    assert note in (result.folder / "report" / "index.html").read_text()
+
+
 def test_methods_without_a_private_form_are_refused(run_tiny: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="class_balanced"):
         run_tiny(PRIVATE[1])
@@ -301,7 +361,7 @@ DISTILLED = (
     "strategy={name: gdd, epochs: 2}",
     "client={name: distill, matching: dm, images_per_class: 2, iterations: 3, width: 8}",
     "model={name: convnet, width: 8}",
-    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3}",
+    "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3, unit: record}",
 )
 
 

@@ -7,14 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.privacy.accounting import (
     ADJACENCY,
     ORDERS,
     Entry,
-    calibrate,
     client_noise_multiplier,
     effective_noise_multiplier,
     epsilon_rdp,
@@ -22,6 +21,7 @@ from fedsim.privacy.accounting import (
     from_state,
     joint,
     largest,
+    largest_upper,
     merge,
     rdp_of_one_step,
     require_delta,
@@ -208,8 +208,7 @@ def test_the_published_epsilons_come_from_these_multipliers():
     golden = {0.5: 13.66, 0.55: 9.30, 0.6: 6.67, 0.65: 5.02, 0.7: 3.945, 0.75: 3.21, 0.8: 2.696}
     for sigma, epsilon in golden.items():
         assert paper_epsilon(sigma) == pytest.approx(epsilon, abs=5e-3)
-    plan = [[(PAPER_RATE, PAPER_STEPS)]]
-    assert calibrate(plan, PAPER_DELTA, 6.97) == pytest.approx(0.593, abs=5e-5)
+    assert paper_epsilon(0.593) == pytest.approx(6.97, abs=5e-3)
     assert paper_epsilon(effective_noise_multiplier(0.593, 3.076)) == pytest.approx(7.46, abs=5e-3)
     bound = epsilon_upper([Entry(0.593, PAPER_RATE, PAPER_STEPS)], PAPER_DELTA)
     assert bound.epsilon == pytest.approx(6.118, abs=1e-3)
@@ -324,6 +323,22 @@ def test_the_upper_bound_falls_back_to_rdp():
     assert 0.0039 < epsilon_rdp([Entry(20.0, 0.01, 10)], 1e-5) < 0.0139
 
 
+def test_a_budget_is_held_against_the_bound_that_is_claimed():
+    history = [Entry(1.0, 0.01, 1000)]  # RDP 2.10, PRV 1.84
+    assert not would_exceed([], history, 1e-5, 1.85)
+    assert not would_exceed(history, [], 1e-5, 1.85)
+    assert would_exceed([], history, 1e-5, 1.83)
+    assert would_exceed(history, [Entry(1.0, 0.01, 100)], 1e-5, 1.85)
+
+
+def test_the_largest_bound_is_that_of_the_history_that_costs_most():
+    clients = [[Entry(1.0, 0.05, 100)], [Entry(1.0, 0.05, 200)], [Entry(2.0, 0.1, 50)]]
+    bounds = [epsilon_upper(client, 1e-5) for client in clients]
+    assert largest_upper(clients, 1e-5) == max(bounds, key=lambda bound: bound.epsilon)
+    assert largest_upper([], 1e-5).epsilon == 0.0
+    assert largest_upper([*clients, [Entry(0.0, 0.05, 1)]], 1e-5).epsilon is None
+
+
 def test_the_largest_epsilon_counts_and_shared_patients_pay_everywhere():
     assert largest([0.5, 2.0, 1.0]) == 2.0
     assert largest([0.5, None]) is None
@@ -336,50 +351,6 @@ def test_the_largest_epsilon_counts_and_shared_patients_pay_everywhere():
     assert set(ADJACENCY) == {"record", "patient", "client"}
 
 
-@settings(max_examples=4)
-@given(
-    st.lists(st.tuples(st.sampled_from([0.01, 1.0]), st.integers(1, 900)), min_size=1),
-    st.sampled_from([0.5, 2.0, 8.0]),
-)
-def test_calibration_meets_the_target_with_its_largest_epsilon(plan_of_each, target):
-    plans = [[plan] for plan in plan_of_each]
-    sigma = calibrate(plans, 1e-5, target)
-
-    def worst(at):
-        return largest(epsilon_rdp([Entry(at, *step) for step in p], 1e-5) for p in plans)
-
-    assert worst(sigma) <= target
-    assert worst(sigma * (1 - 2e-6)) > target
-    # The run that was planned fits its budget; one more step than planned does not.
-    for plan in plans:
-        assert not would_exceed([], [Entry(sigma, *step) for step in plan], 1e-5, target)
-    # More steps do not fit where the plan costs most.
-    assert any(
-        would_exceed([Entry(sigma, *plan[0])], [Entry(sigma, plan[0][0], 50)], 1e-5, target)
-        for plan in plans
-    )
-
-
-def test_calibration_takes_plans_of_several_entries_and_finds_the_worst_later():
-    plans = [[(0.01, 1000)], [(0.1, 100), (0.2, 50)], [(0.02, 10)], []]
-    sigma = calibrate(plans, 1e-5, 3.0)
-    epsilons = [epsilon_rdp([Entry(sigma, *step) for step in plan], 1e-5) for plan in plans]
-    assert max(epsilons) == epsilons[1] <= 3.0
-    assert max(epsilons) > 3.0 - 1e-4
-    # A target that a round number meets exactly.
-    target = epsilon_rdp([Entry(1.0, 0.01, 1000)], 1e-5)
-    assert calibrate([[(0.01, 1000)]], 1e-5, target) == pytest.approx(1.0, abs=1e-6)
-
-
-def test_calibration_refuses_what_cannot_be():
-    with pytest.raises(ValueError, match="nothing to calibrate"):
-        calibrate([[], [(0.1, 0)]], 1e-5, 1.0)
-    with pytest.raises(ValueError, match="above 0"):
-        calibrate([[(0.1, 10)]], 1e-5, 0.0)
-    with pytest.raises(ValueError, match="choose a larger target"):
-        calibrate([[(0.1, 10)]], 1e-5, 1e-4)
-
-
 @given(st.floats(0.1, 50), st.floats(0.2, 5))
 def test_two_releases_of_a_split_cost_one_release_and_never_more(effective, ratio):
     sigma, reference = split_noise_multiplier(effective, ratio)
@@ -390,11 +361,14 @@ def test_two_releases_of_a_split_cost_one_release_and_never_more(effective, rati
     assert effective_noise_multiplier(sigma, 0.0) == 0.0
 
 
-def test_delta_must_be_below_one_over_n_of_the_smallest_client():
+def test_delta_must_be_below_one_over_n_of_the_largest_client():
     require_delta(1e-4, [2000, 9999])
-    with pytest.raises(ValueError, match=r"client 1 holds 80 records.*below 0\.0125"):
-        require_delta(1 / 80, [2000, 80, 300])
-    with pytest.raises(ValueError, match="40 patients"):
+    # Right for the small client, and the large one could publish a record.
+    with pytest.raises(ValueError, match=r"client 1 holds 9999 records.*below 0\.00010001"):
+        require_delta(2e-4, [2000, 9999, 300])
+    with pytest.raises(ValueError, match="1/n"):
+        require_delta(1 / 80, [20, 80])
+    with pytest.raises(ValueError, match="there are 40 patients or lesions"):
         require_delta(0.1, [40], "patient")
     for delta in (0.0, 1.0, -1e-5, math.nan):
         with pytest.raises(ValueError, match="between 0 and 1"):

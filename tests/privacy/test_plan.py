@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import InputError
-from fedsim.ledger.privacy import PrivacyLedger
-from fedsim.privacy.accounting import Entry, epsilon_rdp
+from fedsim.ledger.privacy import PrivacyLedger, describe
+from fedsim.privacy.accounting import Entry, epsilon_rdp, epsilon_upper
 from fedsim.privacy.mechanisms import AlternatingReference, PrivateReference
 from fedsim.privacy.paper import PaperUnsound
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
@@ -44,12 +44,12 @@ def test_a_target_holds_for_every_client_and_is_nearly_used_up(
 ) -> None:
     units = {f"site-{i}": n for i, n in enumerate(sizes)}
     made = plan(rounds, units, noise_multiplier=None, target_epsilon=target)
-    largest = made.epsilon()
+    largest = made.bound().epsilon
     assert largest is not None
     assert 0.99 * target <= largest <= target
     for client in made.clients.values():
         entry = Entry(client.entry.noise_multiplier, client.sample_rate, 10 * rounds)
-        assert epsilon_rdp([entry], 1e-5) <= target  # type: ignore[operator]
+        assert epsilon_upper([entry], 1e-5).epsilon <= target  # type: ignore[operator]
 
 
 def test_the_most_expensive_client_is_the_smallest_one() -> None:
@@ -72,6 +72,53 @@ def test_patients_at_several_sites_pay_for_all_sites() -> None:
     assert shared.epsilon() == both == ledger.row()["epsilon"] > apart  # type: ignore[operator]
 
 
+def test_delta_is_below_one_over_n_of_the_largest_client_or_of_all_patients() -> None:
+    assert plan(units={"a": 90, "b": 900}, delta=1e-3)
+    with pytest.raises(InputError, match="client 1 holds 1000 records") as caught:
+        plan(units={"a": 90, "b": 1000}, delta=1e-3)
+    assert caught.value.hint == "type privacy.delta=1e-4"
+    assert plan(units={"a": 90, "b": 1000}, delta=1e-4)
+    # Patients at several sites are one crowd: each site alone has fewer than 1/delta.
+    shared = {"units": {"a": 600, "b": 600}, "unit": "patient", "delta": 1e-3}
+    assert plan(**shared)  # type: ignore[arg-type]
+    block = Privacy(noise_multiplier=1.0, unit="patient", delta=1e-3, shared_patients=True)
+    steps = lambda units, batch: 10  # noqa: E731
+    with pytest.raises(InputError, match="there are 1100 patients or lesions"):
+        plan_privacy(block, 1, shared["units"], steps, together=1100)  # type: ignore[arg-type]
+    assert plan_privacy(block, 1, shared["units"], steps, together=900)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="there are 4 clients"):
+        plan_client_privacy(
+            Privacy(noise_multiplier=1.0, unit="client", delta=0.25), 1, list("abcd")
+        )
+
+
+def test_a_run_that_meets_its_target_is_within_a_budget_of_as_much() -> None:
+    made = plan(noise_multiplier=None, target_epsilon=3.0, max_epsilon=3.0)
+    ledger = PrivacyLedger(made)
+    for number in range(20):
+        assert ledger.exhausted([0]) == []
+        ledger.charge(number, [0])
+        row = ledger.row()
+        assert row["epsilon_upper"] <= 3.0
+        assert row["epsilon_upper"] <= row["epsilon"]
+        assert row["accountant"] == ("rdp" if row["epsilon"] <= 3.0 else "prv")
+    assert row["epsilon"] > 3.0  # RDP shows less than what holds
+    assert row["epsilon_upper"] == ledger.summary()["epsilon"] == made.bound().epsilon
+    assert ledger.exhausted([0]) == [0]
+
+
+def test_a_rule_without_proof_plans_no_epsilon() -> None:
+    paper = Filter(reference="paper_unsound")
+    told = describe(plan(noise_multiplier=None, target_epsilon=3.0, filter=paper))
+    assert told["epsilon_planned"] is None
+    assert told["epsilon_planned_rdp"] is None
+    assert told["epsilon_claimed_planned"] == pytest.approx(3.0, rel=1e-3)
+    proved = describe(plan(noise_multiplier=None, target_epsilon=3.0))
+    assert proved["epsilon_planned"] == pytest.approx(3.0, rel=1e-3)
+    assert proved["epsilon_planned"] < proved["epsilon_planned_rdp"]
+    assert proved["epsilon_claimed_planned"] is None
+
+
 @pytest.mark.parametrize(
     ("reference", "kind"),
     [
@@ -84,7 +131,7 @@ def test_a_filter_is_planned_at_what_it_costs(reference: str, kind: type) -> Non
     made = plan(noise_multiplier=None, target_epsilon=3.0, filter=Filter(reference=reference))
     mechanism = made.clients["a"].mechanism
     assert isinstance(mechanism, kind)
-    assert made.epsilon() == pytest.approx(3.0, rel=1e-3)
+    assert made.bound().epsilon == pytest.approx(3.0, rel=1e-3)
     assert made.certified is (reference != "paper_unsound")
     plain = plan(noise_multiplier=None, target_epsilon=3.0).noise_multiplier
     assert mechanism.accounted_noise_multiplier == pytest.approx(plain, rel=1e-5)
