@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -23,6 +24,9 @@ from fedsim.randomness import SERVER
 # The metrics of a round's line, in this order, as far as a scenario has them.
 _HEADLINE = ("auc", "balanced_accuracy", "dice")
 _PLAIN_SECONDS = 15.0
+# From so many clients on, what each of them did is told in one line for all.
+_MANY = 20
+_NAMED = 5  # clients that a line for several names
 
 
 class Console:
@@ -36,6 +40,7 @@ class Console:
         self._board: Board | None = None
         self._names: list[str] = []
         self._rounds = 0
+        self._sent: dict[int, int] = {}
         self._budget: float | None = None
         self._last = 0.0
 
@@ -74,6 +79,7 @@ class Console:
     ) -> None:
         """Start to watch the local work of these clients; `budget` is the largest epsilon."""
         self._names, self._rounds, self._board, self._budget = names, rounds, board, budget
+        self._sent = {}
         self._last = time.monotonic()
 
     def watch(self, in_flight: set[int]) -> None:
@@ -105,14 +111,24 @@ class Console:
             )
 
     def traffic(self, row: Mapping[str, Any]) -> None:
-        """Say what a client sent, where that happens once in a run."""
-        if self._rounds == 1 and row["direction"] == "up":
-            fields = ", ".join(f"{k} {v / 1e6:.3f}" for k, v in row["fields"].items() if v >= 1000)
-            self.line(f"  {self._name(row['client'])} sent {row['bytes'] / 1e6:.3f} MB ({fields})")
+        """Say what a client sent, where that happens once in a run; of many, `round` says it."""
+        if self._rounds != 1 or row["direction"] != "up":
+            return
+        if len(self._names) >= _MANY:
+            client = row["client"]
+            self._sent[client] = self._sent.get(client, 0) + row["bytes"]
+            return
+        fields = ", ".join(f"{k} {v / 1e6:.3f}" for k, v in row["fields"].items() if v >= 1000)
+        self.line(f"  {self._name(row['client'])} sent {row['bytes'] / 1e6:.3f} MB ({fields})")
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Print the line of a finished round."""
         self._stop()
+        if self._sent:
+            sizes = [size / 1e6 for size in self._sent.values()]
+            each = f"{min(sizes):.3f} to {max(sizes):.3f} MB each, median {median(sizes):.3f}"
+            self.line(f"  {len(sizes)} clients sent {each}")
+            self._sent = {}
         scores = [
             f"{name} {row['metrics'][name]:.3f}"
             for name in _HEADLINE
@@ -131,8 +147,23 @@ class Console:
             f"{row['peak_rss_mb']:.0f} MB RAM",
         ]
         self.line(" | ".join(parts))
-        for failure in row["failed"]:
-            self.line(f"  {self._name(failure['client'])} failed: {failure['reason']}")
+        self._failed(row["failed"])
+
+    def _failed(self, failures: Sequence[Mapping[str, Any]]) -> None:
+        """A line for each failed client; of many, one for each reason."""
+        if len(failures) < _MANY:
+            for failure in failures:
+                self.line(f"  {self._name(failure['client'])} failed: {failure['reason']}")
+            return
+        reasons: dict[str, list[str]] = {}
+        for failure in failures:
+            reasons.setdefault(failure["reason"], []).append(self._name(failure["client"]))
+        shown = sorted(reasons.items(), key=lambda item: -len(item[1]))[:_NAMED]
+        for reason, names in shown:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            self.line(f"  {', '.join(names[:_NAMED])}{more} failed: {reason}")
+        if len(reasons) > len(shown):
+            self.line(f"  {len(reasons) - len(shown)} more reasons are in rounds.jsonl")
 
     def stop(self) -> None:
         """Take the bars away."""
