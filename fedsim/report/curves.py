@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.report.drawing import COLOURS, Picture, frame, png
+from fedsim.report.many import MANY, TITLES, draw_bands, quantiles
 from fedsim.report.record import Record
+
+_GRID = np.linspace(0, 1, 201)  # where curves of several models are averaged
 
 
 class Curve(NamedTuple):
@@ -102,18 +105,19 @@ def _picture(
     models, _, classes = probabilities.shape
     # Of two classes the second is the positive one; of several, each against the rest.
     scored = [1] if classes == 2 else np.unique(labels).tolist()
-    curves = {
-        label: [curve(labels == label, one[:, label]) for one in probabilities] for label in scored
-    }
     figure, (axes,) = frame(record, f"{title} on the test split", height=5.2, right=3.4)
     axes.set_aspect("equal", anchor="NW")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    for k, (label, several) in enumerate(curves.items()):
-        areas = [one.area for one in several]
-        text = f"{record.class_name(label)}: {np.mean(areas):.3f}"
+    told, rows = [], []
+    for k, label in enumerate(scored):
+        found = (curve(labels == label, one[:, label]) for one in probabilities)
+        several = _Several(name, found)
+        text = f"{record.class_name(label)}: {np.mean(several.areas):.3f}"
+        told.append(f"{record.class_name(label)}: {area} {np.mean(several.areas):.3f}")
         if models > 1:
-            text += f" ({min(areas):.3f} to {max(areas):.3f})"
+            text += f" ({min(several.areas):.3f} to {max(several.areas):.3f})"
         _draw(axes, name, several, _look(k, len(scored)), text, thin=len(scored) == 1)
+        rows += several.rows(record.class_name(label))
     if name == "roc":
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="chance: 0.500")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -131,40 +135,83 @@ def _picture(
         alignment="left",
         title_fontsize=9,
     )
-    columns = ("false_positive_rate", "true_positive_rate")
+    places = ("false_positive_rate", "true_positive_rate")
+    places = places if name == "roc" else ("recall", "precision")
     return Picture(
         name,
         f"{title} on the test split",
         _caption(models, classes, record, name),
-        "; ".join(
-            f"{record.class_name(label)}: {area} {np.mean([one.area for one in several]):.3f}"
-            for label, several in curves.items()
-        ),
+        "; ".join(told),
         png(figure),
-        ("model", "class", "threshold", *(columns if name == "roc" else ("recall", "precision"))),
-        [
-            (model, record.class_name(label), None if np.isinf(t) else t, x, y)
-            for label, several in curves.items()
-            for model, one in enumerate(several)
-            for t, x, y in zip(one.threshold.tolist(), one.x.tolist(), one.y.tolist(), strict=True)
-        ],
+        ("model", "class", "area" if models >= MANY else "threshold", *places),
+        rows,
     )
 
 
+class _Several:
+    """The curves that several models have of one class.
+
+    Attributes:
+        areas: of each.
+        curves: all of them; none where they are many, of which only heights are kept.
+        heights: float64 [models, 201], on the grid.
+    """
+
+    def __init__(self, name: str, curves: Iterable[Curve]) -> None:
+        self.areas: list[float] = []
+        self.curves: list[Curve] = []
+        heights = []
+        for one in curves:
+            self.areas.append(one.area)
+            self.curves.append(one)
+            heights.append(_height(one, _GRID, name))
+            if len(heights) >= MANY:
+                self.curves.clear()
+        self.heights = np.array(heights)
+
+    @property
+    def many(self) -> bool:
+        """Whether there are too many to draw each."""
+        return len(self.areas) >= MANY
+
+    def rows(self, label: str) -> list[tuple[Any, ...]]:
+        """Lines of the CSV: each corner of each curve; of many curves, area of each and bands."""
+        if not self.many:
+            return [
+                (model, label, None if np.isinf(t) else t, x, y)
+                for model, one in enumerate(self.curves)
+                for t, x, y in zip(
+                    one.threshold.tolist(), one.x.tolist(), one.y.tolist(), strict=True
+                )
+            ]
+        bands = {"mean": self.heights.mean(axis=0)}
+        bands |= dict(zip(TITLES, quantiles(self.heights, axis=0), strict=True))
+        return [
+            *((model, label, area, None, None) for model, area in enumerate(self.areas)),
+            *(
+                (band, label, None, x, y)
+                for band, values in bands.items()
+                for x, y in zip(_GRID.tolist(), values.tolist(), strict=True)
+            ),
+        ]
+
+
 def _draw(
-    axes: Any, name: str, several: list[Curve], look: dict[str, Any], text: str, thin: bool
+    axes: Any, name: str, several: _Several, look: dict[str, Any], text: str, thin: bool
 ) -> None:
-    """One class: its curve; of several models their mean, and if asked for each of them, thin."""
+    """One class: its curve; of several models their mean, and if asked for each of them, thin; of
+    many, bands of them."""
     steps = {} if name == "roc" else {"drawstyle": "steps-pre"}
-    if len(several) == 1:
-        axes.plot(several[0].x, several[0].y, label=text, **steps, **look)
+    if len(several.areas) == 1:
+        (one,) = several.curves
+        axes.plot(one.x, one.y, label=text, **steps, **look)
         return
-    if thin:
-        for one in several:
+    if thin and several.many:
+        draw_bands(axes, _GRID.tolist(), quantiles(several.heights, axis=0).T, look["color"])
+    elif thin:
+        for one in several.curves:
             axes.plot(one.x, one.y, **steps, **look | {"linewidth": 0.6, "alpha": 0.5})
-    grid = np.linspace(0, 1, 201)
-    mean = np.mean([_height(one, grid, name) for one in several], axis=0)
-    axes.plot(grid, mean, label=text, **look | {"linewidth": 2.2})
+    axes.plot(_GRID, several.heights.mean(axis=0), label=text, **look | {"linewidth": 2.2})
 
 
 def _height(one: Curve, grid: NDArray[np.float64], name: str) -> NDArray[np.float64]:
@@ -192,8 +239,11 @@ def _caption(models: int, classes: int, record: Record, name: str) -> str:
     ]
     if models > 1:
         along = "false positive rate" if name == "roc" else "recall"
+        others = "bands are all, 5 to 95 % and 25 to 75 % of the models"
+        if models < MANY:
+            others = "thin lines are one model each"
         parts.append(
             f"Each of {models} clients has its own model; the thick line is their mean at equal "
-            f"{along}{'; thin lines are one model each' if classes == 2 else ''}."
+            f"{along}{f'; {others}' if classes == 2 else ''}."
         )
     return " ".join(parts)

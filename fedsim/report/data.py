@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.registry import default_registry
+from fedsim.report.many import MANY, spread_lines
 from fedsim.report.partition_picture import partition_picture
+from fedsim.report.paths import without_paths
+from fedsim.report.text import aligned, typed
 
 if TYPE_CHECKING:
     from fedsim.data.store import Store
@@ -57,24 +60,25 @@ def store_lines(name: str, store: Store) -> list[str]:
 
 
 def class_lines(federation: Federation) -> list[str]:
-    """The client-by-class table of the training split, and the sizes of the splits."""
+    """The client-by-class table of the training split, and the sizes of the splits.
+
+    Of many clients, how the records of each class are spread over them.
+    """
     from fedsim.data.partition import class_table
 
     store = federation.store
-    table = [("client", *store.classes, "all")]
-    for row in class_table(federation.train, store.labels, store.classes):
-        table.append((row.client, *map(str, row.counts), str(sum(row.counts))))
+    clients = class_table(federation.train, store.labels, store.classes)
+    if len(clients) >= MANY:
+        counts = {name: [row.counts[k] for row in clients] for k, name in enumerate(store.classes)}
+        every = {**counts, "all": [row.total for row in clients]}
+        table = spread_lines(f"of {len(clients)} clients", every)
+    else:
+        table = [("client", *store.classes, "all")]
+        table += [(row.client, *map(str, row.counts), str(row.total)) for row in clients]
     for split, positions in federation.split.items():
-        counts = np.bincount(store.labels[positions], minlength=len(store.classes))
-        table.append((f"({split})", *map(str, counts), str(len(positions))))
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]
+        held = np.bincount(store.labels[positions], minlength=len(store.classes))
+        table.append((f"({split})", *map(str, held), str(len(positions))))
+    return aligned(table)
 
 
 def save_partition(federation: Federation, scenario: Scenario, seed: int, path: Path) -> None:
@@ -82,7 +86,8 @@ def save_partition(federation: Federation, scenario: Scenario, seed: int, path: 
     from fedsim.federation import stand_in_note
 
     store, block = federation.store, scenario.federation.partition
-    settings = ", ".join(f"{key}={value}" for key, value in block.parameters.items())
+    settings = ", ".join(f"{key}={typed(value)}" for key, value in block.parameters.items())
+    settings = without_paths(settings)
     partition_picture(
         federation.train,
         store.labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
@@ -98,8 +99,9 @@ def frame(
             "hspace": _share(height - above - below, rows, between),
         },
     )
+    about = short(record.title, 100)
     figure.text(
-        0.012, 1 - 0.1 / height, f"{title}\n{record.title}", fontsize=11, va="top", linespacing=1.4
+        0.012, 1 - 0.1 / height, f"{title}\n{about}", fontsize=11, va="top", linespacing=1.4
     )
     if record.note:
         box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
@@ -118,10 +120,24 @@ def _share(whole: float, count: int, between: float) -> float:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG: a "$" in a name is no formula, and a sign without a glyph no warning."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
+
+
+def short(name: str, letters: int = 32) -> str:
+    """A name as a picture has room for it: of a longer one, its beginning and its end."""
+    if len(name) <= letters:
+        return name
+    end = letters // 3
+    return f"{name[: letters - end - 1]}…{name[-end:]}"
 
 
 def marker(count: int) -> str:

@@ -17,8 +17,10 @@ from fedsim.report.drawing import (
     marker,
     png,
     round_axis,
+    short,
 )
 from fedsim.report.holdings import partition
+from fedsim.report.many import MANY, draw_bands, quantiles
 from fedsim.report.record import METRIC_NAMES, NUMBER, Record
 from fedsim.report.traffic_picture import traffic
 
@@ -100,7 +102,7 @@ def metric_megabytes(record: Record) -> Picture | None:
     for k, name in enumerate(names):
         _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, name)
     axes.set_xlim(left=0)
-    axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10$^6$ bytes)")
+    axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)")
     axes.set_ylabel("on the test split")
     legend_above(axes)
     return Picture(
@@ -135,7 +137,8 @@ def clients(record: Record) -> Picture | None:
     lines = -(-len(shown) // columns)
     title = "Metrics that clients report"
     height = 1 + 2.8 * lines
-    right = max(1.6, 0.7 + 0.08 * max(map(len, record.clients), default=0))  # for the legend
+    names = [short(name) for name in record.clients[: len(COLOURS)]]
+    right = max(1.6, 0.7 + 0.08 * max(map(len, names), default=0))  # for the legend
     figure, panels = frame(record, title, rows=lines, columns=columns, height=height, right=right)
     for name, axes in zip(shown, panels, strict=False):
         _client_lines(axes, series[name], record)
@@ -158,8 +161,9 @@ def clients(record: Record) -> Picture | None:
     return Picture(
         "clients",
         title,
-        "Thin: one client each. Thick: the unweighted mean over the clients that reported in the "
-        "round." + left_out,
+        (_MANY_LINES if _many(series, shown) else "Thin: one client each.")
+        + " Thick: the unweighted mean over the clients that reported in the round."
+        + left_out,
         "; ".join(_last_values(name, series[name]) for name in shown) + ".",
         png(figure),
         ("round", "client", "metric", "value"),
@@ -178,9 +182,12 @@ def epsilon(record: Record) -> Picture | None:
             if value is not None:
                 by_client[client][row["round"]] = value
     figure, (axes,) = frame(record, "Privacy spent")
-    for client, values in by_client.items():
-        label = "each client" if client == next(iter(by_client)) else None
-        axes.plot(*_points(values), color=COLOURS[4], linewidth=0.9, label=label)
+    if len(by_client) >= MANY:
+        draw_bands(axes, *_spread(by_client), COLOURS[4])
+    else:
+        for client, values in by_client.items():
+            label = "each client" if client == next(iter(by_client)) else None
+            axes.plot(*_points(values), color=COLOURS[4], linewidth=0.9, label=label)
     numbers = [row["round"] for row in known]
     spent = [row["epsilon"] for row in known]
     axes.plot(
@@ -193,9 +200,9 @@ def epsilon(record: Record) -> Picture | None:
         label="the client that spent most",
     )
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(r"$\varepsilon$")
+    axes.set_ylabel("ε")
     round_axis(axes, record)
-    legend_above(axes)
+    legend_above(axes, columns=6)
     delta = known[-1].get("delta")
     certified = known[-1].get("certified")
     return Picture(
@@ -215,6 +222,7 @@ def epsilon(record: Record) -> Picture | None:
     )
 
 
+_MANY_LINES = "Bands: the values of all, of 5 to 95 % and of 25 to 75 % of the clients."
 _CROSSES = " Crosses mark rounds in which a client failed."
 
 
@@ -264,23 +272,46 @@ def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:
 
 
 def _client_lines(axes: Any, by_client: Mapping[str, Mapping[int, float]], record: Record) -> None:
-    """A thin line a client, in its own colour while there are few, and the mean."""
+    """The mean, and a thin line a client, in its own colour while there are few; bands of many."""
+    means = _means(by_client)
+    if len(by_client) >= MANY:
+        draw_bands(axes, *_spread(by_client), COLOURS[4])
+        axes.plot(*_points(means), color="black", linewidth=2.4, label="mean")
+        return
     few = len(by_client) <= len(COLOURS) - 1
     for k, (client, values) in enumerate(by_client.items()):
-        label = record.client_name(client) if few else "each client" if k == 0 else None
+        label = short(record.client_name(client)) if few else "each client" if k == 0 else None
         colour = COLOURS[k] if few else COLOURS[4]
         axes.plot(*_points(values), color=colour, linewidth=0.9, label=label)
-    means = _means(by_client)
     axes.plot(*_points(means), color="black", linewidth=2.4, label="mean")
+
+
+def _many(series: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> bool:
+    """Whether some of these metrics are drawn as bands."""
+    return any(len(series[name]) >= MANY for name in names)
+
+
+def _spread(
+    by_client: Mapping[str, Mapping[int, float]],
+) -> tuple[list[int], list[Any]]:
+    """Rounds, and of each the quantiles over the clients that have a value."""
+    reported = _reported(by_client)
+    return list(reported), [quantiles(values) for values in reported.values()]
 
 
 def _means(by_client: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     """The mean over the clients that reported, of each round."""
+    reported = _reported(by_client)
+    return {number: statistics.fmean(values) for number, values in reported.items()}
+
+
+def _reported(by_client: Mapping[str, Mapping[int, float]]) -> dict[int, list[float]]:
+    """The values of all clients, by round, in their order."""
     reported: dict[int, list[float]] = defaultdict(list)
     for values in by_client.values():
         for number, value in values.items():
             reported[number].append(value)
-    return {number: statistics.fmean(reported[number]) for number in sorted(reported)}
+    return {number: reported[number] for number in sorted(reported)}
 
 
 def _last_values(name: str, by_client: Mapping[str, Mapping[int, float]]) -> str:

@@ -9,8 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, span
+from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, short, span
+from fedsim.report.many import MANY, draw_histogram, told
 from fedsim.report.record import Record
+from fedsim.report.text import typed
+
+_BY_CLASS = (
+    "Left, records by class; right, the share of each class's records that a client holds, with "
+    "their number."
+)
+_MANY_BY_CLASS = (
+    "Left, how many clients hold how many records; right, how the share of each class among a "
+    "client's records is spread over clients (thin: all, thicker: 5 to 95 % and 25 to 75 % of the "
+    "clients, line: the median, diamond: its share of all records), and how many hold any. The CSV "
+    "has a line for each client."
+)
 
 
 def partition(record: Record) -> Picture | None:
@@ -46,9 +59,8 @@ def _by_class(
     return Picture(
         "partition",
         "Training records of each client",
-        f"{_how(record)} Left, records by class; right, the share of each class's records that a "
-        "client holds, with their number.",
-        f"{len(counts)} clients hold {span(map(sum, counts.values()), '.0f')} records each.",
+        f"{_how(record)} {_MANY_BY_CLASS if len(counts) >= MANY else _BY_CLASS}",
+        _held([sum(row) for row in counts.values()]),
         image,
         ("client", *classes),
         [(name, *row) for name, row in counts.items()],
@@ -57,34 +69,67 @@ def _by_class(
 
 def _by_size(record: Record, sizes: Mapping[str, Mapping[str, int]]) -> Picture:
     splits = list(dict.fromkeys(split for row in sizes.values() for split in row))
-    step = 0.26 if len(sizes) <= 40 else 0.13
     title = "Records of each client"
+    draw = _many_sizes if len(sizes) >= MANY else _each_size
+    caption = "What each client holds of the training and validation split."
+    if len(sizes) >= MANY:
+        caption = (
+            "How many clients hold how many records of the training and validation split. The CSV "
+            "has a line for each client."
+        )
+    return Picture(
+        "partition",
+        title,
+        f"{_how(record)} {caption}",
+        _held([sum(row.values()) for row in sizes.values()]),
+        draw(record, title, sizes, splits),
+        ("client", *splits),
+        [(name, *(row.get(split) for split in splits)) for name, row in sizes.items()],
+    )
+
+
+def _each_size(
+    record: Record, title: str, sizes: Mapping[str, Mapping[str, int]], splits: Sequence[str]
+) -> bytes:
+    """A bar for each client."""
+    step = 0.26 if len(sizes) <= 40 else 0.13
     small = 9 if len(sizes) <= 40 else 6
-    margin = 0.3 + max(map(len, sizes)) * small * 0.0085
+    names = [short(name) for name in sizes]
+    margin = 0.3 + max(map(len, names)) * small * 0.0085
     figure, (axes,) = frame(record, title, height=2.0 + step * len(sizes), left=margin)
     places, left = np.arange(len(sizes)), np.zeros(len(sizes))
     for k, split in enumerate(splits):
         values = np.array([row.get(split, 0) for row in sizes.values()])
         axes.barh(places, values, left=left, height=0.8, color=COLOURS[k], label=split)
         left += values
-    axes.set_yticks(places, list(sizes), fontsize=small)
+    axes.set_yticks(places, names, fontsize=small)
     axes.set_ylim(len(sizes) - 0.5, -0.5)
     axes.set_xlabel("records")
     axes.grid(visible=False, axis="y")
     legend_above(axes)
-    return Picture(
-        "partition",
-        title,
-        f"{_how(record)} What each client holds of the training and validation split.",
-        f"{len(sizes)} clients hold {span(left.tolist(), '.0f')} records each.",
-        png(figure),
-        ("client", *splits),
-        [(name, *(row.get(split) for split in splits)) for name, row in sizes.items()],
-    )
+    return png(figure)
+
+
+def _many_sizes(
+    record: Record, title: str, sizes: Mapping[str, Mapping[str, int]], splits: Sequence[str]
+) -> bytes:
+    """How many clients hold how many records of each split."""
+    figure, panels = frame(record, title, columns=len(splits))
+    for axes, split, colour in zip(panels, splits, COLOURS, strict=False):
+        values = [row.get(split, 0) for row in sizes.values()]
+        draw_histogram(axes, {split: values}, [colour])
+        legend_above(axes)
+    return png(figure)
+
+
+def _held(totals: Sequence[int]) -> str:
+    """How many records the clients hold, as a sentence."""
+    each = told(totals) if len(totals) >= MANY else span(totals, ".0f")
+    return f"{len(totals)} clients hold {each} records each."
 
 
 def _how(record: Record) -> str:
     block: dict[str, Any] = dict((record.scenario.get("federation") or {}).get("partition") or {})
     name = block.pop("name", None)
-    settings = ", ".join(f"{key}={value}" for key, value in block.items())
+    settings = ", ".join(f"{key}={typed(value)}" for key, value in block.items())
     return f"Partition {name}{f' ({settings})' if settings else ''}." if name else ""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.report.drawing import COLOURS, Picture, png
+from fedsim.report.many import MANY, some
 from fedsim.runfolder import write_whole
 from fedsim.segmentation_metrics import dice
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fedsim.segmentation.task import SegmentationTask, Volumes
 
 _CELL = 2.4  # inches
+_SITES = 12  # drawn where there are many
 _TITLES = ("image", "truth", "prediction")
 # On grey pictures, yellow shows and black does not.
 _FILLS = ("#F0E442", "#56B4E9", "#D55E00", *COLOURS[1:4])
@@ -88,7 +90,7 @@ def overlays(
 
     Args:
         model: in any mode; left in evaluation mode.
-        volumes: the cases.
+        volumes: the cases; from `MANY` sites on, those of a dozen of them are taken.
         counts: what the model's predictions on them counted, int64 [volumes, structures, 3].
         task: names the structures.
         device: where to compute.
@@ -97,7 +99,10 @@ def overlays(
 
     model.to(device).eval()
     found = []
-    for position in typical_cases(counts, volumes):
+    positions = typical_cases(counts, volumes)
+    if len(positions) >= MANY:
+        positions = some(positions, _SITES)
+    for position in positions:
         image, labels = volumes.volume(position)
         prediction = segment(model, image, task.patch, device)
         truth = labels.numpy()

@@ -8,7 +8,10 @@ from typing import Any
 from fedsim.report.drawing import Picture
 from fedsim.report.figures import NAMES, figures
 from fedsim.report.html import image, items, page, paragraph, section, table
+from fedsim.report.many import MANY, TITLES, some, spread_rows
+from fedsim.report.paths import hidden
 from fedsim.report.record import METRIC_NAMES, NUMBER, Record, read_record
+from fedsim.report.text import typed
 from fedsim.runfolder import write_whole
 
 # Keys of run.json that the page shows elsewhere than in the table of the environment.
@@ -17,6 +20,7 @@ _TOLD = (
     "scenario",
     "seed",
     "data",
+    "privacy",
     "released_without_privacy",
     "versions",
     "status",
@@ -24,13 +28,15 @@ _TOLD = (
 _EXTERNAL = "external_"  # Begins the names of scores on external records.
 _FAILURES = 30  # Rows, and rounds in a row; rounds.jsonl has all.
 _SHEET_MB = 8.0  # Larger sheets are named, not embedded.
+_SHEETS = 10  # of many clients
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, paths: bool = False) -> Path:
     """Make or refresh `report/` of a run: the page, the figures, and the CSV behind each.
 
     Args:
         folder: the run folder; nothing else is read.
+        paths: whether absolute paths are shown whole, instead of their ends.
 
     Returns:
         The path of the page.
@@ -38,11 +44,13 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: it is no run folder, or files of it are missing or corrupted.
     """
-    return write_page(read_record(folder))
+    return write_page(read_record(folder), paths=paths)
 
 
-def write_page(record: Record) -> Path:
+def write_page(record: Record, *, paths: bool = False) -> Path:
     """`write_report` of a run folder that has been read already."""
+    if not paths:
+        record = hidden(record)
     folder = record.path / "report"
     drawn = figures(record)
     for picture in drawn:
@@ -122,7 +130,8 @@ def _plugin(block: object) -> str | None:
     """A block of the scenario that names a plugin, on one line."""
     if not isinstance(block, dict):
         return None
-    settings = ", ".join(f"{k}={v}" for k, v in block.items() if k != "name" and v is not None)
+    told = {k: typed(v) for k, v in block.items() if k != "name" and v is not None}
+    settings = ", ".join(f"{k}={v}" for k, v in told.items())
     return f"{block.get('name')} ({settings})" if settings else str(block.get("name"))
 
 
@@ -155,14 +164,27 @@ def _result(record: Record) -> str:
         ]
         title = "Each client's model at its own site, and at the others: means over clients"
         parts.append(table(("metric", "value"), told_of, title))
-    by_site = {tuple(key.split("@", 1)): value for key, value in plain.items() if "@" in key}
+    by_site = {key: value for key, value in plain.items() if "@" in key}
     if by_site:
-        names = list(dict.fromkeys(name for name, _ in by_site))
-        sites = list(dict.fromkeys(site for _, site in by_site))
-        rows = [(site, *(by_site.get((name, site)) for name in names)) for site in sites]
-        titles = [_name(name) for name in names]
-        parts.append(table(("site", *titles), rows, "On the test records of each site"))
+        parts.append(_by_site(by_site))
     return "".join(parts)
+
+
+def _by_site(metrics: dict[str, Any]) -> str:
+    """Scores on each site's test records: a row for each, or how those of many are spread."""
+    scores: dict[str, dict[str, Any]] = {}
+    for key, value in metrics.items():
+        name, _, site = key.partition("@")
+        scores.setdefault(site, {})[name] = value
+    names = list(dict.fromkeys(name for of_site in scores.values() for name in of_site))
+    title = "On the test records of each site"
+    if len(scores) >= MANY:
+        columns = {_name(k): [of_site.get(k) for of_site in scores.values()] for k in names}
+        rows = spread_rows(columns)
+        more = paragraph(f"summary.json has the scores of each of {len(scores)} sites.")
+        return table(("metric", "sites with a value", *TITLES), rows, title) + more
+    rows = [(site, *(of_site.get(name) for name in names)) for site, of_site in scores.items()]
+    return table(("site", *map(_name, names)), rows, title)
 
 
 def _name(metric: str) -> str:
@@ -216,10 +238,40 @@ def _privacy(record: Record) -> str:
         told = table(("what", "value"), rows, "Differential privacy")
         if planned.get("unit_note"):
             told += paragraph(planned["unit_note"])
+    told += _planned(record.run.get("privacy"))
     released = record.run.get("released_without_privacy") or []
     if released:
         told += paragraph("Released without a privacy mechanism:") + items(released)
     return told
+
+
+def _planned(plan: object) -> str:
+    """What a private run was to release: the mechanism, and what it is for each client."""
+    if not isinstance(plan, dict):
+        return ""
+    rows = [
+        (key.replace("_", " "), typed(value))
+        for key, value in plan.items()
+        if key != "clients" and value is not None
+    ]
+    told = table(("what", "value"), rows, "As it was planned")
+    clients = plan.get("clients")
+    if not isinstance(clients, dict) or not all(isinstance(c, dict) for c in clients.values()):
+        return told
+    names = list(dict.fromkeys(name for client in clients.values() for name in client))
+    title = "What a client releases in a round"
+    if len(clients) >= MANY:
+        columns = {
+            name.replace("_", " "): [
+                value if isinstance(value := client.get(name), NUMBER) else None
+                for client in clients.values()
+            ]
+            for name in names
+        }
+        more = paragraph(f"run.json has it for each of {len(clients)} clients.")
+        return told + table(("what", "clients", *TITLES), spread_rows(columns), title) + more
+    lines = [(name, *(client.get(k) for k in names)) for name, client in clients.items()]
+    return told + table(("client", *(k.replace("_", " ") for k in names)), lines, title)
 
 
 def _failures(record: Record) -> str:
@@ -259,7 +311,8 @@ def _synthetic(record: Record) -> str:
     folder = record.path / "synthetic"
     sheets = [folder / "sheet.png"]
     if not sheets[0].is_file():
-        sheets = [folder / f"{name}.png" for name in record.clients]
+        names = some(record.clients, _SHEETS) if len(record.clients) >= MANY else record.clients
+        sheets = [folder / f"{name}.png" for name in names]
     parts = []
     for sheet in sheets:
         if not sheet.is_file():
@@ -296,8 +349,12 @@ def _leakage(found: dict[str, Any]) -> str:
 
 def _environment(record: Record) -> str:
     run = record.run
-    told = [(key.replace("_", " "), value) for key, value in run.items() if key not in _TOLD]
-    parts = [table(("what", "value"), [(k, v) for k, v in told if v is not None], "Machine, code")]
+    told = [
+        (key.replace("_", " "), typed(value) if isinstance(value, dict) else value)
+        for key, value in run.items()
+        if key not in _TOLD and value is not None
+    ]
+    parts = [table(("what", "value"), told, "Machine, code")]
     versions = [
         (name, version or "not installed") for name, version in run.get("versions", {}).items()
     ]

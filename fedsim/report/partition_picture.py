@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.report.drawing import png, short
+from fedsim.report.many import MANY, draw_histogram, draw_spread
+from fedsim.runfolder import write_whole
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind people tell apart, without black.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -33,6 +38,9 @@ def partition_picture(
     records the client holds, with the number of records: a rare class, invisible among the bars, is
     as visible as the others there.
 
+    From `MANY` clients on: left, how many clients hold how many records; right, for each class, how
+    its share of a client's records is spread over clients, and how many hold any.
+
     Args:
         parts: positions of each client's records, by client name, drawn from top to bottom.
         labels: int64 [n], positions in `classes`.
@@ -41,21 +49,43 @@ def partition_picture(
         title: says what is divided, and how.
         note: a line that must not be missed, such as that the data are a stand-in.
     """
-    from matplotlib.figure import Figure
-
     from fedsim.data.partition import class_table
 
     rows = class_table(parts, labels, classes)
     table = np.array([row.counts for row in rows])
-    names = [row.client for row in rows]
-    step = 0.3 if len(rows) <= _ROOMY else 0.16  # inches a client
-    size = 9 if len(rows) <= _ROOMY else 7
+    classes = [short(name) for name in classes]
+    below = 1.0 if note else 0.6  # inches
+    if len(rows) >= MANY:
+        figure, height = _many_clients(table, classes, below)
+    else:
+        figure, height = _each_client(table, [short(row.client) for row in rows], classes, below)
+    figure.suptitle(
+        "\n".join(short(line, 110) for line in title.split("\n")),
+        x=0.012,
+        ha="left",
+        y=1 - 0.1 / height,
+        va="top",
+    )
+    if note:
+        box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
+        figure.text(0.012, 0.14 / height, note, fontsize=10, bbox=box)
+    write_whole(path, png(figure))
+
+
+def _each_client(
+    table: np.ndarray, names: Sequence[str], classes: Sequence[str], below: float
+) -> tuple[Figure, float]:
+    """A row for each client; the figure and its height in inches."""
+    from matplotlib.figure import Figure
+
+    step = 0.3 if len(names) <= _ROOMY else 0.16  # inches a client
+    size = 9 if len(names) <= _ROOMY else 7
     longest = max(map(len, classes))
     columns = max(1, min(len(classes), _LEGEND_LETTERS // (longest + 4)))
     slanted = longest > _UPRIGHT_LETTERS
     tallest = max(0.2 * -(-len(classes) // columns), 0.055 * longest if slanted else 0)
-    above, below = 0.6 + tallest, 0.6 + (0.4 if note else 0)  # inches
-    height = max(1.2, step * len(rows)) + above + below
+    above = 0.6 + tallest  # inches
+    height = max(1.2, step * len(names)) + above + below
     width = 9 + 0.55 * len(classes)
     figure = Figure(figsize=(width, height), dpi=120)
     bars, shares = figure.subplots(
@@ -72,13 +102,59 @@ def partition_picture(
     )
     _draw_bars(bars, table, names, classes, size, columns)
     _draw_shares(shares, table, classes, size)
-    figure.suptitle(title, x=0.012, ha="left", y=1 - 0.1 / height, va="top")
-    if note:
-        box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
-        figure.text(0.012, 0.14 / height, note, fontsize=10, bbox=box)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    part.replace(path)
+    return figure, height
+
+
+def _many_clients(table: np.ndarray, classes: Sequence[str], below: float) -> tuple[Figure, float]:
+    """How records and classes are spread over clients; the figure and its height in inches."""
+    from matplotlib.figure import Figure
+
+    above, width = 0.95, 11.0  # inches
+    height = max(2.6, 0.36 * len(classes)) + above + below
+    between = _margin(classes, 9) + 0.45
+    plots = width - 0.8 - between - 1.35
+    figure = Figure(figsize=(width, height), dpi=120)
+    sizes, shares = figure.subplots(
+        1,
+        2,
+        gridspec_kw={
+            "left": 0.8 / width,
+            "right": 1 - 1.35 / width,
+            "top": 1 - above / height,
+            "bottom": below / height,
+            "wspace": 2 * between / plots,
+        },
+    )
+    totals = table.sum(axis=1)
+    draw_histogram(sizes, {"records": totals.tolist()}, _COLOURS)
+    middle = float(np.median(totals))
+    sizes.axvline(middle, color="black", linewidth=1)
+    sizes.set_title(f"{len(table)} clients; median {middle:.10g} records", fontsize=10, loc="left")
+    sizes.set_xlim(left=min(0, sizes.get_xlim()[0]))
+    held = table / np.maximum(1, totals)[:, None]
+    overall = table.sum(axis=0) / max(1, int(totals.sum()))
+    there = totals > 0
+    for k in range(len(classes)):
+        draw_spread(shares, k, held[there, k] if there.any() else [0.0], _COLOURS[0])
+        any_of_it = int((table[:, k] > 0).sum())
+        shares.annotate(
+            f" {any_of_it} clients",
+            (1, k),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
+    shares.plot(overall, np.arange(len(classes)), "D", color=_COLOURS[5], markersize=5, zorder=5)
+    shares.set_yticks(np.arange(len(classes)), classes, fontsize=9)
+    shares.set_ylim(len(classes) - 0.5, -0.5)
+    shares.set_xlim(-0.01, 1.01)
+    shares.set_xlabel("share of a client's records: all, 5-95 %, 25-75 %, median; ◆ of all records")
+    shares.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    shares.set_title("classes at the clients, and how many have any", fontsize=10, loc="left")
+    for axes in (sizes, shares):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, height
 
 
 def _margin(names: Sequence[str], size: int) -> float:

@@ -72,7 +72,7 @@ def picture(curve: Curve) -> Picture:
         utility.axhline(0.5, color="#999999", linewidth=1, label="chance")
     _megabyte_axis(megabytes, curve)
     ends = "smaller: more private" + ("; ∞: without privacy" if scale.without else "")
-    megabytes.set_xlabel(rf"$\varepsilon$ aimed at ({ends})")
+    megabytes.set_xlabel(f"ε aimed at ({ends})")
     _legend(utility, curve, scale)
     return Picture(
         "curve",

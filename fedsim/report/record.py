@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,12 @@ class Record:
         """Which run it is."""
         return f"{self.run['scenario']}, seed {self.run['seed']}"
 
-    @property
+    @cached_property
     def clients(self) -> list[str]:
         """Names of the clients, in client order; none where run.json does not hold them."""
         return list(self.run["data"].get("sizes_by_client", {}))
 
-    @property
+    @cached_property
     def failures(self) -> list[dict[str, Any]]:
         """Every failed client of every round, with its `round`."""
         return [{"round": row["round"], **one} for row in self.rounds for one in row["failed"]]

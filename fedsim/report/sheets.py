@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fedsim.report.many import MANY, some
 from fedsim.runfolder import write_whole
 
 _GAP = 2
@@ -16,6 +17,7 @@ _TITLE = 14
 # Small images are enlarged to about this many pixels a side, without smoothing.
 _SHOWN = 64
 _PER_ROW = 20
+_SHEETS = 10  # clients in the sheet of all, where these are many
 
 
 def save_synthetic(
@@ -25,7 +27,7 @@ def save_synthetic(
     note: str = "",
 ) -> None:
     """Write what each client sent: `<client>.npz` (images, labels) and `<client>.png`, and one
-    `sheet.png` of all clients.
+    `sheet.png` of all clients; of many, `sheet.png` shows some.
 
     Args:
         folder: where to write; made if missing.
@@ -34,6 +36,7 @@ def save_synthetic(
         note: what every picture must say, such as that the data are a stand-in.
     """
     sheets = []
+    shown = set(some(sent, _SHEETS) if len(sent) >= MANY else sent)
     for name, (images, labels) in sent.items():
         buffer = BytesIO()
         np.savez(buffer, images=images, labels=labels)
@@ -41,7 +44,8 @@ def save_synthetic(
         title = f"{name} ({note})" if note else name
         sheet = draw_sheet(title, images, labels, classes)
         write_whole(folder / f"{name}.png", _png(sheet))
-        sheets.append(sheet)
+        if name in shown:
+            sheets.append(sheet)
     if sheets:
         write_whole(folder / "sheet.png", _png(_below_each_other(sheets)))
 

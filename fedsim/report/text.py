@@ -1,8 +1,9 @@
-"""Lines about a finished run, for a terminal."""
+"""Lines for a terminal: about a finished run, tables, and values as one types them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,26 @@ def _scores(metrics: Mapping[str, float | None], prefix: str) -> list[str]:
         f"{_NAMES[name]} " + ("undefined" if value is None else f"{value:.3f}")
         for name, value in found.items()
     ]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: the first column begins on the left, all others end on the right."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def typed(value: object) -> str:
+    """A setting as one would type it: null and true for None and True, `[a, b]`, `{a: 1}`."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {typed(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(typed, value)) + "]"
+    return str(value)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fedsim.report.drawing import COLOURS, png
+from fedsim.report.many import MANY, some, spread_lines
+from fedsim.report.text import aligned
 from fedsim.runfolder import write_whole
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from fedsim.data.volumes.views import VolumeView
 
 _CELL = 2.3  # inches
+_SITES = 12  # drawn beside each other
 _ALONE = 6  # cases drawn where there is one column only
 # On grey pictures, yellow shows and black does not.
 _OUTLINES = ("#F0E442", "#56B4E9", "#D55E00", *COLOURS[1:4])
@@ -39,16 +42,25 @@ def store_lines(name: str, store: VolumeStore) -> list[str]:
 
 
 def site_lines(store: VolumeStore) -> list[str]:
-    """A table of the sites: cases, voxels, spacing, and how many cases show each structure."""
-    table = [["site", "cases", "slices", "rows x columns", "spacing (mm)", *store.structures]]
+    """A table of the sites: cases, voxels, spacing, and how many cases show each structure.
+
+    Of many sites, how these numbers are spread over them.
+    """
     shown = np.array([_structures_of(store, case) for case in range(len(store))])
+    if len(store.site_names) >= MANY:
+        here = [store.sites == code for code in range(len(store.site_names))]
+        columns = {"cases": [int(one.sum()) for one in here]}
+        for k, name in enumerate(store.structures):
+            columns[name] = [int(shown[one, k].sum()) for one in here]
+        return aligned(spread_lines(f"of {len(here)} sites", columns))
+    table = [["site", "cases", "slices", "rows x columns", "spacing (mm)", *store.structures]]
     for code, site in enumerate(store.site_names):
-        here = store.sites == code
-        depth, rows, columns = (_span(store.shapes[here, axis]) for axis in range(3))
-        spacing = " x ".join(f"{length:.2f}" for length in store.spacing[here].mean(axis=0))
-        counts = [str(count) for count in shown[here].sum(axis=0)]
-        table.append([site, str(here.sum()), depth, f"{rows} x {columns}", spacing, *counts])
-    return _aligned(table)
+        cases = store.sites == code
+        depth, rows, columns_ = (_span(store.shapes[cases, axis]) for axis in range(3))
+        spacing = " x ".join(f"{length:.2f}" for length in store.spacing[cases].mean(axis=0))
+        counts = [str(count) for count in shown[cases].sum(axis=0)]
+        table.append([site, str(cases.sum()), depth, f"{rows} x {columns_}", spacing, *counts])
+    return aligned(table)
 
 
 def client_lines(
@@ -56,17 +68,30 @@ def client_lines(
 ) -> list[str]:
     """A table of who holds how many cases of which site.
 
+    Many sites have no columns of their own, and of many clients it is told how their cases are
+    spread over them.
+
     Args:
         store: the data.
         clients: positions of each client's training cases.
         split: positions by side of the split.
     """
-    table = [["client", *store.site_names, "all"]]
-    rows = {**clients, **{f"({side})": positions for side, positions in split.items()}}
-    for name, positions in rows.items():
-        counts = np.bincount(store.sites[positions], minlength=len(store.site_names))
-        table.append([name, *map(str, counts), str(len(positions))])
-    return _aligned(table)
+    few = len(store.site_names) < MANY
+    names = list(store.site_names) if few else []
+
+    def counts(positions: np.ndarray) -> list[int]:
+        each = np.bincount(store.sites[positions], minlength=len(store.site_names)).tolist()
+        return [*(each if few else []), len(positions)]
+
+    rows: list[Sequence[str]] = [["client", *names, "all"]]
+    if len(clients) >= MANY:
+        columns = zip(*map(counts, clients.values()), strict=True)
+        spread = dict(zip([*names, "all"], columns, strict=True))
+        rows = list(spread_lines(f"of {len(clients)} clients", spread))
+    else:
+        rows += [[name, *map(str, counts(held))] for name, held in clients.items()]
+    rows += [[f"({side})", *map(str, counts(held))] for side, held in split.items()]
+    return aligned(rows)
 
 
 def by_site(store: VolumeStore) -> dict[str, VolumeView]:
@@ -80,13 +105,17 @@ def by_site(store: VolumeStore) -> dict[str, VolumeView]:
 
 
 def save_sites(store: VolumeStore, name: str, path: Path) -> None:
-    """Save a picture of two cases of every site, side by side."""
+    """Save a picture of two cases of every site, side by side; of a dozen, where there are more."""
     note = "embedded stand-in: generated volumes, not real data"
     title = f"{name}: two cases of each site"
     if len(store.site_names) == 1:
         title = f"{name}: cases of its only site"
+    sites = by_site(store)
+    if len(sites) > _SITES:
+        title = f"{name}: two cases each of {_SITES} of its {len(sites)} sites"
+        sites = {site: sites[site] for site in some(sites, _SITES)}
     save_volumes(
-        by_site(store),
+        sites,
         store.structures,
         path,
         title=title,
@@ -225,14 +254,3 @@ def _style(k: int) -> Literal["-", "--", "-.", ":"]:
 def _span(values: np.ndarray) -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low}-{high}"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    ]

@@ -13,6 +13,9 @@ def add(verbs: Verbs) -> None:
     """Add the verb."""
     one = verbs.add("report", _report, "Make the pictures and the page of runs.")
     one.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or runs/<scenario>")
+    one.add_argument(
+        "--paths", action="store_true", help="show absolute paths whole, not only how they end"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -28,7 +31,7 @@ def _report(arguments: argparse.Namespace) -> int:
             # The other runs still get their pages.
             problems += error.problems or [Problem(str(folder.path), error.headline)]
             continue
-        print(write_page(record))
+        print(write_page(record, paths=arguments.paths))
         for line in record.missing:
             print(f"  not in the folder: {line}")
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.figure
@@ -12,7 +13,14 @@ from PIL import Image
 from fedsim.data.volumes.prostate import ProstateX
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
 from fedsim.data.volumes.views import VolumeView
-from fedsim.report.volumes import by_site, client_lines, save_volumes, site_lines, store_lines
+from fedsim.report.volumes import (
+    by_site,
+    client_lines,
+    save_sites,
+    save_volumes,
+    site_lines,
+    store_lines,
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +125,32 @@ def test_a_store_that_was_read_says_from_where(store):
     assert store_lines("prostatex", read)[0].startswith("prostatex from /data/px: 12 volumes")
     assert Path(store_lines("prostatex", read)[-1].split()[-1]) == store.folder
     assert store_lines("prostatex", read)[1] == "problems of cases that were left out: 1"
+
+
+def test_of_many_sites_and_clients_the_tables_tell_the_spread(tmp_path_factory, tmp_path, figures):
+    store = prepare_volumes(
+        ProstateX(),
+        name="prostatex",
+        root=None,
+        size=24,
+        embedded={"scale": 0.17, "mean_slices": 6},
+        skip_bad=False,
+        cache=tmp_path_factory.mktemp("cache"),
+    )
+    cases = np.arange(len(store))
+    many = dataclasses.replace(
+        store, sites=cases, site_names=tuple(f"site-{case}" for case in cases)
+    )
+    assert len(store) >= 50
+    lines = [line.split() for line in site_lines(many)]
+    assert lines[0][:4] == ["of", str(len(store)), "sites", "cases"]
+    assert len(lines) == 9
+    clients = {f"client-{case}": np.array([case]) for case in cases}
+    lines = client_lines(many, clients, {"test": cases[:3]})
+    assert len(lines) == 10
+    assert lines[0].split() == ["of", str(len(store)), "clients", "all"]
+    assert lines[-1].split() == ["(test)", "3"]
+    assert lines[4].split() == ["median", "1"]
+    save_sites(many, "prostatex", tmp_path / "sites.png")
+    assert drawn(figures[0]) == 12
+    assert f"prostatex: two cases each of 12 of its {len(store)} sites" in words(figures[0])
