@@ -8,6 +8,7 @@ from statistics import fmean
 
 from fedsim.errors import InputError, Problem
 from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
+from fedsim.report.many import MANY, TITLES, quantiles
 from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaired
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
@@ -15,6 +16,7 @@ from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
 DIFFERENCE, REACH, WIRE = "difference", "reach", "wire"
 """Keys of the measures that are no entries of summary.json."""
 
+_UNPROVED = "* claimed, not certified: no proof stands behind this epsilon"
 _EMBEDDED = "data 'embedded': generated stand-in images, not real data."
 
 
@@ -30,6 +32,7 @@ class Column:
         group: "scores", "difference" or "costs".
         digits: behind the point, in print.
         scale: what a printed number is multiplied by: 100 for per cent.
+        printed: whether it is more than a line of the CSV.
     """
 
     key: str
@@ -39,6 +42,7 @@ class Column:
     group: str
     digits: int
     scale: float = 1.0
+    printed: bool = True
 
 
 # In the order and under the names of the paper's table (GDD-FL).
@@ -118,11 +122,22 @@ def compare(
     main = "dice" if "dice" in have and "auc" not in have else "auc"
     title = _SCORES[main]
     base = _find(rows, baseline)
-    have += _parts(rows, main, per_site)
+    have += _parts(rows, main)
     columns = [
         Column(name, name, _SCORES.get(name) or _part_title(name), "fraction", "scores", 1, 100.0)
         for name in have
     ]
+    sites = _sites(rows, main) if per_site else []
+    many = len(sites) >= MANY
+    for name in sites:
+        title_ = _part_title(name)
+        columns.append(Column(name, name, title_, "fraction", "scores", 1, 100.0, not many))
+    have += sites
+    if many:
+        for title_ in TITLES:
+            key = f"{main}@{title_}"
+            name = f"{main}_of_sites_{title_.replace(' ', '').replace('%', 'percent')}"
+            columns.append(Column(key, name, f"@{title_}", "fraction", "scores", 1, 100.0))
     if len(rows) > 1:
         name = f"{main}_difference"
         columns.append(
@@ -145,6 +160,8 @@ def compare(
             else:
                 found = bootstrap(row.runs, main)
                 measures[main] = measure([run.value(main) for run in row.runs], found)
+        if many:
+            measures |= _spread(row, main, sites)
         for cost in _COSTS:
             spent = [fmean(one.summary[cost.key] for one in run.each) for run in row.runs]
             measures[cost.key] = measure(spent)
@@ -169,17 +186,34 @@ def compare(
     return Comparison(columns, lines, base if len(rows) > 1 else None, notes)
 
 
-def _parts(rows: Sequence[Row], main: str, per_site: bool) -> list[str]:
-    """Names of further scores: Dice of each structure, the main score on external records and, if
-    asked for, of each site."""
-    names = dict.fromkeys(
-        name for row in rows for run in row.runs for name in run.summary["metrics"]
+def _spread(row: Row, main: str, sites: Sequence[str]) -> dict[str, Measure]:
+    """The quantiles over sites of the main score, means over runs."""
+    found: list[Sequence[float | None]] = []
+    for run in row.runs:
+        known = [value for name in sites if (value := run.value(name)) is not None]
+        found.append(quantiles(known).tolist() if known else [None] * len(TITLES))
+    return {
+        f"{main}@{title}": measure([each[k] for each in found]) for k, title in enumerate(TITLES)
+    }
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Names of all metrics."""
+    return list(
+        dict.fromkeys(name for row in rows for run in row.runs for name in run.summary["metrics"])
     )
+
+
+def _sites(rows: Sequence[Row], main: str) -> list[str]:
+    """Names of the main score on each site's test records."""
+    return [name for name in _names(rows) if name.startswith(f"{main}@")]
+
+
+def _parts(rows: Sequence[Row], main: str) -> list[str]:
+    """Names of further scores: Dice of each structure, the main score on external records."""
+    names = _names(rows)
     parts = [name for name in names if name.startswith("dice/") and "@" not in name]
-    parts += [name for name in names if name == f"external_{main}"]
-    if per_site:
-        parts += [name for name in names if name.startswith(f"{main}@")]
-    return parts
+    return parts + [name for name in names if name == f"external_{main}"]
 
 
 def _part_title(name: str) -> str:
@@ -228,6 +262,7 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
             f"wire s: {link.mbit_per_second:g} Mbit/s and {link.latency_ms:g} ms a message for "
             "each client, clients at the same time; computation is not included."
         )
+    notes += _privacy_notes(lines)
     for line in lines:
         models = max([run.predictions.models for run in line.row.runs if run.predictions] or [1])
         if models > 1:
@@ -250,6 +285,19 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
     if any(line.row.data == "embedded" for line in lines):
         notes.append(_EMBEDDED)
     return notes
+
+
+def _privacy_notes(lines: Sequence[Line]) -> list[str]:
+    """What the columns of privacy say, and of which rows they say too much."""
+    spent = {line.row.name: line.row.privacy for line in lines}
+    if not any(spent.values()):
+        return []
+    notes = [
+        "epsilon: of the whole run, the largest of its clients and of the seeds; unit: whose "
+        "contents it hides."
+    ]
+    claims = [name for name, one in spent.items() if one is not None and not one.certified]
+    return notes + ([f"{_UNPROVED} ({', '.join(claims)})."] if claims else [])
 
 
 def contains_zero(one: Measure) -> bool:

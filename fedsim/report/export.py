@@ -6,14 +6,16 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from fedsim.report.comparison import DIFFERENCE, Comparison
-from fedsim.report.rows import Row
+from fedsim.report.rows import Row, Spent
 from fedsim.report.table import label, printed
 
 CSV_COLUMNS = (
     *("row", "data", "seeds", "metric", "unit"),
     *("mean", "sd", "low", "high", "n", "runs", "baseline"),
+    *("epsilon", "epsilon_claimed", "delta", "privacy_unit", "certified"),
 )
 """The header of the CSV: one line for each row and quantity, numbers unscaled and unrounded."""
 
@@ -45,6 +47,7 @@ def csv_text(comparison: Comparison) -> str:
     writer.writerow(CSV_COLUMNS)
     baseline = comparison.baseline.name if comparison.baseline is not None else ""
     for line in comparison.lines:
+        privacy = _privacy(line.row.privacy)
         for column in comparison.columns:
             one = line.measures.get(column.key)
             if one is None:
@@ -54,9 +57,18 @@ def csv_text(comparison: Comparison) -> str:
                     *(line.row.label, line.row.data, " ".join(map(str, line.row.seeds))),
                     *(column.name, column.unit, one.mean, one.sd, *(one.interval or ("", ""))),
                     *(one.n, one.runs, baseline if column.key == DIFFERENCE else ""),
+                    *privacy,
                 ]
             )
     return buffer.getvalue()
+
+
+def _privacy(spent: Spent | None) -> tuple[Any, ...]:
+    """The entries of a row's privacy; empty ones without a mechanism."""
+    if spent is None:
+        return ("",) * 5
+    proved, claimed = (spent.epsilon, "") if spent.certified else ("", spent.epsilon)
+    return proved, claimed, spent.delta, spent.unit, "yes" if spent.certified else "no"
 
 
 def latex(comparison: Comparison) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +14,10 @@ from typing import Any
 import yaml
 
 from fedsim.errors import InputError, Problem
+from fedsim.report.paths import paths_in, shortest, without_paths
+from fedsim.report.record import NUMBER
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
+from fedsim.report.text import typed
 from fedsim.runfolder import RunFolder
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
@@ -23,6 +27,23 @@ _NOT_THE_DATA = ("data.root",)
 _FOLD = "data.split.fold"
 # runs/<scenario>/<run> and a folder of sweeps above it.
 _LEVELS = 4
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What differential privacy a run's claim is.
+
+    Attributes:
+        epsilon: proved or claimed; None: no finite one.
+        delta: None where no file names it.
+        unit: "record", "patient" or "client"; "" where no file names it.
+        certified: whether a proof stands behind epsilon.
+    """
+
+    epsilon: float | None
+    delta: float | None
+    unit: str
+    certified: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class Run:
         predictions: None without predictions.npz or overlaps.npz.
         folds: the runs of a cross-validation, if this stands for all of them: `summary` has then
             nothing but metrics, means over them, and `rounds` is empty.
+        planned: the entry `privacy` of run.json; None without a mechanism.
     """
 
     folder: RunFolder
@@ -51,6 +73,7 @@ class Run:
     rounds: Sequence[Mapping[str, Any]]
     predictions: Tested | None
     folds: tuple[Run, ...] = ()
+    planned: Mapping[str, Any] | None = None
 
     @property
     def each(self) -> tuple[Run, ...]:
@@ -70,6 +93,19 @@ class Run:
         except (OSError, ValueError) as error:
             path = self.folder.path / "traffic.jsonl"
             raise InputError(f"{path} cannot be read: {error}") from error
+
+    @property
+    def privacy(self) -> Spent | None:
+        """What was spent in the whole run; None without a mechanism."""
+        summary, planned = self.summary, self.planned or {}
+        proved, claimed = (_number(summary.get(k)) for k in ("epsilon", "epsilon_claimed"))
+        if not planned and proved is None and claimed is None:
+            return None
+        certified = bool(summary.get("certified", planned.get("certified")))
+        delta = _number(summary.get("delta", planned.get("delta")))
+        unit = str(summary.get("unit") or planned.get("unit") or "")
+        epsilon = proved if certified or claimed is None else claimed
+        return Spent(epsilon, delta, unit, certified)
 
     def value(self, metric: str) -> float | None:
         """A metric of the final model on the test split."""
@@ -92,6 +128,16 @@ class Row:
     def seeds(self) -> list[int]:
         """The seeds, ascending."""
         return [run.seed for run in self.runs]
+
+    @property
+    def privacy(self) -> Spent | None:
+        """The largest epsilon of a run, or of a fold; None if no run has a mechanism."""
+        spent = [one.privacy for run in self.runs for one in run.each]
+        known = [one for one in spent if one is not None]
+        if not known:
+            return None
+        worst = max(known, key=lambda one: math.inf if one.epsilon is None else one.epsilon)
+        return replace(worst, certified=all(one.certified for one in known))
 
     @property
     def data(self) -> str:
@@ -140,11 +186,15 @@ def _below(place: Path, levels: int) -> Iterator[Path]:
                 yield from _below(inner, levels - 1)
 
 
-def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
+def rows_of(folders: Sequence[RunFolder], *, paths: bool = False) -> tuple[list[Row], list[str]]:
     """Group finished runs by method and data; also say which runs were left out and why.
 
     Of two runs of a row with one seed, the one that started last counts. The runs of a
     cross-validation are one run of a row, if all its folds are there.
+
+    Args:
+        folders: of runs.
+        paths: whether labels show absolute paths whole, instead of their ends.
 
     Raises:
         InputError: files of a finished run are missing or damaged, all at once.
@@ -179,7 +229,7 @@ def rows_of(folders: Sequence[RunFolder]) -> tuple[list[Row], list[str]]:
     found = [[run for _, (_, run) in sorted(seeds.items())] for seeds in groups.values()]
     found, parts = _join_folds(found)
     rows = [Row(runs[0].scenario, runs) for runs in found]
-    _tell_apart(rows)
+    _tell_apart(rows, paths)
     return rows, left_out + parts
 
 
@@ -257,7 +307,18 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     rounds = folder.read_lines("rounds.jsonl")
     predictions = read_tested(folder.path)
     name, seed, data = str(record["scenario"]), int(record["seed"]), record["data"]
-    return Run(folder, name, seed, data, config, summary, rounds, predictions)
+    planned = record.get("privacy")
+    return Run(
+        folder,
+        name,
+        seed,
+        data,
+        config,
+        summary,
+        rounds,
+        predictions,
+        planned=planned if isinstance(planned, Mapping) else None,
+    )
 
 
 def _method(run: Run) -> dict[str, Any]:
@@ -266,7 +327,7 @@ def _method(run: Run) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in _NOT_THE_DATA}
 
 
-def _tell_apart(rows: Sequence[Row]) -> None:
+def _tell_apart(rows: Sequence[Row], paths: bool) -> None:
     """Name, in the label of rows of one scenario, the settings in which they differ."""
     for name in {row.label for row in rows}:
         alike = [row for row in rows if row.label == name]
@@ -275,7 +336,10 @@ def _tell_apart(rows: Sequence[Row]) -> None:
         differing = [key for key in keys if len({repr(one.get(key)) for one in methods}) > 1]
         if len({row.data for row in alike}) > 1:  # The column says it.
             differing = [key for key in differing if key != "data.name"]
-        settings = [[f"{k}={one[k]}" for k in differing if k in one] for one in methods]
+        values = [{k: typed(one[k]) for k in differing if k in one} for one in methods]
+        if not paths:
+            values = _without_paths(values)
+        settings = [[f"{k}={value}" for k, value in one.items()] for one in values]
         # Two sets of data under one name, as where a folder's content has changed.
         seen = [(row.data, *told) for row, told in zip(alike, settings, strict=True)]
         for row, told, one in zip(alike, settings, seen, strict=True):
@@ -284,6 +348,16 @@ def _tell_apart(rows: Sequence[Row]) -> None:
     labels = [row.label for row in rows]
     for row in rows:
         row.name = row.label if labels.count(row.label) == 1 else f"{row.label} ({row.data})"
+
+
+def _without_paths(values: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Settings with absolute paths cut, to ends that still tell them apart."""
+    ends = shortest(paths_in(values))
+    return [{k: ends.get(v) or without_paths(v) for k, v in one.items()} for one in values]
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, NUMBER) and not isinstance(value, bool) else None
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

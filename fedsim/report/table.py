@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedsim.report.comparison import DIFFERENCE, REACH, Column, Comparison, Line, contains_zero
+from fedsim.report.rows import Spent
 from fedsim.report.statistics import Measure
 
 # Columns that a row's label may take before it is broken into lines.
@@ -28,10 +29,12 @@ def printed(comparison: Comparison, plus_minus: str = "+-") -> list[Cells]:
     """The columns as text.
 
     A column whose measures have intervals is followed by these; that of differences comes after the
-    number of seeds behind them.
+    number of seeds behind them. Those of privacy come last, if a row is private.
     """
     found = []
     for column in comparison.columns:
+        if not column.printed:
+            continue
         measures = [line.measures.get(column.key) for line in comparison.lines]
         if column.key == DIFFERENCE:
             cells = ["-" if m is None or not m.n else str(m.n) for m in measures]
@@ -41,7 +44,29 @@ def printed(comparison: Comparison, plus_minus: str = "+-") -> list[Cells]:
         if any(m is not None and m.interval for m in measures):
             cells = ["-" if m is None else interval(column, m) for m in measures]
             found.append(Cells(_INTERVAL, cells, column.group))
-    return found
+    return found + _privacy([line.row.privacy for line in comparison.lines])
+
+
+def _privacy(spent: Sequence[Spent | None]) -> list[Cells]:
+    """Epsilon, delta, unit and whether they are proved; no columns if no row is private."""
+    if not any(spent):
+        return []
+
+    def cells(title: str, of: Callable[[Spent], str]) -> Cells:
+        return Cells(title, ["-" if one is None else of(one) or "-" for one in spent], "privacy")
+
+    return [
+        cells("epsilon", epsilon),
+        cells("delta", lambda one: "" if one.delta is None else f"{one.delta:g}"),
+        cells("unit", lambda one: one.unit),
+        cells("certified", lambda one: "yes" if one.certified else "no"),
+    ]
+
+
+def epsilon(one: Spent) -> str:
+    """Epsilon with three digits, marked where it is only claimed."""
+    value = "inf" if one.epsilon is None else f"{one.epsilon:.3g}"
+    return value + ("" if one.certified else "*")
 
 
 def value(column: Column, one: Measure, plus_minus: str) -> str:

@@ -37,6 +37,9 @@ def add(verbs: Verbs) -> None:
         "--latency", type=float, metavar="MS", help="milliseconds a message, with --bandwidth"
     )
     one.add_argument("--sites", action="store_true", help="the score on each site's test records")
+    one.add_argument(
+        "--paths", action="store_true", help="show absolute paths whole, not only how they end"
+    )
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
@@ -49,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedsim.report.costs import Link
     from fedsim.runfolder import write_whole
 
-    rows, left_out = rows_of(find_runs(arguments.runs))
+    rows, left_out = rows_of(find_runs(arguments.runs), paths=arguments.paths)
     link = None
     if arguments.bandwidth is not None:
         link = Link(arguments.bandwidth, arguments.latency or 0.0)

@@ -133,7 +133,7 @@ def test_of_many_sites_and_clients_the_tables_tell_the_spread(tmp_path_factory, 
         name="prostatex",
         root=None,
         size=24,
-        embedded={"scale": 0.17, "mean_slices": 6},
+        embedded={"scale": 0.4, "mean_slices": 8},
         skip_bad=False,
         cache=tmp_path_factory.mktemp("cache"),
     )

@@ -22,6 +22,7 @@ from fedsim.report.compare import compare, find_runs, rows_of, table, text
 from fedsim.report.comparison import DIFFERENCE, REACH, WIRE, Comparison
 from fedsim.report.costs import Link
 from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, markdown
+from fedsim.report.table import printed
 
 DOCS = Path(__file__).parents[2] / "docs"
 LABELS = np.arange(200) % 4 // 3  # 50 of 200 are positive.
@@ -52,6 +53,7 @@ def make(tmp_path: Path) -> Make:
         record: dict[str, Any] | None = None,
         failed: list[Any] | None = None,
         metrics: dict[str, float | None] | None = None,
+        summary: dict[str, Any] | None = None,
         records: np.ndarray | None = None,
         folder: str = "",
         up: int = 250_000,
@@ -75,7 +77,8 @@ def make(tmp_path: Path) -> Make:
             np.savez(path / "predictions.npz", labels=LABELS, records=places, probabilities=found)
             scores["auc"] = float(np.mean([roc_auc_score(LABELS, one[:, 1]) for one in found]))
         total = {"mb_up_total": 4 * up / 1e6, "mb_down_total": 2.0, "wall_seconds": 100.0}
-        (path / "summary.json").write_text(json.dumps({"metrics": scores} | total))
+        told = {"metrics": scores} | total | (summary or {})
+        (path / "summary.json").write_text(json.dumps(told))
         main_score = scores.get("auc") or 0.0
         for number in (1, 2):
             line = {"round": number, "failed": (failed or []) if number == 2 else []}
@@ -562,6 +565,127 @@ def test_a_table_of_usual_size_fits_the_terminal_and_columns_follow_below(
         assert title in wide[0]
         assert sum(title in line.split("  ") for line in text(found).splitlines()) <= 2
     assert "client.image_learning_rate=2" in text(found)
+
+
+# --- Privacy -------------------------------------------------------------------------------------
+
+
+def private(
+    epsilon: float | None, certified: bool = True, delta: float = 1e-5, **more: Any
+) -> dict[str, Any]:
+    """The privacy entries of summary.json."""
+    proved, claimed = (epsilon, None) if certified else (None, epsilon)
+    told = {"epsilon": proved, "epsilon_claimed": claimed, "delta": delta, "certified": certified}
+    return told | more
+
+
+def with_privacy(make: Make) -> None:
+    """Runs without a mechanism, with a proved epsilon, with a claimed one, and without any."""
+    make("plain", summary=private(None, False, None))  # type: ignore[arg-type]
+    plan = {"unit": "record", "certified": True, "delta": 1e-5}
+    for seed, epsilon in enumerate((7.93, 7.98)):
+        make("proved", seed, record={"privacy": plan}, summary=private(epsilon))
+    make("claimed", record={"privacy": plan | {"certified": False}}, summary=private(2.5, False))
+    make("silent", record={"privacy": plan}, summary=private(None, unit="patient"))
+
+
+def test_epsilon_delta_unit_and_proof_have_columns(make: Make, tmp_path: Path) -> None:
+    with_privacy(make)
+    found = comparison(tmp_path)
+    cells = {one.title: one.cells for one in printed(found)}
+    assert [line.row.label for line in found.lines] == ["claimed", "plain", "proved", "silent"]
+    assert cells["epsilon"] == ["2.5*", "-", "7.98", "inf"]
+    assert cells["delta"] == ["1e-05", "-", "1e-05", "1e-05"]
+    assert cells["unit"] == ["record", "-", "record", "patient"]
+    assert cells["certified"] == ["no", "-", "yes", "yes"]
+    for made in (text(found, 400), latex(found), markdown(found)):
+        for title in ("epsilon", "delta", "unit", "certified"):
+            assert title in made
+        assert "claimed, not certified" in made
+        assert "(claimed)" in made
+        assert "None" not in made
+    lines = {line["row"]: line for line in csv.DictReader(io.StringIO(csv_text(found)))}
+    assert "None" not in csv_text(found)
+    names = ("epsilon", "epsilon_claimed", "delta", "privacy_unit", "certified")
+    assert {row: tuple(line[name] for name in names) for row, line in lines.items()} == {
+        "claimed": ("", "2.5", "1e-05", "record", "no"),
+        "plain": ("", "", "", "", ""),
+        "proved": ("7.98", "", "1e-05", "record", "yes"),
+        "silent": ("", "", "1e-05", "patient", "yes"),
+    }
+
+
+def test_one_claimed_seed_makes_a_row_claimed(make: Make, tmp_path: Path) -> None:
+    make("a", 0, summary=private(3.0))
+    make("a", 1, summary=private(2.0, False))
+    cells = {one.title: one.cells for one in printed(comparison(tmp_path))}
+    assert cells["epsilon"] == ["3*"]
+    assert cells["certified"] == ["no"]
+
+
+def test_without_a_private_run_there_are_no_columns_of_privacy(make: Make, tmp_path: Path) -> None:
+    two_methods(make)
+    found = comparison(tmp_path)
+    for made in (text(found, 400), latex(found), markdown(found)):
+        assert "epsilon" not in made
+        assert "certified" not in made
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert all(line["epsilon"] == line["certified"] == "" for line in lines)
+
+
+def test_labels_are_typed_as_settings_are(make: Make, tmp_path: Path) -> None:
+    make("a", settings={"client": {"clip": None, "nesterov": True, "sizes": [1, None]}})
+    make("a", settings={"client": {"clip": 0.5, "nesterov": False, "sizes": []}})
+    found = comparison(tmp_path)
+    assert [line.row.label for line in found.lines] == [
+        "a client.clip=null client.nesterov=true client.sizes=[1, null]",
+        "a client.clip=0.5 client.nesterov=false client.sizes=[]",
+    ]
+    for made in (text(found), latex(found), markdown(found), csv_text(found)):
+        assert "None" not in made
+
+
+# --- Many sites, and paths -----------------------------------------------------------------------
+
+
+def test_scores_of_many_sites_are_told_as_quantiles(make: Make, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        sites = {f"auc@site-{k:03d}": k / 100 + seed / 10 for k in range(101)}
+        make("a", seed, metrics=dict(sites))
+    few = {f"auc@site-{k:03d}": 0.5 for k in range(49)}
+    found = comparison(tmp_path, per_site=True)
+    cells = {one.title: one.cells[0] for one in printed(found)}
+    assert not any(title.startswith("@site") for title in cells)
+    assert [cells[f"@{name}"] for name in ("lowest", "25 %", "median", "highest")] == [
+        "5.0+-7.1",
+        "30.0+-7.1",
+        "55.0+-7.1",
+        "105.0+-7.1",
+    ]
+    lines = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert len([line for line in lines if line["metric"].startswith("auc@site-")]) == 101
+    (median,) = [line for line in lines if line["metric"] == "auc_of_sites_median"]
+    assert float(median["mean"]) == pytest.approx(0.55)
+    make("b", metrics=dict(few), folder="few/b")
+    one = compare(rows_of(find_runs([tmp_path / "few"]))[0], per_site=True)
+    assert sum(column.title.startswith("@site") for column in one.columns if column.printed) == 49
+
+
+def test_labels_and_files_carry_no_absolute_path(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("/home/somebody/a/first.pt", "/home/somebody/b/first.pt", "/srv/c d.pt"):
+        make("m", settings={"model": {"init": place}}, strength=len(place) / 30)
+    files = {name: tmp_path / f"t.{name}" for name in ("csv", "latex", "markdown")}
+    options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    assert main(["compare", str(tmp_path / "runs"), *options]) == 0
+    told = capsys.readouterr().out + "".join(path.read_text() for path in files.values())
+    assert "/home/" not in told
+    assert "/srv" not in told
+    labels = {line["row"] for line in csv.DictReader(files["csv"].open())}
+    assert labels == {f"m model.init=…/{end}" for end in ("a/first.pt", "b/first.pt", "c d.pt")}
+    assert main(["compare", str(tmp_path / "runs"), "--paths", *options]) == 0
+    assert "/home/somebody/a/first.pt" in files["csv"].read_text()
 
 
 # --- Files ---------------------------------------------------------------------------------------
