@@ -1,0 +1,1 @@
+"""What `python -m tests.fuzz` is made of: material, mutations, kinds of input, and the watch."""
