@@ -36,6 +36,7 @@ from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
 from fedsim.report.leakage import leakage_line, write_leakage
 from fedsim.report.page import write_report
+from fedsim.report.text import positive_note
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.segmentation.task import SegmentationTask
@@ -155,6 +156,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     }
     folder.write_text("scenario.yaml", scenario.to_yaml())
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
+    for note in federation.notes(counts=privacy is None):
+        console.line(f"data: {note}")
     for item in carried:
         console.line(f"CLIENTS SEND {item}")
     if privacy is not None:
@@ -451,7 +454,10 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     else:
         origin = f"{scenario.data.name} from {store.root}"
     things = "images" if isinstance(store, Store) else "cases"
-    return f"{origin}; {len(federation.train)} clients; {things}: {sizes}"
+    told = positive_note(federation.task.positive, getattr(store, "positive_rule", ""))
+    return "; ".join(
+        filter(None, (origin, f"{len(federation.train)} clients", f"{things}: {sizes}", told))
+    )
 
 
 def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[str, Any]:
@@ -479,6 +485,7 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
         "data_source": federation.store.source,
+        "positive": federation.task.positive,
     }
     folder.write_json("summary.json", summary)
     return folder.read_json("summary.json")

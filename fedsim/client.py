@@ -46,6 +46,11 @@ class Task:
         return len(self.classes)
 
     @property
+    def positive(self) -> str | None:
+        """Of two classes the positive one, which is the second; None for more."""
+        return self.classes[1] if self.num_classes == 2 else None
+
+    @property
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters."""
         return {

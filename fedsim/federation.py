@@ -11,17 +11,20 @@ from typing import Any, cast
 import numpy as np
 
 from fedsim.client import Task
+from fedsim.data.copies import in_common
 from fedsim.data.split import split_records
 from fedsim.data.store import Store, prepare
 from fedsim.data.volumes.dataset import VolumeDataset
 from fedsim.data.volumes.split import split_cases, split_fold
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
-from fedsim.errors import InputError
+from fedsim.errors import InputError, Problem
 from fedsim.label_views import label_scheme
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 from fedsim.segmentation.task import SegmentationTask
+
+_SHOWN = 8  # names in a note
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Federation:
             "fingerprint": self.store.fingerprint,
             "skipped": len(self.store.skipped),
             "classes": list(self.task.classes),
+            "positive": self.task.positive,
+            "window": getattr(self.store, "window", "") or None,
             "classes_by_client": self._classes_by_client(),
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "external": self._describe_external(),
@@ -73,6 +78,35 @@ class Federation:
                 for name in self.train
             },
         }
+
+    def notes(self, counts: bool = True) -> list[str]:
+        """What a person must know about the data before a run begins, a sentence each.
+
+        Args:
+            counts: also what tells how classes and patients are distributed.
+        """
+        store = self.store
+        notes = [*store.notes, *filter(None, [getattr(store, "window", "")])]
+        if store.skipped:
+            notes.append(f"left out because they cannot be used: {len(store.skipped)}")
+        if not counts:
+            return notes
+        if not isinstance(store, VolumeStore):
+            single = [
+                f"{name} ({self.task.classes[store.labels[held[0]]]})"
+                for name, held in self.train.items()
+                if len(held) and (store.labels[held] == store.labels[held[0]]).all()
+            ]
+            if single:
+                notes.append(f"clients with records of one class only: {_some(single)}")
+        pairs = np.unique(np.stack([store.groups, store.sites], axis=1), axis=0)
+        several = int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
+        if several:
+            notes.append(
+                f"patients (or lesions) with records at several sites: {several}; each is with one "
+                "client only"
+            )
+        return notes
 
     def _describe_external(self) -> dict[str, Any] | None:
         if self.external is None:
@@ -95,6 +129,12 @@ class Federation:
             ).tolist()
             for name, positions in self.train.items()
         }
+
+
+def _some(names: list[str]) -> str:
+    """Names, the first few where there are many."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def cache_folder() -> Path:
@@ -126,7 +166,13 @@ def open_store(
         "progress": progress,
     }
     if isinstance(dataset, VolumeDataset):
+        for key in ("positive", "window"):
+            if getattr(data, key) is not None:
+                raise InputError(
+                    f"data.{key} is for images, but {data.name!r} has volumes", hint="leave it out"
+                )
         return prepare_volumes(dataset, **options)
+    options |= {"positive": data.positive, "window": data.window}
     return prepare(dataset, workers=os.cpu_count() or 1, **options)
 
 
@@ -162,7 +208,35 @@ def _external(
         )
     if store.source == "path" and other.fingerprint == store.fingerprint:
         raise InputError("evaluation.external.root holds the data that clients train on")
+    _refuse_overlap(store, other)
     return other, np.arange(len(other.sites))
+
+
+def _refuse_overlap(store: Store | VolumeStore, other: Store | VolumeStore) -> None:
+    """Raise InputError where external data have records or patients of the scenario's data."""
+    records = in_common(store.digests, other.digests)
+    # A case that is its own group is no patient's name: half of all data sets have a Case00.
+    here, there = (
+        {name for name, case in zip(one.patients, one.ids, strict=True) if name not in ("", case)}
+        if one.patients
+        else set()
+        for one in (store, other)
+    )
+    patients = sorted(here & there)
+    problems = []
+    if records:
+        message = f"{records} of {len(other.sites)} records are also in the scenario's data"
+        problems.append(Problem("evaluation.external.root", message))
+    if patients:
+        message = f"{len(patients)} of {len(there)} patients are also there: {_some(patients)}"
+        problems.append(Problem("evaluation.external.root", message))
+    if problems:
+        raise InputError(
+            "external data must be of records and patients that no client has",
+            problems,
+            "take them out of one of the folders (or, where patients only share a name, rename "
+            "them in one of the tables)",
+        )
 
 
 def _split(

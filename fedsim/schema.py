@@ -103,7 +103,11 @@ class Data(PluginBlock):
             in voxels; None: a whole slice.
         embedded: parameters of the stand-in, ignored when the data are read from disk.
         split: shares of the records.
-        skip_bad: leave out records that cannot be read, instead of stopping.
+        skip_bad: leave out records that cannot be used, instead of stopping.
+        positive: of two classes the one that sensitivity, AUC and the like are of; None: what the
+            data set says, else the last by name.
+        window: of images with grey values of more than 8 bits, the values that become black and
+            white; None: the percentiles 1 and 99 of each image.
     """
 
     root: StrictStr | None = None
@@ -112,6 +116,15 @@ class Data(PluginBlock):
     embedded: dict[str, Any] = Field(default_factory=dict)
     split: Split = Split()
     skip_bad: StrictBool = False
+    positive: StrictStr | None = None
+    window: tuple[StrictFloat, StrictFloat] | None = None
+
+    @field_validator("window")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise PydanticCustomError("window", "expected [low, high] with low below high")
+        return value
 
 
 class Labels(Block):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.data.copies import Digests, digests
 from fedsim.data.images import reserve
 from fedsim.errors import RunError
 
@@ -85,8 +86,15 @@ def write_records(
     source: str,
     root: str | None,
     skipped: Sequence[str],
+    notes: Sequence[str] = (),
+    window: str = "",
+    patients: Sequence[str] = (),
+    content: Digests | None = None,
 ) -> None:
-    """Write everything of a store except its images, which are there already."""
+    """Write everything of a store except its images, which are there already.
+
+    `patients` are the groups as the data name them, `content` the digests of the images.
+    """
     site_names = sorted(set(sites))
     site_codes = {site: code for code, site in enumerate(site_names)}
     arrays = {
@@ -97,6 +105,7 @@ def write_records(
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     images = np.load(folder / "images.npy", mmap_mode="r")
+    np.save(folder / "digests.npy", digests(images) if content is None else content)
     digest = hashlib.sha256(json.dumps([images.shape, list(classes), site_names]).encode())
     for start in range(0, len(images), _BLOCK):
         digest.update(images[start : start + _BLOCK].tobytes())
@@ -110,6 +119,9 @@ def write_records(
         "site_names": site_names,
         "skipped": list(skipped),
         "ids": list(ids),
+        "notes": list(notes),
+        "window": window,
+        "patients": list(patients),
     }
     (folder / "store.json").write_text(json.dumps(about, indent=1))
 

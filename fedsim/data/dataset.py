@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+from fedsim.errors import InputError, Problem
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Manifest:
         ids: what a person calls the record; unique.
         classes: class names in label order when only the data tells them; else those of the data
             set hold.
+        bad: what is wrong with records that are not listed, since they cannot be used (a table
+            gives no label, or an unknown one): an error, or left out with `data.skip_bad`.
+        notes: what a person must know about what was read, a sentence each.
     """
 
     paths: list[Path]
@@ -32,6 +37,33 @@ class Manifest:
     sites: list[str]
     ids: list[str]
     classes: tuple[str, ...] = ()
+    bad: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def checked(self) -> Manifest:
+        """This manifest; raises BadRecords where `bad` says that records are not listed."""
+        if self.bad:
+            raise BadRecords(self, self.bad, len(self.paths))
+        return self
+
+
+class BadRecords(InputError):
+    """Records cannot be used. Carries what is left, for those who may leave the others out."""
+
+    def __init__(self, manifest: Any, bad: Sequence[Problem], left: int) -> None:
+        self.manifest, self.left = manifest, left
+        hint = "repair them, or set data.skip_bad=true to leave them out" if left else ""
+        super().__init__(f"{len(bad)} of {len(bad) + left} records cannot be used", bad, hint)
+
+
+def usable(manifest_of: Callable[[Path], Any], root: Path, skip_bad: bool) -> Any:
+    """A plugin's manifest; without the records that cannot be used, where they may be left out."""
+    try:
+        return manifest_of(root)
+    except BadRecords as error:
+        if not skip_bad or not error.left:
+            raise
+        return error.manifest
 
 
 @dataclass(frozen=True)
@@ -71,6 +103,7 @@ class Dataset(ABC):
         """List the records below `root` without decoding images.
 
         Raises:
+            BadRecords: records have no label that can be used; it carries the others.
             InputError: tables are missing or wrong. A listed image file that does not exist is no
                 error here: `prepare` finds and counts those.
         """

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fedsim.data.columns import alike
 from fedsim.data.dataset import Dataset, Manifest
-from fedsim.data.table import codes, read_table
+from fedsim.data.table import (
+    ONE_SITE,
+    belonging,
+    coded,
+    find_table,
+    read_table,
+    refuse_one_file_twice,
+    tables_in,
+)
 from fedsim.errors import InputError, Problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-ONE_SITE = "site-0"
-"""The name of the only site of data that says nothing about sites."""
+_COLUMNS, _OPTIONAL = ("path", "label"), ("group", "site")
+_SHOWN = 5  # tables named in a note
 
 
 class Folder(Dataset):
     """Images below one folder, without a stand-in.
 
-    Either a folder for each class (with images at any depth below it), or a CSV file with the
-    columns path (relative to the root), label and, if known, group (patient or lesion) and site.
+    Either a folder for each class (with images at any depth below it), or a table with the columns
+    path (relative to the root), label and, if known, group (patient or lesion) and site.
 
     Args:
-        csv: the CSV file's name below the root. Without it the root's only .csv file is used; a
-            root with none, or several, is read as a folder for each class.
+        csv: the table's name below the root. Without it the only one there that has the columns is
+            read. A root without any table is read as a folder for each class.
         classes: class names in label order; without it those found, sorted.
     """
 
@@ -40,40 +51,40 @@ class Folder(Dataset):
 
     def manifest(self, root: Path) -> Manifest:
         """List the images of the table, or of the class folders."""
-        tables = sorted(file.name for file in root.iterdir() if file.suffix.lower() == ".csv")
         if self.csv is not None:
             return self._from_table(root, self.csv)
-        if len(tables) == 1:
-            hint = "move this file elsewhere to have the folders read as classes"
-            return self._from_table(root, tables[0], hint)
-        return self._from_folders(root, tables)
+        if (found := find_table(root, _COLUMNS, _OPTIONAL, self.layout)) is not None:
+            name, note = found
+            return self._from_table(root, name, note)
+        return self._from_folders(root)
 
-    def _from_table(self, root: Path, name: str, hint: str = "") -> Manifest:
-        rows = read_table(root / name, ("path", "label"), unique="path", hint=hint)
-        classes = self.classes or tuple(sorted({row["label"] for row in rows}))
-        empty = [Problem(row.where, "label is empty") for row in rows if not row["label"]]
-        if empty:
-            raise InputError(f"{name} has records without a label", empty)
+    def _from_table(self, root: Path, name: str, note: str = "") -> Manifest:
+        rows = read_table(root / name, _COLUMNS, unique="path", optional=_OPTIONAL)
+        refuse_one_file_twice(rows, "path", name)
+        classes = self.classes or tuple(sorted({row["label"] for row in rows if row["label"]}))
+        _refuse_alike(classes, root / name)
         _refuse_one_class(classes, root / name)
         order = {label: i for i, label in enumerate(classes)}
-        labels = codes(rows, "label", order.get, ", ".join(classes))
+        good, labels, bad = coded(rows, "label", order.get, ", ".join(classes))
+        groups, sites, notes = belonging(good)
         return Manifest(
-            paths=[root / row["path"] for row in rows],
+            paths=[root / row["path"] for row in good],
             labels=np.array(labels, dtype=np.int64),
-            groups=[row.get("group") for row in rows],
-            sites=[row.get("site") or ONE_SITE for row in rows],
-            ids=[row["path"] for row in rows],
+            groups=groups,
+            sites=sites,
+            ids=[row["path"] for row in good],
             classes=classes,
-        )
+            bad=tuple(bad),
+            notes=tuple(filter(None, (note, *notes))),
+        ).checked()
 
-    def _from_folders(self, root: Path, tables: list[str]) -> Manifest:
+    def _from_folders(self, root: Path) -> Manifest:
         found = {
             folder.name: _images(folder)
             for folder in sorted(root.iterdir())
             if folder.is_dir() and not folder.name.startswith(".")
         }
         classes = self.classes or tuple(found)
-        several = f" (several tables: {', '.join(tables)}; data.csv=NAME takes one)"
         problems = [
             Problem(str(root), f"has no folder for class {name!r}")
             for name in classes
@@ -90,12 +101,13 @@ class Folder(Dataset):
             if name in found and not found[name]
         ]
         if not found:
-            more = several if tables else ""
-            problems = [Problem(str(root), f"has no class folders{more}; expected: {self.layout}")]
+            problems = [Problem(str(root), f"has no class folders; expected: {self.layout}")]
         if problems:
             raise InputError("the folders do not match the classes", problems, "check data.root")
+        _refuse_alike(classes, root)
         _refuse_one_class(classes, root)
         records = [(path, label) for label, name in enumerate(classes) for path in found[name]]
+        inside = [f"{name}/{table}" for name in classes for table in tables_in(root / name)]
         return Manifest(
             paths=[path for path, _ in records],
             labels=np.array([label for _, label in records], dtype=np.int64),
@@ -103,21 +115,46 @@ class Folder(Dataset):
             sites=[ONE_SITE] * len(records),
             ids=[path.relative_to(root).as_posix() for path, _ in records],
             classes=classes,
+            notes=(f"not read: {', '.join(inside[:_SHOWN])}",) if inside else (),
         )
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted; names with a leading dot are not data."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file.is_file()
-    )
+    """The image files at any depth, sorted; names with a leading dot are not data.
+
+    Links to folders are followed, except to one that they lie in. A link that leads nowhere is
+    listed: reading it says so.
+    """
+    found = []
+    for here, folders, names in os.walk(folder, followlinks=True):
+        inside = Path(here).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not inside.is_relative_to((inside / name).resolve())
+        ]
+        files = [Path(here, name) for name in names if not name.startswith(".")]
+        found += [
+            file
+            for file in files
+            if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists())
+        ]
+    return sorted(found)
+
+
+def _refuse_alike(classes: Sequence[str], where: Path) -> None:
+    """Raise InputError for classes whose names differ in case, or in how letters are coded."""
+    problems = [
+        Problem(str(where), f"has the classes {' and '.join(map(repr, names))}: one or several?")
+        for names in alike(classes)
+    ]
+    if problems:
+        raise InputError(
+            "classes have names that a reader cannot tell apart", problems, "rename them"
+        )
 
 
 def _refuse_one_class(classes: tuple[str, ...], where: Path) -> None:
     if len(classes) < 2:
-        problem = Problem(str(where), f"has only the class {', '.join(classes)}")
+        problem = Problem(str(where), f"has only the class {', '.join(classes) or '(none)'}")
         raise InputError("a classifier needs at least two classes", [problem])

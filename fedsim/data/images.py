@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,26 +15,47 @@ from PIL import Image
 from fedsim.errors import RunError
 
 CHANNELS = 3
+Window = tuple[float, float]
+PERCENTILES = (1.0, 99.0)
+"""Of a picture's grey values of more than 8 bits: what becomes 0 and what 255."""
+
+_DEEP = (";16", ";32")  # in Pillow's names of raw modes
 _SPAN = 32  # files a task: small enough for a smooth progress bar, large enough to hide its cost
 
 
-def read_image(path: str | Path, size: int) -> np.ndarray:
+def read_image(path: str | Path, size: int, window: Window | None = None) -> np.ndarray:
     """Read a picture as uint8 RGB [size, size, 3].
 
     The shorter side is scaled to `size` with the aspect ratio kept, then the centre is cropped: a
     lesion lies in the middle of its picture and is not stretched. Bilinear with antialiasing.
-    EXIF orientation is ignored, an alpha channel dropped.
+    EXIF orientation is ignored, an alpha channel dropped; palettes, grey, 1-bit and CMYK pictures
+    become RGB as Pillow converts them. Grey values of more than 8 bits: see `window`.
+
+    Args:
+        window: of a picture with grey values of more than 8 bits, what becomes 0 and what 255; None
+            takes its `PERCENTILES`.
 
     Raises:
         OSError: the file is missing, unreadable, truncated, or no picture.
-        ValueError: its grey values do not fit into 8 bits.
+        ValueError: it holds several pictures, colours of more than 8 bits a channel, or values that
+            are no finite numbers.
     """
-    with Image.open(path) as opened:
-        # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
-        opened.draft("RGB", (2 * size, 2 * size))
-        if opened.mode[0] in "IF":
-            raise ValueError(f"grey values of more than 8 bits (mode {opened.mode})")
-        picture = opened.convert("RGB")
+    with warnings.catch_warnings():
+        # Pillow refuses pictures of more than 179 million pixels; it warns of half as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as opened:
+            # The second picture of a camera's MPO file is a preview.
+            frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
+            if frames > 1:
+                raise ValueError(f"holds {frames} pictures (pages or frames), not one")
+            deep = _is_deep(opened)
+            if not deep and any(bits in str(tile) for tile in opened.tile for bits in _DEEP):
+                raise ValueError(
+                    f"colours of more than 8 bits a channel (mode {opened.mode}); save it with 8"
+                )
+            # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
+            opened.draft("RGB", (2 * size, 2 * size))
+            picture = _windowed(opened, window) if deep else opened.convert("RGB")
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
@@ -46,6 +68,32 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
     return np.asarray(square)
 
 
+def window_note(count: int, window: Window | None) -> str:
+    """What was done to so many pictures of more than 8 bits; "" for none."""
+    if not count:
+        return ""
+    ends = "the percentiles 1 and 99 of each" if window is None else "{:g} and {:g}".format(*window)
+    return f"{count} images have more than 8 bits: {ends} become black and white (data.window)"
+
+
+def _is_deep(opened: Image.Image) -> bool:
+    """Whether a picture has grey values of more than 8 bits."""
+    return opened.mode[0] in "IF"
+
+
+def _windowed(opened: Image.Image, window: Window | None) -> Image.Image:
+    """Grey values of more than 8 bits as RGB: those of the window become 0 to 255."""
+    values = np.asarray(opened).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("grey values that are no finite numbers")
+    low, high = window if window is not None else np.percentile(values, PERCENTILES)
+    if high <= low:  # nearly all of the picture has one value
+        low, high = values.min(), values.max()
+    scaled = (values - low) / ((high - low) or 1.0)
+    grey = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
 def decode_files(
     paths: Sequence[Path],
     size: int,
@@ -53,12 +101,16 @@ def decode_files(
     *,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    window: Window | None = None,
+    deep: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
     """Decode every file into `target`, a new .npy file holding uint8 [n, size, size, 3].
 
     Args:
         workers: processes that decode; 1 decodes here.
         progress: called with (files done, files in all).
+        window: see `read_image`.
+        deep: called with the position of each picture of more than 8 bits.
 
     Returns:
         Why a file could not be decoded, by its position; the array is zero there.
@@ -71,13 +123,16 @@ def decode_files(
     array = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
     reserve(target)
     spans = [
-        (target, start, [str(path) for path in paths[start : start + _SPAN]], size)
+        (target, start, [str(path) for path in paths[start : start + _SPAN]], size, window)
         for start in range(0, len(paths), _SPAN)
     ]
     failures: dict[int, str] = {}
     done = 0
-    for start, count, failed in _decoded(spans, min(workers, len(spans))):
+    for start, count, failed, found in _decoded(spans, min(workers, len(spans))):
         failures |= {start + offset: reason for offset, reason in failed}
+        if deep is not None:
+            for offset in found:
+                deep(start + offset)
         done += count
         if progress is not None:
             progress(done, len(paths))
@@ -95,8 +150,8 @@ def reserve(file: Path) -> None:
             os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
 
 
-_Span = tuple[Path, int, list[str], int]
-_Decoded = tuple[int, int, list[tuple[int, str]]]
+_Span = tuple[Path, int, list[str], int, Window | None]
+_Decoded = tuple[int, int, list[tuple[int, str]], list[int]]
 
 
 def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
@@ -121,17 +176,21 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
 
 def _decode_span(span: _Span) -> _Decoded:
     """Decode some files into their rows; a module function, so that any process can run it."""
-    target, start, paths, size = span
+    target, start, paths, size, window = span
     rows = np.lib.format.open_memmap(target, mode="r+")
-    failed = []
+    failed, found = [], []
+    options = {} if window is None else {"window": window}
     for offset, path in enumerate(paths):
         try:
-            image = read_image(path, size)
+            image = read_image(path, size, **options)
         except Exception as error:  # a broken file makes a decoder raise almost anything
             failed.append((offset, _reason(error)))
         else:
             rows[start + offset] = image
-    return start, len(paths), failed
+            with Image.open(path) as opened:
+                if _is_deep(opened):
+                    found.append(offset)
+    return start, len(paths), failed, found
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from fedsim.data.dataset import Dataset, Embedded, Manifest
-from fedsim.data.table import codes, read_table
+from fedsim.data.table import coded, read_table
 from fedsim.errors import InputError, Problem
 
 BINARY = ("benign", "malignant")
@@ -48,7 +49,7 @@ class ISIC2020(Dataset):
                 "the images of ISIC 2020 are missing",
                 [Problem(str(images), f"is no folder; expected below {root}: {self.layout}")],
             )
-        labels = codes(rows, "target", {"0": 0, "1": 1}.get, "0, 1")
+        rows, labels, bad = coded(rows, "target", {"0": 0, "1": 1}.get, "0, 1")
         names = [row["image_name"] for row in rows]
         return Manifest(
             paths=[images / f"{name}.jpg" for name in names],
@@ -56,7 +57,8 @@ class ISIC2020(Dataset):
             groups=[row["patient_id"] for row in rows],
             sites=["isic2020"] * len(rows),
             ids=names,
-        )
+            bad=tuple(bad),
+        ).checked()
 
 
 class HAM10000(Dataset):
@@ -91,19 +93,24 @@ class HAM10000(Dataset):
             unique="image_id",
         )
         folders = [root, *sorted(folder for folder in root.iterdir() if folder.is_dir())]
-        # Reversed: of two copies the one in the first folder is taken.
-        found = {
-            file.stem: file
-            for folder in reversed(folders)
-            for file in folder.iterdir()
-            if file.suffix.lower() in SUFFIXES
-        }
+        found: dict[str, Path] = {}
+        different = []
+        for folder in folders:
+            for file in sorted(folder.iterdir()):
+                if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
+                    continue
+                # Some distributions hold every picture twice: of two copies the first is taken.
+                first = found.setdefault(file.stem, file)
+                if first is not file and not filecmp.cmp(first, file, shallow=False):
+                    different.append(Problem(str(file), f"differs from {first}"))
+        if different:
+            raise InputError("an image is there twice, and not the same", different, "remove one")
         if not found:
             raise InputError(
                 "the images of HAM10000 are missing",
                 [Problem(str(root), f"holds no .jpg files; expected there: {self.layout}")],
             )
-        diagnoses = codes(
+        rows, diagnoses, bad = coded(
             rows, "dx", {name: i for i, name in enumerate(DIAGNOSES)}.get, ", ".join(DIAGNOSES)
         )
         if self.task == "binary":
@@ -117,4 +124,5 @@ class HAM10000(Dataset):
             groups=[row["lesion_id"] for row in rows],
             sites=[row["dataset"] or "unknown" for row in rows],
             ids=names,
-        )
+            bad=tuple(bad),
+        ).checked()

@@ -134,7 +134,7 @@ def file_state(path: Path) -> list[int]:
     """Size and time of a file, which stand for its bytes; empty when there is none."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return []
     return [status.st_size, status.st_mtime_ns]
 
@@ -144,6 +144,11 @@ def below(path: Path, root: Path) -> str:
     inside, start = str(path), f"{root}{os.sep}"
     part = inside[len(start) :] if inside.startswith(start) else os.path.relpath(path, root)
     return part.replace(os.sep, "/")
+
+
+def lines_below(problems: Sequence[Problem], root: Path) -> list[str]:
+    """Problems as they are written down: without the root folder."""
+    return [str(problem).removeprefix(f"{root}{os.sep}") for problem in problems]
 
 
 def safe(name: str) -> str:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedsim.data.building import keep_rows, new_folder, publish, write_records
-from fedsim.data.dataset import Dataset, Embedded, Manifest
-from fedsim.data.images import CHANNELS, decode_files
+from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
+from fedsim.data.dataset import Dataset, Embedded, Manifest, usable
+from fedsim.data.images import CHANNELS, Window, decode_files, window_note
 from fedsim.data.source import (
     below,
     check_root,
     file_state,
     hashed,
+    lines_below,
     origin,
     plugin_error,
     refuse_broken,
@@ -34,8 +36,10 @@ from fedsim.errors import InputError, Problem
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
 
-FORMAT = 1
+FORMAT = 3
 """Version of the preprocessing and of the files of a store; part of every store's key."""
+
+_ARRAYS = ("labels", "groups", "sites", "digests")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,13 @@ class Store:
         source: "embedded" (a generated stand-in) or "path" (read from `root`).
         root: the folder it was read from, or None.
         folder: the folder it is kept in.
-        skipped: images left out because they cannot be read, and why.
+        skipped: images left out because they cannot be used, and why.
+        notes: what a person must know about the data, a sentence each.
+        window: how many images have more than 8 bits, and how they were brought into 8; or "".
+        patients: the group of each record as the data name it, "" where they do not.
+        digests: uint8 [n, 16], see `fedsim.data.copies`.
+        positive_rule: why the second of two classes is the positive one; "" where the data set
+            says so.
     """
 
     images: np.ndarray
@@ -69,6 +79,11 @@ class Store:
     root: str | None
     folder: Path
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    window: str = ""
+    patients: tuple[str, ...] = ()
+    digests: Digests = field(default_factory=lambda: np.zeros((0, BYTES), np.uint8))
+    positive_rule: str = ""
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
@@ -76,9 +91,9 @@ class Store:
         folder = Path(folder)
         try:
             about = json.loads((folder / "store.json").read_text())
-            arrays = {key: np.load(folder / f"{key}.npy") for key in ("labels", "groups", "sites")}
+            arrays = {key: np.load(folder / f"{key}.npy") for key in _ARRAYS}
             images = np.load(folder / "images.npy", mmap_mode="r")
-            for key in ("site_names", "classes", "ids", "skipped"):
+            for key in ("site_names", "classes", "ids", "skipped", "notes", "patients"):
                 about[key] = tuple(about[key])
             return cls(images=images, folder=folder, **arrays, **about)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -103,6 +118,8 @@ def prepare(
     cache: Path,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    positive: str | None = None,
+    window: Window | None = None,
 ) -> Store:
     """Open the store of a data set, building it first when the cache does not hold it.
 
@@ -112,65 +129,125 @@ def prepare(
         root: the folder to read from; None generates the stand-in.
         size: side of the square images, in pixels.
         embedded: parameters of the stand-in; ignored when `root` is given.
-        skip_bad: leave out images that cannot be read instead of refusing.
+        skip_bad: leave out images that cannot be used instead of refusing.
         cache: the folder that holds stores; made when missing.
         workers: processes that decode.
         progress: called with (images done, images in all) while decoding.
+        positive: of two classes the one that becomes the second, which is the positive one.
+        window: see `fedsim.data.images.read_image`.
 
     Raises:
         InputError: the data, or the stand-in's parameters, are wrong.
         RunError: the cache cannot be written, or a decoding process died.
     """
     if root is None:
-        return _prepare_embedded(dataset, name, size, embedded, cache)
-    manifest = _read_manifest(dataset, name, root)
-    classes = manifest.classes or tuple(dataset.classes)
+        return _prepare_embedded(dataset, name, size, embedded, cache, positive)
+    manifest = _read_manifest(dataset, name, root, skip_bad)
+    classes, labels = _positive_second(
+        manifest.classes or tuple(dataset.classes), manifest.labels, positive
+    )
+    manifest = replace(manifest, labels=labels)
+
+    def opened(folder: Path) -> Store:
+        store = Store.open(folder)
+        rule = "" if positive or dataset.classes else _rule(classes)
+        notes = (*manifest.notes, *store.notes)
+        return replace(store, root=str(root), notes=notes, positive_rule=rule)
+
     # Two folders: what was built without some images must not serve who did not allow that.
-    whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size)}"
+    whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size, window)}"
     partial = whole.with_name(whole.name + "-skipped")
     for folder in (whole, partial) if skip_bad else (whole,):
         if folder.is_dir():
-            return replace(Store.open(folder), root=str(root))
+            return opened(folder)
 
+    deep: set[int] = set()
     with new_folder(cache) as building:
         failures = decode_files(
-            manifest.paths, size, building / "images.npy", workers=workers, progress=progress
+            manifest.paths,
+            size,
+            building / "images.npy",
+            workers=workers,
+            progress=progress,
+            window=window,
+            deep=deep.add,
         )
-        skipped = [f"{below(manifest.paths[i], root)}: {why}" for i, why in failures.items()]
+        content = digests(np.load(building / "images.npy", mmap_mode="r"))
+        names = [below(path, root) for path in manifest.paths]
+        broken = contradictions(content, labels, names, classes) | failures
+        skipped = [f"{names[i]}: {why}" for i, why in sorted(broken.items())]
         count = len(manifest.paths)
         refuse_broken(
             [Problem(str(root), line) for line in skipped],
             count - len(skipped),
-            headline=f"{len(skipped)} of {count} images of {name!r} cannot be read",
+            headline=f"{len(skipped)} of {count} images of {name!r} cannot be "
+            + ("read" if len(failures) == len(broken) else "used"),
             layout=dataset.layout,
             skip_bad=skip_bad,
         )
-        keep = [i for i in range(len(manifest.paths)) if i not in failures]
-        if failures:
+        keep = [i for i in range(len(manifest.paths)) if i not in broken]
+        if broken:
             keep_rows(building / "images.npy", keep)
+        ids = [manifest.ids[i] for i in keep]
+        patients = [manifest.groups[i] for i in keep]
+        groups, notes = keep_together(content[keep], patients, ids)
         write_records(
             building,
-            labels=manifest.labels[keep],
-            groups=[manifest.groups[i] for i in keep],
+            labels=labels[keep],
+            groups=groups,
             sites=[manifest.sites[i] for i in keep],
-            ids=[manifest.ids[i] for i in keep],
+            ids=ids,
             classes=classes,
             source="path",
             root=str(root),
-            skipped=skipped,
+            skipped=[*lines_below(manifest.bad, root), *skipped],
+            notes=notes,
+            window=window_note(len(deep.intersection(keep)), window),
+            patients=patients,
+            content=content[keep],
         )
-        folder = partial if failures else whole
+        folder = partial if broken or manifest.bad else whole
         publish(building, folder)
-    return replace(Store.open(folder), root=str(root))
+    return opened(folder)
+
+
+def _positive_second(
+    classes: tuple[str, ...], labels: np.ndarray, positive: str | None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Classes and labels, with the class wanted as the second one."""
+    if positive is None:
+        return classes, labels
+    if len(classes) != 2 or positive not in classes:
+        raise InputError(
+            "data.positive names the positive one of two classes",
+            [Problem("data.positive", f"is {positive!r}; the classes are {', '.join(classes)}")],
+            f"write one of {', '.join(classes)}" if len(classes) == 2 else "leave it out",
+        )
+    if classes[1] == positive:
+        return classes, labels
+    return classes[::-1], 1 - labels
+
+
+def _rule(classes: Sequence[str]) -> str:
+    """How the positive one of two classes was found where nothing says it."""
+    if len(classes) != 2:
+        return ""
+    how = "the last by name" if list(classes) == sorted(classes) else "the second one"
+    return f"{how}; data.positive={classes[0]} takes the other"
 
 
 def _prepare_embedded(
-    dataset: Dataset, name: str, size: int, embedded: Mapping[str, Any], cache: Path
+    dataset: Dataset,
+    name: str,
+    size: int,
+    embedded: Mapping[str, Any],
+    cache: Path,
+    positive: str | None,
 ) -> Store:
     generator, parameters = stand_in(
         dataset.embedded, vars(dataset), embedded, name=name, size=size, layout=dataset.layout
     )
-    key = hashed([FORMAT, origin(generator), parameters])
+    key = hashed([FORMAT, origin(generator), parameters, positive])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
     if not folder.is_dir():
         try:
@@ -189,15 +266,16 @@ def _prepare_embedded(
         if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
             found = f"{made.classes}, not {dataset.classes}"
             raise plugin_error(name, [f"the stand-in's classes are {found}"])
+        classes, labels = _positive_second(tuple(made.classes), made.labels, positive)
         with new_folder(cache) as building:
             np.save(building / "images.npy", made.images)
             write_records(
                 building,
-                labels=made.labels,
+                labels=labels,
                 groups=made.groups,
                 sites=made.sites,
                 ids=ids,
-                classes=made.classes,
+                classes=classes,
                 source="embedded",
                 root=None,
                 skipped=(),
@@ -206,10 +284,10 @@ def _prepare_embedded(
     return Store.open(folder)
 
 
-def _read_manifest(dataset: Dataset, name: str, root: Path) -> Manifest:
+def _read_manifest(dataset: Dataset, name: str, root: Path, skip_bad: bool) -> Manifest:
     """The manifest, after checking the root folder and what the plugin returned."""
     check_root(name, root, dataset.layout)
-    manifest = dataset.manifest(root)
+    manifest: Manifest = usable(dataset.manifest, root, skip_bad)
     if len(manifest.paths) != len(manifest.labels):
         raise plugin_error(name, ["the manifest's paths and labels differ in number"])
     classes = manifest.classes or dataset.classes
@@ -239,9 +317,12 @@ def _check(
         raise plugin_error(name, wrong)
 
 
-def _files_key(manifest: Manifest, root: Path, classes: Sequence[str], size: int) -> str:
+def _files_key(
+    manifest: Manifest, root: Path, classes: Sequence[str], size: int, window: Window | None
+) -> str:
     """Hash what the store of these files depends on; a file's size and time stand for its bytes."""
-    lines = [json.dumps([FORMAT, size, list(classes)])]
+    about = [FORMAT, size, list(classes), window, lines_below(manifest.bad, root)]
+    lines = [json.dumps(about)]
     for i, path in enumerate(manifest.paths):
         record = [manifest.groups[i], manifest.sites[i], manifest.ids[i], int(manifest.labels[i])]
         lines.append(json.dumps([below(path, root), file_state(path), record]))

@@ -1,13 +1,27 @@
-"""Read a CSV file that a person wrote, and say exactly what is wrong with it."""
+"""Read a table that a person wrote, and say exactly what is wrong with it."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim.data.columns import alike, meant, plain
 from fedsim.errors import InputError, Problem
+
+SUFFIXES = (".csv", ".tsv")
+"""Of the files that are read as tables."""
+
+SPREADSHEETS = (".xlsx", ".xls", ".ods", ".parquet")
+"""Of tables that are not read."""
+
+ONE_SITE = "site-0"
+"""The name of the only site of data that says nothing about sites."""
+
+DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -25,25 +39,225 @@ class Row:
         return self.values.get(column, "")
 
 
-def read_table(file: Path, columns: Sequence[str], *, unique: str, hint: str = "") -> list[Row]:
-    """Read a comma-separated table with a header line, as UTF-8.
+def read_table(
+    file: Path,
+    columns: Sequence[str],
+    *,
+    unique: str,
+    optional: Sequence[str] = (),
+    hint: str = "",
+) -> list[Row]:
+    """Read a table with a header line, as UTF-8 (or UTF-16 with a byte-order mark).
+
+    Values are separated by a comma, semicolon, tab or |, whichever makes the columns be there. The
+    case of the columns named here does not matter; a column that only looks like one of `optional`
+    (`patient_id` for `group`) is an error, for to pass it over would part what belongs together.
 
     Args:
-        file: the CSV file.
+        file: the file.
         columns: columns it must have; others are allowed.
         unique: the column in which every value must be there and differ from all others.
+        optional: columns it may have.
         hint: what to type next when the columns are wrong.
 
     Raises:
-        InputError: no such file, not UTF-8 text, columns missing, rows of the wrong length, no
-            rows, or values of `unique` missing or repeated. Names all of the rows at fault.
+        InputError: no such file, not text, columns missing, doubled or misnamed, rows of the wrong
+            length, no rows, or values of `unique` missing or repeated. Names all of the rows at
+            fault.
     """
+    header, lines = _lines(file, columns)
+    known = [*columns, *optional]
+    names = [plain(name) if plain(name) in known else name for name in header]
+    wrong = _missing(names, columns) + [
+        f"column {name!r} is there {names.count(name)} times"
+        for name in known
+        if names.count(name) > 1
+    ]
+    if wrong:
+        problems = [Problem(str(file), message) for message in wrong]
+        raise InputError(f"{file.name} has the wrong columns", problems, hint)
+    problems = [
+        Problem(f"{file}:{number}", f"has {len(line)} values for {len(header)} columns")
+        for number, line in lines
+        if len(line) != len(header)
+    ]
+    rows = [
+        Row(dict(zip(names, map(str.strip, line), strict=False)), f"{file}:{number}")
+        for number, line in lines
+        if len(line) == len(header)
+    ]
+    if not lines:
+        problems.append(Problem(str(file), "has a header but no rows"))
+    first: dict[str, str] = {}
+    for row in rows:
+        value = row[unique]
+        if [plain(row.get(name)) for name in columns] == list(columns):
+            problems.append(Problem(row.where, "repeats the header"))
+        elif not value:
+            problems.append(Problem(row.where, f"{unique} is empty"))
+        elif "\0" in value:
+            problems.append(Problem(row.where, f"{unique} {value!r} holds a NUL character"))
+        elif value in first:
+            problems.append(Problem(row.where, f"{unique} {value!r} is already at {first[value]}"))
+        else:
+            first[value] = row.where
+    if problems:
+        raise InputError(f"{file.name} has wrong rows", problems)
+    _refuse_misnamed(file, rows, [name for name in names if name not in known], names, optional)
+    return rows
+
+
+def missing_columns(file: Path, columns: Sequence[str]) -> str:
+    """Why a file is no table with these columns, or ""."""
     try:
+        header, _ = _lines(file, columns)
+    except InputError as error:
+        return "; ".join(problem.message for problem in error.problems)
+    return "; ".join(_missing([plain(name) for name in header], columns))
+
+
+def tables_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+    """Names of the tables in a folder, sorted; names with a leading dot are none."""
+    return sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def find_table(
+    root: Path, columns: Sequence[str], optional: Sequence[str], layout: str
+) -> tuple[str, str] | None:
+    """The only table in a folder that has these columns; None where there is no table at all.
+
+    Others are passed over where they have nothing to do with the records: no column of these, or of
+    the optional ones, by whatever name.
+
+    Returns:
+        Its name, and which others were not read ("" where there are none).
+
+    Raises:
+        InputError: several tables may be it, or none of those that are there is.
+    """
+    names, sheets = tables_in(root), tables_in(root, SPREADSHEETS)
+    if not names and not sheets:
+        return None
+    why = {name: missing_columns(root / name, columns) for name in names}
+    right = [name for name in names if not why[name]]
+    related = [name for name in names if _related(root / name, columns, optional)]
+    if len(right) == 1 and related == right:
+        others = [name for name in (*names, *sheets) if name != right[0]]
+        return right[0], f"read {right[0]}, not {', '.join(others)}" if others else ""
+    if right:
+        message = (
+            f"has {len(related)} .csv files with such columns (several tables: "
+            f"{', '.join(related)}; data.csv=NAME takes one)"
+        )
+        raise InputError("which table lists the records?", [Problem(str(root), message)])
+    problems = [Problem(str(root / name), why[name]) for name in names]
+    problems += [
+        Problem(str(root / name), f"is not read: save it as CSV ({layout})") for name in sheets
+    ]
+    raise InputError(
+        "no table has the columns that are needed",
+        problems,
+        f"expected: {layout}. Rename its columns, or move what is no such table elsewhere (folders "
+        "of images are then read as classes)",
+    )
+
+
+def _related(file: Path, columns: Sequence[str], optional: Sequence[str]) -> bool:
+    """Whether a table seems to be about records."""
+    try:
+        header, _ = _lines(file, columns)
+    except InputError:
+        return False
+    return any(
+        plain(name) in columns or ((match := meant(name, optional)) is not None and match[1])
+        for name in header
+    )
+
+
+def coded(
+    rows: Iterable[Row], column: str, code: Callable[[str], int | None], valid: str
+) -> tuple[list[Row], list[int], list[Problem]]:
+    """Turn a column into integer codes.
+
+    Args:
+        code: the code of a value, or None when the value is unknown.
+        valid: the values allowed, for the message.
+
+    Returns:
+        The rows whose value is known, their codes, and what is wrong with the other rows.
+    """
+    good: list[Row] = []
+    codes: list[int] = []
+    bad: list[Problem] = []
+    for row in rows:
+        value = row[column]
+        found = code(value) if value else None
+        if found is None:
+            wrong = f"{column} is {value!r}, not one of {valid}" if value else f"{column} is empty"
+            bad.append(Problem(row.where, wrong))
+        else:
+            good.append(row)
+            codes.append(found)
+    return good, codes, bad
+
+
+def belonging(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
+    """What the columns group and site say, for each row, and notes on what is odd about them.
+
+    Groups whose names differ in case only are one: a patient must not part by a slip of typing.
+    """
+    groups = [row.get("group") for row in rows]
+    sites = [row.get("site") or ONE_SITE for row in rows]
+    notes = []
+    same = {name: names[0] for names in alike(filter(None, groups)) for name in names}
+    if same:
+        shown = ", ".join(list(same)[:4])
+        notes.append(f"{len(same)} groups differ in case only and are taken as one each: {shown}")
+    empty = groups.count("")
+    if 0 < empty < len(groups) or (empty and any("group" in row.values for row in rows)):
+        notes.append(f"{empty} of {len(groups)} records have no group: each is one of its own")
+    for names in alike(sites):
+        notes.append(f"sites differ in case only and stay apart: {', '.join(names[:4])}")
+    return [same.get(group, group) for group in groups], sites, notes
+
+
+def refuse_one_file_twice(rows: Sequence[Row], column: str, name: str) -> None:
+    """Raise InputError where two rows name one file by two spellings, as `x` and `./x`."""
+    first: dict[str, Row] = {}
+    problems = []
+    for row in rows:
+        other = first.setdefault(os.path.normpath(row[column]), row)
+        if other is not row:
+            problems.append(
+                Problem(
+                    row.where, f"{row[column]!r} is the file {other[column]!r} of {other.where}"
+                )
+            )
+    if problems:
+        raise InputError(f"{name} names a file twice", problems, "keep one of the rows")
+
+
+def _lines(file: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header and the rows that are not blank, each with the number of its line."""
+    try:
+        content = file.read_bytes()
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         # utf-8-sig: spreadsheet programs put a byte-order mark in front.
-        with file.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, line) for line in reader if line]
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+        headers = {
+            delimiter: next(_parsed(text, delimiter, strict=False), (0, []))[1]
+            for delimiter in DELIMITERS
+        }
+
+        def fits(delimiter: str) -> tuple[int, int]:
+            names = [plain(name) for name in headers[delimiter]]
+            return sum(name in names for name in columns), len(names)
+
+        lines = list(_parsed(text, max(DELIMITERS, key=fits), strict=True))
     except FileNotFoundError:
         raise InputError(
             f"{file.name} is missing",
@@ -53,55 +267,75 @@ def read_table(file: Path, columns: Sequence[str], *, unique: str, hint: str = "
         raise InputError(
             f"{file.name} cannot be read", [Problem(str(file), str(error))], "save it as UTF-8 CSV"
         ) from error
-    missing = [name for name in columns if name not in header]
-    if missing:
-        found = ", ".join(header) or "none"
-        message = f"columns missing: {', '.join(missing)}; columns found: {found}"
-        raise InputError(f"{file.name} has the wrong columns", [Problem(str(file), message)], hint)
-    problems = [
-        Problem(f"{file}:{number}", f"has {len(line)} values for {len(header)} columns")
-        for number, line in lines
-        if len(line) != len(header)
-    ]
-    rows = [
-        Row(dict(zip(header, map(str.strip, line), strict=False)), f"{file}:{number}")
-        for number, line in lines
-        if len(line) == len(header)
-    ]
-    if not lines:
-        problems.append(Problem(str(file), "has a header but no rows"))
-    first: dict[str, str] = {}
+    header = [name.strip().strip("\ufeff") for name in lines[0][1]] if lines else []
+    return header, lines[1:]
+
+
+def _parsed(text: str, delimiter: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not blank, each with its number."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    first = True
+    for line in reader:
+        if not any(cell.strip() for cell in line):
+            continue
+        # The line with which spreadsheet programs name the delimiter.
+        named = delimiter.join(line).strip().lower()
+        if not (first and named in [f"sep={one}" for one in DELIMITERS]):
+            yield reader.line_num, line
+        first = False
+
+
+def _missing(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    missing = [name for name in columns if name not in names]
+    if not missing:
+        return []
+    found = ", ".join(filter(None, names)) or "none"
+    return [f"columns missing: {', '.join(missing)}; columns found: {found}"]
+
+
+def _refuse_misnamed(
+    file: Path,
+    rows: Sequence[Row],
+    others: Sequence[str],
+    names: Sequence[str],
+    optional: Sequence[str],
+) -> None:
+    """Raise InputError for columns that look like optional ones and would be passed over."""
+    problems = []
+    for other in dict.fromkeys(others):
+        match = meant(other, optional)
+        if match is None:
+            continue
+        column, sure = match
+        values = [row[other] for row in rows]
+        repeated = len(set(filter(None, values))) < sum(map(bool, values))
+        if column not in names:
+            if sure or repeated:
+                problems.append(
+                    Problem(
+                        f"{file}: column {other!r}",
+                        f"looks like the column {column!r}, which is what fedsim reads: write "
+                        f"{column!r} in the header (or, if it is something else, another name)",
+                    )
+                )
+        elif column == "group" and (apart := _parted(rows, other)):
+            problems.append(
+                Problem(
+                    f"{file}: column {other!r}",
+                    f"is {apart!r} in several groups of the column 'group': records that belong "
+                    f"together would part. Write its values as 'group', or rename or remove it",
+                )
+            )
+    if problems:
+        raise InputError(f"{file.name} has columns that would be passed over", problems)
+
+
+def _parted(rows: Sequence[Row], other: str) -> str:
+    """A value of a column that stands in several groups, or ""."""
+    seen: dict[str, str] = {}
     for row in rows:
-        value = row[unique]
-        if not value:
-            problems.append(Problem(row.where, f"{unique} is empty"))
-        elif value in first:
-            problems.append(Problem(row.where, f"{unique} {value!r} is already at {first[value]}"))
-        else:
-            first[value] = row.where
-    if problems:
-        raise InputError(f"{file.name} has wrong rows", problems)
-    return rows
-
-
-def codes(
-    rows: Iterable[Row], column: str, code: Callable[[str], int | None], valid: str
-) -> list[int]:
-    """Turn a column into integer codes.
-
-    Args:
-        code: the code of a value, or None when the value is unknown.
-        valid: the values allowed, for the message.
-
-    Raises:
-        InputError: names every row whose value is unknown.
-    """
-    coded = [(row, code(row[column])) for row in rows]
-    problems = [
-        Problem(row.where, f"{column} is {row[column]!r}, not one of {valid}")
-        for row, found in coded
-        if found is None
-    ]
-    if problems:
-        raise InputError(f"unknown values in column {column!r}", problems)
-    return [found for _, found in coded if found is not None]
+        if row[other] and seen.setdefault(row[other], row["group"] or row.where) != (
+            row["group"] or row.where
+        ):
+            return row[other]
+    return ""

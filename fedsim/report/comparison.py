@@ -12,6 +12,7 @@ from fedsim.report.many import MANY, TITLES, quantiles
 from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaired
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
+from fedsim.report.text import positive_note
 
 DIFFERENCE, REACH, WIRE = "difference", "reach", "wire"
 """Keys of the measures that are no entries of summary.json."""
@@ -279,6 +280,12 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
             notes.append(
                 f"† some replies are missing: {line.failed} {rounds} failed ({line.row.name})."
             )
+    positive = {line.row.name: line.row.runs[0].data.get("positive") for line in lines}
+    if len(known := set(positive.values()) - {None}) == 1:
+        notes.append(f"{positive_note(*known)}.")
+    elif known:
+        told = ", ".join(f"{name}: {one}" for name, one in positive.items() if one)
+        notes.append(f"the positive class is not the same in all rows: {told}.")
     outside = [run.data.get("external") for line in lines for run in line.row.runs]
     if len({(one["fingerprint"], *one["sites"]) for one in outside if one}) > 1:
         notes.append("external: not the same external records in all rows.")

@@ -12,7 +12,7 @@ from fedsim.registry import default_registry
 from fedsim.report.many import MANY, spread_lines
 from fedsim.report.partition_picture import partition_picture
 from fedsim.report.paths import without_paths
-from fedsim.report.text import aligned, typed
+from fedsim.report.text import aligned, positive_note, typed
 
 if TYPE_CHECKING:
     from fedsim.data.store import Store
@@ -53,8 +53,11 @@ def store_lines(name: str, store: Store) -> list[str]:
     )
     count, height, width, _ = store.images.shape
     lines = [f"{origin}: {count} images of {height}x{width} px, {len(store.classes)} classes"]
+    if len(store.classes) == 2:
+        lines.append(positive_note(store.classes[1], store.positive_rule))
+    lines += [f"data: {note}" for note in (*store.notes, store.window) if note]
     if store.skipped:
-        lines.append(f"left out because they cannot be read: {len(store.skipped)}")
+        lines.append(f"left out because they cannot be used: {len(store.skipped)}")
     lines.append(f"prepared in {store.folder}")
     return lines
 

@@ -71,7 +71,7 @@ def metric_rounds(record: Record) -> Picture | None:
     figure, (axes,) = frame(record, "Test metrics over rounds")
     for k, name in enumerate(names):
         _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, name)
-    axes.set_ylabel("on the test split")
+    axes.set_ylabel(f"on the test split{record.positive}")
     round_axis(axes, record)
     legend_above(axes)
     return Picture(
@@ -103,7 +103,7 @@ def metric_megabytes(record: Record) -> Picture | None:
         _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, name)
     axes.set_xlim(left=0)
     axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)")
-    axes.set_ylabel("on the test split")
+    axes.set_ylabel(f"on the test split{record.positive}")
     legend_above(axes)
     return Picture(
         "metric_megabytes",

@@ -106,6 +106,8 @@ def _what(record: Record) -> str:
         ("data", f"embedded stand-in for {data['name']}" if stand_in else data["name"]),
         ("read from", data.get("root")),
         ("fingerprint of the data", data.get("fingerprint")),
+        ("positive class", data.get("positive")),
+        ("grey values", data.get("window")),
         ("records", ", ".join(f"{n} {split}" for split, n in data.get("sizes", {}).items())),
         ("clients", len(record.clients) or federation.get("clients")),
         ("participation", _percent(federation.get("participation"))),
@@ -151,7 +153,8 @@ def _result(record: Record) -> str:
     overall = [(_name(k), v) for k, v in plain.items() if "@" not in k]
     parts = [paragraph(told)]
     if overall:
-        parts.append(table(("metric", "value"), overall, "On the whole test split"))
+        title = f"On the whole test split{record.positive}"
+        parts.append(table(("metric", "value"), overall, title))
     if outside:
         told_of = [(_name(k.removeprefix(_EXTERNAL)), v) for k, v in outside.items()]
         title = "On external records, which no client has"

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from fedsim.errors import InputError, Problem
+from fedsim.report.text import positive_note
 from fedsim.runfolder import RunFolder
 
 METRIC_NAMES = {
@@ -114,6 +115,12 @@ class Record:
         number = str(client)
         known = number.isdecimal() and int(number) < len(self.clients)
         return self.clients[int(number)] if known else number
+
+    @property
+    def positive(self) -> str:
+        """What is added to a title of metrics of two classes, as " (positive class: NAME)"."""
+        note = positive_note(self.run["data"].get("positive"))
+        return f" ({note})" if note else ""
 
     def class_name(self, label: int) -> str:
         """The name of a class."""

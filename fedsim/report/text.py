@@ -36,6 +36,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
+        *([positive_note(summary["positive"])] if summary.get("positive") else []),
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         f"privacy: {privacy}",
@@ -43,6 +44,13 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {folder}",
     ]
+
+
+def positive_note(positive: str | None, rule: str = "") -> str:
+    """Which of two classes is the positive one, and why; "" for None."""
+    if positive is None:
+        return ""
+    return f"positive class: {positive}" + (f" ({rule})" if rule else "")
 
 
 def _scores(metrics: Mapping[str, float | None], prefix: str) -> list[str]:

@@ -35,6 +35,7 @@ def store_lines(name: str, store: VolumeStore) -> list[str]:
         else f"{name} from {store.root}"
     )
     lines = [f"{origin}: {len(store)} volumes, outlines of {', '.join(store.structures)}"]
+    lines += [f"data: {note}" for note in store.notes]
     if store.skipped:
         lines.append(f"problems of cases that were left out: {len(store.skipped)}")
     lines.append(f"prepared in {store.folder}")

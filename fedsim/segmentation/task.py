@@ -36,6 +36,7 @@ class SegmentationTask:
     in_channels: int = 1
     appearances: Mapping[str, Appearance] = field(default_factory=dict)
     headline: ClassVar[str] = "dice"
+    positive: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if len(self.patch) not in (2, 3) or min(self.patch) < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -52,10 +53,89 @@ def test_every_8_bit_mode_becomes_three_channels(tmp_path, mode):
     assert read_image(tmp_path / name, 8).shape == (8, 8, 3)
 
 
-def test_more_than_8_bits_are_refused_rather_than_clipped_to_white(tmp_path):
-    Image.fromarray(np.full((20, 20), 3000, dtype=np.uint16)).save(tmp_path / "x.png")
-    with pytest.raises(ValueError, match="8 bits"):
-        read_image(tmp_path / "x.png", 8)
+def test_grey_values_of_more_than_8_bits_are_brought_into_a_window(tmp_path):
+    values = np.linspace(1000, 3000, 400).reshape(20, 20)
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "x.png")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "x.tif")
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "y.tif")
+    low, high = np.percentile(values.astype(np.uint16), (1, 99))
+    expected = np.rint(255 * np.clip((values - low) / (high - low), 0, 1))
+    for name in ("x.png", "x.tif", "y.tif"):
+        image = read_image(tmp_path / name, 20)
+        assert image.shape == (20, 20, 3)
+        assert (image[..., 0] == image[..., 2]).all()
+        assert np.abs(image[..., 0] - expected).max() <= 1
+    image = read_image(tmp_path / "x.png", 20, window=(0, 4000))[..., 1]
+    assert np.abs(image - 255 * values / 4000).max() <= 1
+    assert read_image(tmp_path / "x.png", 20, window=(2000, 2500))[..., 1].max() == 255
+
+
+def test_a_deep_picture_of_nearly_one_value_still_shows_what_is_there(tmp_path):
+    values = np.full((20, 20), 500, dtype=np.uint16)
+    values[3, 3] = 900
+    Image.fromarray(values).save(tmp_path / "x.png")
+    image = read_image(tmp_path / "x.png", 20)[..., 0]
+    assert (image[3, 3], int((image == 0).sum())) == (255, 399)
+    Image.fromarray(np.full((20, 20), 500, dtype=np.uint16)).save(tmp_path / "x.png")
+    assert not read_image(tmp_path / "x.png", 20).any()
+
+
+def test_what_no_rule_covers_is_refused_by_name(tmp_path):
+    Image.fromarray(np.full((9, 9), np.nan, dtype=np.float32)).save(tmp_path / "nan.tif")
+    frames = [Image.new("RGB", (9, 9), (i, i, i)) for i in (1, 90, 200)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (99, 99), (5, 9, 200)).save(tmp_path / "cut.jpg")
+    cut = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(cut[: len(cut) // 2])
+    (tmp_path / "deep.png").write_bytes(_png_of_16_bit_colours())
+    expected = {
+        "nan.tif": "no finite numbers",
+        "pages.tif": "holds 3 pictures",
+        "moving.png": "holds 3 pictures",
+        "cut.jpg": "[Tt]runcated",
+        "deep.png": "more than 8 bits a channel",
+    }
+    for name, words in expected.items():
+        with pytest.raises((OSError, ValueError), match=words):
+            read_image(tmp_path / name, 8)
+
+
+def _png_of_16_bit_colours() -> bytes:
+    """A picture of 2 x 2 pixels with three channels of 16 bits, which Pillow cannot write."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    rows = (b"\0" + bytes(range(12))) * 2
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_a_bomb_is_refused_and_large_pictures_are_read_without_a_warning(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 30)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "x.png", 8).shape == (8, 8, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    failures = decode_files([tmp_path / "x.png"], 8, tmp_path / "images.npy")
+    assert "decompression bomb" in failures[0]
+
+
+def test_who_has_more_than_8_bits_is_told(tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "0.png")
+    Image.fromarray(np.arange(81, dtype=np.uint16).reshape(9, 9)).save(tmp_path / "1.png")
+    deep: list[int] = []
+    paths = [tmp_path / f"{i}.png" for i in (0, 1, 0, 1)]
+    assert decode_files(paths, 8, tmp_path / "images.npy", deep=deep.append) == {}
+    assert deep == [1, 3]
+    decode_files(paths, 8, tmp_path / "images.npy", window=(0, 80))
+    assert np.load(tmp_path / "images.npy")[1].max() > 200
 
 
 def test_exif_orientation_is_ignored(tmp_path):

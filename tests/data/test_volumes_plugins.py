@@ -323,3 +323,89 @@ def test_the_decathlons_stand_in_is_a_hippocampus(tmp_path):
     shutil.rmtree(tmp_path / "cache")
     again = prepared(MSD(), None, tmp_path / "cache", size=64, cases=3)
     assert again.fingerprint == store.fingerprint
+
+
+def test_one_case_in_two_folders_is_refused_with_both_names(tmp_path):
+    for name in ("Case00.mhd", "Case01.mhd", "b/Case01.mhd", "b/deep/Case00.mhd"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="one case is there several times") as caught:
+        Promise12().manifest(tmp_path)
+    for case, other in (("Case01", "b/Case01.mhd"), ("Case00", "b/deep/Case00.mhd")):
+        first = tmp_path / f"{case}.mhd"
+        assert f"{tmp_path / other}: is case {case!r}, and so is {first}" in str(caught.value)
+    x = tmp_path / "x"
+    for name in ("p1_T2W.nii.gz", "p2_T2W.nii.gz", "._p1_T2W.nii.gz", "b/p1_T2W.nii.gz"):
+        (x / name).parent.mkdir(parents=True, exist_ok=True)
+        (x / name).touch()
+    with pytest.raises(InputError, match="is case 'p1', and so is"):
+        ProstateX().manifest(x)
+    shutil.rmtree(x / "b")
+    assert ProstateX().manifest(x).ids == ["p1", "p2"]
+
+
+def test_a_case_that_is_listed_twice_is_refused(tmp_path):
+    case = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}
+    again = case | {"image": "./imagesTr/a.nii.gz"}
+    about = {"name": "x", "labels": {"0": "background", "1": "organ"}, "training": [case, again]}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="lists a case twice"):
+        MSD().manifest(tmp_path)
+
+
+def test_a_list_of_centres_may_name_patients(tmp_path):
+    for i in range(3):
+        (tmp_path / f"Case0{i}.mhd").touch()
+    rows = ["Case00,A,p", "Case01,A,p", "Case02,A,"]
+    (tmp_path / "centres.csv").write_text("\n".join(["Case;Centre;Group", *rows]).replace(",", ";"))
+    assert Promise12().manifest(tmp_path).groups == ["p", "p", "Case02"]
+    (tmp_path / "centres.csv").write_text("\n".join(["case,centre,patient_id", *rows]))
+    with pytest.raises(InputError, match="'patient_id': looks like the column 'group'"):
+        Promise12().manifest(tmp_path)
+
+
+def test_columns_of_volumes_are_understood_or_refused(tmp_path):
+    volumes = Volumes(structures=["liver"])
+    (tmp_path / "t.csv").write_text("Image|MASK|Group|Site\na.nii|am.nii|p|x\nb.nii|bm.nii|p|y\n")
+    (tmp_path / "._t.csv").write_bytes(b"\0")
+    manifest = volumes.manifest(tmp_path)
+    assert (manifest.groups, manifest.sites) == (["p", "p"], ["x", "y"])
+    (tmp_path / "t.csv").write_text("image,mask,Site,patient_id\na.nii,am.nii,x,p\n")
+    with pytest.raises(InputError, match="'patient_id'"):
+        volumes.manifest(tmp_path)
+    (tmp_path / "t.csv").write_text("image,mask\na.nii,am.nii\n./a.nii,am.nii\n")
+    with pytest.raises(InputError, match="names a file twice"):
+        volumes.manifest(tmp_path)
+
+
+def test_skip_bad_covers_cases_without_a_mask(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        for name, array in (("", rng.integers(0, 99, (8, 8, 4))), ("m", np.ones((8, 8, 4)))):
+            image = nibabel.Nifti1Image(array.astype(np.int16), np.eye(4))
+            nibabel.save(image, root / f"{i}{name}.nii")
+    (root / "t.csv").write_text("image,mask\n0.nii,0m.nii\n1.nii,\n")
+    options = {"name": "x", "root": root, "size": 8, "embedded": {}, "cache": tmp_path / "cache"}
+    volumes = Volumes(structures=["liver"])
+    with pytest.raises(InputError, match="mask is empty"):
+        prepare_volumes(volumes, skip_bad=False, **options)
+    store = prepare_volumes(volumes, skip_bad=True, **options)
+    assert (store.ids, store.skipped) == (("0.nii",), ("t.csv:3: mask is empty",))
+
+
+def test_copies_of_a_volume_are_one_group(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        image = rng.integers(0, 99, (8, 8, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), root / f"{i}.nii")
+    shutil.copy(root / "0.nii", root / "2.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 4), np.uint8), np.eye(4)), root / "m.nii")
+    lines = [f"{i}.nii,m.nii" for i in range(3)]
+    (root / "t.csv").write_text("\n".join(["image,mask", *lines]))
+    store = prepared(Volumes(structures=["liver"]), root, tmp_path / "cache", size=8)
+    assert store.groups.tolist() == [0, 1, 0]
+    assert "1 records are copies of others" in store.notes[0]

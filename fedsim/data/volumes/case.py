@@ -11,10 +11,22 @@ from numpy.typing import NDArray
 
 from fedsim.data.volumes.dataset import Mask
 from fedsim.data.volumes.preparing import Preparation, Spacing, prepare_volume
-from fedsim.data.volumes.reading import Unreadable, Volume, read_volume
+from fedsim.data.volumes.reading import (
+    Unreadable,
+    Volume,
+    canonical_turn,
+    read_volume,
+    turn_onto,
+)
 from fedsim.errors import Problem
 
 _SHOWN = 5  # foreign values listed
+
+ONE_VOXEL = 1.001
+"""How far, in voxels along each axis of an image, its mask may lie away; a little for rounding."""
+
+TOLERANCE = 1e-3
+"""How far a label value may lie from a whole number."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ def read_case(
 
     def read(path: Path, channel: int | None) -> Volume | None:
         try:
-            return read_volume(path, channel=channel, canonical=canonical)
+            return read_volume(path, channel=channel, canonical=False)
         except Unreadable as error:
             problems.append(Problem(str(path), str(error)))
             return None
@@ -66,17 +78,24 @@ def read_case(
         outlines = read(mask.path, None)
         if outlines is None:
             continue
+        if volume is not None and canonical:
+            outlines = turn_onto(outlines, volume)
         wrong = _unlike(outlines, volume, canonical) if volume is not None else ""
-        wrong = wrong or _foreign(outlines.array, mask.values, structures)
+        values = _whole(outlines.array)
+        wrong = wrong or _foreign(values, mask.values, structures)
         if wrong:
             problems.append(Problem(str(mask.path), wrong))
             continue
         if label is None:
             label = np.zeros(outlines.array.shape, dtype=np.uint8)
         for value, meaning in mask.values.items():
-            label[outlines.array == value] = meaning
+            label[values == value] = meaning
     if problems or volume is None or label is None:
         raise BrokenCase(problems)
+    if canonical:
+        turn = canonical_turn(volume)
+        label = Volume(label, volume.affine).turned(turn).array
+        volume = volume.turned(turn)
     return Prepared(*prepare_volume(volume.array.astype(np.float32), label, volume.spacing, how))
 
 
@@ -85,13 +104,30 @@ def _unlike(mask: Volume, image: Volume, canonical: bool) -> str:
     if mask.array.shape != image.array.shape:
         shapes = [" x ".join(map(str, one.array.shape)) for one in (mask, image)]
         return f"has {shapes[0]} voxels (slices x rows x columns), its image {shapes[1]}"
-    apart = np.sqrt(((mask.corners() - image.corners()) ** 2).sum(axis=1)).max()
-    if canonical and apart > max(image.spacing):
+    apart = mask.apart(image)
+    if canonical and apart.max() > ONE_VOXEL:
+        where = ", ".join(
+            f"{voxels:.3g} voxels along its {axis}"
+            for voxels, axis in zip(apart, ("slices", "rows", "columns"), strict=True)
+            if voxels > ONE_VOXEL
+        )
         return (
-            f"lies {apart:.3g} mm away from its image: position, spacing or orientation in one of "
-            "the files are wrong (data.orientation=stored ignores them)"
+            f"lies up to {(apart * image.spacing).max():.3g} mm away from its image ({where}): "
+            "position, spacing or orientation in one of the files are wrong "
+            "(data.orientation=stored ignores them)"
         )
     return ""
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Label values; those within `TOLERANCE` of a whole number are that number.
+
+    A file that scales its values (by 0.9999 for 1, or by 1/255 of 255) gives what is nearly whole.
+    """
+    if values.dtype.kind != "f":
+        return values
+    whole = np.rint(values)
+    return np.where(np.abs(values - whole) <= TOLERANCE, whole, values)
 
 
 def _foreign(values: np.ndarray, known: dict[int, int], structures: Sequence[str]) -> str:
@@ -100,7 +136,7 @@ def _foreign(values: np.ndarray, known: dict[int, int], structures: Sequence[str
     foreign = found[~np.isin(found, [0, *known])]
     if not len(foreign):
         return ""
-    shown = ", ".join(f"{value:g}" for value in foreign[:_SHOWN])
+    shown = ", ".join(str(value) for value in foreign[:_SHOWN])  # all digits
     more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
     names = ", ".join(f"{value} {structures[label - 1]}" for value, label in known.items())
     return f"has the label value {shown}{more}; the data set has 0 background, {names}"

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import BadRecords
 from fedsim.data.volumes.preparing import Preparation
+from fedsim.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class VolumeManifest:
         groups: the patient; cases with one name never part. "" is a group of its own.
         ids: what a person calls the case; unique.
         structures: names of the label values 1, 2, ...
+        bad, notes: see `fedsim.data.dataset.Manifest`.
     """
 
     images: list[Path]
@@ -49,6 +52,14 @@ class VolumeManifest:
     groups: list[str]
     ids: list[str]
     structures: tuple[str, ...]
+    bad: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def checked(self) -> VolumeManifest:
+        """This manifest; raises BadRecords where `bad` says that cases are not listed."""
+        if self.bad:
+            raise BadRecords(self, self.bad, len(self.ids))
+        return self
 
 
 @dataclass(frozen=True)

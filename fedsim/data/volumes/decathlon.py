@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -84,6 +85,14 @@ class MSD(VolumeDataset):
                 "dataset.json lists nothing to learn",
                 [Problem(str(file), f"has {len(pairs)} cases and {len(known)} structures")],
             )
+        listed: dict[str, Path] = {}
+        twice = [
+            Problem(str(image), f"is listed twice (as {image.name} and {first.name})")
+            for image, _ in pairs
+            if (first := listed.setdefault(os.path.normpath(image), image)) is not image
+        ]
+        if twice:
+            raise InputError(f"{file.name} lists a case twice", twice, "keep one of them")
         meaning = {value: label for label, value in enumerate(known, start=1)}
         ids = [image.name.removesuffix(".gz").removesuffix(".nii") for image, _ in pairs]
         return VolumeManifest(

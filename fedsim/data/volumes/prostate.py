@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -132,14 +132,14 @@ class Promise12(VolumeDataset):
 
     def manifest(self, root: Path) -> VolumeManifest:
         """List the images, and read `centres.csv`."""
-        images = {
-            file.stem: file
+        images = _by_case(
+            (file.stem, file)
             for file in sorted(root.rglob("Case*.mhd"))
             if not file.stem.endswith("_segmentation")
-        }
+        )
         if not images:
             raise _no_images("PROMISE12", root, self.layout)
-        centres = _centres(root, list(images), required=True)
+        centres, patients = _centres(root, list(images), required=True)
         return VolumeManifest(
             images=list(images.values()),
             masks=[
@@ -147,7 +147,7 @@ class Promise12(VolumeDataset):
                 for case, file in images.items()
             ],
             sites=[centres[case] for case in images],
-            groups=list(images),
+            groups=[patients.get(case) or case for case in images],
             ids=list(images),
             structures=GLAND,
         )
@@ -187,10 +187,14 @@ class ProstateX(VolumeDataset):
     def manifest(self, root: Path) -> VolumeManifest:
         """List the images."""
         end = "_T2W.nii.gz"
-        images = {file.name.removesuffix(end): file for file in sorted(root.rglob(f"*{end}"))}
+        images = _by_case(
+            (file.name.removesuffix(end), file)
+            for file in sorted(root.rglob(f"*{end}"))
+            if not file.name.startswith(".")
+        )
         if not images:
             raise _no_images("ProstateX", root, self.layout)
-        centres = _centres(root, list(images), required=False)
+        centres, patients = _centres(root, list(images), required=False)
         files: dict[Any, dict[str, dict[int, int]]] = {
             "gland": {"whole_gland": {1: 1}},
             "zones": {"zones": {1: 1, 2: 2}},
@@ -206,7 +210,7 @@ class ProstateX(VolumeDataset):
                 for case, file in images.items()
             ],
             sites=[centres.get(case, "prostatex") for case in images],
-            groups=list(images),
+            groups=[patients.get(case) or case for case in images],
             ids=list(images),
             structures=structures_of(self.outlines),
         )
@@ -217,16 +221,32 @@ def _no_images(name: str, root: Path, layout: str) -> InputError:
     return InputError(f"the images of {name} are missing", [problem], "check data.root")
 
 
-def _centres(root: Path, cases: list[str], *, required: bool) -> dict[str, str]:
-    """The centre of each case, from `centres.csv`.
+def _by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The file of each case; InputError where a case has several, in several folders."""
+    found: dict[str, Path] = {}
+    problems = []
+    for case, file in files:
+        if (first := found.setdefault(case, file)) is not file:
+            problems.append(Problem(str(file), f"is case {case!r}, and so is {first}"))
+    if problems:
+        raise InputError(
+            "one case is there several times", problems, "keep one of the files, or rename it"
+        )
+    return found
+
+
+def _centres(
+    root: Path, cases: list[str], *, required: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The centre of each case, and its group ("" where it is not told), from `centres.csv`.
 
     Raises:
         InputError: the table is missing although required, wrong, or about other cases.
     """
     file = root / "centres.csv"
     if not required and not file.exists():
-        return {}
-    rows = read_table(file, ("case", "centre"), unique="case")
+        return {}, {}
+    rows = read_table(file, ("case", "centre"), unique="case", optional=("group",))
     known = {row["case"]: row["centre"] for row in rows}
     problems = [
         Problem(str(file), f"has no line for {case}") for case in cases if case not in known
@@ -242,4 +262,4 @@ def _centres(root: Path, cases: list[str], *, required: bool) -> dict[str, str]:
             problems,
             "give every case one line with its centre (one name for all where it is unknown)",
         )
-    return known
+    return known, {row["case"]: row.get("group") for row in rows}

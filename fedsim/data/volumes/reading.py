@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
 SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd")
+
+_DIGITS = 3
+"""Of directions (their cosines), where it is asked which way an axis goes."""
 
 _INSTALL = "is not installed; type: pip install {}"
 
@@ -41,10 +46,21 @@ class Volume:
         lengths = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
 
-    def corners(self) -> NDArray[np.float64]:
-        """Where the first and the last voxel are, [2, 3] in mm."""
-        ends = np.array([[0, 0, 0, 1], [*(np.array(self.array.shape) - 1), 1]], dtype=np.float64)
-        return (ends @ self.affine.T)[:, :3]
+    def apart(self, other: Volume) -> NDArray[np.float64]:
+        """How far, in voxels of `other` along its D, H and W, a voxel of this volume lies from the
+        one of `other` with the same position in the array, at most; the arrays have one shape.
+        """
+        ends = [(0, count - 1) for count in self.array.shape]
+        corners = np.array([[*corner, 1] for corner in product(*ends)], dtype=np.float64)
+        there = corners @ (np.linalg.inv(other.affine) @ self.affine).T
+        return np.asarray(np.abs(there - corners)[:, :3].max(axis=0))
+
+    def turned(self, turn: NDArray[np.float64]) -> Volume:
+        """The same volume with its axes swapped and mirrored, see nibabel's orientations."""
+        from nibabel import orientations
+
+        moved = self.affine @ orientations.inv_ornt_aff(turn, self.array.shape)
+        return Volume(orientations.apply_orientation(self.array, turn), moved)
 
 
 def read_volume(path: Path, *, channel: int | None = None, canonical: bool = True) -> Volume:
@@ -62,7 +78,10 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
     """
     for file in files_of(path):
         if not file.exists():
-            raise Unreadable("does not exist" if file == path else f"needs {file.name}: no file")
+            needed = os.path.relpath(file, path.parent)
+            raise Unreadable("does not exist" if file == path else f"needs {needed}: no file")
+    if path.suffix.lower() in (".mhd", ".mha") and not _header(path)[0].get(_DATA, "LOCAL"):
+        raise Unreadable(f"names no file with its voxels: {_DATA} is empty")
     if path.name.lower().endswith((".nii", ".nii.gz")):
         array, affine = _read_nifti(path)
     elif path.name.lower().endswith(SUFFIXES):
@@ -74,28 +93,97 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
     array = _one_channel(array, channel)
     if array.ndim != 3 or min(array.shape) < 1:
         raise Unreadable(f"is not a volume: its shape is {_times(array.shape)}")
-    if canonical:
-        array, affine = _turned(array, affine)
     # From (column, row, slice), as files count, to (slice, row, column).
-    return Volume(array.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
+    volume = Volume(array.transpose(2, 1, 0), affine[:, [2, 1, 0, 3]])
+    return volume.turned(canonical_turn(volume)) if canonical else volume
+
+
+def canonical_turn(volume: Volume) -> NDArray[np.float64]:
+    """How to turn a volume's axes to head, back and left, as nearly as they go there.
+
+    Of an axis that lies just between two, rounding does not decide: volumes of one grid turn alike.
+    """
+    from nibabel import orientations
+
+    plain = volume.affine.copy()
+    plain[:3, :3] = (plain[:3, :3] / np.array(volume.spacing)).round(_DIGITS)
+    turn: NDArray[np.float64] = orientations.ornt_transform(
+        orientations.io_orientation(plain), orientations.axcodes2ornt(("S", "P", "L"))
+    )
+    return turn
+
+
+def turn_onto(volume: Volume, other: Volume) -> Volume:
+    """A volume with its axes in the order and direction of another one's, where they are parallel.
+
+    Otherwise it is left as it is.
+    """
+    steps = (np.linalg.inv(other.affine) @ volume.affine)[:3, :3]
+    steps = steps / np.abs(steps).max(axis=0)
+    places = np.abs(steps).argmax(axis=0)
+    if len(set(places.tolist())) < 3:
+        return volume
+    turn = np.stack([places, np.sign(steps[places, range(3)])], axis=1)
+    return volume.turned(turn)
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a volume is kept in: a MetaImage header names a second one."""
-    if path.suffix.lower() != ".mhd":
+    """The files that a volume is kept in: a MetaImage header may name others.
+
+    They are beside the header, below its folder ("raw/x.raw", "./x.raw"), anywhere ("/data/x.raw"),
+    one a line after LIST, or counted by a pattern ("slice%03d.raw 1 20 1").
+    """
+    if path.suffix.lower() not in (".mhd", ".mha"):
         return [path]
-    name = _header(path).get("ElementDataFile", "LOCAL")
-    return [path] if name.upper() in ("LOCAL", "LIST") else [path, path.with_name(name)]
+    header, listed = _header(path)
+    name = header.get(_DATA, "LOCAL")
+    first = (name.split() or [""])[0].upper()
+    if not name or first == "LOCAL":
+        names = []
+    elif first == "LIST":
+        names = listed
+    elif (counted := _counted(name)) is not None:
+        names = counted
+    else:
+        names = [name]
+    return [path, *(path.parent / one for one in names)]
 
 
-def _header(path: Path) -> dict[str, str]:
-    """The fields of a MetaImage header; empty when the file is none."""
+_DATA = "ElementDataFile"
+_MOST_SLICES = 10_000
+_LONGEST = 1 << 16  # bytes of a header's line; voxels have no lines
+
+
+def _header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The fields of a MetaImage header, and the files listed after it; empty when it is none."""
+    fields: dict[str, str] = {}
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST):
+                key, equals, value = line.decode(errors="replace").partition("=")
+                if not equals:
+                    break
+                fields[key.strip()] = value.strip()
+                if key.strip() == _DATA:
+                    break
+            if not fields.get(_DATA, "").upper().startswith("LIST"):
+                return fields, []
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
-        return {}
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+        return {}, []
+    return fields, [line.strip() for line in lines if line.strip()]
+
+
+def _counted(name: str) -> list[str] | None:
+    """The files of a pattern with its first and last number and its step; None for no pattern."""
+    pattern, *numbers = name.split()
+    if "%" not in pattern or not 2 <= len(numbers) <= 3:
+        return None
+    try:
+        first, last, step = map(int, [*numbers, "1"][:3])
+        return [pattern % number for number in range(first, last + 1, step)[:_MOST_SLICES]]
+    except (ValueError, TypeError):
+        return None
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
@@ -152,9 +240,10 @@ _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4
 
 def _check_size(path: Path) -> None:
     """Raise Unreadable when the file with a MetaImage's voxels is too small for them."""
-    header, files = _header(path), files_of(path)
-    if path.suffix.lower() != ".mhd" or len(files) < 2:
+    files = files_of(path)
+    if len(files) != 2:
         return
+    header, _ = _header(path)
     try:
         if header.get("CompressedData", "False").lower() == "true":
             wanted = int(header["CompressedDataSize"])
@@ -182,21 +271,6 @@ def _one_channel(array: np.ndarray, channel: int | None) -> np.ndarray:
     if channel is not None and not 0 <= channel < count:
         raise Unreadable(f"has {count} channels, counted from 0, so none is {channel}")
     return array[..., channel or 0]
-
-
-def _turned(
-    array: np.ndarray, affine: NDArray[np.float64]
-) -> tuple[np.ndarray, NDArray[np.float64]]:
-    """Turn and mirror axes to left, back, head."""
-    try:
-        from nibabel import orientations
-    except ImportError:
-        raise Unreadable(_INSTALL.format("nibabel")) from None
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
-    )
-    moved = affine @ orientations.inv_ornt_aff(turn, array.shape)
-    return orientations.apply_orientation(array, turn), moved
 
 
 def _line(error: BaseException, path: Path) -> str:

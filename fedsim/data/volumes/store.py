@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.building import new_folder, publish
+from fedsim.data.copies import BYTES, Digests
+from fedsim.data.dataset import usable
 from fedsim.data.source import (
     below,
     check_root,
     file_state,
     hashed,
+    lines_below,
     origin,
     plugin_error,
     refuse_broken,
@@ -35,7 +38,7 @@ from fedsim.data.volumes.reading import files_of
 from fedsim.data.volumes.writing import ARRAYS, IMAGES, MASKS, StoreWriter
 from fedsim.errors import InputError, Problem
 
-FORMAT = 1
+FORMAT = 3
 """Version of the preparation and of the files of a store; part of every store's key."""
 
 
@@ -58,6 +61,7 @@ class VolumeStore:
         root: the folder it was read from, or None.
         folder: the folder it is kept in.
         skipped: cases left out because they cannot be used, and why.
+        notes, patients, digests: see `fedsim.data.store.Store`.
     """
 
     structures: tuple[str, ...]
@@ -74,6 +78,9 @@ class VolumeStore:
     skipped: tuple[str, ...]
     _images: NDArray[np.float32] = field(repr=False)
     _masks: NDArray[np.uint8] = field(repr=False)
+    notes: tuple[str, ...] = ()
+    patients: tuple[str, ...] = ()
+    digests: Digests = field(default_factory=lambda: np.zeros((0, BYTES), np.uint8))
     classes: tuple[str, ...] = ("case",)
 
     @classmethod
@@ -86,7 +93,7 @@ class VolumeStore:
             count = int(arrays["shapes"].prod(axis=1).sum())
             images = np.memmap(folder / IMAGES, "<f4", "r", shape=(count,))
             masks = np.memmap(folder / MASKS, "u1", "r", shape=(count,))
-            for key in ("structures", "site_names", "ids", "skipped"):
+            for key in ("structures", "site_names", "ids", "skipped", "notes", "patients"):
                 about[key] = tuple(about[key])
             return cls(folder=folder, _images=images, _masks=masks, **arrays, **about)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -153,15 +160,21 @@ def prepare_volumes(
     if root is None:
         return _prepare_embedded(dataset, name, size, how, embedded, cache)
     check_root(name, root, dataset.layout)
-    manifest = dataset.manifest(root)
+    manifest: VolumeManifest = usable(dataset.manifest, root, skip_bad)
     _check(name, manifest)
-    key = _files_key(manifest, root, [FORMAT, vars(how), dataset.orientation, dataset.channel])
+    options = [FORMAT, vars(how), dataset.orientation, dataset.channel]
+    key = _files_key(manifest, root, [*options, lines_below(manifest.bad, root)])
+
+    def opened(folder: Path) -> VolumeStore:
+        store = VolumeStore.open(folder)
+        return replace(store, root=str(root), notes=(*manifest.notes, *store.notes))
+
     # Two folders: what was built without some cases must not serve who did not allow that.
     whole = cache / f"{safe(name)}-{size}-{key}"
     partial = whole.with_name(whole.name + "-skipped")
     for folder in (whole, partial) if skip_bad else (whole,):
         if folder.is_dir():
-            return replace(VolumeStore.open(folder), root=str(root))
+            return opened(folder)
 
     broken: dict[int, list[Problem]] = {}
     with new_folder(cache) as building:
@@ -189,14 +202,17 @@ def prepare_volumes(
             source="path",
             root=str(root),
             skipped=[
-                f"{below(Path(problem.where), root)}: {problem.message}"
-                for problems in broken.values()
-                for problem in problems
+                *lines_below(manifest.bad, root),
+                *(
+                    f"{below(Path(problem.where), root)}: {problem.message}"
+                    for problems in broken.values()
+                    for problem in problems
+                ),
             ],
         )
-        folder = partial if broken else whole
+        folder = partial if broken or manifest.bad else whole
         publish(building, folder)
-    return replace(VolumeStore.open(folder), root=str(root))
+    return opened(folder)
 
 
 def _prepare_embedded(

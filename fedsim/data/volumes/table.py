@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fedsim.data.table import read_table
+from fedsim.data.table import belonging, find_table, read_table, refuse_one_file_twice
 from fedsim.data.volumes.dataset import Mask, VolumeDataset, VolumeManifest
 from fedsim.errors import InputError, Problem
 
-ONE_SITE = "site-0"
-"""The name of the only site of a table that says nothing about sites."""
+_COLUMNS, _OPTIONAL = ("image", "mask"), ("group", "site")
 
 
 class Volumes(VolumeDataset):
@@ -21,7 +20,7 @@ class Volumes(VolumeDataset):
 
     Args:
         structures: names of the mask's values 1, 2, ...
-        csv: the CSV file's name below the root; without it the root's only .csv file.
+        csv: the CSV file's name below the root; without it the only one there that has the columns.
         channel: of images with several.
         slices, field_of_view, orientation, spacing, normalise: see `VolumeDataset`.
     """
@@ -48,24 +47,26 @@ class Volumes(VolumeDataset):
 
     def manifest(self, root: Path) -> VolumeManifest:
         """Read the table."""
-        tables = [self.csv] if self.csv else sorted(file.name for file in root.glob("*.csv"))
-        if len(tables) != 1:
-            found = f"has {len(tables)} .csv files" if tables else "has no .csv file"
+        found = (self.csv, "") if self.csv else find_table(root, _COLUMNS, _OPTIONAL, self.layout)
+        if found is None:
             raise InputError(
                 "which table lists the volumes?",
-                [Problem(str(root), f"{found}; expected: {self.layout}")],
-                "name it: data.csv=FILE" if tables else "",
+                [Problem(str(root), f"has no .csv file; expected: {self.layout}")],
             )
-        rows = read_table(root / tables[0], ("image", "mask"), unique="image")
-        empty = [Problem(row.where, "mask is empty") for row in rows if not row["mask"]]
-        if empty:
-            raise InputError(f"{tables[0]} has cases without a mask", empty)
+        name, note = found
+        rows = read_table(root / name, _COLUMNS, unique="image", optional=_OPTIONAL)
+        refuse_one_file_twice(rows, "image", name)
+        bad = [Problem(row.where, "mask is empty") for row in rows if not row["mask"]]
+        rows = [row for row in rows if row["mask"]]
+        groups, sites, notes = belonging(rows)
         values = {value: value for value in range(1, len(self.structures) + 1)}
         return VolumeManifest(
             images=[root / row["image"] for row in rows],
             masks=[(Mask(root / row["mask"], values),) for row in rows],
-            sites=[row.get("site") or ONE_SITE for row in rows],
-            groups=[row.get("group") for row in rows],
+            sites=sites,
+            groups=groups,
             ids=[row["image"] for row in rows],
             structures=tuple(self.structures),
-        )
+            bad=tuple(bad),
+            notes=tuple(filter(None, (note, *notes))),
+        ).checked()

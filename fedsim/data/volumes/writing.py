@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from fedsim.data.building import group_codes
+from fedsim.data.copies import BYTES, digest, keep_together
 from fedsim.data.volumes.case import Prepared
 
 IMAGES, MASKS = "images.bin", "masks.bin"
 """All volumes (little-endian float32) and all outlines (uint8), one after another."""
 
-ARRAYS = ("shapes", "spacing", "sites", "groups")
+ARRAYS = ("shapes", "spacing", "sites", "groups", "digests")
 """What is known of each case, a .npy file each."""
 
 
@@ -26,6 +27,7 @@ class StoreWriter:
         self._shapes: list[tuple[int, ...]] = []
         self._spacing: list[tuple[float, ...]] = []
         self._digest = hashlib.sha256()
+        self._content: list[bytes] = []
 
     def add(self, case: Prepared) -> None:
         """Append a case."""
@@ -34,6 +36,7 @@ class StoreWriter:
             with (self._folder / name).open("ab") as file:
                 file.write(data)
             self._digest.update(data)
+        self._content.append(digest(case.image))
         self._shapes.append(case.image.shape)
         self._spacing.append(case.spacing)
 
@@ -48,18 +51,22 @@ class StoreWriter:
         root: str | None,
         skipped: list[str],
     ) -> None:
-        """Write what is known about the cases."""
+        """Write what is known about the cases; copies become one group."""
+        content = np.frombuffer(b"".join(self._content), dtype=np.uint8).reshape(-1, BYTES)
+        joined, notes = keep_together(content, groups, ids)
         site_names = sorted(set(sites))
         arrays = {
             "shapes": np.array(self._shapes, dtype=np.int64),
             "spacing": np.array(self._spacing, dtype=np.float64),
             "sites": np.array([site_names.index(site) for site in sites], dtype=np.int64),
-            "groups": group_codes(groups),
+            "groups": group_codes(joined),
+            "digests": content,
         }
         self._digest.update(json.dumps([list(structures), site_names]).encode())
         for name in ARRAYS:
             np.save(self._folder / f"{name}.npy", arrays[name])
-            self._digest.update(arrays[name].tobytes())
+            if name != "digests":  # the images themselves are in it
+                self._digest.update(arrays[name].tobytes())
         about = {
             "fingerprint": self._digest.hexdigest(),
             "source": source,
@@ -68,5 +75,7 @@ class StoreWriter:
             "site_names": site_names,
             "skipped": skipped,
             "ids": ids,
+            "notes": notes,
+            "patients": groups,
         }
         (self._folder / "store.json").write_text(json.dumps(about, indent=1))

@@ -1,0 +1,164 @@
+"""Tables that people wrote: what is understood, and what is never passed over in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsim.data.columns import meant
+from fedsim.data.table import find_table, read_table
+from fedsim.errors import InputError
+
+OPTIONAL = ("group", "site")
+LINES = ["path,label,group,site", "1.png,a,P1,Basel", "2.png,b,P2,Bern"]
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    rows = read_table(file, ("path", "label"), unique="path", optional=OPTIONAL)
+    return [{name: row.get(name) for name in ("path", "label", *OPTIONAL)} for row in rows]
+
+
+def written(folder: Path, lines: list[str], encoding: str = "utf-8") -> Path:
+    file = folder / "t.csv"
+    file.write_bytes("\r\n".join(lines).encode(encoding))
+    return file
+
+
+PLAIN = [
+    {"path": "1.png", "label": "a", "group": "P1", "site": "Basel"},
+    {"path": "2.png", "label": "b", "group": "P2", "site": "Bern"},
+]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):
+    lines = [line.replace(",", delimiter) for line in LINES]
+    assert read(written(tmp_path, lines, encoding)) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["PATH,Label,Group,SITE", *LINES[1:]],
+        [" path , label,group ,site", *LINES[1:]],
+        ['"path","label","group","site"', '"1.png","a","P1","Basel"', '"2.png",b,P2,Bern'],
+        ["sep=,", *LINES],
+        ["", *LINES, ",,,", "  "],
+        ["\ufeffpath,label,group,site", *LINES[1:]],
+    ],
+)
+def test_the_same_table_by_other_hands(tmp_path, lines):
+    assert read(written(tmp_path, lines, "utf-8-sig")) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        *[
+            (name, "group")
+            for name in (
+                "Patient",
+                "patient id",
+                "patient_ID",
+                "PatientID",
+                "patientNo",
+                "Patients",
+                "groups",
+                "group_id",
+                "gruop",
+                "lesion_id",
+                "subject-id",
+                "MRN",
+            )
+        ],
+        *[
+            (name, "site")
+            for name in ("sites", "site_name", "SiteID", "Centre", "center", "hospital name")
+        ],
+    ],
+)
+def test_a_near_name_of_an_optional_column_is_refused(tmp_path, name, column):
+    header = f"path,label,{name}"
+    with pytest.raises(InputError) as caught:
+        read(written(tmp_path, [header, "1.png,a,x", "2.png,b,y"]))
+    text = str(caught.value)
+    assert repr(name) in text
+    assert f"write {column!r} in the header" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["patient_age", "age", "size", "side", "suite", "anatom_site_general", "note", "image_id", ""],
+)
+def test_other_columns_are_nobodys_business(tmp_path, name):
+    assert meant(name, OPTIONAL) is None
+    rows = read(written(tmp_path, [f"path,label,{name}", "1.png,a,x", "2.png,b,x"]))
+    assert [row["group"] for row in rows] == ["", ""]
+
+
+def test_a_doubtful_name_counts_where_its_values_repeat(tmp_path):
+    assert len(read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,y"]))) == 2
+    with pytest.raises(InputError, match="'case_id'"):
+        read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,x"]))
+
+
+def test_a_column_that_joins_groups_is_refused_and_one_that_parts_them_is_not(tmp_path):
+    header = "path,label,group,patient"
+    with pytest.raises(InputError, match="'p' in several groups"):
+        read(written(tmp_path, [header, "1.png,a,g1,p", "2.png,b,g2,p"]))
+    with pytest.raises(InputError, match="'p' in several groups"):
+        read(written(tmp_path, [header, "1.png,a,,p", "2.png,b,,p"]))
+    rows = read(written(tmp_path, [header, "1.png,a,g,p1", "2.png,b,g,p2"]))
+    assert [row["group"] for row in rows] == ["g", "g"]
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label,group,Group", "path,label,label", "path,PATH,label"]
+)
+def test_a_column_that_is_there_twice_is_refused(tmp_path, header):
+    line = ",".join("x" * len(header.split(",")))
+    with pytest.raises(InputError, match="is there 2 times"):
+        read(written(tmp_path, [header, line]))
+
+
+def test_a_header_that_is_repeated_among_the_rows_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"t\.csv:4: repeats the header"):
+        read(written(tmp_path, [*LINES, "Path,Label,group,site"]))
+
+
+def test_of_many_wrong_rows_some_are_shown_and_the_rest_is_counted(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read(written(tmp_path, ["path,label", *["only"] * 500]))
+    assert len(str(caught.value).splitlines()) <= 40
+    assert "... and 470 more" in str(caught.value)
+
+
+def test_the_table_of_the_records_is_found_among_others(tmp_path):
+    def find() -> tuple[str, str] | None:
+        return find_table(tmp_path, ("path", "label"), OPTIONAL, "a layout")
+
+    assert find() is None
+    (tmp_path / "._labels.csv").write_bytes(b"\0\5\x16\7")
+    assert find() is None
+    (tmp_path / "notes.csv").write_text("who,when\na,b\n")
+    with pytest.raises(InputError, match=r"notes\.csv: columns missing: path, label"):
+        find()
+    written(tmp_path, LINES)
+    assert find() == ("t.csv", "read t.csv, not notes.csv")
+    (tmp_path / "notes.csv").unlink()
+    assert find() == ("t.csv", "")
+    for other in ("path,patient", "file,Patient ID", "path,label", "hospital,city"):
+        (tmp_path / "other.csv").write_text(f"{other}\n1.png,x\n")
+        with pytest.raises(InputError, match=r"several tables: other\.csv, t\.csv; data\.csv=NAME"):
+            find()
+
+
+def test_a_spreadsheet_is_not_passed_over(tmp_path):
+    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"labels\.xlsx: is not read: save it as CSV"):
+        find_table(tmp_path, ("path", "label"), OPTIONAL, "a layout")
+    written(tmp_path, LINES)
+    found = find_table(tmp_path, ("path", "label"), OPTIONAL, "a layout")
+    assert found == ("t.csv", "read t.csv, not labels.xlsx")
