@@ -16,6 +16,7 @@ from safetensors.numpy import save as encode_safetensors
 from fedsim import flower
 from fedsim.console import Console
 from fedsim.data.store import Store
+from fedsim.disclosures import released_without_privacy
 from fedsim.engine import (
     build_strategy,
     client_releases,
@@ -143,12 +144,14 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         "schema_version": SCHEMA_VERSION,
         "scenario": scenario.name,
         "seed": seed,
-        "data": {"name": scenario.data.name, **federation.describe()},
+        "data": {
+            "name": scenario.data.name,
+            **federation.describe(count_classes=privacy is None),
+        },
         "privacy": describe(privacy) if privacy else None,
-        "released_without_privacy": [
-            *carried,
-            *released(scenario, federation, is_one_shot(strategy)),
-        ],
+        "released_without_privacy": released_without_privacy(
+            scenario, federation, privacy, one_shot=is_one_shot(strategy), carried=carried
+        ),
         **environment(),
         "started": now(),
         "finished": None,
@@ -369,7 +372,14 @@ def _leakage(
     flower.load_state(model, rounds.selected[0])
     draws = streams.numpy("leakage")
     try:
-        found = write_leakage(folder.path, federation, model, rounds.server.device, draws)
+        found = write_leakage(
+            folder.path,
+            federation,
+            model,
+            rounds.server.device,
+            draws,
+            count_classes=rounds.privacy is None,
+        )
     except Exception as error:
         console.line(f"leakage was not measured: {error}")
         return
@@ -407,26 +417,6 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
             server_seconds=server.estimated_seconds * scenario.rounds,
             workers=worker_count(scenario, len(federation.train)),
         )
-
-
-def released(scenario: Scenario, federation: Federation, one_shot: bool) -> list[str]:
-    """What leaves the sites, or guides choices, without a privacy mechanism."""
-    items = ["labels per client"] if federation.store.source == "path" else []
-    items += ["client messages (traffic.jsonl names their fields)"]
-    if scenario.evaluation.select == "pooled_val":
-        items += ["pooled validation split, for model selection"]
-    if scenario.privacy is None:
-        return items
-    if scenario.privacy.unit == "client":
-        items += ["training loss of each client, as the trusted server saw it (rounds.jsonl)"]
-        return items
-    items = [item for item in items if not item.startswith("client messages")]
-    items += ["number of records of each client: in sampling rates and in weights"]
-    if one_shot:
-        items += ["comparisons with real images that the simulator draws (synthetic/)"]
-    if scenario.evaluation.on_clients:
-        items += ["metrics of each client on its validation records"]
-    return items
 
 
 def privacy_line(plan: PrivacyPlan) -> str:

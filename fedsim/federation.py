@@ -60,8 +60,11 @@ class Federation:
         """The training records of a client, as it has them."""
         return self.task.view(self.store, self.train[name], name)
 
-    def describe(self) -> dict[str, Any]:
-        """The `data` entry of run.json."""
+    def describe(self, *, count_classes: bool = True) -> dict[str, Any]:
+        """The `data` entry of run.json.
+
+        A private run publishes how many records clients have, but not of which classes.
+        """
         return {
             "source": self.store.source,
             "root": self.store.root,
@@ -70,7 +73,7 @@ class Federation:
             "classes": list(self.task.classes),
             "positive": self.task.positive,
             "window": getattr(self.store, "window", "") or None,
-            "classes_by_client": self._classes_by_client(),
+            "classes_by_client": self._classes_by_client() if count_classes else None,
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "external": self._describe_external(),
             "sizes_by_client": {

@@ -43,6 +43,8 @@ def write_leakage(
     model: torch.nn.Module,
     device: torch.device,
     rng: np.random.Generator,
+    *,
+    count_classes: bool = True,
 ) -> dict[str, Any] | None:
     """Measure the leakage of a finished one-shot run and write it into its run folder.
 
@@ -55,6 +57,7 @@ def write_leakage(
         model: the finished global model.
         device: where to search and to compute losses.
         rng: draws the real images to compare and the bootstrap samples.
+        count_classes: False leaves out, as None, what is counted class by class: private runs.
 
     Returns:
         The content of `leakage.json`: `overall`, `by_client` and `membership` (None where the test
@@ -78,6 +81,12 @@ def write_leakage(
         return None
     overall = summarise(found, store.groups)
     attack = _attack(federation, model, device, rng)
+    by_client = {one.client: summarise([one], store.groups) for one in found}
+    if not count_classes:
+        for numbers in (overall, *by_client.values()):
+            numbers["compared_images"] = None
+        if attack is not None:
+            attack |= dict.fromkeys(("members", "non_members", "auc_by_class"))
     pairs, rows = _closest(found, store)
     note = stand_in_note(store)
     result: dict[str, Any] = plain(
@@ -86,7 +95,7 @@ def write_leakage(
             "note": note,
             "signs": _signs(overall, attack),
             "overall": overall,
-            "by_client": {one.client: summarise([one], store.groups) for one in found},
+            "by_client": by_client,
             "membership": attack,
             "closest_pairs": pairs,
             "explained": EXPLAINED | {f"membership.{k}": v for k, v in EXPLAINED_ATTACK.items()},
