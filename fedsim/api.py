@@ -135,6 +135,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     activate_plugins(scenario)
     carried = client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
+    by_data = scenario.privacy is not None and scenario.privacy.unit is None
     scenario = with_unit(scenario, federation)
     privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)
@@ -149,6 +150,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
             **federation.describe(count_classes=privacy is None),
         },
         "privacy": describe(privacy) if privacy else None,
+        "unit_from": None if privacy is None else "data" if by_data else "scenario",
         "released_without_privacy": released_without_privacy(
             scenario, federation, privacy, one_shot=is_one_shot(strategy), carried=carried
         ),

@@ -185,6 +185,32 @@ def test_only_a_finished_run_of_the_same_cell_on_the_same_data_counts(
     assert action() == ("run", None)
 
 
+def test_a_cell_whose_unit_of_privacy_the_data_decide_on_is_not_run_again(
+    typed: Typed, tmp_path: Path
+) -> None:
+    words = [
+        "rounds=1",
+        "client={name: supervised, class_balanced: false, steps: 1}",
+        "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3}",
+    ]
+    runs = tmp_path / "runs"
+    result = run("tiny.yaml", *words, runs=runs)
+    assert result.summary["unit"] == "patient"
+    (open_cell,) = plan(["tiny.yaml"], words)
+    (told,) = plan(["tiny.yaml"], [*words, "privacy.unit=patient"])
+    (other,) = plan(["tiny.yaml"], [*words, "privacy.unit=record"])
+    fingerprint = fingerprints([open_cell])[open_cell.data_key]
+    assert [standing(cell, runs, fingerprint).action for cell in (open_cell, told, other)] == [
+        "done",
+        "done",
+        "run",
+    ]
+    # A run whose scenario named the unit is not that of a cell that leaves it to the data.
+    record = json.loads((result.folder / "run.json").read_text())
+    (result.folder / "run.json").write_text(json.dumps(record | {"unit_from": "scenario"}))
+    assert standing(open_cell, runs, fingerprint).action == "run"
+
+
 def test_a_run_that_another_process_has_is_not_touched(
     finished: tuple[Result, Cell, str],
 ) -> None:

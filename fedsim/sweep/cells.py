@@ -229,7 +229,8 @@ def runs_of(cell: Cell, runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     ]
     mine = [(record, place) for record, place in found if record["seed"] == cell.seed]
     for record, place in sorted(mine, key=lambda one: (one[0]["started"], one[1]), reverse=True):
-        if _identity_of(place / "scenario.yaml") == cell.identity:
+        by_data = record.get("unit_from") == "data"
+        if cell.identity in _identities_of(place / "scenario.yaml", by_data):
             yield place, record
 
 
@@ -243,12 +244,18 @@ def identity(scenario: Scenario) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _identity_of(path: Path) -> str | None:
-    """The identity of a run folder's scenario (its file never changes); None: it has become wrong.
+def _identities_of(path: Path, unit_by_data: bool) -> frozenset[str]:
+    """What a cell of a run folder's scenario (its file never changes) may be; none: it is wrong.
 
-    It is loaded, not only read: keys that are newer than the run get their defaults.
+    It is loaded, not only read: keys that are newer than the run get their defaults. Where the data
+    decided on the unit of privacy, the cell may have none.
     """
     try:
-        return identity(load(path))
+        scenario = load(path)
     except InputError:
-        return None
+        return frozenset()
+    found = {identity(scenario)}
+    if unit_by_data and scenario.privacy is not None:
+        undecided = scenario.privacy.model_copy(update={"unit": None})
+        found.add(identity(scenario.model_copy(update={"privacy": undecided})))
+    return frozenset(found)
