@@ -19,6 +19,7 @@ from fedsim.privacy.accounting import (
     from_state,
     joint,
     largest,
+    largest_rdp,
     largest_upper,
     merge,
     to_state,
@@ -123,7 +124,7 @@ class PrivacyLedger:
     def summary(self) -> dict[str, Any]:
         """The entries of summary.json: the best upper bound, and that of RDP."""
         delta, certified = self.plan.settings.delta, self.plan.certified
-        worst = largest(epsilon_rdp(history, delta) for history in self._histories())
+        worst = largest_rdp(self._histories(), delta)
         best = largest_upper(self._histories(), delta)
         return {
             "epsilon": best.epsilon if certified else None,

@@ -22,13 +22,13 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.privacy.composition import epsilon_prv
+from fedsim.privacy.composition import epsilon_prv, tail_deltas
 
 Unit = Literal["record", "patient", "client"]
 Accountant = Literal["rdp", "prv"]
@@ -203,7 +203,12 @@ def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
     if by_rdp is None or by_rdp == 0 or by_rdp > _LARGEST_PRV_EPSILON:
         return Bound(by_rdp, "rdp")
     releases = tuple((e.noise_multiplier, e.sample_rate, e.steps) for e in history)
-    by_prv = epsilon_prv(releases, delta)
+    of_all, of_one = tail_deltas(releases, delta)
+    # The Renyi divergences of a unit that leaves are at least those of one that joins.
+    tails = [epsilon_rdp(history, of_all)]
+    tails += [epsilon_rdp([replace(e, steps=1)], of_one) for e in history]
+    tail = max(math.inf if one is None else one for one in tails)
+    by_prv = epsilon_prv(releases, delta, tail)
     if by_prv is None or by_prv >= by_rdp:
         return Bound(by_rdp, "rdp")
     return Bound(by_prv, "prv")
@@ -211,19 +216,45 @@ def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
 
 def largest_upper(histories: Iterable[Iterable[Entry]], delta: float) -> Bound:
     """The largest of the histories' best upper bounds."""
-    distinct = {merge(history) for history in histories}
-    by_rdp = [(epsilon_rdp(history, delta), history) for history in distinct]
-    if any(epsilon is None for epsilon, _ in by_rdp):
-        return Bound(None, "rdp")
     worst = Bound(0.0, "rdp")
-    # A better bound is never above RDP's: once all others are below, it is settled.
-    for epsilon, history in sorted(by_rdp, key=lambda item: item[0] or 0.0, reverse=True):
-        if (epsilon or 0.0) <= (worst.epsilon or 0.0):
+    for rough, history in _dearest_first(histories, delta):
+        if rough is None:
+            return Bound(None, "rdp")
+        if rough <= (worst.epsilon or 0.0):
             break
         bound = epsilon_upper(history, delta)
-        if (bound.epsilon or 0.0) > (worst.epsilon or 0.0):
+        if bound.epsilon is None:
+            return bound
+        if bound.epsilon > (worst.epsilon or 0.0):
             worst = bound
     return worst
+
+
+def largest_rdp(histories: Iterable[Iterable[Entry]], delta: float) -> float | None:
+    """The largest of the histories' epsilons (RDP), None above all."""
+    worst = 0.0
+    for rough, history in _dearest_first(histories, delta):
+        if rough is None:
+            return None
+        if rough <= worst:
+            break
+        epsilon = epsilon_rdp(history, delta)
+        if epsilon is None:
+            return None
+        worst = max(worst, epsilon)
+    return worst
+
+
+def _dearest_first(
+    histories: Iterable[Iterable[Entry]], delta: float
+) -> list[tuple[float | None, tuple[Entry, ...]]]:
+    """Distinct histories, each with a rough upper bound; the largest first, None before all.
+
+    No better bound is above the rough one, so whoever looks for the largest may soon stop.
+    """
+    distinct = sorted({merge(history) for history in histories})
+    rough = [(epsilon_rdp(history, delta, FEW_ORDERS), history) for history in distinct]
+    return sorted(rough, key=lambda one: math.inf if one[0] is None else one[0], reverse=True)
 
 
 def largest(epsilons: Iterable[float | None]) -> float | None:

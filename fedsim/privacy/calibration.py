@@ -119,7 +119,7 @@ def _search_one(plan: Plan, delta: float, target: float, floor: float) -> float:
     """The smallest multiplier, not below `floor`, that keeps one plan within `target`."""
 
     def by_rdp(sigma: float) -> float:
-        epsilon = epsilon_rdp(_at(plan, sigma), delta)
+        epsilon = epsilon_rdp(_at(plan, sigma), delta, FEW_ORDERS)
         return math.inf if epsilon is None else epsilon
 
     def by_all(sigma: float) -> float:

@@ -16,9 +16,8 @@ from fedsim.privacy.accounting import (
     Bound,
     Entry,
     Unit,
-    epsilon_rdp,
     joint,
-    largest,
+    largest_rdp,
     largest_upper,
     require_delta,
     split_noise_multiplier,
@@ -89,9 +88,7 @@ class PrivacyPlan:
 
     def epsilon(self, rounds: int | None = None) -> float | None:
         """Epsilon (RDP) if every client joined so many rounds, by default all."""
-        return largest(
-            epsilon_rdp(history, self.settings.delta) for history in self._histories(rounds)
-        )
+        return largest_rdp(self._histories(rounds), self.settings.delta)
 
     def bound(self, rounds: int | None = None) -> Bound:
         """The same by the best upper bound: what is claimed."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedsim.privacy.accounting import (
     ADJACENCY,
+    FEW_ORDERS,
     ORDERS,
     Entry,
     client_noise_multiplier,
@@ -21,6 +22,7 @@ from fedsim.privacy.accounting import (
     from_state,
     joint,
     largest,
+    largest_rdp,
     largest_upper,
     merge,
     rdp_of_one_step,
@@ -331,10 +333,19 @@ def test_a_budget_is_held_against_the_bound_that_is_claimed():
     assert would_exceed(history, [Entry(1.0, 0.01, 100)], 1e-5, 1.85)
 
 
+@given(histories, deltas)
+def test_few_orders_show_a_little_less_and_never_too_little(history, delta):
+    whole, rough = epsilon_rdp(history, delta), epsilon_rdp(history, delta, FEW_ORDERS)
+    assert whole <= rough * (1 + 1e-12)
+
+
 def test_the_largest_bound_is_that_of_the_history_that_costs_most():
     clients = [[Entry(1.0, 0.05, 100)], [Entry(1.0, 0.05, 200)], [Entry(2.0, 0.1, 50)]]
     bounds = [epsilon_upper(client, 1e-5) for client in clients]
     assert largest_upper(clients, 1e-5) == max(bounds, key=lambda bound: bound.epsilon)
+    assert largest_rdp(clients, 1e-5) == largest(epsilon_rdp(c, 1e-5) for c in clients)
+    assert largest_rdp([], 1e-5) == 0.0
+    assert largest_rdp([*clients, [Entry(0.0, 0.05, 1)]], 1e-5) is None
     assert largest_upper([], 1e-5).epsilon == 0.0
     assert largest_upper([*clients, [Entry(0.0, 0.05, 1)]], 1e-5).epsilon is None
 

@@ -104,7 +104,7 @@ def test_a_target_that_needs_hardly_any_noise_is_met() -> None:
 def test_a_composition_that_fails_leaves_what_renyi_divergences_ask_for(
     monkeypatch: pytest.MonkeyPatch, forget: dict[str, float]
 ) -> None:
-    monkeypatch.setattr("fedsim.privacy.accounting.epsilon_prv", lambda history, delta: None)
+    monkeypatch.setattr("fedsim.privacy.accounting.epsilon_prv", lambda *_: None)
     sigma = calibrate([[(0.01, 1000)]], 1e-5, 2.0)
     bound = epsilon_upper([Entry(sigma, 0.01, 1000)], 1e-5)
     assert bound.accountant == "rdp"

@@ -10,7 +10,15 @@ import pytest
 from fedsim.privacy import composition
 from fedsim.privacy.accounting import Entry, epsilon_rdp, epsilon_upper
 from fedsim.privacy.audit import gaussian_epsilon
-from fedsim.privacy.composition import _Joining, epsilon_prv
+from fedsim.privacy.composition import _Joining, epsilon_prv, tail_deltas
+
+
+def tail_of(history: list[tuple[float, float, int]], delta: float) -> float:
+    whole, one = tail_deltas(history, delta)
+    tails = [epsilon_rdp([Entry(*release) for release in history], whole)]
+    tails += [epsilon_rdp([Entry(sigma, q, 1)], one) for sigma, q, _ in history]
+    return max(tail for tail in tails if tail is not None)
+
 
 SETTINGS = [
     ([(1.0, 0.01, 1000)], 1e-5),
@@ -40,35 +48,49 @@ def test_both_directions_lie_closely_above_an_independent_composition(
         whole = part if whole is None else whole.compose(part)
     leaving = whole._pmf_remove.get_epsilon_for_delta(delta)
     joining = whole._pmf_add.get_epsilon_for_delta(delta)
-    steps = [count for _, _, count in history]
+    steps, tail = [count for _, _, count in history], tail_of(history, delta)
     ours_leaving = composition._compose(
-        [PoissonSubsampledGaussianPRV(q, sigma) for sigma, q, _ in history], steps, delta
+        [PoissonSubsampledGaussianPRV(q, sigma) for sigma, q, _ in history], steps, delta, tail
     )
     ours_joining = composition._compose(
-        [_Joining(q, sigma) for sigma, q, _ in history], steps, delta
+        [_Joining(q, sigma) for sigma, q, _ in history], steps, delta, tail
     )
     assert 0.005 < ours_leaving - leaving < 0.0125
     assert 0.005 < ours_joining - joining < 0.0125
-    assert epsilon_prv(tuple(history), delta) == max(ours_leaving, ours_joining)
+    bound = epsilon_upper([Entry(*release) for release in history], delta)
+    assert bound.epsilon == max(ours_leaving, ours_joining)
+
+
+def test_the_grid_is_as_wide_as_opacus_would_make_it() -> None:
+    from opacus.accountants.analysis import prv
+
+    history, delta = [(1.0, 0.032, 100), (1.5, 0.1, 40)], 1e-5
+    theirs = prv.compute_safe_domain_size(
+        prvs=[prv.PoissonSubsampledGaussianPRV(q, sigma) for sigma, q, _ in history],
+        max_self_compositions=[100, 40],
+        eps_error=composition.EPS_ERROR,
+        delta_error=delta / 1000,
+    )
+    assert tail_of(history, delta) + 3 == pytest.approx(theirs, rel=1e-3)
 
 
 def test_the_larger_direction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"PoissonSubsampledGaussianPRV": 1.0, "_Joining": 1.5}
     monkeypatch.setattr(
-        composition, "_compose", lambda losses, steps, delta: values[type(losses[0]).__name__]
+        composition, "_compose", lambda losses, *_: values[type(losses[0]).__name__]
     )
-    assert epsilon_prv(((1.0, 0.0101, 1000),), 1e-5) == 1.5
+    assert epsilon_prv(((1.0, 0.0101, 1000),), 1e-5, 3.0) == 1.5
 
 
 def test_a_direction_that_fails_leaves_renyi_divergences(monkeypatch: pytest.MonkeyPatch) -> None:
     history = [Entry(1.0, 0.0102, 1000)]
 
-    def fails(losses: list[object], steps: list[int], delta: float) -> float:
+    def fails(losses: list[object], *_: object) -> float:
         if isinstance(losses[0], _Joining):
             raise RuntimeError("no grid")
         return 0.1
 
-    for broken in (fails, lambda losses, steps, delta: math.nan):
+    for broken in (fails, lambda *_: math.nan):
         composition.epsilon_prv.cache_clear()
         monkeypatch.setattr(composition, "_compose", broken)
         bound = epsilon_upper(history, 1e-5)
@@ -78,7 +100,9 @@ def test_a_direction_that_fails_leaves_renyi_divergences(monkeypatch: pytest.Mon
 
 
 def test_a_grid_that_would_not_fit_in_memory_is_not_made() -> None:
-    assert epsilon_prv(((0.3, 0.1, 1000),), 1e-5) is None
+    history = [(0.3, 0.1, 1000)]
+    assert epsilon_prv(tuple(history), 1e-5, tail_of(history, 1e-5)) is None
+    assert epsilon_prv(((1.0, 0.1, 10),), 1e-5, math.inf) is None
 
 
 def test_the_loss_of_joining_is_that_of_the_density() -> None:
@@ -93,6 +117,7 @@ def test_the_loss_of_joining_is_that_of_the_density() -> None:
 
 def test_without_sampling_it_is_the_gaussian_mechanism() -> None:
     exact = gaussian_epsilon(math.sqrt(20) / 5, 1e-5)
-    found = epsilon_prv(((5.0, 1.0, 20),), 1e-5)
+    history = [(5.0, 1.0, 20)]
+    found = epsilon_prv(tuple(history), 1e-5, tail_of(history, 1e-5))
     assert found is not None
     assert exact <= found <= exact + 0.0115
