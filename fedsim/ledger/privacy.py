@@ -13,7 +13,6 @@ from typing import Any
 from fedsim.privacy.accounting import (
     ADJACENCY,
     UNIT_NAMES,
-    Bound,
     Entry,
     epsilon_rdp,
     from_state,
@@ -95,7 +94,7 @@ class PrivacyLedger:
 
         `epsilon` is RDP's in every line. The noise may have been found by a tighter bound, and RDP
         alone would then say that a run exceeds what it keeps to. So `epsilon_upper`, which is what
-        is claimed, is the best bound as soon as RDP's is above the budget or the target.
+        is claimed, stands beside it.
         """
         settings = self.plan.settings
         each = [epsilon_rdp(self._spent[name], settings.delta) for name in self._names]
@@ -103,10 +102,7 @@ class PrivacyLedger:
             worst = epsilon_rdp(joint(self._spent.values()), settings.delta)
         else:
             worst = largest(each)
-        limits = [x for x in (settings.max_epsilon, settings.target_epsilon) if x is not None]
-        best = Bound(worst, "rdp")
-        if worst is not None and limits and worst > min(limits):
-            best = largest_upper(self._histories(), settings.delta)
+        best = largest_upper(self._histories(), settings.delta)
         certified = self.plan.certified
         return {
             "epsilon": worst if certified else None,
@@ -219,7 +215,7 @@ def describe(plan: PrivacyPlan) -> dict[str, Any]:
         "epsilon_claimed_planned": claimed,
         "accountants": {
             "epsilon_planned": bound.accountant,
-            "rounds.jsonl": "rdp; epsilon_upper as its line names it",
+            "rounds.jsonl": "rdp; epsilon_upper: as each line names it",
             "summary.json": "prv or rdp",
         },
         "randomness": "simulation-grade: whoever knows the seed can remove the noise",
