@@ -402,6 +402,8 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     activate_plugins(scenario)
     client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
+    for note in federation.store.notes:
+        console.line(f"data: {note}")
     scenario = with_unit(scenario, federation)
     privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)

@@ -125,8 +125,13 @@ def _images(folder: Path) -> list[Path]:
     Links to folders are followed, except to one that they lie in. A link that leads nowhere is
     listed: reading it says so.
     """
+
+    def refuse(error: OSError) -> None:
+        problem = Problem(str(error.filename), f"cannot be read: {error.strerror}")
+        raise InputError("a folder of images cannot be read", [problem])
+
     found = []
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         inside = Path(here).resolve()
         folders[:] = [
             name

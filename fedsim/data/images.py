@@ -68,6 +68,14 @@ def read_image(path: str | Path, size: int, window: Window | None = None) -> np.
     return np.asarray(square)
 
 
+def _has_deep(path: str) -> bool:
+    """`_is_deep` of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as opened:
+            return _is_deep(opened)
+
+
 def window_note(count: int, window: Window | None) -> str:
     """What was done to so many pictures of more than 8 bits; "" for none."""
     if not count:
@@ -183,13 +191,13 @@ def _decode_span(span: _Span) -> _Decoded:
     for offset, path in enumerate(paths):
         try:
             image = read_image(path, size, **options)
+            deep = _has_deep(path)
         except Exception as error:  # a broken file makes a decoder raise almost anything
             failed.append((offset, _reason(error)))
         else:
             rows[start + offset] = image
-            with Image.open(path) as opened:
-                if _is_deep(opened):
-                    found.append(offset)
+            if deep:
+                found.append(offset)
     return start, len(paths), failed, found
 
 

@@ -19,6 +19,14 @@ MALIGNANT = frozenset({"akiec", "bcc", "mel"})
 SUFFIXES = frozenset({".jpg", ".jpeg"})
 
 
+def _same(first: Path, second: Path) -> bool:
+    """Whether two files have the same content."""
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return False
+
+
 class _SkinPhantom:
     """Imports the generator of the stand-in when it is asked for."""
 
@@ -101,7 +109,7 @@ class HAM10000(Dataset):
                     continue
                 # Some distributions hold every picture twice: of two copies the first is taken.
                 first = found.setdefault(file.stem, file)
-                if first is not file and not filecmp.cmp(first, file, shallow=False):
+                if first is not file and not _same(first, file):
                     different.append(Problem(str(file), f"differs from {first}"))
         if different:
             raise InputError("an image is there twice, and not the same", different, "remove one")

@@ -110,6 +110,23 @@ def test_ham_finds_images_in_the_root_and_in_any_folder_below(tmp_path):
     assert HAM10000().classes == ("benign", "malignant")
 
 
+def test_ham_takes_one_of_two_copies_and_refuses_two_that_differ(tmp_path):
+    (tmp_path / "HAM10000_metadata.csv").write_text(
+        "lesion_id,image_id,dx,dataset\nL1,a,mel,x\nL2,b,nv,x\n"
+    )
+    for folder in ("part_1", "part_2"):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            (tmp_path / folder / f"{name}.jpg").write_bytes(name.encode())
+    (tmp_path / "part_1" / "._a.jpg").write_bytes(b"hidden")
+    assert HAM10000().manifest(tmp_path).paths[0] == tmp_path / "part_1" / "a.jpg"
+    (tmp_path / "part_2" / "a.jpg").write_bytes(b"another")
+    with pytest.raises(InputError, match="an image is there twice, and not the same") as caught:
+        HAM10000().manifest(tmp_path)
+    first, second = (tmp_path / part / "a.jpg" for part in ("part_1", "part_2"))
+    assert f"{second}: differs from {first}" in str(caught.value)
+
+
 def test_ham_names_unknown_diagnoses_and_missing_images(tmp_path):
     root = ham(tmp_path / "a", ["L1,I1,melanoma,,,,,x"], {".": ["I1.jpg"]})
     with pytest.raises(InputError, match=r"metadata\.csv:2: dx is 'melanoma', not one of akiec"):

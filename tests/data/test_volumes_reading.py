@@ -129,6 +129,40 @@ def test_other_label_values_are_shown_as_they_are(tmp_path, value, shown):
     )
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 7.0, -1.0])
+def test_values_that_are_no_label_are_shown(tmp_path, value):
+    image, mask = arrays()
+    other = mask.astype(np.float32)
+    other[0, 0, 0] = value
+    told = problem(
+        save(tmp_path / "i.nii", image, turned(0, 0)), save(tmp_path / "m.nii", other, turned(0, 0))
+    )
+    assert told.startswith(f"has the label value {value:g}; the data set has")
+
+
+@pytest.mark.parametrize("broken", ["flat", "nan", "zero"])
+def test_an_affine_that_is_no_place_is_refused(tmp_path, broken):
+    affine = turned(0, 0)
+    if broken == "flat":
+        affine[:3, 1] = affine[:3, 0]
+    elif broken == "nan":
+        affine[0, 3] = np.nan
+    else:
+        affine[:3, 2] = 0
+    image = nibabel.Nifti1Image(arrays()[0], None)
+    image.header.set_sform(affine, code=1)
+    nibabel.save(image, tmp_path / "i.nii")
+    with pytest.raises(Unreadable, match="nothing usable about the position"):
+        read_volume(tmp_path / "i.nii")
+
+
+def test_volumes_of_microscopes_are_read(tmp_path):
+    small = turned(30, 1)
+    small[:3, :3] *= 1e-6
+    image, mask = arrays()
+    read(save(tmp_path / "i.nii", image, small), save(tmp_path / "m.nii", mask, small))
+
+
 # --- MetaImage -----------------------------------------------------------------------------------
 
 

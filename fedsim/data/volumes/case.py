@@ -127,7 +127,8 @@ def _whole(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "f":
         return values
     whole = np.rint(values)
-    return np.where(np.abs(values - whole) <= TOLERANCE, whole, values)
+    with np.errstate(invalid="ignore"):  # infinities stay what they are
+        return np.where(np.abs(values - whole) <= TOLERANCE, whole, values)
 
 
 def _foreign(values: np.ndarray, known: dict[int, int], structures: Sequence[str]) -> str:
@@ -136,7 +137,7 @@ def _foreign(values: np.ndarray, known: dict[int, int], structures: Sequence[str
     foreign = found[~np.isin(found, [0, *known])]
     if not len(foreign):
         return ""
-    shown = ", ".join(str(value) for value in foreign[:_SHOWN])  # all digits
+    shown = ", ".join(str(value).removesuffix(".0") for value in foreign[:_SHOWN])  # all digits
     more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
     names = ", ".join(f"{value} {structures[label - 1]}" for value, label in known.items())
     return f"has the label value {shown}{more}; the data set has 0 background, {names}"

@@ -21,6 +21,9 @@ SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd")
 _DIGITS = 3
 """Of directions (their cosines), where it is asked which way an axis goes."""
 
+_FLAT = 1e-6
+"""The volume of a cell of unit axes, below which they lie in a plane."""
+
 _INSTALL = "is not installed; type: pip install {}"
 
 
@@ -88,6 +91,8 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
         array, affine = _read_itk(path)
     else:
         raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
+    if not _is_place(affine):
+        raise Unreadable("says nothing usable about the position of its voxels")
     if array.dtype.kind not in "biuf":
         raise Unreadable(f"holds no plain numbers but {array.dtype}")
     array = _one_channel(array, channel)
@@ -199,8 +204,8 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
         array = np.asarray(image.dataobj)
     except (EOFError, OSError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as e:
         raise Unreadable(f"is damaged or no NIfTI file: {_line(e, path)}") from e
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
-        raise Unreadable("says nothing usable about the position of its voxels")
+    if affine is None:
+        raise Unreadable("says nothing about the position of its voxels")
     return array, np.asarray(affine, dtype=np.float64)
 
 
@@ -257,6 +262,14 @@ def _check_size(path: Path) -> None:
     found = files[1].stat().st_size
     if found < wanted:
         raise Unreadable(f"is truncated: {files[1].name} has {found} of {wanted} bytes")
+
+
+def _is_place(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine says where voxels are: finite, with three axes that span a space."""
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite(affine).all() or not (lengths > 0).all():
+        return False
+    return abs(float(np.linalg.det(affine[:3, :3] / lengths))) > _FLAT
 
 
 def _one_channel(array: np.ndarray, channel: int | None) -> np.ndarray:
