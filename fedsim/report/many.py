@@ -53,13 +53,13 @@ def spread_lines(title: str, columns: Mapping[str, Sequence[int]]) -> list[tuple
     return table
 
 
-def draw_bands(axes: Any, x: Sequence[float], spread: Sequence[ArrayLike], colour: str) -> None:
+def draw_bands(axes: Any, x: Sequence[float], spread: ArrayLike, colour: str) -> None:
     """Draw how values are spread over clients, along x: three bands and the median.
 
     Args:
         axes: to draw on.
         x: places, ascending.
-        spread: at each place the seven quantiles.
+        spread: [places, 7], at each place the quantiles.
         colour: of the bands.
     """
     table = np.asarray(spread, dtype=np.float64)

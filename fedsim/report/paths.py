@@ -32,7 +32,8 @@ def without_paths(value: Any, known: Sequence[str] = ()) -> Any:
             return _end(value)
         for path in known:
             # YAML breaks long lines at spaces.
-            value = re.sub(re.escape(path).replace(r"\ ", r"\s+"), lambda _, p=path: _end(p), value)
+            found = re.escape(path).replace(r"\ ", r"\s+")
+            value = re.sub(found, _end(path).replace("\\", r"\\"), value)
         return _PATH.sub(lambda found: _end(found.group()), value)
     if isinstance(value, Mapping):
         return {key: without_paths(one, known) for key, one in value.items()}
