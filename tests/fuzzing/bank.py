@@ -10,16 +10,20 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from fedsim import run
+from fedsim.console import Console
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -99,18 +103,16 @@ def make_bank(folder: Path, runs: Sequence[str] = tuple(SCENARIOS)) -> Path:
         (folder / f"{name}.yaml").write_text(json.dumps(scenario, indent=1))
     write_images(folder / "images")
     write_volumes(folder / "volumes")
-    with _cache(folder / "cache"):
+    with _cache(folder / "cache"), _measured_alike():
         for name in runs:
             done = run(folder / f"{name}.yaml", runs=folder / "made").folder
             shutil.copytree(done, folder / "runs" / name)
-        halted = folder / "runs" / "halted"
-        shutil.copytree(folder / "runs" / "tiny", halted)
+        with patch.object(Console, "round", side_effect=KeyboardInterrupt):
+            try:
+                run(folder / "tiny.yaml", runs=folder / "made")
+            except KeyboardInterrupt as interrupt:
+                shutil.copytree(str(interrupt), folder / "runs" / "halted")
     shutil.rmtree(folder / "made")
-    for path in (folder / "runs").iterdir():
-        _level(path)
-    record = json.loads((halted / "run.json").read_text())
-    (halted / "run.json").write_text(json.dumps(record | {"status": "interrupted"}, indent=2))
-    (halted / "summary.json").unlink()
     return folder
 
 
@@ -158,23 +160,22 @@ def _cache(folder: Path) -> Iterator[None]:
             os.environ["FEDSIM_CACHE"] = before
 
 
-def _level(folder: Path) -> None:
-    """Set what differs between two makings, so that the same mutation finds the same bytes."""
-    fixed: dict[str, Any] = {
-        **{"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:00:09+00:00"},
-        **{"seconds": 1.5, "wall_seconds": 3.5, "peak_rss_mb": 300.0, "command": ["fedsim"]},
-        **{"git_commit": None, "cpu": "a processor", "platform": "a system", "cores": 2},
-    }
-    for path in sorted(folder.glob("*.json*")):
-        whole = path.suffix == ".json"
-        texts = [path.read_text()] if whole else path.read_text().splitlines()
-        rows = [json.loads(text) for text in texts]
-        rows = [row | {k: v for k, v in fixed.items() if k in row} for row in rows]
-        path.write_text(
-            json.dumps(rows[0], indent=2) + "\n"
-            if whole
-            else "".join(json.dumps(row) + "\n" for row in rows)
-        )
+@contextmanager
+def _measured_alike() -> Iterator[None]:
+    """Times, memory and machine are the same in every making: a mutation finds the same bytes."""
+    clock = SimpleNamespace(**{**vars(time), "perf_counter": lambda: 1.5})
+    machine = {"versions": {"python": "3.11"}, "git_commit": None, "command": ["fedsim"]}
+    with ExitStack() as stack:
+        for target, value in (
+            ("fedsim.loop.time", clock),
+            ("fedsim.loop.Rounds.seconds", 3.5),
+            ("fedsim.loop.peak_rss_mb", lambda: 300.0),
+            ("fedsim.grid.worker.peak_rss_mb", lambda: 300.0),
+            ("fedsim.api.now", lambda: "2026-01-01T00:00:00+00:00"),
+            ("fedsim.api.environment", lambda: dict(machine)),
+        ):
+            stack.enter_context(patch(target, value))
+        yield
 
 
 if __name__ == "__main__":
