@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fedsim.report.curves import precision_recall, roc
+from fedsim.report.data import class_lines
 from fedsim.report.figures import clients, epsilon, figures, partition
 from fedsim.report.many import MANY, quantiles, some, spread_lines, spread_rows
 from fedsim.report.page import write_report
@@ -164,3 +166,20 @@ def test_quantiles_and_samples_of_a_list() -> None:
     assert lines[-1] == ("have none", "2")
     assert some(range(100), 4) == [0, 33, 66, 99]
     assert some("ab", 4) == ["a", "b"]
+
+
+@pytest.mark.parametrize("count", [MANY - 1, MANY, 1000])
+def test_the_table_of_data_show_tells_the_spread_of_many_clients(count: int) -> None:
+    labels = np.arange(4 * count) % 2
+    train = {f"client-{k}": np.arange(4 * k, 4 * k + 4) for k in range(count)}
+    store = SimpleNamespace(labels=labels, classes=("benign", "malignant"))
+    split = {"train": np.arange(4 * count), "test": np.arange(3)}
+    federation = SimpleNamespace(store=store, train=train, split=split)
+    lines = [line.split() for line in class_lines(federation)]  # type: ignore[arg-type]
+    assert lines[-1] == ["(test)", "2", "1", "3"]
+    if count < MANY:
+        assert len(lines) == count + 3
+        return
+    assert lines[0] == ["of", str(count), "clients", "benign", "malignant", "all"]
+    assert ["median", "2", "2", "4"] in lines
+    assert len(lines) == 11

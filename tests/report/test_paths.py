@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedsim.cli import main
+from fedsim.report import data as report
 from fedsim.report.page import write_report
 from fedsim.report.paths import paths_in, shortest, without_paths
+from fedsim.report.privacy_curve import Point, curve_of, table
+from fedsim.report.privacy_picture import picture
 from tests.report.conftest import round_row
 
 
@@ -121,3 +125,25 @@ def test_paths_are_there_where_they_are_asked_for(
     assert main(["report", str(folder)]) == 0
     assert PLACES[0] not in (folder / "report" / "index.html").read_text()
     capsys.readouterr()
+
+
+def test_a_curve_carries_no_absolute_path() -> None:
+    summary = {"metrics": {"auc": 0.7}, "mb_up_total": 1.0, "mb_down_total": 1.0, "epsilon": 1.0}
+    data = {"name": "ham10000", "source": "path", "root": PLACES[0], "fingerprint": "f"}
+    points = [Point("s", epsilon, 0, False, summary, data) for epsilon in (1.0, 2.0)]
+    drawn = picture(curve_of(points))
+    told = drawn.csv.decode() + table(curve_of(points)) + drawn.alt + drawn.caption
+    assert "/" not in told.replace("not certified", "")
+
+
+def test_the_picture_of_a_partition_names_no_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(report, "partition_picture", lambda *_, title, note: titles.append(title))
+    block = SimpleNamespace(name="table", parameters={"file": PLACES[1], "strict": True, "n": None})
+    scenario = SimpleNamespace(name="s", federation=SimpleNamespace(partition=block))
+    store = SimpleNamespace(labels=None, classes=(), source="path")
+    federation = SimpleNamespace(train={}, store=store)
+    report.save_partition(federation, scenario, 3, tmp_path / "p.png")  # type: ignore[arg-type]
+    assert titles == ["s: table (file=…/my tables, strict=true, n=null), seed 3"]
