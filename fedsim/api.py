@@ -458,7 +458,8 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
     """Write the model, what it predicts on the test split, and the summary."""
     models = rounds.selected
     if rounds.has_global_model:
-        arrays = {k: np.ascontiguousarray(v) for k, v in flower.tensors(models[0]).items()}
+        # Not `ascontiguousarray`: it gives a scalar an axis.
+        arrays = {k: np.asarray(v, order="C") for k, v in flower.tensors(models[0]).items()}
         write_whole(folder.path / "model.safetensors", encode_safetensors(arrays))
     predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
     name, found = federation.task.predictions(predicted, federation.view("test"))

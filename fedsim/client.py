@@ -51,6 +51,11 @@ class Task:
         return self.classes[1] if self.num_classes == 2 else None
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as a model sees it: channels, height, width."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters."""
         return {

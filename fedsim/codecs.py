@@ -134,7 +134,8 @@ def encode_tensors(tensors: dict[str, NDArray[Any]], codec: Codec) -> dict[str, 
         elif codec == "float32":
             encoded[name] = values.astype(np.float32)
         elif codec == "float16":
-            encoded[name] = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
+            clipped = np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX)
+            encoded[name] = np.asarray(clipped, dtype=np.float16)
         else:
             encoded[name], encoded[name + RANGE_SUFFIX] = _quantise(values)
     return encoded
@@ -151,7 +152,7 @@ def decode_tensors(encoded: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
             low, step = _along_channels(bounds.astype(np.float64), values.ndim)
             # A step rounded up may lead past the largest number of float32.
             decoded = np.clip(low + step * values, -_FLOAT32_MAX, _FLOAT32_MAX)
-            tensors[name] = decoded.astype(np.float32)
+            tensors[name] = np.asarray(decoded, dtype=np.float32)
         else:
             tensors[name] = values.astype(np.float32) if _is_float(values) else values
     return tensors
@@ -167,7 +168,7 @@ def _quantise(values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float
     bounds = np.stack([low, step]).astype(np.float32)
     first, width = _along_channels(bounds.astype(np.float64), values.ndim)
     codes = np.rint((values - first) / np.where(width == 0, 1, width))
-    return np.clip(codes, 0, 255).astype(np.uint8), bounds
+    return np.asarray(np.clip(codes, 0, 255), dtype=np.uint8), bounds
 
 
 def _along_channels(bounds: NDArray[np.float64], ndim: int) -> NDArray[np.float64]:

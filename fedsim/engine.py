@@ -20,11 +20,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import __version__, flower, yaml_lines
+from fedsim.buffers import Buffers, roles_of
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.console import Console
 from fedsim.errors import InputError
 from fedsim.federation import Federation, cache_folder, stand_in_note
+from fedsim.foreign import filled_in, refusal, wants_losses
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.worker import Job, device_for, units_of
@@ -32,7 +34,11 @@ from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
 from fedsim.models.build import build_model, first_arrays
-from fedsim.privacy.client_level import ClientLevel, require_client_level
+from fedsim.privacy.client_level import (
+    ClientLevel,
+    require_client_level,
+    require_still_buffers,
+)
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
@@ -66,13 +72,24 @@ def build_strategy(
             "min_available_nodes": 1,
         }
         accepts_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
-        parameters = {k: v for k, v in fallback.items() if accepts_all or k in known} | parameters
+        fallback = {k: v for k, v in fallback.items() if accepts_all or k in known}
+        client = scenario.client
+        found = default_registry().resolve("clients", client.name)
+        parameters = fallback | filled_in(factory, found, client.parameters) | parameters
     with contextlib.nullcontext() if ours else _quiet_flower():
         strategy = construct(factory, parameters)
     if not isinstance(strategy, FlowerStrategy):
         raise InputError(
             f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
             hint="a strategy derives from fedsim.Strategy or flwr.serverapp.strategy.Strategy",
+        )
+    if why := refusal(strategy):
+        raise InputError(f"strategy.name: {why}")
+    if privacy is not None and wants_losses(strategy):
+        raise InputError(
+            f"strategy {block.name!r} weights clients by their training losses, which are computed "
+            "from the records without noise: private clients do not send them",
+            hint="type strategy.name=fedavg",
         )
     if is_one_shot(strategy) and scenario.rounds != 1:
         raise InputError(
@@ -176,6 +193,8 @@ def privacy_plan(
         return None
     search: dict[str, Any] = {"cache": cache_folder(), "say": say}
     if settings.unit == "client":
+        with isolated(Streams(0).sequence("model")):
+            require_still_buffers(build_model(scenario, federation.task), federation.task)
         return plan_client_privacy(settings, scenario.rounds, list(federation.train), **search)
     block = scenario.client
     found = default_registry().resolve("clients", block.name)
@@ -298,6 +317,17 @@ def worker_count(scenario: Scenario, clients: int) -> int:
     return min(wanted, clients)
 
 
+def buffers_of(
+    model: torch.nn.Module, strategy: FlowerStrategy, privacy: PrivacyPlan | None
+) -> Buffers:
+    """What of the model goes past the strategy, averaged with the strategy's own weights."""
+    weighted = getattr(strategy, "weighted_by_key", "num-examples")
+    if getattr(strategy, "weighting", "samples") == "uniform":
+        weighted = None
+    roles = roles_of(model, getattr(strategy, "arrayrecord_key", "arrays"))
+    return Buffers(roles, privacy is None, weighted)
+
+
 @contextlib.contextmanager
 def engine(
     scenario: Scenario,
@@ -316,9 +346,13 @@ def engine(
     torch.set_num_threads(scenario.resources.server_threads)
     quiet = contextlib.nullcontext() if isinstance(strategy, Strategy) else _quiet_flower()
     with quiet, tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
+        with isolated(streams.sequence("model")):
+            model = build_model(scenario, task)
         board_path = Path(temporary) / "progress"
         board = Board(board_path, len(names), create=True)
         arrays = first_arrays(scenario, task, seed)
+        buffers = buffers_of(model, strategy, privacy)
+        buffers.begin(arrays)
         noise = None
         if privacy is not None:
             noise = Noise.seeded(run_digest(scenario, seed, federation, arrays))
@@ -334,6 +368,7 @@ def engine(
             step_limit,
             privacy if at_clients else None,
             noise if at_clients else None,
+            buffers.roles,
         )
 
         traffic: list[dict[str, Any]] = []
@@ -359,14 +394,13 @@ def engine(
             workers = worker_count(scenario, len(names))
             grid = RayGrid(job, ledger, tick, workers=workers, verbose=console.verbose)
 
+        grid.buffers = buffers
         if is_one_shot(strategy):
             grid.replies = checkpoints
 
         def new_model() -> torch.nn.Module:
-            return build_model(scenario, task)
+            return buffers.give(build_model(scenario, task))
 
-        with isolated(streams.sequence("model")):
-            model = new_model()
         device = device_for(scenario)
         test, val = federation.view("test"), federation.view("val")
         pooled = scenario.evaluation.select == "pooled_val"
@@ -397,6 +431,7 @@ def engine(
             folder=folder.path / "synthetic" if folder is not None else None,
             note=stand_in_note(federation.store),
             client_of=lambda reply: grid.client_of(reply.metadata.src_node_id),
+            roles=buffers.roles,
             _streams=streams,
             _noise=noise,
         )
@@ -420,6 +455,7 @@ def engine(
                 checkpoints=checkpoints,
                 traffic=traffic,
                 arrays=arrays,
+                buffers=buffers,
                 privacy=PrivacyLedger(privacy) if privacy else None,
             )
         finally:

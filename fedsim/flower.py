@@ -3,7 +3,8 @@
 No other module imports anything from Flower but the public names of `flwr.app`, `flwr.clientapp`,
 `flwr.serverapp` and `flwr.serverapp.strategy`. Three groups of functions:
 
-* arrays: `tensor_record`, `tensors`, `pack_state`, `unpack_state`, `load_state`;
+* arrays: `tensor_record`, `tensors`, `pack_state`, `unpack_state`, `load_state`, and what a state
+  holds: `carriers`, `parameter_names`, `is_inexact`;
 * what a Grid needs: `configure_identity`, `node_id`, `stamp`, `make_message`, `error_reply`,
   `empty_run`, `shallow`;
 * bytes: `measure`, `wire_bytes`, `array_bytes`, `payload_bytes`, `is_large`.
@@ -175,17 +176,22 @@ def pack_state(state: Mapping[str, torch.Tensor], *, copy: bool = True) -> Array
     Tied tensors travel once, under the first of their names; batch normalisation's counters
     (`num_batches_tracked`) do not travel.
     """
-    return tensor_record({name: state[name] for name in _carriers(state).values()}, copy=copy)
+    return tensor_record({name: state[name] for name in carriers(state).values()}, copy=copy)
 
 
-def _carriers(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def carriers(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """For each name of a state that travels, the name it travels under (the first of a tie)."""
     first: dict[Hashable, str] = {}
     return {
         name: first.setdefault(_storage(tensor) or name, name)
         for name, tensor in state.items()
-        if name.rpartition(".")[2] != _BOOKKEEPING
+        if not _is_counter(name, tensor)
     }
+
+
+def _is_counter(name: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor counts a layer's batches, as those of batch normalisation do."""
+    return name.rpartition(".")[2] == _BOOKKEEPING and tensor.dtype == torch.int64
 
 
 def unpack_state(record: ArrayRecord, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -210,11 +216,33 @@ def unpack_state(record: ArrayRecord, like: Mapping[str, torch.Tensor]) -> dict[
 def load_state(module: torch.nn.Module, record: ArrayRecord) -> None:
     """Write the state in `record` into the module's own memory; counters that did not travel stay.
 
+    A record of parameters alone, as strategies are handed, leaves all buffers as they are.
+
     Raises:
         ValueError: names are missing or unexpected, or shapes differ; lists all of them and
             leaves the module as it was.
     """
-    _fill(module.state_dict(), record)
+    state, parameters = module.state_dict(), parameter_names(module)
+    names = carriers(state)
+    if not any(names.get(name, name) not in parameters for name in record if name in state):
+        state = {name: tensor for name, tensor in state.items() if names.get(name) in parameters}
+    _fill(state, record)
+
+
+def parameter_names(module: torch.nn.Module) -> frozenset[str]:
+    """The names under which a module's floating (or complex) parameters travel.
+
+    Of tied tensors one name may be a parameter's and another a buffer's: a parameter it is.
+    """
+    state = module.state_dict()
+    names = carriers(state)
+    named = dict(module.named_parameters(remove_duplicate=False))
+    return frozenset(names[name] for name in named if name in names and is_inexact(state[name]))
+
+
+def is_inexact(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds numbers that a mean makes sense of: floating or complex."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _fill(state: Mapping[str, torch.Tensor], record: ArrayRecord) -> None:
@@ -223,14 +251,14 @@ def _fill(state: Mapping[str, torch.Tensor], record: ArrayRecord) -> None:
     A record of Flower's own making may hold more than `pack_state` sends: a tied tensor under
     several of its names (the first counts), and the counters.
     """
-    carriers = _carriers(state)
+    names = carriers(state)
     problems = [f"unexpected {name!r}" for name in record if name not in state]
     sources: dict[str, Array] = {}
     for name, array in record.items():
         if name in state:
-            sources.setdefault(carriers.get(name, name), array)
+            sources.setdefault(names.get(name, name), array)
     problems += [
-        f"missing {name!r}" for name in dict.fromkeys(carriers.values()) if name not in sources
+        f"missing {name!r}" for name in dict.fromkeys(names.values()) if name not in sources
     ]
     for name, array in sources.items():
         if tuple(array.shape) != tuple(state[name].shape):

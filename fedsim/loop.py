@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
+from fedsim.buffers import Buffers
 from fedsim.checkpoint import (
     Checkpoint,
     Checkpoints,
@@ -35,12 +36,20 @@ Scores = dict[str, float | None]
 Score = Callable[[ArrayRecord], Scores]
 
 
-def not_finite(record: ArrayRecord) -> str:
-    """Which arrays hold NaN or infinite values; "" when none does."""
+def not_finite(record: ArrayRecord, known: Mapping[str, np.ndarray] | None = None) -> str:
+    """Which arrays hold NaN or infinite values; "" when none does.
+
+    Args:
+        record: the arrays.
+        known: arrays that may be what they are (the mask of a model may be infinite), by name.
+    """
+    known = known or {}
     bad = [
         f"{name} ({int((~np.isfinite(values)).sum())} of {values.size} values)"
         for name, values in flower.tensors(record).items()
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all()
+        if np.issubdtype(values.dtype, np.floating)
+        and not np.isfinite(values).all()
+        and not (name in known and np.array_equal(values, known[name], equal_nan=True))
     ]
     return f"NaN or infinite in {', '.join(bad[:5])}" if bad else ""
 
@@ -58,6 +67,7 @@ class Rounds:
         checkpoints: where the state is saved after each round; None for trials.
         traffic: the lines of traffic.jsonl of the current round; who writes them fills it.
         arrays: the current global arrays.
+        buffers: what of them goes past the strategy.
         privacy: the privacy ledger; None in a run without a mechanism.
         stopped: why the run ended before its last round; "" if it did not.
         selected: the models that the scenario's selection rule chose so far: one, or one a client
@@ -83,6 +93,7 @@ class Rounds:
     checkpoints: Checkpoints | None
     traffic: list[dict[str, Any]]
     arrays: ArrayRecord
+    buffers: Buffers
     privacy: PrivacyLedger | None = None
     stopped: str = ""
     selected: list[ArrayRecord] = field(init=False)
@@ -200,8 +211,9 @@ class Rounds:
         grid.begin_round(number)
         if self.privacy is not None:
             grid.charged = set()
+        handed = self.buffers.begin(self.arrays)
         with self._foreign("configure_train", number):
-            messages = list(strategy.configure_train(number, self.arrays, ConfigRecord(), grid))
+            messages = list(strategy.configure_train(number, handed, ConfigRecord(), grid))
         messages = self._charge(number, messages)
         replies = _Replies(self, grid.send_and_receive(messages), heard)
         arrays, reported = None, None
@@ -214,11 +226,13 @@ class Rounds:
                 "asked for"
             )
         if arrays is not None:
+            arrays = self.buffers.restored(arrays)
             self._check(arrays, number)
             self.arrays = arrays
         if self.scenario.evaluation.on_clients:
+            handed = self.buffers.begin(self.arrays)
             with self._foreign("configure_evaluate", number):
-                asked = list(strategy.configure_evaluate(number, self.arrays, ConfigRecord(), grid))
+                asked = list(strategy.configure_evaluate(number, handed, ConfigRecord(), grid))
             scored = _Replies(self, grid.send_and_receive(asked), heard, evaluate=True)
             with self._foreign("aggregate_evaluate", number):
                 strategy.aggregate_evaluate(number, scored)
@@ -285,7 +299,7 @@ class Rounds:
 
     def _check(self, arrays: ArrayRecord, number: int) -> None:
         """Refuse arrays that are not numbers, or not the model's."""
-        problem = not_finite(arrays)
+        problem = not_finite(arrays, self.buffers.current)
         if not problem:
             try:
                 self.fits(arrays)
@@ -342,12 +356,13 @@ class _Replies:
     def _checked(self, replies: Iterable[Message]) -> Iterator[Message]:
         grid = self._rounds.grid
         for reply in replies:
-            if problem := _diverged(reply):
+            if problem := _diverged(reply, self._rounds.buffers.current):
                 client = grid.client_of(reply.metadata.src_node_id)
                 grid.failures.append(grid.failure(client, "diverged", problem))
                 continue
             self.read += 1
             self._note(reply)
+            self._rounds.buffers.take(reply.content)
             yield reply
         self.exhausted = True
         least = self._rounds.scenario.faults.min_clients
@@ -377,10 +392,10 @@ class _NobodyAnsweredError(FedsimError):
     """A round without replies that the scenario lets pass."""
 
 
-def _diverged(reply: Message) -> str:
-    """Why a reply's arrays are no numbers; "" if they are."""
+def _diverged(reply: Message, known: Mapping[str, np.ndarray]) -> str:
+    """Why a reply's arrays are no numbers; "" if they are, or are buffers that were sent so."""
     for name, arrays in reply.content.array_records.items():
-        if problem := not_finite(arrays):
+        if problem := not_finite(arrays, known):
             return (
                 f"sent {name!r} that are no numbers: {problem}; its training diverged: try a "
                 "smaller learning rate"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError
+from fedsim.foreign import filled_in, refusal
 from fedsim.parameters import (
     check_parameters,
     construct,
@@ -178,9 +179,13 @@ def _check_block(
         return [(name_place, f"{dotted(path)}.name: {why}")]
     if not callable(factory):
         return [(name_place, f"{dotted(path)}.name: {name!r} is a value, not a class or function")]
+    if group == "strategies" and (why := refusal(factory)):
+        return [(name_place, f"{dotted(path)}.name: {why}")]
 
     own = model.own_keys()
     given = {key: value for key, value in block.items() if isinstance(key, str) and key not in own}
+    if group == "strategies":
+        given = _filled_in(document, registry, factory) | given
     supplied = SUPPLIED.get(group, ())
     found = check_parameters(factory, given, supplied=supplied, known=own)
     made = None
@@ -199,6 +204,17 @@ def _check_block(
         options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
         problems += _check_stand_in(document, factory if made is None else made, options)
     return problems
+
+
+def _filled_in(document: Document, registry: Registry, strategy: Any) -> dict[str, Any]:
+    """What the engine will tell the strategy of the scenario's clients."""
+    client = document.get(("client",))
+    if not isinstance(client, dict) or not isinstance(name := client.get("name"), str):
+        return {}
+    try:
+        return filled_in(strategy, registry.resolve("clients", name), client)
+    except InputError:  # Said of the client's own block.
+        return {}
 
 
 def _check_stand_in(document: Document, dataset: Any, options: set[str]) -> Problems:

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fedsim.buffers import Roles
 from fedsim.client import Task
 from fedsim.privacy.noise import EXCHANGE, Noise
 from fedsim.randomness import SERVER, Streams
@@ -39,6 +40,8 @@ class Server:
         folder: where the strategy may write what it received (the run's `synthetic/`), or None.
         note: what pictures must say about data that are not real, or "".
         client_of: the number of the client that sent a reply.
+        roles: what the tensors of the model's state are. A strategy is handed, and hears of, the
+            parameters alone (see `fedsim.buffers`).
         round: the current round; the loop sets it.
     """
 
@@ -56,6 +59,7 @@ class Server:
     _streams: Streams = field(repr=False)
     _noise: Noise | None = field(default=None, repr=False)
     round: int = 0
+    roles: Roles = field(default_factory=Roles)
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of the server's own stream for this round and purpose."""

@@ -1,20 +1,23 @@
 """A client's side of averaging: the model it received, and the update that it sends back.
 
-Where the server's `config` names a codec, the broadcast is encoded, and clients answer with the
-encoded difference to what they received; otherwise both ways carry the model itself.
+Where the server's `config` names a codec, the broadcast's parameters are encoded, and clients
+answer with the encoded difference to what they received; otherwise both ways carry the
+model itself.
+Buffers travel as they are: a running variance that a codec rounds could fall below zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedsim.codecs import Codec, decode_tensors, encode_tensors
-from fedsim.flower import load_state, pack_state, tensor_record, tensors
+from fedsim.flower import load_state, pack_state, parameter_names, tensor_record, tensors
 
 Penalty = Callable[[nn.Module], Tensor]
 """A scalar of a model's parameters alone, added to a loss."""
@@ -26,10 +29,10 @@ def load_received(model: nn.Module, content: RecordDict) -> None:
     Raises:
         ValueError: they are another model's.
     """
-    received = tensors(content.array_records["arrays"])
+    received = content.array_records["arrays"]
     if _codec(content) is not None:
-        received = decode_tensors(received)
-    load_state(model, tensor_record(received))
+        received = tensor_record(_decoded(model, received))
+    load_state(model, received)
 
 
 def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
@@ -38,9 +41,11 @@ def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
     codec = _codec(content)
     if codec is None:
         return trained
-    received = decode_tensors(tensors(content.array_records["arrays"]))
-    change = {name: value - received[name] for name, value in tensors(trained).items()}
-    return tensor_record(encode_tensors(change, codec))
+    parameters, after = parameter_names(model), tensors(trained)
+    received = _decoded(model, content.array_records["arrays"])
+    change = {name: after[name] - received[name] for name in after if name in parameters}
+    buffers = {name: value for name, value in after.items() if name not in parameters}
+    return tensor_record(encode_tensors(change, codec) | buffers)
 
 
 def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
@@ -59,6 +64,15 @@ def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
         return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
 
     return term
+
+
+def _decoded(model: nn.Module, record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """The arrays of an encoded broadcast; a model's buffers are not encoded."""
+    arrays, parameters = tensors(record), parameter_names(model)
+    buffers = {name: arrays[name] for name in model.state_dict() if name in arrays}
+    buffers = {name: value for name, value in buffers.items() if name not in parameters}
+    encoded = {name: value for name, value in arrays.items() if name not in buffers}
+    return decode_tensors(encoded) | buffers
 
 
 def _codec(content: RecordDict) -> Codec | None:

@@ -59,13 +59,20 @@ class FedAvg(Strategy):
             if self.codec != "float32":
                 received = decode_tensors(received)
             for name, value in received.items():
-                scaled = weight * value.astype(np.float64)
+                if value.dtype.kind not in "fc":
+                    continue
+                scaled = weight * value.astype(np.result_type(value.dtype, np.float64))
                 sums[name] = sums[name] + scaled if name in sums else scaled
             total += weight
             means.add(reply.content)
-        base = tensors(self._global) if self.codec != "float32" else {}
+        sent = tensors(self._global)
+        base = sent if self.codec != "float32" else {}
         averaged = {
-            name: (value / total + base.get(name, 0.0)).astype(np.float32)
+            name: (value / total + base.get(name, 0.0)).astype(
+                sent[name].dtype if name in sent else np.float32
+            )
             for name, value in sums.items()
         }
-        return tensor_record(averaged), means.record()
+        # A mean of integers is none: the server's own stay.
+        kept = {name: value for name, value in sent.items() if value.dtype.kind not in "fc"}
+        return tensor_record(averaged | kept), means.record()

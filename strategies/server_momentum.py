@@ -61,13 +61,19 @@ class ServerMomentum(FedAvg):
             server_round - 1, self.server.rounds, self.learning_rate, self.last_learning_rate
         )
         # In double precision the difference and the sum of two float32 weights undo each other.
-        start = {k: v.astype(np.float64) for k, v in tensors(self._global).items()}
+        start = {
+            name: value.astype(np.result_type(value.dtype, np.float64))
+            for name, value in tensors(self._global).items()
+        }
         moved = {}
         for name, value in tensors(averaged).items():
+            if value.dtype.kind not in "fc":
+                moved[name] = value
+                continue
             change = value - start[name]
             velocity = self.momentum * self._velocity.get(name, 0.0) + change
             self._velocity[name] = velocity
-            moved[name] = (start[name] + rate * velocity).astype(np.float32)
+            moved[name] = (start[name] + rate * velocity).astype(value.dtype)
         return tensor_record(moved), metrics
 
     def state_dict(self) -> dict[str, Any]:

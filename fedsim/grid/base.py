@@ -11,6 +11,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import flower
+from fedsim.buffers import Buffers
 from fedsim.checkpoint import Checkpoints
 from fedsim.errors import ClientError, InputError, RunError
 from fedsim.faults import Failure, Kind, Simulated
@@ -31,6 +32,7 @@ class BaseGrid(Grid):
 
     Attributes:
         round: the current round; the loop sets it.
+        buffers: what goes past the strategy, and is added to its messages; the loop sets it.
         contexts: node id -> the client's `Context`, owned here.
         peak_rss_mb: peak memory of each worker process seen so far.
         estimated_seconds: per client, what full answers would have taken (for trials).
@@ -43,6 +45,7 @@ class BaseGrid(Grid):
 
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
+        self.buffers = Buffers(job.roles)
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
         self.charged: set[int] | None = None
@@ -184,7 +187,8 @@ class BaseGrid(Grid):
     ) -> Iterator[Message]:
         """Send messages and yield the replies in client order, each metered on both ways."""
         self._asked = 0
-        ordered = sorted(messages, key=self.client)
+        states = {node: context.state for node, context in self.contexts.items()}
+        ordered = self.buffers.complete(sorted(messages, key=self.client), states)
         for message in ordered:
             self._require_charged(message)
             self._sent += 1

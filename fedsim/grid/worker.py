@@ -8,8 +8,9 @@ owns.
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
+from fedsim.buffers import Roles, receive, withhold
 from fedsim.client import Site, Task, as_client_app
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import EXCHANGE, Noise
@@ -45,6 +47,7 @@ class Job:
         step_limit: stop every loop of local work after this many steps (trials), or None.
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
+        roles: what the tensors of the model's state are.
     """
 
     scenario: Scenario
@@ -57,6 +60,7 @@ class Job:
     step_limit: int | None = None
     privacy: PrivacyPlan | None = None
     noise: Noise | None = None
+    roles: Roles = field(default_factory=Roles)
 
     @property
     def names(self) -> list[str]:
@@ -75,6 +79,7 @@ class Worker:
         self._steps: Steps | None = None
         self._releases: Releases | None = None
         self._trainable: list[bool] = []
+        self._first_buffers: dict[str, torch.Tensor] = {}
         activate_plugins(job.scenario)
 
     @cached_property
@@ -99,6 +104,7 @@ class Worker:
         with isolated(Streams(self.job.seed).sequence("model")):
             model = build_model(self.job.scenario, self.job.task).to(self._device)
         self._trainable = [parameter.requires_grad for parameter in model.parameters()]
+        self._first_buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         return model
 
     def warm(self) -> None:
@@ -153,6 +159,9 @@ class Worker:
         self._model.train()
         for parameter, trainable in zip(self._model.parameters(), self._trainable, strict=True):
             parameter.requires_grad_(trainable)
+        # Counters, and buffers outside of the state, do not travel: the last client's stay here.
+        for name, buffer in self._model.named_buffers():
+            buffer.detach().copy_(self._first_buffers[name])
         self._model.zero_grad(set_to_none=True)
         return self._model
 
@@ -164,10 +173,13 @@ class Worker:
         if threads != wanted:
             torch.set_num_threads(wanted)
         client = int(context.node_config["partition-id"])
+        receive(self.job.roles, message.content, context.state)
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
             with isolated(Streams(self.job.seed).sequence("client-global", round, client)):
                 reply = self._app(message, context)
+            if reply.has_content():
+                withhold(self.job.roles, reply.content)
             if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
                 self._require_planned_releases()
         finally:
@@ -204,7 +216,9 @@ class Spent:
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In bytes on macOS, in KiB elsewhere.
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def device_for(scenario: Scenario) -> torch.device:

@@ -8,6 +8,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedsim import flower
+from fedsim.buffers import roles_of
 from fedsim.errors import InputError
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
@@ -48,10 +49,27 @@ def first_arrays(scenario: Scenario, task: Task, seed: int) -> ArrayRecord:
         from safetensors.torch import load_file
 
         try:
-            flower.load_state(model, flower.tensor_record(load_file(path)))
+            arrays = flower.tensor_record(load_file(path))
+            _require_buffers(model, arrays)
+            flower.load_state(model, arrays)
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(
                 f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
                 hint="the file must hold the model's state_dict: the same names and shapes",
             ) from error
     return flower.pack_state(model.state_dict())
+
+
+def _require_buffers(model: torch.nn.Module, arrays: ArrayRecord) -> None:
+    """Raise ValueError where a file lacks buffers, or holds rounded ones for those of integers."""
+    roles, found = roles_of(model), flower.tensors(arrays)
+    names = flower.carriers(model.state_dict())
+    held = {names.get(name, name) for name in found}
+    problems = [f"missing {n!r}" for n in roles.order if n in roles.buffers and n not in held]
+    problems += [
+        f"{name!r} is {values.dtype} where the model has integers"
+        for name, values in found.items()
+        if names.get(name) in roles.constants and values.dtype.kind not in "biu"
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -8,6 +8,7 @@ the mean twice as far.)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,20 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.errors import InputError, RunError
+from fedsim.buffers import roles_of
+from fedsim.client import Task
+from fedsim.errors import InputError, Problem, RunError
 from fedsim.flower import tensor_record, tensors
 from fedsim.privacy.mechanisms import Mechanism, State
+from fedsim.randomness import isolated
 from fedsim.schema import Faults
 from fedsim.strategy import Server, Strategy
+
+_RECORDS = 4
 
 
 class ClientLevel(Strategy):
@@ -37,6 +46,7 @@ class ClientLevel(Strategy):
     def __init__(self, inner: Strategy, mechanism: Mechanism) -> None:
         self._inner, self._mechanism = inner, mechanism
         self._sent: dict[str, np.ndarray] = {}
+        self._fixed: dict[str, np.ndarray] = {}
         self._cohort = 0
 
     def setup(self, server: Server) -> None:
@@ -56,7 +66,10 @@ class ClientLevel(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The wrapped strategy's messages."""
-        self._sent = tensors(arrays)
+        # Frozen parameters stay as they are: nothing of them is released, and nothing hides them.
+        frozen = self.server.roles.frozen
+        self._fixed = {k: v for k, v in tensors(arrays).items() if k in frozen}
+        self._sent = {k: v for k, v in tensors(arrays).items() if k not in frozen}
         messages = list(self._inner.configure_train(server_round, arrays, config, grid))
         self._cohort = len(messages)
         return messages
@@ -81,7 +94,10 @@ class ClientLevel(Strategy):
             moved[name] = (value + change).astype(value.dtype)
             start += value.size
         content = RecordDict(
-            {"arrays": tensor_record(moved), "metrics": MetricRecord({"num-examples": 1})}
+            {
+                "arrays": tensor_record(moved | self._fixed),
+                "metrics": MetricRecord({"num-examples": 1}),
+            }
         )
         arrays, _ = self._inner.aggregate_train(
             server_round, [Message(content, reply_to=updates.last)]
@@ -103,6 +119,47 @@ class _Updates:
             arrays = tensors(reply.content.array_records["arrays"])
             parts = [(arrays[name] - value).ravel() for name, value in self._sent.items()]
             yield torch.from_numpy(np.concatenate(parts).astype(np.float32))[None]
+
+
+def require_still_buffers(model: nn.Module, task: Task) -> None:
+    """Refuse a model whose buffers learn from the records: the noise is on parameters alone.
+
+    A running variance with noise may fall below zero, and without noise it would be released as it
+    is. Buffers that never change (tables, masks) stay as the server has them.
+
+    Raises:
+        InputError: names each layer, or buffer.
+    """
+    statistics = (_BatchNorm, _InstanceNorm)
+    problems = [
+        Problem(path or "model", f"{type(module).__name__} keeps running statistics")
+        for path, module in model.named_modules()
+        if isinstance(module, statistics) and module.running_mean is not None
+    ]
+    problems = problems or [
+        Problem(name, "a buffer that changes in training") for name in _moving_buffers(model, task)
+    ]
+    if problems:
+        raise InputError(
+            "privacy.unit=client needs a model that keeps nothing of the records beside its "
+            "parameters: noise would spoil it, and without noise it would be released as it is",
+            problems,
+            hint="normalise with GroupNorm, as the models do that `fedsim plugins` lists, or "
+            "with track_running_stats=False",
+        )
+
+
+def _moving_buffers(model: nn.Module, task: Task) -> list[str]:
+    """Floating buffers of the state that a forward pass in training changes."""
+    averaged = roles_of(model).averaged
+    if not averaged:
+        return []
+    probe = copy.deepcopy(model).train()
+    before = {name: value.clone() for name, value in probe.state_dict().items()}
+    with torch.no_grad(), isolated(np.random.SeedSequence(0)):
+        probe(torch.randn(_RECORDS, *task.input_shape))
+    after = probe.state_dict()
+    return [n for n in before if n in averaged and not torch.equal(before[n], after[n])]
 
 
 def require_client_level(strategy: object, faults: Faults) -> None:

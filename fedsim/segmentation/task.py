@@ -61,6 +61,11 @@ class SegmentationTask:
         return 1 + len(self.structures)
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one record as a model sees it: channels, then the patch."""
+        return self.in_channels, *self.patch
+
+    @property
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters."""
         return {

@@ -1,0 +1,76 @@
+"""Models whose state is more than weights, for tests of what becomes of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BEYOND_FLOAT32 = 16_777_217
+"""The first whole number that float32 does not have."""
+
+
+class Odd(nn.Module):
+    """Running statistics, tables, masks, a scalar, a tie, a frozen layer: one of each."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 1, bias=False)
+        self.tied = nn.Conv2d(8, 8, 1, bias=False)
+        self.tied.weight = self.second.weight
+        self.frozen = nn.Conv2d(8, 8, 1).requires_grad_(False)
+        self.head = nn.Linear(8, num_classes)
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("table", torch.tensor([BEYOND_FLOAT32, 3]))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("cover", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("precise", torch.tensor([1 / 3], dtype=torch.float64))
+        self.register_buffer("count", torch.tensor(BEYOND_FLOAT32))
+        self.register_buffer("unsaved", torch.zeros(1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes]; refuses tables that changed."""
+        assert self.table.tolist() == [BEYOND_FLOAT32, 3], self.table
+        assert self.table.dtype == self.count.dtype == torch.int64
+        assert self.mask.tolist() == [True, False]
+        assert self.cover.tolist() == [0.0, -torch.inf]
+        assert self.precise.item() == 1 / 3
+        assert self.temperature.shape == ()
+        assert (self.norm.running_var >= 0).all(), self.norm.running_var
+        if self.training:
+            self.count += 1
+            self.unsaved += 1
+            # Were it the last client's, a third of what a client can do in a round would show.
+            assert self.unsaved.item() == self.count.item() - BEYOND_FLOAT32
+        maps = torch.relu(self.norm(self.first(images)))
+        maps = self.frozen(torch.relu(self.tied(self.second(maps))))
+        return self.head(maps.mean((2, 3))) * self.temperature
+
+
+class Still(nn.Module):
+    """A scalar, integers and a constant mask, and no running statistics."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.frozen = nn.Conv2d(4, 4, 1).requires_grad_(False)
+        self.head = nn.Linear(4, num_classes)
+        self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("table", torch.tensor([BEYOND_FLOAT32, 3]))
+        self.register_buffer("scale", torch.tensor([0.5]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes]."""
+        maps = self.frozen(torch.relu(self.first(images)))
+        return self.head(maps.mean((2, 3)) * self.scale) * self.temperature
+
+
+class Remembers(Still):
+    """Keeps the mean of what it saw in a buffer of its own."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes]."""
+        if self.training:
+            self.scale.mul_(0.9).add_(0.1 * images.detach().mean())
+        return super().forward(images)
