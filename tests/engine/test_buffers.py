@@ -213,3 +213,18 @@ def test_client_level_noise_is_on_trained_parameters_alone(run_tiny: Callable[..
         assert noisy[name].dtype == value.dtype
         assert noisy[name].shape == value.shape
         assert np.array_equal(noisy[name], value) == (name in untouched), name
+
+
+@pytest.mark.parametrize("name", ["fedavg", "server_momentum", "flwr.serverapp.strategy.QFedAvg"])
+def test_an_app_of_another_library_gets_and_sends_whole_states(
+    name: str, run_tiny: Callable[..., Result]
+) -> None:
+    own = ", client_learning_rate: 1.0" if name.endswith("QFedAvg") else ""
+    words = (*SMALL[:-1], "model=odd_models.Still", "client=odd_models:foreign")
+    result = run_tiny(*words, f"strategy={{name: '{name}'{own}}}")
+    model = model_of(result)
+    assert model["table"].dtype == np.int64
+    assert model["table"].tolist() == [BEYOND_FLOAT32, 3]
+    assert model["scale"].tolist() == [1.0], "the mean of 0.5 + 2 x 0.25, however it is weighted"
+    up = [r["fields"]["arrays"] for r in lines(result, "traffic.jsonl") if r["direction"] == "up"]
+    assert set(up) == {4 * sum(a.size for a in model.values() if a.dtype.kind == "f")}

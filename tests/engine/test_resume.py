@@ -27,6 +27,7 @@ METHODS = {
     "fedadam": ("rounds=4", "strategy={name: flwr.serverapp.strategy.FedAdam, eta: 0.01}"),
     "counts": ("rounds=4", "client=misbehaving:Counts"),
     "selected": ("rounds=4", "evaluation.select=pooled_val", "federation.participation=0.5"),
+    "buffers": ("rounds=4", "model={name: odd_models.Odd}", "strategy=server_momentum"),
     "gdd": GDD,
     "gdd-evaluated": (*GDD, "evaluation.on_clients=true"),
 }

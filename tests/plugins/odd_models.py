@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 BEYOND_FLOAT32 = 16_777_217
@@ -74,3 +76,21 @@ class Remembers(Still):
         if self.training:
             self.scale.mul_(0.9).add_(0.1 * images.detach().mean())
         return super().forward(images)
+
+
+foreign = ClientApp()
+
+
+@foreign.train()
+def _train(message: Message, context: Context) -> Message:
+    """A ClientApp of another library: loads strictly, and sends back all that it has."""
+    model = Still(2, 3, 16)
+    state = message.content.array_records["arrays"].to_torch_state_dict()
+    model.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        model.head.bias += 1
+        model.scale += 0.25
+        model.table += 5
+    arrays = ArrayRecord(model.state_dict())
+    metrics = MetricRecord({"num-examples": 3, "train_loss": 1.0})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

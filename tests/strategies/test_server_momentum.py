@@ -83,3 +83,19 @@ def test_the_velocity_survives_a_restart() -> None:
 def test_a_momentum_that_never_forgets_is_refused() -> None:
     with pytest.raises(ValueError, match="below 1"):
         ServerMomentum(momentum=1.0)
+
+
+def test_integers_do_not_move_and_keep_their_type() -> None:
+    values = {"w": np.zeros(1, np.float32), "table": np.array([16_777_217])}
+    strategy = server(ServerMomentum(learning_rate=3.0), 5)
+    strategy.content(1, tensor_record(values), ConfigRecord())
+    content = RecordDict(
+        {
+            "arrays": tensor_record(values | {"w": np.ones(1, np.float32)}),
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+    )
+    moved, _ = strategy.aggregate_train(1, iter([SimpleNamespace(content=content)]))
+    assert tensors(moved)["w"].tolist() == [3.0]
+    assert tensors(moved)["table"].dtype == np.int64
+    assert tensors(moved)["table"].tolist() == [16_777_217]
