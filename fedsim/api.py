@@ -19,6 +19,7 @@ from fedsim.data.store import Store
 from fedsim.disclosures import released_without_privacy
 from fedsim.engine import (
     build_strategy,
+    check_model,
     client_releases,
     engine,
     is_one_shot,
@@ -137,6 +138,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     federation = build_federation(scenario, seed, console.preparing)
     by_data = scenario.privacy is not None and scenario.privacy.unit is None
     scenario = with_unit(scenario, federation)
+    check_model(scenario, federation.task)
     privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)
     attacked = _subject(scenario, federation, privacy, seed)
@@ -206,6 +208,7 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
         )
     scenario = with_unit(scenario, federation)
+    check_model(scenario, federation.task)
     privacy = privacy_plan(scenario, federation, console.line)
     planned = json.loads(json.dumps(describe(privacy))) if privacy else None
     if planned != record.get("privacy"):
@@ -405,6 +408,7 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     for note in federation.store.notes:
         console.line(f"data: {note}")
     scenario = with_unit(scenario, federation)
+    check_model(scenario, federation.task)
     privacy = privacy_plan(scenario, federation, console.line)
     strategy = build_strategy(scenario, len(federation.train), privacy)
     _subject(scenario, federation, privacy, seed)

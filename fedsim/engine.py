@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsim import __version__, flower, yaml_lines
 from fedsim.buffers import Buffers, roles_of
 from fedsim.checkpoint import Checkpoints
-from fedsim.client import Client
+from fedsim.client import Client, Task
 from fedsim.console import Console
 from fedsim.errors import InputError
 from fedsim.federation import Federation, cache_folder, stand_in_note
@@ -34,6 +34,7 @@ from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
 from fedsim.models.build import build_model, first_arrays
+from fedsim.models.conditioning import require_conditioned
 from fedsim.privacy.client_level import (
     ClientLevel,
     require_client_level,
@@ -145,6 +146,12 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
             hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
         )
     return client.releases
+
+
+def check_model(scenario: Scenario, task: Task) -> None:
+    """Refuse a model in which rounding decides (InputError), before anything starts."""
+    with isolated(Streams(0).sequence("model")):
+        require_conditioned(build_model(scenario, task), task.input_shape)
 
 
 def with_unit(scenario: Scenario, federation: Federation) -> Scenario:

@@ -1,4 +1,9 @@
-"""What all tests share: the folder of real data, and a count of what was not run."""
+"""What all tests share: seeds, their order, the folder of real data, a count of what was not run.
+
+Every test draws from a stated seed: before each one the global generators are seeded with its name
+and `--seed-base`. `--shuffle SEED` runs the tests in another order. A test must pass under any of
+both: its name and these two numbers repeat it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,14 @@ import os
 # Before torch is imported: on a busy machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import random
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -35,8 +45,46 @@ def real_data() -> Path:
     return Path(folder)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes from each other's way."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The two numbers that must not matter."""
+    parser.addoption("--seed-base", type=int, default=0, help="seed of all draws of the tests")
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in this order")
+
+
+def seed_all(config: pytest.Config, name: str) -> None:
+    """Seed the global generators of `random`, NumPy and torch with a name and `--seed-base`."""
+    import torch
+
+    seed = zlib.crc32(f"{config.getoption('--seed-base')} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def _stated_seed(request: pytest.FixtureRequest) -> None:
+    """Seed every test by its own name, so that neither order nor neighbours show in its draws."""
+    seed_all(request.config, request.node.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Seed what several tests share by its own name: whichever test asks first, it is the same."""
+    if fixturedef.scope != "function":
+        seed_all(request.config, f"{fixturedef.baseid}::{fixturedef.argname}")
+    return (yield)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests, and keep those that start processes from each other's way."""
+    order = config.getoption("--shuffle")
+    if order is not None:
+        # Modules stay together, or what a module's tests share would be made for each of them.
+        draws = random.Random(order)
+        modules = {item.path: draws.random() for item in items}
+        items.sort(key=lambda item: (modules[item.path], draws.random()))
     for item in items:
         if item.path.stem in STARTING_PROCESSES or "_ray_" in item.name:
             item.add_marker(pytest.mark.xdist_group("processes"))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.models.classifier import Classifier, group_norm, require_positive
+from fedsim.models.conditioning import FEWEST
 
 # How much each stem and the three strided stages behind it shrink the image.
 REDUCTION = {"stride1": 8, "stride2": 16, "imagenet": 32}
@@ -34,7 +35,8 @@ class ResNet18(Classifier):
         norm: "group" normalises in 32 groups. "instance" normalises every channel by itself, as
             the distillation literature does; before global average pooling that removes most of
             what a channel's mean could say, and it needs images of twice the smallest size. (So
-            does a width of 4 or less, whose last stage has no more channels than groups.)
+            does a width below 16, whose last stage has fewer than four channels in a group: see
+            `fedsim.models.conditioning`.)
 
     Raises:
         ValueError: a size below one, or images too small for the stem and the normalisation.
@@ -55,10 +57,9 @@ class ResNet18(Classifier):
         )
         if stem == "auto":
             stem = "imagenet" if image_size >= 64 else "stride2"
-        # The last stage must hold a pixel, and more than one where each channel is a group of its
-        # own: a single value, normalised by itself, is zero whatever the image.
-        alone = _norm(8 * width, norm).num_groups == 8 * width
-        smallest = REDUCTION[stem] * (2 if alone else 1)
+        # The last stage must hold a pixel, and four where its groups have few channels.
+        channels = 8 * width // _norm(8 * width, norm).num_groups
+        smallest = REDUCTION[stem] * (2 if channels < FEWEST else 1)
         if image_size < smallest:
             raise ValueError(
                 f"A ResNet18 with stem {stem!r}, norm {norm!r} and width {width} needs images of "

@@ -216,3 +216,12 @@ def test_pretrained_weights_start_the_model_and_must_fit(
     assert again.metrics["auc"] == pytest.approx(first.metrics["auc"], abs=1e-6)
     with pytest.raises(InputError, match=r"model\.init"):
         run_tiny(f"model.init={path}", "model.width=16")
+
+
+def test_a_model_in_which_rounding_decides_is_refused_before_the_run_begins(
+    run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="so few values together") as caught:
+        run_tiny("model={name: odd_models.Pairs}")
+    assert "2: GroupNorm normalises groups of 2 value(s)" in str(caught.value)
+    assert not (tmp_path / "runs").exists()

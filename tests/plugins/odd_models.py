@@ -78,6 +78,19 @@ class Remembers(Still):
         return super().forward(images)
 
 
+class Pairs(nn.Sequential):
+    """Normalises groups of two values."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, 8, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.GroupNorm(4, 8),
+            nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
+
+
 foreign = ClientApp()
 
 
