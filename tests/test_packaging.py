@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def test_a_room_imported_under_its_bare_name_says_what_to_type(room: str) -> Non
     assert done.returncode != 0
     assert "import it under that name" in done.stderr
     assert f"fedsim.{room}" in done.stderr
+
+
+def test_opacus_is_pinned_as_long_as_its_private_names_are_used() -> None:
+    from opacus.grad_sample import gsm_base
+    from opacus.grad_sample.grad_sample_module import GradSampleHooks
+
+    assert GradSampleHooks
+    assert gsm_base.OPACUS_PARAM_MONKEYPATCH_ATTRS
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "opacus>=1.6,<1.7" in project["dependencies"]
 
 
 @pytest.mark.slow
