@@ -33,6 +33,7 @@ from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name, 
 from fedsim.locks import held
 from fedsim.loop import Rounds, mean_scores
 from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
@@ -162,6 +163,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         "status": "running",
     }
     folder.write_text("scenario.yaml", scenario.to_yaml())
+    if _is_secret(scenario):
+        KeyFile(folder.path).create()
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
     for note in federation.notes(counts=privacy is None):
         console.line(f"data: {note}")
@@ -194,11 +197,14 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             hint=f"these may change: {', '.join(_RESUMABLE)}",
         )
     if record["status"] == "done":
+        KeyFile(path).erase()
         summary = folder.read_json("summary.json")
         rows = folder.read_lines("rounds.jsonl")
         console.line(f"{path} is finished; there is nothing to resume")
         return Result(path, record["seed"], summary["metrics"], summary, rows)
     scenario, seed = load(path / "scenario.yaml", resources), record["seed"]
+    if _is_secret(scenario):
+        KeyFile(path).read()
     activate_plugins(scenario)
     federation = build_federation(scenario, seed, console.preparing)
     about = json.loads(json.dumps(federation.describe()))
@@ -231,6 +237,10 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
         attacked,
         resumed=True,
     )
+
+
+def _is_secret(scenario: Scenario) -> bool:
+    return scenario.privacy is not None and scenario.privacy.noise == "secret"
 
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
@@ -277,6 +287,8 @@ def _go(
         finally:
             console.stop()
             folder.write_json("run.json", record | {"finished": now(), "status": status})
+            if status == "done":
+                KeyFile(folder.path).erase()
         _report(folder, console)
         return Result(
             folder.path, seed, summary["metrics"], summary, folder.read_lines("rounds.jsonl")
@@ -436,11 +448,12 @@ def privacy_line(plan: PrivacyPlan) -> str:
         costs = f"epsilon {planned.epsilon:.3g} ({by})"
     if not plan.certified:
         costs = f"NO GUARANTEE: the paper claims {costs}"
+    grade = "simulation-grade" if settings.noise == "seeded" else "secret"
     budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
     return (
         f"privacy: {mechanism_name(plan)}, {costs} at delta {settings.delta:g} after "
         f"{plan.rounds} round(s) for every {UNIT_NAMES[plan.unit]}{budget}; "
-        f"noise multiplier {plan.noise_multiplier:.4g}; simulation-grade randomness"
+        f"noise multiplier {plan.noise_multiplier:.4g}; {grade} randomness"
     )
 
 

@@ -21,7 +21,7 @@ from fedsim.locks import is_taken
 from fedsim.runfolder import RunFolder
 
 # What checkpoints and stores consist of; ".name.*" is what a kill leaves of an unfinished write.
-_CHECKPOINT_FILES = ("*.pkl", ".*.pkl.*")
+_CHECKPOINT_FILES = ("*.pkl", ".*.pkl.*", "noise.key", ".noise.key.*")
 _STORE_FILES = ("store.json", "*.npy")
 _BUILDING = ".building-"  # the prefix of stores that are not finished
 _STALE_SECONDS = 24 * 3600

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import logging
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -40,7 +41,8 @@ from fedsim.privacy.client_level import (
     require_client_level,
     require_still_buffers,
 )
-from fedsim.privacy.noise import Noise
+from fedsim.privacy.key_file import KeyFile
+from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
 from fedsim.randomness import SERVER, Streams, isolated
@@ -289,7 +291,8 @@ def run_digest(scenario: Scenario, seed: int, federation: Federation, arrays: Ar
         ("clients", scenario.client),
         ("models", scenario.model),
     ):
-        _digest_part(found, _foreign_code(default_registry().resolve(group, block.name)))
+        for code in _foreign_code(group, block.name):
+            _digest_part(found, code)
     return found.digest()
 
 
@@ -299,13 +302,23 @@ def _digest_part(found: Any, part: bytes) -> None:
     found.update(part)
 
 
-def _foreign_code(plugin: object) -> bytes:
-    """The module that a plugin was written in; of fedsim's own its version tells."""
-    module = sys.modules.get(getattr(plugin, "__module__", ""))
-    path = getattr(module, "__file__", None)
-    if module is None or path is None or module.__name__.partition(".")[0] == "fedsim":
-        return b""
-    return Path(path).read_bytes()
+def _foreign_code(group: str, name: str) -> Iterator[bytes]:
+    """The modules that a foreign plugin was written in, its base classes' too.
+
+    Of fedsim's own code the version tells.
+    """
+    plugin = default_registry().resolve(group, name)
+    kinds = plugin.__mro__ if isinstance(plugin, type) else (plugin,)
+    written = name.rpartition(":" if ":" in name else ".")[0] or kinds[0].__module__
+    if not _is_own(written):
+        for module in sorted({written, *(kind.__module__ for kind in kinds)}):
+            path = getattr(sys.modules.get(module), "__file__", None)
+            if path is not None and not _is_own(module):
+                yield Path(path).read_bytes()
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == "fedsim"
 
 
 def _budget(scenario: Scenario) -> float | None:
@@ -362,7 +375,12 @@ def engine(
         buffers.begin(arrays)
         noise = None
         if privacy is not None:
-            noise = Noise.seeded(run_digest(scenario, seed, federation, arrays))
+            digest = run_digest(scenario, seed, federation, arrays)
+            noise = Noise.seeded(digest)
+            if privacy.settings.noise == "secret":
+                # A trial, or an audit's own training, has a key of its own that nobody keeps.
+                key = KeyFile(folder.path).read() if folder else secrets.token_bytes(KEY_BYTES)
+                noise = Noise.secret(key, digest)
         at_clients = privacy is not None and privacy.settings.unit != "client"
         job = Job(
             scenario,

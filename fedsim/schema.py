@@ -316,6 +316,9 @@ class Privacy(Block):
         on_budget: stop the run there, or go on without that client.
         filter: of gradients; None keeps all.
         augmentations: average a record's gradients over so many augmentations before clipping.
+        noise: "seeded" comes from the scenario and the seed, so that the run can be repeated, and
+            whoever knows them can take it off: simulation. "secret" comes from a key that the
+            operating system draws for the run, and that is erased when the run is done.
         averaging: weight of the past in an exponential mean of the round's iterates, which is sent
             in place of the last one; 0 sends the last.
         physical_batch: records whose gradients are computed at a time; it changes no result beyond
@@ -337,6 +340,7 @@ class Privacy(Block):
     on_budget: Literal["stop", "drop_client"] = "stop"
     filter: Filter | None = None
     augmentations: Count = 1
+    noise: Literal["seeded", "secret"] = "seeded"
     averaging: Share = 0.0
     physical_batch: Count = 64
     audit: StrictBool | Literal["mechanism", "run", "lira"] = False

@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import ray
@@ -23,6 +24,7 @@ from fedsim.faults import Failure
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Spent, Worker
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.privacy.noise import Noise
 from fedsim.scenario import Resources
 
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
@@ -51,8 +53,8 @@ class _Actor:
         flower.configure_identity()
         self._worker: Worker | None = None
 
-    def configure(self, job: Job) -> None:
-        self._worker = Worker(job)
+    def configure(self, job: Job, noise: Noise | None) -> None:
+        self._worker = Worker(replace(job, noise=noise))
         self._worker.warm()
 
     def run(
@@ -170,9 +172,11 @@ class RayGrid(BaseGrid):
         super().__init__(job, ledger, tick)
         self._pool = _pool(job.scenario.resources, workers, verbose)
         self._workers = workers
-        self._job = ray.put(job)
+        # Apart from the job: an object store writes to disk when memory is short, where no key may
+        # be. So small an argument travels with the call.
+        self._job, self._noise = ray.put(replace(job, noise=None)), job.noise
         try:
-            ray.get([actor.configure.remote(self._job) for actor in self._pool.actors[:workers]])
+            ray.get([self._configure(actor) for actor in self._pool.actors[:workers]])
         except ray.exceptions.RayTaskError as error:
             raise RunError(f"a worker could not start:\n{error}") from error
 
@@ -231,7 +235,11 @@ class RayGrid(BaseGrid):
 
     def _restart(self, worker: int) -> dict[Any, int]:
         """Start another actor in a worker's place; it is ready when the returned key is."""
-        return {self._pool.replace(worker).configure.remote(self._job): worker}
+        return {self._configure(self._pool.replace(worker)): worker}
+
+    def _configure(self, actor: Any) -> Any:
+        """Give an actor the job; the reference is ready when it is."""
+        return actor.configure.remote(self._job, self._noise)
 
     def _overdue(self, flying: dict[Any, _Flight]) -> list[Any]:
         """References of the clients that take longer than the scenario allows."""

@@ -26,6 +26,12 @@ from fedsim.privacy.accounting import (
 )
 from fedsim.privacy.plan import PrivacyPlan
 
+RANDOMNESS = {
+    "seeded": "simulation-grade: whoever knows the seed can remove the noise",
+    "secret": "secret: from a key of the operating system that is erased when the run is done",
+}
+"""What `privacy.noise` means, as run.json says it."""
+
 Histories = dict[str, tuple[Entry, ...]]
 
 
@@ -218,7 +224,7 @@ def describe(plan: PrivacyPlan) -> dict[str, Any]:
             "rounds.jsonl": "rdp; epsilon_upper: as each line names it",
             "summary.json": "prv or rdp",
         },
-        "randomness": "simulation-grade: whoever knows the seed can remove the noise",
+        "randomness": RANDOMNESS[settings.noise],
         "clients": {
             name: {
                 "units": client.units,

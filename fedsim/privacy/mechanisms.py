@@ -11,7 +11,8 @@ and on released quantities only, so adding or removing one record moves every su
 clipping norm C; sums are divided by the fixed expected batch, never by a count; a gradient that is
 not finite counts as zero; a sample without records releases noise like any other.
 
-Seeded noise is for simulation: who knows the seed can take the noise off again.
+Noise is a `fedsim.privacy.noise.Noise`. Seeded noise is for simulation: who knows the seed can take
+it off again.
 """
 
 from __future__ import annotations
