@@ -356,6 +356,29 @@ def test_a_client_that_releases_less_than_it_is_charged_for_is_caught(
         run_tiny("client=misbehaving:Silent", PRIVATE[1])
 
 
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("resampled", "drew a second sample before it released the first"),
+        ("many rows", "rows out of a sample of"),
+        ("fifty times", "made a release without a sample"),
+        ("wider", r"rows of 4 torch\.float32 after rows of 3"),
+        ("caught", "asked for one more sample"),
+        ("left over", "drew a sample that it did not release"),
+        ("after the round", "used site.releases after its round was over"),
+    ],
+)
+def test_a_client_method_that_breaks_the_rule_of_releases_is_named(
+    how: str, what: str, run_tiny: Callable[..., Result]
+) -> None:
+    with pytest.raises(ClientError, match=rf"Releases\.train .*{what}"):
+        run_tiny(f"client={{name: misbehaving:Releases, how: {how}}}", PRIVATE[1])
+
+
+def test_a_client_method_that_keeps_the_rule_runs(run_tiny: Callable[..., Result]) -> None:
+    assert run_tiny("client={name: misbehaving:Releases, how: well}", PRIVATE[1]).rounds
+
+
 DISTILLED = (
     "rounds=1",
     "strategy={name: gdd, epochs: 2}",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -181,6 +184,41 @@ class Silent(Counts):
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         return 3
+
+
+class Releases(Counts):
+    """Breaks the rule of one sample, one row a unit, one release; three of them are planned."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        return 3
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        releases = site.releases
+        assert releases is not None
+        if self.how == "after the round" and site.client:
+            releases = self.kept[0]
+        self.kept[:] = [releases]
+        with contextlib.suppress(RuntimeError if self.how == "caught" else ()):
+            self._release(releases)
+        return super().train(content, site)
+
+    def _release(self, releases: Any) -> None:
+        for step in range(4 if self.how == "caught" else 3):
+            _, places = releases.sample()
+            if self.how == "left over" and step == 2:
+                return
+            while self.how == "resampled" and len(np.unique(places)) % 2:
+                _, places = releases.sample()
+            count = len(np.unique(places)) * (100 if self.how == "many rows" else 1)
+            again = 50 if self.how == "fifty times" else 1
+            width = 3 + (self.how == "wider" and step)
+            for _ in range(again):
+                releases.release(torch.zeros(count, width))
 
 
 class Broken(Counts):
