@@ -497,7 +497,6 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
         "data_source": federation.store.source,
-        "positive": federation.task.positive,
     }
     folder.write_json("summary.json", summary)
     return folder.read_json("summary.json")

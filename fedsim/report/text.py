@@ -36,7 +36,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
-        *([positive_note(summary["positive"])] if summary.get("positive") else []),
+        *filter(None, [positive_note(_positive(folder))]),
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         f"privacy: {privacy}",
@@ -44,6 +44,15 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {folder}",
     ]
+
+
+def _positive(folder: Path) -> str | None:
+    """The positive class of a run; None where it has none."""
+    run = folder / "run.json"
+    if not run.is_file():
+        return None
+    found: str | None = json.loads(run.read_text())["data"].get("positive")
+    return found
 
 
 def positive_note(positive: str | None, rule: str = "") -> str:
