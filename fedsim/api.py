@@ -29,6 +29,15 @@ from fedsim.engine import (
 )
 from fedsim.errors import InputError
 from fedsim.federation import Federation, build_federation
+from fedsim.identity import (
+    edited,
+    has_identity,
+    new_identity,
+    refuse,
+    run_record,
+    scenario_edited,
+    sealed,
+)
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name, unit_note
 from fedsim.locks import held
 from fedsim.loop import Rounds, mean_scores
@@ -165,6 +174,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
     folder.write_text("scenario.yaml", scenario.to_yaml())
     if _is_secret(scenario):
         KeyFile(folder.path).create()
+    record |= new_identity(folder)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
     for note in federation.notes(counts=privacy is None):
         console.line(f"data: {note}")
@@ -189,19 +199,28 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             those that the run began with.
     """
     folder = RunFolder.open(path)
-    record = folder.read_json("run.json")
+    record = run_record(folder)
     others = [word for word in resources if not word.startswith(_RESUMABLE)]
     if others:
         raise InputError(
             f"a resumed run keeps its scenario; {others[0]!r} would change it",
             hint=f"these may change: {', '.join(_RESUMABLE)}",
         )
+    refuse(path, scenario_edited(path, record))
     if record["status"] == "done":
+        refuse(path, edited(path, record))
         KeyFile(path).erase()
         summary = folder.read_json("summary.json")
         rows = folder.read_lines("rounds.jsonl")
         console.line(f"{path} is finished; there is nothing to resume")
         return Result(path, record["seed"], summary["metrics"], summary, rows)
+    if not has_identity(record):
+        raise InputError(
+            f"{path} cannot go on: an older fedsim began it, whose checkpoints were pickles, which "
+            "can run code when they are read",
+            hint=f"to start again, type: fedsim run {path / 'scenario.yaml'} "
+            f"--seed {record['seed']}",
+        )
     scenario, seed = load(path / "scenario.yaml", resources), record["seed"]
     if _is_secret(scenario):
         KeyFile(path).read()
@@ -222,6 +241,7 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             f"the noise or the rates of {path} are planned differently by this software",
             hint="resume with the versions that run.json names, or start again",
         )
+    refuse(path, edited(path, record))
     strategy = build_strategy(scenario, len(federation.train), privacy)
     attacked = _subject(scenario, federation, privacy, seed)
     console.line(f"{scenario.name}, seed {seed}: {_data_line(scenario, federation)}")
@@ -261,8 +281,9 @@ def _go(
 ) -> Result:
     """Run the rounds that are left, and close the run folder whatever happens."""
     with _locked(folder):
-        status = "failed"
-        folder.write_json("run.json", record | {"status": "running", "finished": None})
+        # A run that cannot go on stays what it was.
+        status = str(record["status"]) if resumed else "failed"
+        folder.write_json("run.json", sealed(record | {"status": "running", "finished": None}))
         try:
             with engine(
                 scenario, seed, federation, strategy, console, folder, privacy=privacy
@@ -270,10 +291,11 @@ def _go(
                 if resumed:
                     assert rounds.checkpoints is not None
                     checkpoint = rounds.checkpoints.latest()
-                    rounds.checkpoints.rewind(checkpoint)
                     if checkpoint is not None:
                         rounds.restore(checkpoint)
+                    rounds.checkpoints.rewind(checkpoint)
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
+                status = "failed"
                 rounds.run()
                 summary = _finish(federation, rounds, folder)
                 if attacked is not None:
@@ -286,7 +308,7 @@ def _go(
             raise KeyboardInterrupt(str(folder.path)) from interrupt
         finally:
             console.stop()
-            folder.write_json("run.json", record | {"finished": now(), "status": status})
+            folder.write_json("run.json", sealed(record | {"finished": now(), "status": status}))
             if status == "done":
                 KeyFile(folder.path).erase()
         _report(folder, console)

@@ -1,21 +1,24 @@
 """Checkpoints: enough to go on, to the same bits, after a kill at any moment.
 
 A checkpoint is one file, written whole, after a round and before the round's lines; it holds these
-lines itself. To resume is to cut the JSONL files back to the length they had before that round,
-to append the checkpoint's lines, and to go on with the next round. The last two are kept.
+lines itself. To resume is to cut the JSONL files back to what they were before that round, to
+append the checkpoint's lines, and to go on with the next round. The last two are kept.
 
 One-shot methods have one long round: there each client's reply is stored on arrival, and a resumed
 run asks only the others.
 
-Checkpoints are pickles: resuming a stranger's run folder runs that stranger's code, as running
-their scenario does.
+Nothing is unpickled: the bytes are those of fedsim/storing.py. Each file says which run it is of.
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-from dataclasses import dataclass
+import functools
+import hashlib
+import logging
+import os
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,42 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
+from fedsim.errors import InputError, Problem, RunError
 from fedsim.runfolder import RunFolder, write_whole
+from fedsim.storing import (
+    DamagedError,
+    OtherFormatError,
+    UnstorableError,
+    decode,
+    encode,
+    require_storable,
+)
 from fedsim.strategy import Strategy
 
 LINES = ("rounds.jsonl", "traffic.jsonl", "privacy.jsonl")
 """The files that grow by lines, and are cut back on resume."""
+
+SUFFIX = ".ckpt"
 _KEPT = 2
+_IDENTITY = ("run_id", "seed", "scenario_sha256")
+# Made anew, by the same code, with the strategy itself.
+_CODE = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    functools.partial,
+    logging.Logger,
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a file of lines was at some moment: its bytes, and their SHA-256."""
+
+    length: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +74,12 @@ class Checkpoint:
         arrays: the global arrays.
         selected: the models that the scenario's rule chose so far.
         loop: what the loop remembers besides (metrics of `selected`, the best validation score).
-        strategy: the strategy's state.
+        strategy: the strategy's state, see `strategy_state`.
         contexts: the clients' states, by client number.
         ledger: the traffic ledger's state.
         privacy: the privacy ledger's state; None without one.
-        lengths: bytes of each file of lines before the round.
-        lines: the round's own lines, by file.
+        marks: each file of lines before the round.
+        lines: the text that the round appended to each.
         seconds: time spent on the run so far.
     """
 
@@ -57,95 +90,276 @@ class Checkpoint:
     strategy: dict[str, Any]
     contexts: dict[int, RecordDict]
     ledger: dict[str, Any]
-    lengths: dict[str, int]
-    lines: dict[str, list[dict[str, Any]]]
+    marks: dict[str, Mark]
+    lines: dict[str, str]
     seconds: float
     privacy: dict[str, Any] | None = None
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """The record's arrays, copied, as a checkpoint holds them."""
-    return {name: np.array(value) for name, value in flower.tensors(record).items()}
+    """The record's arrays, read-only, as a checkpoint holds them."""
+    return flower.tensors(record)
 
 
-def strategy_state(strategy: FlowerStrategy) -> dict[str, Any]:
-    """A strategy's state: what it says itself or, of a foreign one, the attributes that pickle."""
+def strategy_state(
+    strategy: FlowerStrategy, _around: tuple[FlowerStrategy, ...] = ()
+) -> dict[str, Any]:
+    """A strategy's state: what it says itself or, of a foreign one, what can be stored of it.
+
+    Of a foreign strategy these are the attributes that are `fedsim.storing.STORABLE`, and the state
+    of strategies that it wraps. Code (functions, classes) is made anew with the strategy. The
+    attributes that are none of these are named in `lost`, with their types.
+
+    Raises:
+        RunError: a fedsim strategy's `state_dict` holds what cannot be stored.
+    """
+    name = type(strategy).__name__
     if isinstance(strategy, Strategy):
-        return dict(strategy.state_dict())
-    state = {}
-    for name, value in vars(strategy).items():
-        with contextlib.suppress(Exception):
-            pickle.dumps(value)
-            state[name] = value
-    return state
+        state = dict(strategy.state_dict())
+        try:
+            require_storable(state, "state_dict()")
+        except UnstorableError as error:
+            raise RunError(f"strategy {name}: {error}") from error
+        return state
+    kept: dict[str, Any] = {}
+    wrapped: dict[str, Any] = {}
+    lost: dict[str, str] = {}
+    for attribute, value in vars(strategy).items():
+        if isinstance(value, FlowerStrategy):
+            if any(value is one for one in (*_around, strategy)):
+                continue
+            wrapped[attribute] = strategy_state(value, (*_around, strategy))
+            inner = {} if isinstance(value, Strategy) else wrapped[attribute]["lost"]
+            lost |= {f"{attribute}.{one}": kind for one, kind in inner.items()}
+        elif not isinstance(value, _CODE):
+            try:
+                require_storable(value, attribute)
+                kept[attribute] = value
+            except UnstorableError:
+                lost[attribute] = type(value).__name__
+    return {"kept": kept, "wrapped": wrapped, "lost": lost}
 
 
-def restore_strategy(strategy: FlowerStrategy, state: dict[str, Any]) -> None:
+def lost_line(strategy: FlowerStrategy, state: Mapping[str, Any]) -> str:
+    """What of a foreign strategy a resumed run begins anew, in a line; "" where it is nothing."""
+    if isinstance(strategy, Strategy) or not state["lost"]:
+        return ""
+    names = ", ".join(f"{name} ({kind})" for name, kind in state["lost"].items())
+    return (
+        f"checkpoints do not hold all of strategy {type(strategy).__name__}: {names} cannot be "
+        "stored, and begins anew in a run that is resumed"
+    )
+
+
+def restore_strategy(strategy: FlowerStrategy, state: Mapping[str, Any]) -> None:
     """Give a strategy its state back."""
     if isinstance(strategy, Strategy):
-        strategy.load_state_dict(state)
-    else:
-        vars(strategy).update(state)
+        strategy.load_state_dict(dict(state))
+        return
+    vars(strategy).update(state["kept"])
+    for attribute, inner in state["wrapped"].items():
+        restore_strategy(vars(strategy)[attribute], inner)
+
+
+@dataclass
+class _Watched:
+    """A file of lines as far as it has been read, to take its mark without reading it again."""
+
+    length: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def read(self, path: Path) -> Mark:
+        """Read what has been appended, wait until it is on the disk, and mark the whole."""
+        if path.exists():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+                file.seek(self.length)
+                while block := file.read(1 << 20):
+                    self.digest.update(block)
+                    self.length += len(block)
+        return Mark(self.length, self.digest.hexdigest())
 
 
 class Checkpoints:
-    """The `checkpoint/` folder of a run."""
+    """The `checkpoint/` folder of a run.
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    Args:
+        folder: the run folder; run.json is in it.
+        say: prints a line.
+    """
+
+    def __init__(self, folder: RunFolder, say: Callable[[str], None] = lambda line: None) -> None:
+        self._folder, self._say = folder, say
         self._path = folder.path / "checkpoint"
+        self._watched = {name: _Watched() for name in LINES}
+        self._identity: dict[str, Any] | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, and remove all but the last two and the replies it contains."""
-        write_whole(self._path / f"round-{checkpoint.round:06d}.pkl", pickle.dumps(checkpoint))
+        values = vars(checkpoint) | {
+            "marks": {name: [m.length, m.sha256] for name, m in checkpoint.marks.items()}
+        }
+        self._write(self._path / f"round-{checkpoint.round:06d}{SUFFIX}", values)
         for old in self._rounds()[:-_KEPT]:
             old.unlink()
-        for reply in self._path.glob("reply-*.pkl"):
+        for reply in self._path.glob(f"reply-*{SUFFIX}"):
             reply.unlink()
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, or None before the first round's end."""
-        paths = self._rounds()
-        if not paths:
-            return None
-        found = pickle.loads(paths[-1].read_bytes())
-        assert isinstance(found, Checkpoint)
-        return found
+        """The newest checkpoint that is whole, or None before the first round's end.
+
+        Raises:
+            InputError: there were checkpoints, and none is left that can be used; or one is of
+                another run or version.
+        """
+        damaged: list[Problem] = []
+        for path in reversed(self._rounds()):
+            found = self._read_round(path, damaged)
+            if found is not None:
+                for problem in damaged:
+                    self._say(f"{problem}; going back to round {found.round}")
+                return found
+        rounds = self._folder.path / LINES[0]
+        if not damaged and rounds.exists() and rounds.stat().st_size:
+            what = f"holds no checkpoint although {rounds.name} has the lines of finished rounds"
+            damaged = [Problem(str(self._path), what)]
+        if damaged:
+            raise self._refusal("no checkpoint is left to go on from", damaged)
+        return None
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
-        """Bring the files of lines to the checkpoint's state (empty without one)."""
+        """Bring the files of lines to the checkpoint's state (empty without one).
+
+        A file that lost lines gets them back from the checkpoint before, if that has them.
+
+        Raises:
+            InputError: a file is short or damaged further back; then nothing is changed.
+        """
+        whole: dict[str, bytes] = {}
+        problems: list[Problem] = []
+        for name in LINES if checkpoint else ():
+            assert checkpoint is not None
+            before = self._lines_before(name, checkpoint)
+            if before is None:
+                what = f"is short or was changed before round {checkpoint.round}"
+                problems.append(Problem(str(self._folder.path / name), what))
+            else:
+                whole[name] = before + checkpoint.lines.get(name, "").encode()
+        if problems:
+            raise self._refusal("lines of finished rounds are lost", problems)
         for name in LINES:
             path = self._folder.path / name
-            length = checkpoint.lengths.get(name, 0) if checkpoint else 0
-            if path.exists():
-                with path.open("r+b") as file:
-                    file.truncate(length)
-            for line in checkpoint.lines.get(name, ()) if checkpoint else ():
-                self._folder.append(name, line)
+            if path.exists() or whole.get(name):
+                write_whole(path, whole.get(name, b""))
+            self._watched[name] = _Watched()
 
-    def lengths(self) -> dict[str, int]:
-        """Bytes of each file of lines now."""
-        sizes = {}
-        for name in LINES:
-            with contextlib.suppress(FileNotFoundError):
-                sizes[name] = (self._folder.path / name).stat().st_size
-        return {name: sizes.get(name, 0) for name in LINES}
+    def marks(self) -> dict[str, Mark]:
+        """What each file of lines is now; all of it is on the disk."""
+        return {name: self._watched[name].read(self._folder.path / name) for name in LINES}
 
     def save_reply(self, round: int, client: int, content: RecordDict, state: RecordDict) -> None:
         """Store a one-shot client's reply and state as it arrives."""
-        data = pickle.dumps((content, state), protocol=5)
-        write_whole(self._reply(round, client), data)
+        values = {"round": round, "client": client, "content": content, "state": state}
+        self._write(self._reply(round, client), values)
 
     def reply(self, round: int, client: int) -> tuple[RecordDict, RecordDict] | None:
-        """The stored reply and state of a client, or None."""
+        """The stored reply and state of a client; None where there is none, or it is damaged.
+
+        Raises:
+            InputError: it is another run's, or of another version.
+        """
         path = self._reply(round, client)
         if not path.exists():
             return None
-        content, state = pickle.loads(path.read_bytes())
-        return content, state
+        damaged: list[Problem] = []
+        values = self._read(path, damaged)
+        if values is not None and (values.get("round"), values.get("client")) != (round, client):
+            damaged.append(Problem(str(path), "is the reply of another client or round"))
+        if values is None or damaged:
+            self._say(f"{damaged[0]}; the client is asked again")
+            return None
+        return values["content"], values["state"]
+
+    def _lines_before(self, name: str, checkpoint: Checkpoint) -> bytes | None:
+        """The bytes of a file before the checkpoint's round; None where they are lost."""
+        path = self._folder.path / name
+        data = path.read_bytes() if path.exists() else b""
+        wanted = checkpoint.marks[name]
+        if _marked(data[: wanted.length]) == wanted:
+            return data[: wanted.length]
+        for older in self._rounds():
+            found = self._read_round(older, [])
+            if found is not None and found.round < checkpoint.round:
+                mark = found.marks[name]
+                rebuilt = data[: mark.length] + found.lines.get(name, "").encode()
+                if _marked(data[: mark.length]) == mark and _marked(rebuilt) == wanted:
+                    self._say(f"{path}: lines were lost or changed; rebuilt from {older.name}")
+                    return rebuilt
+        return None
+
+    def _read_round(self, path: Path, damaged: list[Problem]) -> Checkpoint | None:
+        """A checkpoint; None, and a problem more, where it is damaged."""
+        values = self._read(path, damaged)
+        if values is None:
+            return None
+        try:
+            marks = {name: Mark(*values["marks"][name]) for name in LINES}
+            found = Checkpoint(**{**values, "marks": marks})
+        except (KeyError, TypeError) as error:
+            damaged.append(Problem(str(path), f"is not a checkpoint of this fedsim: {error}"))
+            return None
+        if self._path / f"round-{found.round:06d}{SUFFIX}" != path:
+            damaged.append(Problem(str(path), f"is the checkpoint of round {found.round}"))
+            return None
+        return found
+
+    def _read(self, path: Path, damaged: list[Problem]) -> dict[str, Any] | None:
+        """What a file of this run holds; None, and a problem more, where it is damaged."""
+        try:
+            values = decode(path.read_bytes())
+            if not isinstance(values, dict) or not isinstance(values.get("identity"), dict):
+                raise DamagedError("is not of a run")
+        except OtherFormatError as error:
+            problem = Problem(str(path), str(error))
+            raise self._refusal("its checkpoints are another fedsim's", [problem]) from error
+        except (OSError, DamagedError) as error:
+            damaged.append(Problem(str(path), str(error)))
+            return None
+        own, theirs = self._own_identity(), values.pop("identity")
+        wrong = [key for key in _IDENTITY if own[key] != theirs.get(key)]
+        if wrong:
+            what = f"is of another run than run.json ({', '.join(wrong)})"
+            raise self._refusal("its files are not of one run", [Problem(str(path), what)])
+        return values
+
+    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
+        try:
+            data = encode({"identity": self._own_identity(), **values}, path.name)
+        except UnstorableError as error:
+            raise RunError(f"the state of the run cannot be stored: {error}") from error
+        write_whole(path, data)
+
+    def _own_identity(self) -> dict[str, Any]:
+        if self._identity is None:
+            record = self._folder.read_json("run.json")
+            self._identity = {key: record.get(key) for key in _IDENTITY}
+        return self._identity
+
+    def _refusal(self, why: str, problems: list[Problem]) -> InputError:
+        scenario = self._folder.path / "scenario.yaml"
+        return InputError(
+            f"{self._folder.path} cannot go on: {why}",
+            problems,
+            hint=f"to start again, type: fedsim run {scenario} "
+            f"--seed {self._own_identity().get('seed')}",
+        )
 
     def _reply(self, round: int, client: int) -> Path:
-        return self._path / f"reply-{round:06d}-{client:06d}.pkl"
+        return self._path / f"reply-{round:06d}-{client:06d}{SUFFIX}"
 
     def _rounds(self) -> list[Path]:
-        return sorted(self._path.glob("round-*.pkl"))
+        return sorted(self._path.glob(f"round-*{SUFFIX}"))
+
+
+def _marked(data: bytes) -> Mark:
+    return Mark(len(data), hashlib.sha256(data).hexdigest())

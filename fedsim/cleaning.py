@@ -20,8 +20,9 @@ from fedsim.errors import InputError, Problem
 from fedsim.locks import is_taken
 from fedsim.runfolder import RunFolder
 
-# What checkpoints and stores consist of; ".name.*" is what a kill leaves of an unfinished write.
-_CHECKPOINT_FILES = ("*.pkl", ".*.pkl.*", "noise.key", ".noise.key.*")
+# What checkpoints (those of older versions, too) and stores consist of; ".name.*" is what a kill
+# leaves of an unfinished write.
+_CHECKPOINT_FILES = ("*.ckpt", ".*.ckpt.*", "noise.key", ".noise.key.*", "*.pkl", ".*.pkl.*")
 _STORE_FILES = ("store.json", "*.npy")
 _BUILDING = ".building-"  # the prefix of stores that are not finished
 _STALE_SECONDS = 24 * 3600
@@ -119,7 +120,7 @@ def _checkpoint(run: Path, forced: bool) -> Item | None:
         return None
     try:
         status = str(RunFolder(run).read_json("run.json")["status"])
-    except (OSError, ValueError, KeyError, AssertionError):
+    except (InputError, KeyError):
         status = "of unknown status"
     kept = ""
     if is_taken(run):

@@ -397,7 +397,7 @@ def engine(
         )
 
         traffic: list[dict[str, Any]] = []
-        checkpoints = Checkpoints(folder) if folder is not None else None
+        checkpoints = Checkpoints(folder, console.line) if folder is not None else None
 
         def sink(row: dict[str, Any]) -> None:
             if folder is not None:

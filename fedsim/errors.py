@@ -64,6 +64,11 @@ class InputError(FedsimError):
         return "\n".join(lines)
 
 
+def problems_of(error: InputError, where: str = "") -> list[Problem]:
+    """What an error says, as problems of a longer list."""
+    return list(error.problems) or [Problem(where, error.headline)]
+
+
 class RunError(FedsimError):
     """The run failed although its input was right."""
 

@@ -170,6 +170,30 @@ def tensors(record: ArrayRecord) -> dict[str, NDArray]:
     return {name: _ndarray(array) for name, array in record.items()}
 
 
+def dismantle(array: Array) -> NDArray | tuple[str, list[int], str, bytes]:
+    """An array's parts, to be stored: its values or, of an Array of Flower's own, its fields."""
+    if isinstance(array, _LazyArray):
+        return _ndarray(array)
+    return array.dtype, list(array.shape), array.stype, array.data
+
+
+def assemble(parts: Mapping[str, NDArray | tuple[str, list[int], str, bytes]]) -> ArrayRecord:
+    """The record that `dismantle` took apart, by the names of its arrays.
+
+    Raises:
+        ValueError: the parts are none.
+    """
+    lazy = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
+    record, built = ArrayRecord(), tensor_record(lazy, copy=False)
+    for name, part in parts.items():
+        if name in built:
+            record[name] = built[name]
+        else:
+            dtype, shape, stype, data = part
+            record[name] = Array(dtype, tuple(shape), stype, data)
+    return record
+
+
 def pack_state(state: Mapping[str, torch.Tensor], *, copy: bool = True) -> ArrayRecord:
     """The record that carries a module's `state_dict()`.
 

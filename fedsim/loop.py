@@ -18,17 +18,20 @@ from fedsim.buffers import Buffers
 from fedsim.checkpoint import (
     Checkpoint,
     Checkpoints,
+    Mark,
     arrays_of,
+    lost_line,
     restore_strategy,
     strategy_state,
 )
 from fedsim.console import Console
-from fedsim.errors import FedsimError, RunError
+from fedsim.errors import FedsimError, InputError, RunError
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import peak_rss_mb
 from fedsim.ledger.privacy import NO_PRIVACY, PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.randomness import Streams, isolated
+from fedsim.runfolder import line_of
 from fedsim.scenario import Scenario
 from fedsim.strategy import Server, Strategy
 
@@ -104,6 +107,7 @@ class Rounds:
     _best: float | None = None
     _begun: float = field(default_factory=time.perf_counter)
     _charged: list[dict[str, Any]] = field(default_factory=list)
+    _lost: str = ""
 
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
@@ -128,7 +132,12 @@ class Rounds:
                 return
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the state that a checkpoint holds."""
+        """Take up the state that a checkpoint holds.
+
+        Raises:
+            InputError: it is the state of another model, or of other clients.
+        """
+        self._require_fitting(checkpoint)
         self.finished, self.seconds_before = checkpoint.round, checkpoint.seconds
         self.arrays = flower.tensor_record(checkpoint.arrays)
         self.selected = [flower.tensor_record(arrays) for arrays in checkpoint.selected]
@@ -140,14 +149,31 @@ class Rounds:
         if self.privacy is not None and checkpoint.privacy is not None:
             self.privacy.load_state_dict(checkpoint.privacy)
 
+    def _require_fitting(self, checkpoint: Checkpoint) -> None:
+        problem = ""
+        try:
+            for arrays in (checkpoint.arrays, *checkpoint.selected):
+                self.fits(flower.tensor_record(arrays))
+        except ValueError as error:
+            problem = str(error)
+        if set(checkpoint.contexts) != set(self.grid.states()):
+            problem = f"it has the states of {len(checkpoint.contexts)} clients"
+        if problem:
+            raise InputError(
+                f"the checkpoint of round {checkpoint.round} is not of this run's model and "
+                f"clients: {problem}",
+                hint="resume with the code that the run began with, or start again",
+            )
+
     def trial(self) -> None:
         """Exchange the messages of one round, aggregate and score; write nothing."""
         self._exchange(1, {})
         self.score_test(self.arrays)
+        strategy_state(self.strategy)
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()
-        lengths = self.checkpoints.lengths() if self.checkpoints else {}
+        marks = self.checkpoints.marks() if self.checkpoints else {}
         self.traffic.clear()
         heard: dict[str, dict[str, Any]] = {}
         joined, reported = self._exchange(number, heard)
@@ -175,25 +201,31 @@ class Rounds:
         }
         self.finished = number
         if self.checkpoints is not None:
-            self.checkpoints.save(self._checkpoint(row, lengths))
+            self.checkpoints.save(self._checkpoint(row, marks))
         self.write("rounds.jsonl", row)
         self.console.round(row)
 
-    def _checkpoint(self, row: dict[str, Any], lengths: dict[str, int]) -> Checkpoint:
+    def _checkpoint(self, row: dict[str, Any], marks: dict[str, Mark]) -> Checkpoint:
+        state = strategy_state(self.strategy)
+        lost = lost_line(self.strategy, state)
+        if lost and lost != self._lost:
+            self.console.line(lost)
+        self._lost = lost
+        rows = {
+            "rounds.jsonl": [row],
+            "traffic.jsonl": self.traffic,
+            "privacy.jsonl": self._charged,
+        }
         return Checkpoint(
             round=self.finished,
             arrays=arrays_of(self.arrays),
             selected=[arrays_of(arrays) for arrays in self.selected],
             loop={"metrics": self.metrics, "best": self._best, "failed": self.failed},
-            strategy=strategy_state(self.strategy),
+            strategy=state,
             contexts=self.grid.states(),
             ledger=self.ledger.state_dict(),
-            lengths=lengths,
-            lines={
-                "rounds.jsonl": [row],
-                "traffic.jsonl": list(self.traffic),
-                "privacy.jsonl": list(self._charged),
-            },
+            marks=marks,
+            lines={name: "".join(map(line_of, some)) for name, some in rows.items()},
             seconds=self.seconds,
             privacy=self.privacy.state_dict() if self.privacy else None,
         )

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | bytearray) -> None:
     """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -38,9 +38,19 @@ def write_whole(path: Path, data: bytes) -> None:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
+        _sync_entries(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _sync_entries(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def plain(value: Any) -> Any:
@@ -56,6 +66,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A row as a line of a JSONL file."""
+    return json.dumps(plain(row), allow_nan=False) + "\n"
 
 
 class RunFolder:
@@ -105,7 +120,7 @@ class RunFolder:
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one line of JSON and flush it."""
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(row), allow_nan=False) + "\n")
+            file.write(line_of(row))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole."""
@@ -123,18 +138,46 @@ class RunFolder:
         write_whole(self.path / name, buffer.getvalue())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file."""
-        value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        assert isinstance(value, dict)
+        """Read a JSON file; InputError, naming it, where it is missing or damaged."""
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise damaged(path, error) from error
+        if not isinstance(value, dict):
+            raise damaged(path, "it holds no JSON object")
         return value
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Read a JSONL file; an unfinished last line (a kill in the middle) is left out."""
+        """Read a JSONL file; an unfinished last line (a kill in the middle) is left out.
+
+        Raises:
+            InputError: it is damaged; the message names the file and the line.
+        """
         path = self.path / name
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        rows = []
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, ValueError) as error:
+            raise damaged(path, error) from error
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise damaged(path, f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise damaged(path, f"line {number} holds no JSON object")
+            rows.append(row)
+        return rows
+
+
+def damaged(where: Path, why: Exception | str) -> InputError:
+    """The error of a file of a run folder that is not what a run writes."""
+    if isinstance(why, OSError):
+        why = why.strerror or why
+    return InputError(f"{where} cannot be read: {why}")
 
 
 def now() -> str:

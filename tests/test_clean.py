@@ -43,7 +43,7 @@ def folder(path: str, status: str) -> Path:
     """A run folder with 3,000 bytes of checkpoint, and results."""
     run = Path(path)
     (run / "checkpoint").mkdir(parents=True)
-    for name in ("round-000001.pkl", "reply-000002-000000.pkl", ".round-000002.pkl.x8f3"):
+    for name in ("round-000001.ckpt", "reply-000002-000000.pkl", ".round-000002.ckpt.x8f3"):
         (run / "checkpoint" / name).write_bytes(bytes(1000))
     (run / "scenario.yaml").write_text("name: x\n")
     (run / "run.json").write_text(json.dumps({"status": status, "seed": 0}))

@@ -172,7 +172,7 @@ def test_the_strategy_with_a_memory_resumes_to_the_same_bits(workshop: Path) -> 
     own = "strategy=server_momentum.ServerMomentum"
     folder = run("experiment.yaml", own, "client.epochs=1", runs=workshop / "whole").folder
     whole = (folder / "model.safetensors").read_bytes()
-    (folder / "checkpoint" / "round-000003.pkl").unlink()
+    (folder / "checkpoint" / "round-000003.ckpt").unlink()
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     (folder / "model.safetensors").unlink()

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, problems_of
 from fedsim.report.paths import paths_in, shortest, without_paths
 from fedsim.report.record import NUMBER
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
@@ -88,11 +88,7 @@ class Run:
     @property
     def traffic(self) -> list[dict[str, Any]]:
         """The lines of traffic.jsonl, read each time: there is one for every message."""
-        try:
-            return self.folder.read_lines("traffic.jsonl")
-        except (OSError, ValueError) as error:
-            path = self.folder.path / "traffic.jsonl"
-            raise InputError(f"{path} cannot be read: {error}") from error
+        return self.folder.read_lines("traffic.jsonl")
 
     @property
     def privacy(self) -> Spent | None:
@@ -212,6 +208,9 @@ def rows_of(folders: Sequence[RunFolder], *, paths: bool = False) -> tuple[list[
             started = str(record["started"])
         except KeyError as error:
             problems.append(Problem(str(folder.path), f"run.json has no entry {error}"))
+            continue
+        except InputError as error:
+            problems += problems_of(error)
             continue
         except (OSError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
             problems.append(Problem(str(folder.path), str(error)))

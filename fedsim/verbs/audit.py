@@ -68,10 +68,14 @@ def _scenario(arguments: argparse.Namespace) -> Scenario:
     path = Path(arguments.name)
     if not path.is_dir():
         return load_scenario(arguments)
-    from fedsim.runfolder import RunFolder
+    from fedsim.identity import edited, refuse
+    from fedsim.runfolder import RunFolder, damaged
     from fedsim.scenario import load
 
     record = RunFolder.open(path).read_json("run.json")
+    if not isinstance(record.get("seed"), int):
+        raise damaged(path / "run.json", "it names no seed")
+    refuse(path, edited(path, record))
     if arguments.overrides:
         raise InputError(
             f"{path} is a run and keeps its scenario; {arguments.overrides[0]!r} would change it",

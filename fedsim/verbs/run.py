@@ -54,12 +54,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    from fedsim.identity import run_record
     from fedsim.runfolder import RunFolder
 
     words = [word for word in [arguments.name, *arguments.overrides] if word is not None]
     names = [word for word in words if "=" not in word]
     resources = [word for word in words if "=" in word] + resource_overrides(arguments)
-    record = RunFolder.open(arguments.resume).read_json("run.json")
+    record = run_record(RunFolder.open(arguments.resume))
     if names not in ([], [record["scenario"]]):
         raise InputError(
             f"{arguments.resume} is a run of {record['scenario']}, not of {' '.join(names)}",

@@ -106,7 +106,7 @@ def test_a_resumed_run_has_the_same_epsilon_to_the_last_digit(
     broken = run_tiny(*PRIVATE, "rounds=4", "plugins=[]")
     record = json.loads((broken.folder / "run.json").read_text())
     (broken.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    for last in sorted((broken.folder / "checkpoint").glob("round-*.pkl"))[-1:]:
+    for last in sorted((broken.folder / "checkpoint").glob("round-*.ckpt"))[-1:]:
         last.unlink()
     again = resume(broken.folder, [], Console(quiet=True))
     assert_same(whole, again)

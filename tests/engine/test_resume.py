@@ -97,7 +97,7 @@ def test_sigkill_of_the_whole_group_loses_nothing(
 
     def two_rounds() -> bool:
         folder = only(tmp_path / "killed")
-        return folder is not None and (folder / "checkpoint" / "round-000002.pkl").exists()
+        return folder is not None and (folder / "checkpoint" / "round-000002.ckpt").exists()
 
     wait_for(two_rounds, process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -179,7 +179,7 @@ def test_an_interruption_inside_an_exec_still_exits_with_130(
 def test_only_the_last_two_checkpoints_are_kept(run_tiny: Callable[..., Result]) -> None:
     result = run_tiny("rounds=4")
     kept = sorted(path.name for path in (result.folder / "checkpoint").iterdir())
-    assert kept == ["round-000003.pkl", "round-000004.pkl"]
+    assert kept == ["round-000003.ckpt", "round-000004.ckpt"]
 
 
 def test_a_resumed_run_keeps_its_scenario_and_its_data(

@@ -74,7 +74,7 @@ def test_a_resumed_run_goes_on_with_optimiser_and_momentum(
     whole, broken = run_small(*CONDIST, "rounds=3"), run_small(*CONDIST, "rounds=3")
     record = json.loads((broken.folder / "run.json").read_text())
     (broken.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    sorted((broken.folder / "checkpoint").glob("round-*.pkl"))[-1].unlink()
+    sorted((broken.folder / "checkpoint").glob("round-*.ckpt"))[-1].unlink()
     assert_same(whole, resume(broken.folder, [], Console(quiet=True)))
 
 

@@ -1,0 +1,97 @@
+"""Which run a file belongs to, and whether it is as it was written.
+
+`run.json` carries a random `run_id`, the SHA-256 of `scenario.yaml`, and a digest of itself;
+checkpoints repeat the first two. A file of another run, or one that was edited, is found by them.
+Runs that an older fedsim began carry none of it: they can be read, but not resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError, Problem
+from fedsim.runfolder import RunFolder, damaged, plain
+
+# What changes while the run goes on; everything else in run.json stays as it began.
+_CHANGING = ("status", "finished", "digest")
+
+
+def new_identity(folder: RunFolder) -> dict[str, str]:
+    """The entries of run.json that tell a run, whose scenario.yaml is written, from all others."""
+    return {"run_id": secrets.token_hex(16), "scenario_sha256": _scenario_digest(folder.path)}
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of run.json with its digest."""
+    return {**record, "digest": _digest(record)}
+
+
+def run_record(folder: RunFolder) -> dict[str, Any]:
+    """The run.json of a run folder.
+
+    Raises:
+        InputError: it is damaged, or lacks what every run writes.
+    """
+    record = folder.read_json("run.json")
+    kinds = {"scenario": str, "seed": int, "data": dict, "status": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
+    if wrong:
+        raise damaged(folder.path / "run.json", f"it has no proper {', '.join(wrong)}")
+    return record
+
+
+def has_identity(record: Mapping[str, Any]) -> bool:
+    """Whether a run.json says which run it is of; those of older versions do not."""
+    return all(isinstance(record.get(k), str) for k in ("run_id", "scenario_sha256", "digest"))
+
+
+def edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:
+    """Which of run.json and scenario.yaml are not as the run wrote them; none of older versions.
+
+    Args:
+        folder: the run folder.
+        record: its run.json.
+    """
+    if not has_identity(record):
+        return []
+    problems = scenario_edited(folder, record)
+    if record["digest"] != _digest(record):
+        what = "is not as the run wrote it: its digest does not hold"
+        problems.append(Problem(str(folder / "run.json"), what))
+    return problems
+
+
+def scenario_edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:
+    """The same of scenario.yaml alone."""
+    path = folder / "scenario.yaml"
+    if has_identity(record) and record["scenario_sha256"] != _scenario_digest(folder):
+        what = "was edited, or is another run's: run.json names the digest of another file"
+        return [Problem(str(path), what)]
+    return []
+
+
+def refuse(folder: Path, problems: list[Problem]) -> None:
+    """Raise InputError with these problems of a run folder, if there are any."""
+    if problems:
+        raise InputError(
+            f"{folder} is not as its run left it",
+            problems,
+            hint="put back the files that the run wrote, or run it anew: fedsim run NAME",
+        )
+
+
+def _scenario_digest(folder: Path) -> str:
+    try:
+        return hashlib.sha256((folder / "scenario.yaml").read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    fixed = plain({key: value for key, value in record.items() if key not in _CHANGING})
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
