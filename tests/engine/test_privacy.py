@@ -136,10 +136,9 @@ def test_the_budget_is_never_passed(run_tiny: Callable[..., Result]) -> None:
     stopped = run_tiny(*PRIVATE, "rounds=6", f"privacy.max_epsilon={budget}")
     assert stopped.summary["rounds"] == len(stopped.rounds) == 3
     assert stopped.summary["epsilon"] == costs[2] <= budget
-    assert all(row["epsilon_upper"] <= budget for row in stopped.rounds)
     assert "above" in stopped.summary["stopped"]
     assert json.loads((stopped.folder / "run.json").read_text())["status"] == "done"
-    assert [row["epsilon"] for row in stopped.rounds] == costs[:3]
+    assert [row["epsilon_upper"] for row in stopped.rounds] == costs[:3]
     # Another budget is another run: nothing of its noise is that of the first.
     assert stopped.rounds[0]["metrics"] != full.rounds[0]["metrics"]
 
@@ -162,7 +161,7 @@ def test_a_client_without_budget_is_left_out_and_the_others_go_on(
 
 def test_a_stopped_run_is_scored_as_it_is(run_tiny: Callable[..., Result]) -> None:
     plain = run_tiny(*PRIVATE, "rounds=3")
-    budget = (plain.rounds[1]["epsilon"] + plain.rounds[2]["epsilon"]) / 2
+    budget = (plain.rounds[1]["epsilon_upper"] + plain.rounds[2]["epsilon_upper"]) / 2
     stopped = run_tiny(*PRIVATE, "rounds=3", "evaluation.every=3", f"privacy.max_epsilon={budget}")
     assert stopped.summary["rounds"] == 2
     assert set(stopped.metrics) == set(plain.metrics)
