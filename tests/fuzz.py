@@ -154,7 +154,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="in all; default: 10")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs; default: 0")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="inputs at a time")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one; default: 60")
+    parser.add_argument(
+        "--limit", type=float, default=60.0, help="seconds of computing for one; default: 60"
+    )
     parser.add_argument("--kind", action="append", choices=list(KINDS), help="only these")
     parser.add_argument("--number", type=int, help="only this input")
     parser.add_argument("--keep", type=Path, help="leave the inputs below this folder")

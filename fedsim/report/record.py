@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,15 +142,17 @@ def read_record(path: Path) -> Record:
         )
     reader = _Reader(RunFolder.open(path).path)
     run = reader.json("run.json", _RUN)
-    if not reader.problems:
-        reader.require("run.json: data", run["data"], _DATA)
+    if not reader.problems and reader.require("run.json: data", run["data"], _DATA):
+        reader.holdings("run.json: data", run["data"])
     if reader.problems:
         reader.stop()
     reader.done = run["status"] == "done"
     text, scenario = reader.yaml("scenario.yaml")
-    rounds = reader.lines("rounds.jsonl", _ROUND)
-    traffic = reader.lines("traffic.jsonl", _MESSAGE)
+    rounds = reader.lines("rounds.jsonl", _ROUND, reader.round)
+    traffic = reader.lines("traffic.jsonl", _MESSAGE, reader.message)
     summary = reader.json("summary.json", _SUMMARY) if reader.there("summary.json") else None
+    if summary:
+        reader.numbers("summary.json", {"metrics": summary["metrics"]})
     labels, probabilities = reader.predictions("predictions.npz")
     leakage = path / "synthetic" / "leakage.json"
     found = reader.json("synthetic/leakage.json", {}) if leakage.is_file() else None
@@ -230,7 +232,55 @@ class _Reader:
             return "", {}
         return text, value if self.require(name, value, {}) else {}
 
-    def lines(self, name: str, kinds: _Kinds) -> list[dict[str, Any]]:
+    def numbers(
+        self, where: str, parts: Mapping[str, Any], kinds: tuple[type, ...] = NUMBER
+    ) -> None:
+        """Name the parts that are no mappings or lists of numbers, or null where undefined."""
+        for key, part in parts.items():
+            values = part.values() if isinstance(part, dict) else part
+            if not isinstance(part, dict | list):
+                self.fault(where, f"key {key!r} is a {_kind(part)}, not numbers by name")
+            elif wrong := [v for v in values if not isinstance(v, (*kinds, type(None)))]:
+                self.fault(where, f"key {key!r} holds a {_kind(wrong[0])} in place of a number")
+
+    def holdings(self, where: str, data: Mapping[str, Any]) -> None:
+        """Check who holds what, as far as run.json says so."""
+        self.numbers(where, {"sizes": data.get("sizes") or {}}, (int,))
+        for key, kind in (("sizes_by_client", dict), ("classes_by_client", list)):
+            every = data.get(key) or {}
+            if not isinstance(every, dict) or not all(isinstance(v, kind) for v in every.values()):
+                self.fault(where, f"key {key!r} does not say for each client what it holds")
+                continue
+            flat = [n for v in every.values() for n in (v.values() if kind is dict else v)]
+            if not all(isinstance(n, int) and n >= 0 for n in flat):
+                self.fault(where, f"key {key!r} holds what is no number of records")
+            classes = data.get("classes") or []
+            if kind is list and any(len(v) != len(classes) for v in every.values()):
+                self.fault(where, f"key {key!r} has not a number for each of the classes")
+        classes = data.get("classes") or []
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            self.fault(where, "key 'classes' is no list of names")
+
+    def round(self, where: str, row: Mapping[str, Any]) -> None:
+        """Check what a round says of its clients."""
+        self.numbers(where, {"metrics": row["metrics"]})
+        self.numbers(where, {"epsilon_by_client": row.get("epsilon_by_client") or {}})
+        told = {key: row.get(key) for key in ("seconds", "delay_seconds", "peak_rss_mb")}
+        self.numbers(where, {key: [value] for key, value in told.items()})
+        if not all(isinstance(one, dict) for one in row["metrics_by_client"].values()):
+            self.fault(where, "key 'metrics_by_client' does not hold an object for each client")
+        if not all(isinstance(one, dict) for one in row["failed"]):
+            self.fault(where, "key 'failed' does not hold an object for each failure")
+
+    def message(self, where: str, row: Mapping[str, Any]) -> None:
+        """Check what a message holds."""
+        self.numbers(where, {"fields": row["fields"]}, (int,))
+        if row["direction"] not in ("up", "down"):
+            self.fault(where, f"key 'direction' is {row['direction']!r}, not 'up' or 'down'")
+
+    def lines(
+        self, name: str, kinds: _Kinds, check: Callable[[str, dict[str, Any]], None]
+    ) -> list[dict[str, Any]]:
         """The lines of a JSONL file; an unfinished last line (a kill in the middle) is left out."""
         if not self.there(name):
             return []
@@ -247,6 +297,7 @@ class _Reader:
                 self.fault(f"{name}:{number}", f"is not JSON: {error}")
                 continue
             if self.require(f"{name}:{number}", value, kinds):
+                check(f"{name}:{number}", value)
                 rows.append(value)
         return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -320,7 +321,8 @@ def _unusual_volume(path: Path, rng: random.Random) -> None:
     else:
         data = data.astype(np.complex64)
     try:
-        nib.save(nib.Nifti1Image(data, affine), path)
+        with warnings.catch_warnings(action="ignore"):
+            nib.save(nib.Nifti1Image(data, affine), path)
     except Exception:  # What cannot be written is cut.
         path.write_bytes(path.read_bytes()[:100])
 

@@ -235,6 +235,45 @@ def test_a_corrupted_file_is_named(
 
 
 @pytest.mark.parametrize(
+    ("name", "keys", "value"),
+    [
+        ("rounds.jsonl", ("metrics", "auc"), "high"),
+        ("rounds.jsonl", ("metrics", "auc"), [1]),
+        ("rounds.jsonl", ("metrics_by_client", "0"), 3),
+        ("rounds.jsonl", ("epsilon_by_client",), {"0": "x"}),
+        ("rounds.jsonl", ("epsilon_by_client",), 5),
+        ("rounds.jsonl", ("seconds",), "long"),
+        ("rounds.jsonl", ("failed",), ["north"]),
+        ("traffic.jsonl", ("fields", "arrays"), [1]),
+        ("traffic.jsonl", ("direction",), "sideways"),
+        ("summary.json", ("metrics", "auc"), {"a": 1}),
+        ("run.json", ("data", "sizes"), [None, "x"]),
+        ("run.json", ("data", "sizes_by_client"), {"north": 4}),
+        ("run.json", ("data", "sizes_by_client"), ["north"]),
+        ("run.json", ("data", "sizes_by_client"), {"north": {"train": -1}}),
+        ("run.json", ("data", "classes_by_client"), {"north": [1, 2]}),
+        ("run.json", ("data", "classes"), [1, 2]),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(
+    make_run: Callable[..., Path], name: str, keys: tuple[str, ...], value: object
+) -> None:
+    folder = make_run()
+    lines = (folder / name).read_text().splitlines() if name.endswith("l") else None
+    content = json.loads(lines[0] if lines else (folder / name).read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    text = json.dumps(content)
+    (folder / name).write_text("\n".join([text, *lines[1:], ""]) if lines else text)
+    with pytest.raises(InputError) as caught:
+        write_report(folder)
+    assert all(str(folder / name) in problem.where for problem in caught.value.problems)
+    assert keys[-1] in str(caught.value) or keys[-2] in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("labels", "probabilities"),
     [
         (np.zeros(3, np.int64), np.zeros((1, 4, 2), np.float32)),
