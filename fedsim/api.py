@@ -182,8 +182,8 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
         console.line(f"CLIENTS SEND {item}")
     if privacy is not None:
         console.line(privacy_line(privacy))
-        if note := unit_note(privacy):
-            console.line(f"NOTE {note}")
+        if worth := unit_note(privacy):
+            console.line(f"NOTE {worth}")
     return _go(scenario, seed, federation, strategy, console, folder, record, privacy, attacked)
 
 
