@@ -51,7 +51,7 @@ def batch(n=3, size=16, channels=3, seed=0, dtype=torch.float32):
 
 def build(name):
     torch.manual_seed(0)
-    return default_registry().resolve("models", name)(2, 3, 16, width=8)
+    return default_registry().resolve("models", name)(2, 3, 16, width=16)
 
 
 SHIPPED = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
