@@ -68,7 +68,7 @@ class Task:
         """The prepared data in a folder."""
         from fedsim.data.store import Store
 
-        return Store.open(folder)
+        return Store.open(folder, checked=True)
 
     def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
         """The records at these positions: as a client has them, or as a scorer needs them."""

@@ -8,13 +8,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fedsim.data.copies import Digests, digests
 from fedsim.data.images import reserve
+from fedsim.data.kept import write_about
 from fedsim.errors import RunError
 
 _BLOCK = 1024  # images copied or hashed at a time
@@ -63,7 +64,7 @@ def _sync(path: Path) -> None:
 
 def keep_rows(file: Path, keep: Sequence[int]) -> None:
     """Drop the other rows of an array file."""
-    array = np.load(file, mmap_mode="r")
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
     part = file.with_name("kept.npy")
     kept = np.lib.format.open_memmap(
         part, mode="w+", dtype=array.dtype, shape=(len(keep), *array.shape[1:])
@@ -104,15 +105,12 @@ def write_records(
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    np.save(folder / "digests.npy", digests(images) if content is None else content)
-    digest = hashlib.sha256(json.dumps([images.shape, list(classes), site_names]).encode())
-    for start in range(0, len(images), _BLOCK):
-        digest.update(images[start : start + _BLOCK].tobytes())
-    for array in arrays.values():
-        digest.update(array.astype("<i8").tobytes())
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    content = digests(images) if content is None else content
+    np.save(folder / "digests.npy", content)
     about = {
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": fingerprint(images, arrays, classes, site_names),
+        "digests_sha256": hashlib.sha256(content.tobytes()).hexdigest(),
         "source": source,
         "root": root,
         "classes": list(classes),
@@ -123,7 +121,23 @@ def write_records(
         "window": window,
         "patients": list(patients),
     }
-    (folder / "store.json").write_text(json.dumps(about, indent=1))
+    write_about(folder, about)
+
+
+def fingerprint(
+    images: np.ndarray,
+    arrays: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    site_names: Sequence[str],
+) -> str:
+    """SHA-256 over images, then labels, groups and sites, and what their numbers stand for."""
+    about = [images.shape, list(classes), list(site_names)]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for start in range(0, len(images), _BLOCK):
+        digest.update(np.ascontiguousarray(images[start : start + _BLOCK]).data)
+    for name in ("labels", "groups", "sites"):
+        digest.update(arrays[name].astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def group_codes(names: Sequence[str]) -> np.ndarray:

@@ -16,10 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.data.building import keep_rows, new_folder, publish, write_records
+from fedsim.data.building import fingerprint, keep_rows, new_folder, publish, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
 from fedsim.data.dataset import Dataset, Embedded, Manifest, usable
 from fedsim.data.images import CHANNELS, Window, decode_files, window_note
+from fedsim.data.kept import (
+    found_whole,
+    read_about,
+    read_array,
+    require_codes,
+    require_digests,
+    require_fingerprint,
+    unusable,
+)
 from fedsim.data.source import (
     below,
     check_root,
@@ -39,7 +48,7 @@ __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
 FORMAT = 3
 """Version of the preprocessing and of the files of a store; part of every store's key."""
 
-_ARRAYS = ("labels", "groups", "sites", "digests")
+_CODES = ("labels", "groups", "sites")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,22 +95,35 @@ class Store:
     positive_rule: str = ""
 
     @classmethod
-    def open(cls, folder: str | Path) -> Store:
-        """Open a prepared store. Raises InputError when the folder is none or is damaged."""
+    def open(cls, folder: str | Path, checked: bool = False) -> Store:
+        """Open a prepared store.
+
+        Args:
+            folder: where it is.
+            checked: its bytes were checked already, by the process that started this one.
+
+        Raises:
+            InputError: the folder is none or is damaged.
+        """
         folder = Path(folder)
         try:
-            about = json.loads((folder / "store.json").read_text())
-            arrays = {key: np.load(folder / f"{key}.npy") for key in _ARRAYS}
-            images = np.load(folder / "images.npy", mmap_mode="r")
-            for key in ("site_names", "classes", "ids", "skipped", "notes", "patients"):
-                about[key] = tuple(about[key])
+            about = read_about(
+                folder, ("site_names", "classes", "ids", "skipped", "notes", "patients")
+            )
+            n = len(about["ids"])
+            images = read_array(folder / "images.npy", "u1", (n, None, None, CHANNELS), mapped=True)
+            arrays = {name: read_array(folder / f"{name}.npy", "i8", (n,)) for name in _CODES}
+            arrays["digests"] = read_array(folder / "digests.npy", "u1", (n, BYTES))
+            require_digests(arrays["digests"], about)
+            require_codes("labels", arrays["labels"], len(about["classes"]))
+            require_codes("sites", arrays["sites"], len(about["site_names"]))
+            require_codes("groups", arrays["groups"], n)
+            if not checked:
+                found = fingerprint(images, arrays, about["classes"], about["site_names"])
+                require_fingerprint(found, about)
             return cls(images=images, folder=folder, **arrays, **about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                "a prepared data set cannot be opened",
-                [Problem(str(folder), str(error))],
-                "delete this folder; the next run prepares it again",
-            ) from error
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise unusable(folder, error) from error
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -148,8 +170,8 @@ def prepare(
     )
     manifest = replace(manifest, labels=labels)
 
-    def opened(folder: Path) -> Store:
-        store = Store.open(folder)
+    def opened(folder: Path, checked: bool = False) -> Store:
+        store = Store.open(folder, checked)
         rule = "" if positive or dataset.classes else _rule(classes)
         notes = (*manifest.notes, *store.notes)
         return replace(store, root=str(root), notes=notes, positive_rule=rule)
@@ -158,8 +180,8 @@ def prepare(
     whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size, window)}"
     partial = whole.with_name(whole.name + "-skipped")
     for folder in (whole, partial) if skip_bad else (whole,):
-        if folder.is_dir():
-            return opened(folder)
+        if (store := found_whole(opened, folder)) is not None:
+            return store
 
     deep: set[int] = set()
     with new_folder(cache) as building:
@@ -172,7 +194,7 @@ def prepare(
             window=window,
             deep=deep.add,
         )
-        content = digests(np.load(building / "images.npy", mmap_mode="r"))
+        content = digests(np.load(building / "images.npy", mmap_mode="r", allow_pickle=False))
         names = [below(path, root) for path in manifest.paths]
         broken = contradictions(content, labels, names, classes) | failures
         skipped = [f"{names[i]}: {why}" for i, why in sorted(broken.items())]
@@ -208,7 +230,7 @@ def prepare(
         )
         folder = partial if broken or manifest.bad else whole
         publish(building, folder)
-    return opened(folder)
+    return opened(folder, checked=True)
 
 
 def _positive_second(
@@ -249,39 +271,40 @@ def _prepare_embedded(
     )
     key = hashed([FORMAT, origin(generator), parameters, positive])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
-    if not folder.is_dir():
-        try:
-            made = generator(**parameters)
-        except ValueError as error:
-            raise InputError(
-                f"wrong parameters of the stand-in of {name!r}",
-                [Problem("data.embedded", str(error))],
-            ) from error
-        ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
-        _check(name, made.labels, made.groups, made.sites, ids, made.classes)
-        shape = (len(ids), size, size, CHANNELS)
-        if made.images.shape != shape or made.images.dtype != np.uint8:
-            found = f"{made.images.dtype} {made.images.shape}"
-            raise plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
-        if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
-            found = f"{made.classes}, not {dataset.classes}"
-            raise plugin_error(name, [f"the stand-in's classes are {found}"])
-        classes, labels = _positive_second(tuple(made.classes), made.labels, positive)
-        with new_folder(cache) as building:
-            np.save(building / "images.npy", made.images)
-            write_records(
-                building,
-                labels=labels,
-                groups=made.groups,
-                sites=made.sites,
-                ids=ids,
-                classes=classes,
-                source="embedded",
-                root=None,
-                skipped=(),
-            )
-            publish(building, folder)
-    return Store.open(folder)
+    if (store := found_whole(Store.open, folder)) is not None:
+        return store
+    try:
+        made = generator(**parameters)
+    except ValueError as error:
+        raise InputError(
+            f"wrong parameters of the stand-in of {name!r}",
+            [Problem("data.embedded", str(error))],
+        ) from error
+    ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
+    _check(name, made.labels, made.groups, made.sites, ids, made.classes)
+    shape = (len(ids), size, size, CHANNELS)
+    if made.images.shape != shape or made.images.dtype != np.uint8:
+        found = f"{made.images.dtype} {made.images.shape}"
+        raise plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
+    if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
+        found = f"{made.classes}, not {dataset.classes}"
+        raise plugin_error(name, [f"the stand-in's classes are {found}"])
+    classes, labels = _positive_second(tuple(made.classes), made.labels, positive)
+    with new_folder(cache) as building:
+        np.save(building / "images.npy", made.images)
+        write_records(
+            building,
+            labels=labels,
+            groups=made.groups,
+            sites=made.sites,
+            ids=ids,
+            classes=classes,
+            source="embedded",
+            root=None,
+            skipped=(),
+        )
+        publish(building, folder)
+    return Store.open(folder, checked=True)
 
 
 def _read_manifest(dataset: Dataset, name: str, root: Path, skip_bad: bool) -> Manifest:

@@ -78,7 +78,7 @@ class SegmentationTask:
         """The prepared data in a folder."""
         from fedsim.data.volumes.store import VolumeStore
 
-        return VolumeStore.open(folder)
+        return VolumeStore.open(folder, checked=True)
 
     def view(self, store: Any, positions: NDArray[np.int64], client: str | None = None) -> Any:
         """The cases at these positions: labelled as a client labels, or with all structures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -14,7 +15,7 @@ from PIL import Image
 
 import fedsim.data.building
 import fedsim.data.images
-from fedsim.data.building import group_codes
+from fedsim.data.building import fingerprint, group_codes
 from fedsim.data.folder import Folder
 from fedsim.data.store import Dataset, Embedded, Manifest, Store, prepare
 from fedsim.errors import InputError, RunError
@@ -341,12 +342,99 @@ def test_a_full_disk_is_said_before_decoding(root, tmp_path, monkeypatch, decode
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_damaged_store_says_what_to_delete(root, tmp_path):
-    store = prepared(root, tmp_path / "cache")
-    (store.folder / "images.npy").write_bytes(b"short")
+def flip(path: Path, place: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+
+
+def resave(path: Path, change) -> None:
+    np.save(path, change(np.load(path)))
+
+
+FILES = ("images.npy", "labels.npy", "groups.npy", "sites.npy", "digests.npy", "store.json")
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "gone": lambda path: path.unlink(),
+    "other": lambda path: path.write_bytes(b"something else"),
+    "first": lambda path: flip(path, 0),
+    "middle": lambda path: flip(path, 0.5),
+    "last": lambda path: flip(path, 1),
+}
+CONTENT = {
+    "dtype": ("labels.npy", lambda array: array.astype(np.int32)),
+    "big-endian": ("sites.npy", lambda array: array.astype(">i8")),
+    "range": ("labels.npy", lambda array: array + 5),
+    "negative": ("sites.npy", lambda array: array - 9),
+    "swapped": ("labels.npy", lambda array: 1 - array),
+    "merged": ("groups.npy", lambda array: array * 0),
+    "fewer": ("labels.npy", lambda array: array[:-1]),
+    "pixels": ("images.npy", lambda array: array[::-1]),
+    "floats": ("images.npy", lambda array: array.astype(np.float32)),
+    "objects": ("labels.npy", lambda array: array.astype(object)),
+}
+ALL = [(name, damage) for name in FILES for damage in DAMAGES.values()]
+ALL += [(name, lambda path, one=one: resave(path, one)) for name, one in CONTENT.values()]
+IDS = [f"{name}-{what}" for name in FILES for what in DAMAGES] + list(CONTENT)
+
+
+@pytest.mark.parametrize(("name", "damage"), ALL, ids=IDS)
+@pytest.mark.parametrize("kind", ["files", "stand-in"])
+def test_damaged_data_are_found_and_prepared_again(
+    root, tmp_path, decoded, caplog, name, damage, kind
+):
+    source = (root, None) if kind == "files" else (None, Stripes())
+    store = prepared(source[0], tmp_path / "cache", source[1])
+    images = np.array(store.images)
+    damage(store.folder / name)
     with pytest.raises(InputError, match=str(store.folder)) as caught:
-        prepared(root, tmp_path / "cache")
-    assert "delete" in caught.value.hint
+        Store.open(store.folder)
+    assert "delete this folder" in caught.value.hint
+    decoded.clear()
+    again = prepared(source[0], tmp_path / "cache", source[1])
+    assert bool(decoded) == (kind == "files")
+    (record,) = caplog.records
+    assert f"prepared data in {store.folder} are damaged" in record.getMessage()
+    assert again.folder == store.folder
+    assert again.fingerprint == store.fingerprint
+    assert np.array_equal(again.images, images)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
+    caplog.clear()
+    prepared(source[0], tmp_path / "cache", source[1])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("key", ["ids", "classes", "site_names", "fingerprint", "skipped"])
+def test_an_edited_description_is_found(root, tmp_path, key):
+    store = prepared(root, tmp_path / "cache")
+    path = store.folder / "store.json"
+    about = json.loads(path.read_text())
+    about[key] = about[key][::-1] if key == "fingerprint" else [*about[key], "more"]
+    path.write_text(json.dumps(about))
+    with pytest.raises(InputError, match="checksum does not hold"):
+        Store.open(store.folder)
+
+
+def test_bytes_that_were_checked_are_not_read_again(root, tmp_path):
+    store = prepared(root, tmp_path / "cache")
+    flip(store.folder / "images.npy", 1)
+    assert len(Store.open(store.folder, checked=True)) == 24
+    (store.folder / "images.npy").write_bytes(b"short")
+    with pytest.raises(InputError):
+        Store.open(store.folder, checked=True)
+
+
+def test_the_fingerprint_is_of_the_bytes_that_are_there(root, tmp_path):
+    store = prepared(root, tmp_path / "cache")
+    arrays = {name: getattr(store, name) for name in ("labels", "groups", "sites")}
+    again = fingerprint(store.images, arrays, store.classes, store.site_names)
+    assert again == store.fingerprint
+    other = np.array(store.images)
+    other[5, 3, 2, 1] ^= 1
+    assert fingerprint(other, arrays, store.classes, store.site_names) != again
 
 
 def test_no_store_at_all_is_an_input_error(tmp_path):

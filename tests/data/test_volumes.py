@@ -105,6 +105,36 @@ def test_an_opened_store_equals_the_prepared_one_and_needs_no_files(root, tmp_pa
         VolumeStore.open(store.folder)
 
 
+VOLUME_FILES = (
+    *("images.bin", "masks.bin", "shapes.npy", "spacing.npy"),
+    *("sites.npy", "groups.npy", "digests.npy"),
+)
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "long", "gone", "flip"])
+@pytest.mark.parametrize("name", [*VOLUME_FILES, "store.json"])
+def test_damaged_volumes_are_found_and_prepared_again(root, tmp_path, caplog, name, damage):
+    store = prepared(root, tmp_path / "cache")
+    image = store.image(2)
+    path = store.folder / name
+    data = path.read_bytes()
+    middle = len(data) // 2
+    changed = {
+        "empty": b"",
+        "short": data[:-4],
+        "long": data + bytes(4),
+        "flip": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+    }
+    path.unlink() if damage == "gone" else path.write_bytes(changed[damage])
+    with pytest.raises(InputError, match="delete this folder"):
+        VolumeStore.open(store.folder)
+    again = prepared(root, tmp_path / "cache")
+    (record,) = caplog.records
+    assert f"prepared data in {store.folder} are damaged" in record.getMessage()
+    assert again.fingerprint == store.fingerprint
+    assert (again.image(2) == image).all()
+
+
 @pytest.mark.parametrize("change", ["time", "mask", "site", "size", "option", "name"])
 def test_what_the_content_depends_on_makes_another_store(root, tmp_path, change):
     first = prepared(root, tmp_path / "cache")

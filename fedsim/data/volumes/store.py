@@ -7,7 +7,6 @@ them lie one after another in one flat file, and their outlines in another.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,15 @@ from numpy.typing import NDArray
 from fedsim.data.building import new_folder, publish
 from fedsim.data.copies import BYTES, Digests
 from fedsim.data.dataset import usable
+from fedsim.data.kept import (
+    found_whole,
+    read_about,
+    read_array,
+    require_codes,
+    require_digests,
+    require_fingerprint,
+    unusable,
+)
 from fedsim.data.source import (
     below,
     check_root,
@@ -35,7 +43,7 @@ from fedsim.data.volumes.case import BrokenCase, Prepared, read_case
 from fedsim.data.volumes.dataset import VolumeCase, VolumeDataset, VolumeManifest
 from fedsim.data.volumes.preparing import Preparation, prepare_volume
 from fedsim.data.volumes.reading import files_of
-from fedsim.data.volumes.writing import ARRAYS, IMAGES, MASKS, StoreWriter
+from fedsim.data.volumes.writing import IMAGES, MASKS, StoreWriter, VolumesDigest
 from fedsim.errors import InputError, Problem
 
 FORMAT = 3
@@ -84,24 +92,56 @@ class VolumeStore:
     classes: tuple[str, ...] = ("case",)
 
     @classmethod
-    def open(cls, folder: str | Path) -> VolumeStore:
-        """Open a prepared store. Raises InputError when the folder is none or is damaged."""
+    def open(cls, folder: str | Path, checked: bool = False) -> VolumeStore:
+        """Open a prepared store.
+
+        Args:
+            folder: where it is.
+            checked: its bytes were checked already, by the process that started this one.
+
+        Raises:
+            InputError: the folder is none or is damaged.
+        """
         folder = Path(folder)
         try:
-            about = json.loads((folder / "store.json").read_text())
-            arrays = {key: np.load(folder / f"{key}.npy") for key in ARRAYS}
+            about = read_about(
+                folder, ("structures", "site_names", "ids", "skipped", "notes", "patients")
+            )
+            n = len(about["ids"])
+            arrays = {
+                "shapes": read_array(folder / "shapes.npy", "i8", (n, 3)),
+                "spacing": read_array(folder / "spacing.npy", "f8", (n, 3)),
+                "sites": read_array(folder / "sites.npy", "i8", (n,)),
+                "groups": read_array(folder / "groups.npy", "i8", (n,)),
+                "digests": read_array(folder / "digests.npy", "u1", (n, BYTES)),
+            }
+            require_digests(arrays["digests"], about)
+            require_codes("sites", arrays["sites"], len(about["site_names"]))
+            require_codes("groups", arrays["groups"], n)
+            if arrays["shapes"].min() < 1 or not np.isfinite(arrays["spacing"]).all():
+                raise ValueError("shapes or spacings are no sizes")
             count = int(arrays["shapes"].prod(axis=1).sum())
+            for name, kind in ((IMAGES, "<f4"), (MASKS, "u1")):
+                if (folder / name).stat().st_size != count * np.dtype(kind).itemsize:
+                    raise ValueError(f"{name} does not hold {count} voxels")
             images = np.memmap(folder / IMAGES, "<f4", "r", shape=(count,))
             masks = np.memmap(folder / MASKS, "u1", "r", shape=(count,))
-            for key in ("structures", "site_names", "ids", "skipped", "notes", "patients"):
-                about[key] = tuple(about[key])
-            return cls(folder=folder, _images=images, _masks=masks, **arrays, **about)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                "a prepared data set cannot be opened",
-                [Problem(str(folder), str(error))],
-                "delete this folder; the next run prepares it again",
-            ) from error
+            store = cls(folder=folder, _images=images, _masks=masks, **arrays, **about)
+            if not checked:
+                require_fingerprint(store._recomputed(arrays), about)
+            return store
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise unusable(folder, error) from error
+
+    def _recomputed(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """The fingerprint of what is in the files now."""
+        digest = VolumesDigest()
+        start = 0
+        for size in self.shapes.prod(axis=1).tolist():
+            digest.add(self._images[start : start + size].data)
+            digest.add(self._masks[start : start + size].data)
+            start += size
+        return digest.finish(self.structures, self.site_names, arrays)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -165,16 +205,16 @@ def prepare_volumes(
     options = [FORMAT, vars(how), dataset.orientation, dataset.channel]
     key = _files_key(manifest, root, [*options, lines_below(manifest.bad, root)])
 
-    def opened(folder: Path) -> VolumeStore:
-        store = VolumeStore.open(folder)
+    def opened(folder: Path, checked: bool = False) -> VolumeStore:
+        store = VolumeStore.open(folder, checked)
         return replace(store, root=str(root), notes=(*manifest.notes, *store.notes))
 
     # Two folders: what was built without some cases must not serve who did not allow that.
     whole = cache / f"{safe(name)}-{size}-{key}"
     partial = whole.with_name(whole.name + "-skipped")
     for folder in (whole, partial) if skip_bad else (whole,):
-        if folder.is_dir():
-            return opened(folder)
+        if (store := found_whole(opened, folder)) is not None:
+            return store
 
     broken: dict[int, list[Problem]] = {}
     with new_folder(cache) as building:
@@ -212,7 +252,7 @@ def prepare_volumes(
         )
         folder = partial if broken or manifest.bad else whole
         publish(building, folder)
-    return opened(folder)
+    return opened(folder, checked=True)
 
 
 def _prepare_embedded(
@@ -228,31 +268,32 @@ def _prepare_embedded(
     )
     key = hashed(["volumes", FORMAT, origin(generator), parameters, vars(how)])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
-    if not folder.is_dir():
-        try:
-            made = generator(**parameters)
-        except ValueError as error:
-            raise InputError(
-                f"wrong parameters of the stand-in of {name!r}",
-                [Problem("data.embedded", str(error))],
-            ) from error
-        with new_folder(cache) as building:
-            writer = StoreWriter(building)
-            names: list[tuple[str, str]] = []
-            for case in _checked(name, made.cases, len(made.structures)):
-                writer.add(Prepared(*prepare_volume(case.image, case.label, case.spacing, how)))
-                names.append((case.site, case.case))
-            writer.finish(
-                structures=made.structures,
-                sites=[site for site, _ in names],
-                groups=[""] * len(names),
-                ids=[case for _, case in names],
-                source="embedded",
-                root=None,
-                skipped=[],
-            )
-            publish(building, folder)
-    return VolumeStore.open(folder)
+    if (store := found_whole(VolumeStore.open, folder)) is not None:
+        return store
+    try:
+        made = generator(**parameters)
+    except ValueError as error:
+        raise InputError(
+            f"wrong parameters of the stand-in of {name!r}",
+            [Problem("data.embedded", str(error))],
+        ) from error
+    with new_folder(cache) as building:
+        writer = StoreWriter(building)
+        names: list[tuple[str, str]] = []
+        for case in _checked(name, made.cases, len(made.structures)):
+            writer.add(Prepared(*prepare_volume(case.image, case.label, case.spacing, how)))
+            names.append((case.site, case.case))
+        writer.finish(
+            structures=made.structures,
+            sites=[site for site, _ in names],
+            groups=[""] * len(names),
+            ids=[case for _, case in names],
+            source="embedded",
+            root=None,
+            skipped=[],
+        )
+        publish(building, folder)
+    return VolumeStore.open(folder, checked=True)
 
 
 def _read(dataset: VolumeDataset, manifest: VolumeManifest, i: int, how: Preparation) -> Prepared:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fedsim.data.building import group_codes
 from fedsim.data.copies import BYTES, digest, keep_together
+from fedsim.data.kept import write_about
 from fedsim.data.volumes.case import Prepared
 
 IMAGES, MASKS = "images.bin", "masks.bin"
@@ -19,6 +21,27 @@ ARRAYS = ("shapes", "spacing", "sites", "groups", "digests")
 """What is known of each case, a .npy file each."""
 
 
+class VolumesDigest:
+    """The fingerprint of a store: SHA-256 over each case's image and outlines, then the rest."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Take in the next volume, little-endian."""
+        self._digest.update(data)
+
+    def finish(
+        self, structures: Sequence[str], site_names: Sequence[str], arrays: Mapping[str, np.ndarray]
+    ) -> str:
+        """Take in what is known about the cases; the fingerprint."""
+        self._digest.update(json.dumps([list(structures), list(site_names)]).encode())
+        for name in ARRAYS:
+            if name != "digests":  # The images themselves are in it.
+                self._digest.update(arrays[name].tobytes())
+        return self._digest.hexdigest()
+
+
 class StoreWriter:
     """Writes the files of a store, case by case; only one volume is in memory."""
 
@@ -26,7 +49,7 @@ class StoreWriter:
         self._folder = folder
         self._shapes: list[tuple[int, ...]] = []
         self._spacing: list[tuple[float, ...]] = []
-        self._digest = hashlib.sha256()
+        self._digest = VolumesDigest()
         self._content: list[bytes] = []
 
     def add(self, case: Prepared) -> None:
@@ -35,7 +58,7 @@ class StoreWriter:
             data = np.ascontiguousarray(array, dtype=kind).tobytes()
             with (self._folder / name).open("ab") as file:
                 file.write(data)
-            self._digest.update(data)
+            self._digest.add(data)
         self._content.append(digest(case.image))
         self._shapes.append(case.image.shape)
         self._spacing.append(case.spacing)
@@ -62,13 +85,11 @@ class StoreWriter:
             "groups": group_codes(joined),
             "digests": content,
         }
-        self._digest.update(json.dumps([list(structures), site_names]).encode())
         for name in ARRAYS:
-            np.save(self._folder / f"{name}.npy", arrays[name])
-            if name != "digests":  # the images themselves are in it
-                self._digest.update(arrays[name].tobytes())
+            np.save(self._folder / f"{name}.npy", arrays[name], allow_pickle=False)
         about = {
-            "fingerprint": self._digest.hexdigest(),
+            "fingerprint": self._digest.finish(structures, site_names, arrays),
+            "digests_sha256": hashlib.sha256(content.tobytes()).hexdigest(),
             "source": source,
             "root": root,
             "structures": list(structures),
@@ -78,4 +99,4 @@ class StoreWriter:
             "notes": notes,
             "patients": groups,
         }
-        (self._folder / "store.json").write_text(json.dumps(about, indent=1))
+        write_about(self._folder, about)
