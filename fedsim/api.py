@@ -34,6 +34,7 @@ from fedsim.identity import (
     has_identity,
     new_identity,
     refuse,
+    results,
     run_record,
     scenario_edited,
     sealed,
@@ -308,7 +309,9 @@ def _go(
             raise KeyboardInterrupt(str(folder.path)) from interrupt
         finally:
             console.stop()
-            folder.write_json("run.json", sealed(record | {"finished": now(), "status": status}))
+            done = {"files": results(folder)} if status == "done" else {}
+            closed = {"finished": now(), "status": status} | done
+            folder.write_json("run.json", sealed(record | closed))
             if status == "done":
                 KeyFile(folder.path).erase()
         _report(folder, console)

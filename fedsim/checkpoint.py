@@ -27,7 +27,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
-from fedsim.errors import InputError, Problem, RunError
+from fedsim.errors import InputError, Problem, RunError, problems_of
 from fedsim.runfolder import RunFolder, write_whole
 from fedsim.storing import (
     DamagedError,
@@ -227,6 +227,14 @@ class Checkpoints:
             raise self._refusal("no checkpoint is left to go on from", damaged)
         return None
 
+    def problems(self) -> list[Problem]:
+        """Why a run cannot go on from here; nothing where it can."""
+        try:
+            self._rewound(self.latest())
+        except InputError as error:
+            return problems_of(error)
+        return []
+
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Bring the files of lines to the checkpoint's state (empty without one).
 
@@ -235,6 +243,15 @@ class Checkpoints:
         Raises:
             InputError: a file is short or damaged further back; then nothing is changed.
         """
+        whole = self._rewound(checkpoint)
+        for name in LINES:
+            path = self._folder.path / name
+            if path.exists() or whole.get(name):
+                write_whole(path, whole.get(name, b""))
+            self._watched[name] = _Watched()
+
+    def _rewound(self, checkpoint: Checkpoint | None) -> dict[str, bytes]:
+        """What the files of lines become; InputError where lines are lost."""
         whole: dict[str, bytes] = {}
         problems: list[Problem] = []
         for name in LINES if checkpoint else ():
@@ -247,11 +264,7 @@ class Checkpoints:
                 whole[name] = before + checkpoint.lines.get(name, "").encode()
         if problems:
             raise self._refusal("lines of finished rounds are lost", problems)
-        for name in LINES:
-            path = self._folder.path / name
-            if path.exists() or whole.get(name):
-                write_whole(path, whole.get(name, b""))
-            self._watched[name] = _Watched()
+        return whole
 
     def marks(self) -> dict[str, Mark]:
         """What each file of lines is now; all of it is on the disk."""

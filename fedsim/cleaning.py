@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, problems_of
+from fedsim.identity import edited
 from fedsim.locks import is_taken
-from fedsim.runfolder import RunFolder
+from fedsim.runfolder import RunFolder, missing_of
 
 # What checkpoints (those of older versions, too) and stores consist of; ".name.*" is what a kill
 # leaves of an unfinished write.
 _CHECKPOINT_FILES = ("*.ckpt", ".*.ckpt.*", "noise.key", ".noise.key.*", "*.pkl", ".*.pkl.*")
-_STORE_FILES = ("store.json", "*.npy")
+_STORE_FILES = ("store.json", "*.npy", "images.bin", "masks.bin")
 _BUILDING = ".building-"  # the prefix of stores that are not finished
 _STALE_SECONDS = 24 * 3600
 
@@ -47,10 +48,13 @@ class Item:
     kept: str = ""
 
 
-def checkpoints(places: Sequence[Path], sure: bool = False) -> list[Item]:
+def checkpoints(
+    places: Sequence[Path], sure: bool = False, damaged: list[Problem] | None = None
+) -> list[Item]:
     """Checkpoints of the runs at these places: run folders, or folders of runs.
 
     Those of unfinished runs are kept, unless their run folder itself is named and `sure` is set.
+    Those of runs with damaged files are kept; `damaged` takes what is wrong.
 
     Raises:
         InputError: places that are neither, all at once.
@@ -75,7 +79,10 @@ def checkpoints(places: Sequence[Path], sure: bool = False) -> list[Item]:
             problems,
             hint="name a run folder, runs/<scenario> or runs",
         )
-    items = [_checkpoint(run, sure and named) for run, named in found.items()]
+    wrong: list[Problem] = []
+    items = [_checkpoint(run, sure and named, wrong) for run, named in found.items()]
+    if damaged is not None:
+        damaged += wrong
     return [item for item in items if item is not None and item.files]
 
 
@@ -104,7 +111,7 @@ def _runs_at(place: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file() and (folder / "scenario.yaml").is_file()
+    return (folder / "run.json").is_file() or bool(missing_of(folder))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -114,22 +121,36 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
 
 
-def _checkpoint(run: Path, forced: bool) -> Item | None:
+def _checkpoint(run: Path, forced: bool, damaged: list[Problem]) -> Item | None:
     folder = run / "checkpoint"
+    status, wrong = _status(run)
+    damaged += wrong
     if folder.is_symlink() or not folder.is_dir():
         return None
-    try:
-        status = str(RunFolder(run).read_json("run.json")["status"])
-    except (InputError, KeyError):
-        status = "of unknown status"
     kept = ""
     if is_taken(run):
         status, kept = "running", "it is running"
+    elif wrong and not forced:
+        kept = "files of the run are damaged"
     elif status != "done" and not forced:
         # Whoever killed the run could not write so.
         status = "killed" if status == "running" else status
         kept = f"resuming needs it; to remove it, type: fedsim clean {shlex.quote(str(run))} --yes"
     return _item(folder, f"checkpoint of a run, {status}", _CHECKPOINT_FILES, kept)
+
+
+def _status(run: Path) -> tuple[str, list[Problem]]:
+    """What a run's record says of it, and which of its files are damaged."""
+    unknown = "of unknown status"
+    if name := missing_of(run):
+        return unknown, [Problem(str(run / name), "is missing")]
+    try:
+        record = RunFolder(run).read_json("run.json")
+    except InputError as error:
+        return unknown, problems_of(error)
+    if not isinstance(record.get("status"), str):
+        return unknown, [Problem(str(run / "run.json"), "has no status")]
+    return record["status"], edited(run, record)
 
 
 def stores(cache: Path, sure: bool = False) -> list[Item]:

@@ -1,7 +1,8 @@
 """Which run a file belongs to, and whether it is as it was written.
 
 `run.json` carries a random `run_id`, the SHA-256 of `scenario.yaml`, and a digest of itself;
-checkpoints repeat the first two. A file of another run, or one that was edited, is found by them.
+checkpoints repeat the first two. A finished run's also has the SHA-256 of every file of results.
+A file of another run, or one that was edited or damaged, is found by them.
 Runs that an older fedsim began carry none of it: they can be read, but not resumed.
 """
 
@@ -19,11 +20,22 @@ from fedsim.runfolder import RunFolder, damaged, plain
 
 # What changes while the run goes on; everything else in run.json stays as it began.
 _CHANGING = ("status", "finished", "digest")
+_RESULTS = (
+    *("rounds.jsonl", "traffic.jsonl", "privacy.jsonl", "summary.json"),
+    *("model.safetensors", "predictions.npz", "overlaps.npz"),
+)
 
 
 def new_identity(folder: RunFolder) -> dict[str, str]:
     """The entries of run.json that tell a run, whose scenario.yaml is written, from all others."""
-    return {"run_id": secrets.token_hex(16), "scenario_sha256": _scenario_digest(folder.path)}
+    digest = _file_digest(folder.path / "scenario.yaml")
+    return {"run_id": secrets.token_hex(16), "scenario_sha256": digest}
+
+
+def results(folder: RunFolder) -> dict[str, str]:
+    """SHA-256 of each file of results that is there."""
+    found = {name: _file_digest(folder.path / name) for name in _RESULTS}
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,26 +62,34 @@ def has_identity(record: Mapping[str, Any]) -> bool:
     return all(isinstance(record.get(k), str) for k in ("run_id", "scenario_sha256", "digest"))
 
 
-def edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:
-    """Which of run.json and scenario.yaml are not as the run wrote them; none of older versions.
+def edited(folder: Path, record: Mapping[str, Any], results: bool = True) -> list[Problem]:
+    """Which files of a run folder are not as the run wrote them; none of older versions.
+
+    These are run.json and scenario.yaml and, where the run is done, its results.
 
     Args:
         folder: the run folder.
         record: its run.json.
+        results: whether to look at the results, too, which takes longer.
     """
     if not has_identity(record):
         return []
     problems = scenario_edited(folder, record)
     if record["digest"] != _digest(record):
         what = "is not as the run wrote it: its digest does not hold"
-        problems.append(Problem(str(folder / "run.json"), what))
+        return [*problems, Problem(str(folder / "run.json"), what)]
+    if results and record.get("status") == "done":
+        for name, digest in record.get("files", {}).items():
+            if (found := _file_digest(folder / name)) != digest:
+                what = "is not as the run wrote it" if found else "is missing"
+                problems.append(Problem(str(folder / name), what))
     return problems
 
 
 def scenario_edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:
     """The same of scenario.yaml alone."""
     path = folder / "scenario.yaml"
-    if has_identity(record) and record["scenario_sha256"] != _scenario_digest(folder):
+    if has_identity(record) and record["scenario_sha256"] != _file_digest(path):
         what = "was edited, or is another run's: run.json names the digest of another file"
         return [Problem(str(path), what)]
     return []
@@ -85,9 +105,11 @@ def refuse(folder: Path, problems: list[Problem]) -> None:
         )
 
 
-def _scenario_digest(folder: Path) -> str:
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file; "" where it cannot be read."""
     try:
-        return hashlib.sha256((folder / "scenario.yaml").read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
 

@@ -173,6 +173,18 @@ class RunFolder:
         return rows
 
 
+def missing_of(path: Path) -> str:
+    """Which of the two files that every run has is missing from a run folder.
+
+    "" where none is, and for folders of anything else or of a run that was ended before it began.
+    """
+    begun = ("rounds.jsonl", "traffic.jsonl", "summary.json", "checkpoint")
+    if (path / "run.json").is_file():
+        return "" if (path / "scenario.yaml").is_file() else "scenario.yaml"
+    found = (path / "scenario.yaml").is_file() and any((path / name).exists() for name in begun)
+    return "run.json" if found else ""
+
+
 def damaged(where: Path, why: Exception | str) -> InputError:
     """The error of a file of a run folder that is not what a run writes."""
     if isinstance(why, OSError):

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from fedsim.errors import InputError, Problem
+from fedsim.identity import edited
 from fedsim.report.text import positive_note
 from fedsim.runfolder import RunFolder
 
@@ -156,6 +157,9 @@ def read_record(path: Path) -> Record:
     labels, probabilities = reader.predictions("predictions.npz")
     leakage = path / "synthetic" / "leakage.json"
     found = reader.json("synthetic/leakage.json", {}) if leakage.is_file() else None
+    for problem in edited(path, run):
+        if not any(known.where.startswith(problem.where) for known in reader.problems):
+            reader.problems.append(problem)
     if reader.problems:
         reader.stop()
     finished = {row["round"] for row in rounds}

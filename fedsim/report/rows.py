@@ -14,11 +14,13 @@ from typing import Any
 import yaml
 
 from fedsim.errors import InputError, Problem, problems_of
+from fedsim.identity import edited
 from fedsim.report.paths import paths_in, shortest, without_paths
 from fedsim.report.record import NUMBER
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.report.text import typed
-from fedsim.runfolder import RunFolder
+from fedsim.runfolder import RunFolder, missing_of
+from fedsim.runfolder import damaged as damaged_file
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
 # says whether they are the same.
@@ -147,23 +149,31 @@ class Row:
         return str(self.runs[0].data["fingerprint"])
 
 
-def find_runs(places: Iterable[Path]) -> list[RunFolder]:
+def find_runs(places: Iterable[Path], damaged: list[Problem] | None = None) -> list[RunFolder]:
     """Run folders at these places: runs, or folders that hold runs up to four levels below.
 
     Links inside a folder, such as `latest`, are not followed; a run is found once.
 
+    Args:
+        places: where to look.
+        damaged: takes a problem for each run folder that lacks a file, which is then left out.
+
     Raises:
-        InputError: places without a run, all at once.
+        InputError: places without a run, or (without `damaged`) such folders, all at once.
     """
     found: dict[Path, RunFolder] = {}
     problems = []
+    lacking = damaged if damaged is not None else problems
     for place in places:
         folders = list(_below(place, _LEVELS))
         if not folders:
             what = "holds no run folder" if place.is_dir() else "does not exist"
             problems.append(Problem(str(place), what))
         for folder in folders:
-            found.setdefault(folder.resolve(), RunFolder.open(folder))
+            if name := missing_of(folder):
+                lacking.append(Problem(str(folder / name), "is missing"))
+            else:
+                found.setdefault(folder.resolve(), RunFolder(folder))
     if problems:
         raise InputError(
             "there is nothing to compare in some places",
@@ -174,7 +184,7 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
 
 
 def _below(place: Path, levels: int) -> Iterator[Path]:
-    if (place / "run.json").is_file():
+    if (place / "run.json").is_file() or missing_of(place):
         yield place
     elif levels and place.is_dir():
         for inner in sorted(place.iterdir()):
@@ -182,28 +192,42 @@ def _below(place: Path, levels: int) -> Iterator[Path]:
                 yield from _below(inner, levels - 1)
 
 
-def rows_of(folders: Sequence[RunFolder], *, paths: bool = False) -> tuple[list[Row], list[str]]:
+def rows_of(
+    folders: Sequence[RunFolder],
+    damaged: list[Problem] | None = None,
+    *,
+    traffic: bool = False,
+    paths: bool = False,
+) -> tuple[list[Row], list[str]]:
     """Group finished runs by method and data; also say which runs were left out and why.
 
     Of two runs of a row with one seed, the one that started last counts. The runs of a
     cross-validation are one run of a row, if all its folds are there.
 
     Args:
-        folders: of runs.
+        folders: run folders.
+        damaged: takes what is wrong with files of finished runs, which are then left out.
+        traffic: whether traffic.jsonl will be read, too.
         paths: whether labels show absolute paths whole, instead of their ends.
 
     Raises:
-        InputError: files of a finished run are missing or damaged, all at once.
+        InputError: without `damaged`, files of a finished run are missing or damaged, all at once.
     """
     groups: dict[str, dict[int, tuple[str, Run]]] = {}
-    left_out, problems = [], []
+    left_out: list[str] = []
+    problems = damaged if damaged is not None else []
     for folder in folders:
         try:
             record = folder.read_json("run.json")
             if record["status"] != "done":
                 left_out.append(f"{folder.path}: {record['status']}, left out")
                 continue
+            if wrong := edited(folder.path, record):
+                problems += wrong
+                continue
             run = _read(folder, record)
+            if traffic:
+                folder.read_lines("traffic.jsonl")
             key = repr((_method(run), run.data["fingerprint"]))
             started = str(record["started"])
         except KeyError as error:
@@ -212,7 +236,7 @@ def rows_of(folders: Sequence[RunFolder], *, paths: bool = False) -> tuple[list[
         except InputError as error:
             problems += problems_of(error)
             continue
-        except (OSError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
             problems.append(Problem(str(folder.path), str(error)))
             continue
         seeds = groups.setdefault(key, {})
@@ -223,7 +247,7 @@ def rows_of(folders: Sequence[RunFolder], *, paths: bool = False) -> tuple[list[
             older = before[1].folder if before is not None else folder
         if before is not None:
             left_out.append(f"{older.path}: a newer run has its seed {run.seed}, left out")
-    if problems:
+    if problems and damaged is None:
         raise InputError("some finished runs cannot be read", problems)
     found = [[run for _, (_, run) in sorted(seeds.items())] for seeds in groups.values()]
     found, parts = _join_folds(found)
@@ -302,9 +326,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     config = yaml.safe_load((folder.path / "scenario.yaml").read_text(encoding="utf-8"))
+    parts = [config, record["data"]]
+    if isinstance(config, dict):
+        parts += [config.get("data") or {}, (config.get("data") or {}).get("split") or {}]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("run.json or scenario.yaml is not what a run writes")
     summary = folder.read_json("summary.json")
     rounds = folder.read_lines("rounds.jsonl")
     predictions = read_tested(folder.path)
+    if not isinstance(summary.get("metrics"), dict):
+        raise damaged_file(folder.path / "summary.json", "it has no metrics")
+    for number, line in enumerate(rounds, 1):
+        if not isinstance(line.get("failed"), list):
+            raise damaged_file(folder.path / "rounds.jsonl", f"line {number} is not a round's")
     name, seed, data = str(record["scenario"]), int(record["seed"]), record["data"]
     planned = record.get("privacy")
     return Run(

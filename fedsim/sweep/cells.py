@@ -16,10 +16,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fedsim.errors import InputError, Problem
+from fedsim.checkpoint import Checkpoints
+from fedsim.errors import InputError, Problem, problems_of
 from fedsim.federation import open_store
+from fedsim.identity import edited, has_identity
 from fedsim.locks import is_taken
-from fedsim.runfolder import RunFolder
+from fedsim.runfolder import RunFolder, missing_of
 from fedsim.scenario import Scenario, activate_plugins, load
 
 # Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
@@ -187,15 +189,22 @@ def _refuse(what: str, problems: Sequence[Problem]) -> None:
         raise InputError(f"{what} has {count}", lines, hint="type: fedsim sweep --help")
 
 
-def standing(cell: Cell, runs: Path, fingerprint: str, locked: bool = False) -> Standing:
+def standing(
+    cell: Cell,
+    runs: Path,
+    fingerprint: str,
+    locked: bool = False,
+    damaged: dict[Problem, None] | None = None,
+) -> Standing:
     """Look at the cell's run folders: the newest finished one wins, then the newest to resume.
 
     Args:
         locked: the caller holds the lock of the cell's log: no other process runs the cell.
+        damaged: takes what is wrong with files of run folders, which then do not count.
     """
     resumable = None
     why = ""
-    for folder, record in runs_of(cell, runs):
+    for folder, record in runs_of(cell, runs, damaged):
         if _fingerprint_of(record["data"]) != fingerprint:
             why = "the data have changed"
         elif record["status"] == "done":
@@ -204,6 +213,12 @@ def standing(cell: Cell, runs: Path, fingerprint: str, locked: bool = False) -> 
             why = why or "it failed before"
         elif is_taken(folder):
             return Standing("wait", folder)
+        elif not has_identity(record):
+            why = why or f"an older fedsim began {folder}, which cannot go on"
+        elif wrong := Checkpoints(RunFolder(folder)).problems():
+            why = why or "its checkpoints are damaged"
+            if damaged is not None:
+                damaged |= dict.fromkeys(wrong)
         else:
             resumable = resumable or folder
     if not locked and is_taken(cell.log(runs)):
@@ -219,19 +234,53 @@ def _fingerprint_of(data: Mapping[str, Any]) -> str:
     return f"{inside}+{external['fingerprint']}"
 
 
-def runs_of(cell: Cell, runs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The run folders of a cell and what their run.json says, newest first, on whatever data."""
-    places = (p.parent for p in (runs / cell.scenario.name).glob("*/run.json"))
-    found = [
-        (RunFolder(place).read_json("run.json"), place)
-        for place in places
-        if not place.is_symlink()
-    ]
-    mine = [(record, place) for record, place in found if record["seed"] == cell.seed]
-    for record, place in sorted(mine, key=lambda one: (one[0]["started"], one[1]), reverse=True):
+def runs_of(
+    cell: Cell, runs: Path, damaged: dict[Problem, None] | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The run folders of a cell and what their run.json says, newest first, on whatever data.
+
+    Folders with damaged files are left out; `damaged` takes what is wrong with them.
+    """
+    found, problems = [], []
+    for place in sorted((runs / cell.scenario.name).glob("*/")):
+        if place.is_symlink() or not ((place / "run.json").is_file() or missing_of(place)):
+            continue
+        record, wrong = _record_of(place)
+        problems += wrong
+        if not wrong and record["seed"] == cell.seed:
+            found.append((record, place))
+    if damaged is not None:
+        damaged |= dict.fromkeys(problems)
+    for record, place in sorted(found, key=lambda one: (one[0]["started"], one[1]), reverse=True):
         by_data = record.get("unit_from") == "data"
-        if cell.identity in _identities_of(place / "scenario.yaml", by_data):
+        if cell.identity not in _identities_of(place / "scenario.yaml", by_data):
+            continue
+        wrong = edited(place, record)
+        if not wrong:
             yield place, record
+        elif damaged is not None:
+            damaged |= dict.fromkeys(wrong)
+
+
+def _record_of(place: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The run.json of a run folder, and what is wrong with the folder's files."""
+    if name := missing_of(place):
+        return {}, [Problem(str(place / name), "is missing")]
+    folder = RunFolder(place)
+    try:
+        record = folder.read_json("run.json")
+        kinds = {"seed": int, "data": dict, "status": str, "started": str}
+        wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
+        if wrong or "fingerprint" not in record["data"]:
+            return {}, [Problem(str(place / "run.json"), f"lacks {', '.join(wrong) or 'data'}")]
+        if record["status"] == "done":
+            summary = folder.read_json("summary.json")
+            numbers = (summary.get("wall_seconds"), summary.get("peak_rss_mb"))
+            if not isinstance(summary.get("metrics"), dict) or None in numbers:
+                return {}, [Problem(str(place / "summary.json"), "is not what a run writes")]
+    except InputError as error:
+        return {}, problems_of(error)
+    return record, edited(place, record, results=False)
 
 
 def identity(scenario: Scenario) -> str:

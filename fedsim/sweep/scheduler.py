@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedsim.console import Console
-from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError
+from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, Problem
 from fedsim.locks import take
 from fedsim.runfolder import RunFolder, now
 from fedsim.sweep.capacity import available_mb, cores, cores_of, expected_mb
@@ -40,6 +40,10 @@ class Sweep:
         console: where lines are printed.
         jobs: cells at a time; None: as many as cores and memory allow.
         verbose: logs with tracebacks and Ray's output.
+
+    Attributes:
+        entries: the cells.
+        damaged: what is wrong with files of run folders that do not count therefore.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Sweep:
         self._widest = 1
         self._looked = 0.0
         self._record = Record(runs)
+        self.damaged: dict[Problem, None] = {}
         self._signals = Signals()
 
     def forecast(self) -> list[tuple[Entry, Standing]]:
@@ -287,7 +292,7 @@ class Sweep:
 
     def _standing(self, entry: Entry, locked: bool = False) -> Standing:
         fingerprint = self._fingerprints[entry.cell.data_key]
-        return standing(entry.cell, self._runs, fingerprint, locked)
+        return standing(entry.cell, self._runs, fingerprint, locked, self.damaged)
 
     def _say(self, entry: Entry, text: str) -> None:
         self._console.line(f"[{entry.number}/{len(self.entries)}] {entry.cell.label}: {text}")

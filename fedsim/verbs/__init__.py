@@ -7,10 +7,10 @@ so that `fedsim --help` answers at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fedsim.errors import InputError
+from fedsim.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
@@ -34,6 +34,16 @@ class Verbs:
     def names(self) -> list[str]:
         """Names of the verbs, sorted."""
         return sorted(self._parsers.choices)
+
+
+def require_whole(damaged: Sequence[Problem]) -> None:
+    """Raise InputError, when all else is done, for the run folders that were left out."""
+    if damaged:
+        raise InputError(
+            "files of run folders are damaged; these runs were left out",
+            list(dict.fromkeys(damaged)),
+            hint="put back the files that the runs wrote, or run them anew",
+        )
 
 
 def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

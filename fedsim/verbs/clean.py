@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED
-from fedsim.verbs import Verbs
+from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, Problem
+from fedsim.verbs import Verbs, require_whole
 
 if TYPE_CHECKING:
     from fedsim.cleaning import Item
@@ -47,9 +47,10 @@ def _clean(arguments: argparse.Namespace) -> int:
     from fedsim.federation import cache_folder
 
     items: list[Item] = []
+    damaged: list[Problem] = []
     if arguments.checkpoints or arguments.places or not arguments.stores:
         default = [_RUNS] if holds_runs(_RUNS) else []
-        items += checkpoints(arguments.places or default, arguments.yes)
+        items += checkpoints(arguments.places or default, arguments.yes, damaged)
     cache = cache_folder()
     items += leftovers(cache)
     prepared = stores(cache, arguments.yes)
@@ -75,6 +76,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     if prepared and not arguments.stores:
         size = sum(item.bytes for item in prepared)
         print(f"{_megabytes(size)} of prepared data in {cache}; to list: fedsim clean --stores")
+    require_whole(damaged)
     return code
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.verbs import Verbs
+from fedsim.verbs import Verbs, require_whole
 
 _FILES = ("csv", "latex", "markdown")
 
@@ -52,7 +52,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedsim.report.costs import Link
     from fedsim.runfolder import write_whole
 
-    rows, left_out = rows_of(find_runs(arguments.runs), paths=arguments.paths)
+    damaged: list[Problem] = []
+    found = find_runs(arguments.runs, damaged)
+    with_traffic = arguments.bandwidth is not None
+    rows, left_out = rows_of(found, damaged, traffic=with_traffic, paths=arguments.paths)
+    if not rows:
+        require_whole(damaged)
     link = None
     if arguments.bandwidth is not None:
         link = Link(arguments.bandwidth, arguments.latency or 0.0)
@@ -76,6 +81,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
         print(f"written: {path}")
+    require_whole(damaged)
     return EXIT_DONE
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
-from fedsim.verbs import Verbs, resource_overrides
+from fedsim.verbs import Verbs, require_whole, resource_overrides
 from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, sweep_arguments
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def _curve(arguments: argparse.Namespace) -> int:
     sweep = Sweep(runs, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
         print_forecast(sweep)
+        require_whole(list(sweep.damaged))
         return EXIT_DONE
     code = sweep.run()
     print_failed(sweep, code)
@@ -81,6 +82,8 @@ def _curve(arguments: argparse.Namespace) -> int:
         print("error: interrupted; to go on, type the same command again", file=sys.stderr)
     # What is there is drawn, and the picture says what is missing.
     _draw(arguments, _points(cells, sweep), cells, console)
+    if code != EXIT_INTERRUPTED:
+        require_whole(list(sweep.damaged))
     return code
 
 

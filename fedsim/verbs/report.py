@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.verbs import Verbs
+from fedsim.errors import EXIT_DONE, InputError, Problem, problems_of
+from fedsim.verbs import Verbs, require_whole
 
 
 def add(verbs: Verbs) -> None:
@@ -24,16 +24,15 @@ def _report(arguments: argparse.Namespace) -> int:
     from fedsim.report.rows import find_runs
 
     problems: list[Problem] = []
-    for folder in find_runs(arguments.runs):
+    for folder in find_runs(arguments.runs, problems):
         try:
             record = read_record(folder.path)
         except InputError as error:
             # The other runs still get their pages.
-            problems += error.problems or [Problem(str(folder.path), error.headline)]
+            problems += problems_of(error)
             continue
         print(write_page(record, paths=arguments.paths))
         for line in record.missing:
             print(f"  not in the folder: {line}")
-    if problems:
-        raise InputError("some runs have no page", problems)
+    require_whole(problems)
     return EXIT_DONE

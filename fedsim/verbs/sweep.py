@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
-from fedsim.verbs import Verbs, resource_arguments, resource_overrides
+from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
 
 if TYPE_CHECKING:
     from fedsim.console import Console
@@ -60,6 +60,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
         print_forecast(sweep)
+        require_whole(list(sweep.damaged))
         return EXIT_DONE
     code = sweep.run()
     print_failed(sweep, code)
@@ -67,6 +68,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         print("error: interrupted; to go on, type the same command again", file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
         _print_table(sweep, console)
+    if code != EXIT_INTERRUPTED:
+        require_whole(list(sweep.damaged))
     return code
 
 
@@ -137,7 +140,10 @@ def _print_table(sweep: Sweep, console: Console) -> None:
     console.line(table(rows))
     names = sorted({folder.parent for folder in folders})
     # The folders of runs say the same in few words, where they hold nothing else that is done.
-    every = [one for one in find_runs(names) if one.read_json("run.json")["status"] == "done"]
+    try:
+        every = [one for one in find_runs(names) if one.read_json("run.json")["status"] == "done"]
+    except InputError:  # One of the other runs is damaged.
+        every = []
     short = {one.path.resolve() for one in every} == {folder.resolve() for folder in folders}
     console.line()
     console.line(shlex.join(["fedsim", "compare", *map(str, names if short else folders)]))
