@@ -232,9 +232,9 @@ class _Unpacking:
             "ordered": lambda pairs: OrderedDict(self._dict(pairs)),
             "record": lambda pairs: RecordDict(self._dict(pairs)),
             "arrays": lambda pairs: flower.assemble(self._dict(pairs)),
+            "metrics": lambda pairs: MetricRecord(self._dict(pairs)),
+            "config": lambda pairs: ConfigRecord(self._dict(pairs)),
         }
-        for name, record in _RECORDS.items():
-            self._kinds[name] = lambda pairs, record=record: record(self._dict(pairs))
 
     def unpack(self, node: Any) -> Any:
         """The value that a node of the JSON stands for."""

@@ -162,7 +162,7 @@ def find_runs(places: Iterable[Path], damaged: list[Problem] | None = None) -> l
         InputError: places without a run, or (without `damaged`) such folders, all at once.
     """
     found: dict[Path, RunFolder] = {}
-    problems = []
+    problems: list[Problem] = []
     lacking = damaged if damaged is not None else problems
     for place in places:
         folders = list(_below(place, _LEVELS))
