@@ -1,7 +1,9 @@
 """YAML that remembers where every key was written, so that an error can point at its line.
 
-PyYAML's safe loader with three differences: `1e-3` is a number (YAML 1.1 reads text), a key that is
-written twice is a problem, and "not a number" and numbers of hundreds of digits are refused.
+PyYAML's safe loader with four differences: `1e-3` is a number (YAML 1.1 reads text); a key that is
+written twice is a problem; so is what YAML 1.1 reads as something else than it looks like (`010`,
+`1:30`, `no`, a date, `<<`), "not a number" and numbers of hundreds of digits; and a document may
+have so many values, and no more, however its aliases multiply them.
 """
 
 from __future__ import annotations
@@ -21,12 +23,31 @@ KeyPath = tuple[Any, ...]
 
 _MAPPING, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _MERGE, _FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float"
+_BOOL, _INT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int"
+_TIME = "tag:yaml.org,2002:timestamp"
+_READ = {_BOOL, _INT, _FLOAT, _TIME, *(f"tag:yaml.org,2002:{n}" for n in ("str", "null", "value"))}
 _DEEPEST, _MOST_BITS = 50, 256
+_MOST_NODES = 20_000
+_TOO_MANY = f"there are more than {_MOST_NODES} values, counted as often as aliases repeat them"
+MOST_BYTES = 1_000_000
+"""What a document may be long: a file, or a value of the command line."""
 _EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    """Stops at documents that are too long to be a person's."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node, as PyYAML does."""
+        self._composed += 1
+        if self._composed > _MOST_NODES:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -152,8 +173,11 @@ class _Reader:
         self.source, self.is_file = source, is_file
         self.places: dict[KeyPath, Place] = {}
         self.problems: list[tuple[Place, str]] = []
+        self._built = 0
 
     def value(self, text: str) -> Any:
+        if len(text) > MOST_BYTES:
+            raise self._unreadable(1, 1, f"longer than {MOST_BYTES} characters")
         try:
             loader = _Loader(text)
             node = loader.get_single_node()
@@ -189,9 +213,9 @@ class _Reader:
         """Note every key of one mapping that is written twice."""
         first: dict[Any, Place] = {}
         for key_node, _ in mapping.value:
-            if key_node.tag == _MERGE:
-                continue
             key = self._key(loader, key_node)
+            if why := _surprise(key_node, key):
+                self.problems.append((self._place(key_node), why))
             if key in first:
                 earlier = f" in line {first[key].line}" if self.is_file else ""
                 self.problems.append((self._place(key_node), f"{key!r} is already set{earlier}"))
@@ -201,11 +225,14 @@ class _Reader:
         self, loader: _Loader, node: yaml.Node, path: KeyPath, around: list[yaml.Node]
     ) -> Any:
         """The value of a node; notes the place of every key and list item in it."""
+        self._built += 1
         if any(node is outer for outer in around) or len(around) > _DEEPEST:
             raise yaml.MarkedYAMLError(
                 problem=f"contains itself or is more than {_DEEPEST} blocks deep",
                 problem_mark=node.start_mark,
             )
+        if self._built > _MOST_NODES:
+            raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=node.start_mark)
         around = [*around, node]
         if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
             items = []
@@ -214,24 +241,29 @@ class _Reader:
                 items.append(self._build(loader, item, (*path, position), around))
             return items
         if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING:
-            loader.flatten_mapping(node)
             block = {}
             for key_node, value_node in node.value:
                 key = self._key(loader, key_node)
                 inner = (*path, key)
-                if key in block:  # merged by `<<` before, and written here
-                    self.places = _without(self.places, inner)
                 self.places[inner] = self._place(key_node)
                 block[key] = self._build(loader, value_node, inner, around)
             return block
-        return self._scalar(loader, node)
+        value = self._scalar(loader, node)
+        if why := _surprise(node, value):
+            self.problems.append((self._place(node), why))
+        return value
 
     def _key(self, loader: _Loader, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=node.start_mark)
-        return self._scalar(loader, node)
+        return node.value if node.tag == _MERGE else self._scalar(loader, node)
 
     def _scalar(self, loader: _Loader, node: yaml.Node) -> Any:
+        if node.tag in loader.yaml_constructors and node.tag not in _READ:
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.tag.replace('tag:yaml.org,2002:', '!!')}: tags are not read",
+                problem_mark=node.start_mark,
+            )
         try:
             value = loader.construct_object(node, deep=True)
         except yaml.YAMLError:
@@ -249,6 +281,28 @@ class _Reader:
                 problem_mark=node.start_mark,
             )
         return value
+
+
+def _surprise(node: yaml.Node, value: Any) -> str:
+    """Why YAML 1.1 reads an unquoted value as something else than it looks like; "" if not so."""
+    text = node.value
+    if not isinstance(node, yaml.ScalarNode) or node.style is not None:
+        return ""
+    quoted = f"'{text}' in quotes for text"
+    if node.tag == _MERGE:
+        return "'<<' merges another block here: write its keys out, or use profiles"
+    if node.tag == _BOOL and text.lower() not in ("true", "false"):
+        word = "true" if value else "false"
+        return f"{text} is read as {word}: write {word}, or {quoted}"
+    if node.tag == _TIME:
+        return f"{text} is read as a date: write {quoted}"
+    if node.tag == _INT and re.fullmatch(r"[-+]?0[0-7]+", text):
+        return f"{text} is read as the octal number {value}: write {value}, or {quoted}"
+    if node.tag in (_INT, _FLOAT) and ":" in text:
+        return f"{text} is read as the number {value}, to the base of 60: write {quoted}"
+    if node.tag in (_INT, _FLOAT) and "_" in text:
+        return f"{text} is read as the number {value}: write {value}, or {quoted}"
+    return ""
 
 
 def _without(places: dict[KeyPath, Place], path: KeyPath) -> dict[KeyPath, Place]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,6 +131,13 @@ def small(write: Callable[[str], str]) -> str:
     return write(TEXT)
 
 
+def refused(path: str, overrides: Sequence[str] = ()) -> InputError:
+    """The error of loading a scenario."""
+    with pytest.raises(InputError) as caught:
+        load(path, overrides)
+    return caught.value
+
+
 def problems(path: str, *overrides: str, seed: int | None = None) -> list[tuple[str, str]]:
     """Where (without the file's path) and what, of all problems."""
     with pytest.raises(InputError) as caught:
@@ -181,11 +189,124 @@ def test_numbers_with_an_exponent_are_numbers(small: str, text: str, value: floa
     assert load(small, [f"client.rate={text}"]).client.parameters["rate"] == value
 
 
-def test_merged_blocks_and_other_types_are_read(write: Callable[[str], str]) -> None:
-    text = TEXT.replace(
-        "client: ", "client:\n  <<: {more: 1, when: 2024-01-02}\n  more: 2\n  name: "
-    )
-    assert load(write(text)).client.parameters["more"] == 2
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("010", "is read as the octal number 8: write 8, or '010' in quotes for text"),
+        ("-017", "is read as the octal number -15: write -15"),
+        ("1:30", "is read as the number 90, to the base of 60: write '1:30' in quotes"),
+        ("1:30.5", "is read as the number 90.5, to the base of 60"),
+        ("1_000", "is read as the number 1000: write 1000"),
+        ("1_0.5", "is read as the number 10.5: write 10.5"),
+        ("no", "is read as false: write false, or 'no' in quotes for text"),
+        ("Yes", "is read as true: write true"),
+        ("ON", "is read as true: write true"),
+        ("off", "is read as false: write false"),
+        ("2024-01-02", "is read as a date: write '2024-01-02' in quotes"),
+        ("2024-01-02 10:00:00", "is read as a date"),
+    ],
+)
+def test_what_yaml_reads_as_something_else_is_said_everywhere(
+    write: Callable[[str], str], small: str, text: str, says: str
+) -> None:
+    places = [f"client.free={text}", f"client.free=[1, {text}]", f"client.free={{a: {text}}}"]
+    places.append(f"client.free={{{text} : 1}}")
+    for override in places:
+        problems = refused(small, [override]).problems
+        assert any(f"{text} {says}" in str(problem) for problem in problems), override
+    assert load(small, [f"client.free='{text}'"]).client.parameters["free"] == text
+    file = write(TEXT + f"description: {text}\n")
+    problem = refused(file).problems[0]
+    assert f"{text} {says}" in problem.message
+    assert problem.where.endswith(f".yaml:{len(TEXT.splitlines()) + 1}")
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("0x1F", 31), ("true", True), ("09", "09")])
+def test_what_is_read_as_it_looks_stays(small: str, text: str, value: object) -> None:
+    assert load(small, [f"client.free={text}"]).client.parameters["free"] == value
+
+
+def test_merge_keys_and_tags_are_refused(write: Callable[[str], str], small: str) -> None:
+    text = TEXT.replace("client: ", "client:\n  <<: {more: 1}\n  more: 2\n  name: ")
+    assert "'<<' merges another block here" in str(refused(write(text)))
+    for tagged in ("!!set {a}", "!!omap [a: 1]", "!!binary aGk="):
+        assert "tags are not read" in str(refused(small, [f"client.free={tagged}"])), tagged
+
+
+def _bomb(opening: str, repeat: str, closing: str) -> str:
+    lines = [f"a0: &a0 {opening}1{closing}"]
+    for level in range(1, 12):
+        inner = ",".join(repeat.format(f"*a{level - 1}", number) for number in range(9))
+        lines.append(f"a{level}: &a{level} {opening}{inner}{closing}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        _bomb("[", "{0}", "]"),
+        _bomb("[", "{{k: {0}}}", "]"),
+        _bomb("{k: [", "{0}", "]}"),
+        "a: &a [*a]",
+        "a: &a {<<: *a}",
+        "a: " + "[" * 5000,
+        "a: " + "{b: " * 5000,
+        "- " * 5000,
+        "a: [" + "1," * 100_000 + "]",
+        "#" * 2_000_000,
+        "? " * 3000 + "a",
+    ],
+    ids=[
+        "lists",
+        "blocks",
+        "both",
+        "self",
+        "merge",
+        "deep",
+        "deeper",
+        "dashes",
+        "long",
+        "huge",
+        "?",
+    ],
+)
+def test_documents_that_grow_without_end_are_refused_at_once(
+    write: Callable[[str], str], small: str, bomb: str
+) -> None:
+    assert len(str(refused(write(TEXT + bomb + "\n"))).splitlines()) < 40
+    value = "{" + bomb.replace("\n", ", ") + "}"
+    assert len(str(refused(small, [f"client.free={value}"])).splitlines()) < 40
+
+
+def test_an_alias_is_a_copy(write: Callable[[str], str]) -> None:
+    text = TEXT.replace("profile: default", "profile: b") + "  a: &a {rounds: 3}\n  b: *a\n"
+    assert load(write(text)).rounds == 3
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "huge"])
+def test_a_scenario_that_is_no_file_is_refused_and_not_waited_for(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.yaml"
+    with socket.socket(socket.AF_UNIX) as one:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            one.bind(os.path.relpath(path))
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "folder":
+            path.mkdir()
+        else:
+            with path.open("wb") as file:
+                file.truncate(10**10)
+        assert f"cannot read the scenario {path}" in str(refused(str(path)))
+
+
+def test_a_pipe_is_no_file_of_weights_and_no_data(small: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "there is no file" in str(refused(small, [f"model.init={tmp_path / 'pipe'}"]))
+    assert "there is no folder" in str(refused(small, [f"data.root={tmp_path / 'pipe'}"]))
 
 
 # --- problems
