@@ -114,6 +114,9 @@ class Distill(Client):
             leave without effect.
     """
 
+    payload = "images"
+    made_for = "images"
+
     def __init__(
         self,
         matching: Literal["gdd", "dm", "dsa", "dc"] = "gdd",

@@ -16,6 +16,8 @@ class Local(Supervised):
     site does the same work; with `epochs`, a small site gets few steps and looks worse than it is.
     """
 
+    payload = "nothing"
+
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Train, and report the loss; in a private run nothing."""
         model = site.new_model()

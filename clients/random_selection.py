@@ -24,6 +24,9 @@ class RandomSelection(Client):
         images_per_class: real images of each class.
     """
 
+    payload = "images"
+    made_for = "images"
+
     def __init__(self, images_per_class: PositiveInt = 10) -> None:
         self.images_per_class = images_per_class
 

@@ -69,6 +69,9 @@ class Segmentation(Client):
             code computes it.
     """
 
+    payload = "arrays"
+    made_for = "volumes"
+
     def __init__(
         self,
         loss: Literal["marginal", "plain"] = "marginal",
@@ -251,6 +254,8 @@ class LocalSegmentation(Segmentation):
 
     All clients start from the same weights, those of the server's first model.
     """
+
+    payload = "nothing"
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Train, and report the loss alone."""

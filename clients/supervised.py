@@ -45,6 +45,9 @@ class Supervised(Client):
             (Zhao & Bilen 2021); "none" trains on the images as they are.
     """
 
+    payload = "arrays"
+    made_for = "images"
+
     def __init__(
         self,
         epochs: PositiveInt = 1,

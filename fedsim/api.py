@@ -42,10 +42,12 @@ from fedsim.identity import (
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY, describe, mechanism_name, unit_note
 from fedsim.locks import held
 from fedsim.loop import Rounds, mean_scores
+from fedsim.machine import require_resources
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
+from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.report.leakage import leakage_line, write_leakage
 from fedsim.report.page import write_report
@@ -144,6 +146,7 @@ def run(
 
 def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Result:
     """Run one seed of a scenario into a new run folder."""
+    require_resources(scenario)
     activate_plugins(scenario)
     carried = client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
@@ -200,6 +203,7 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             those that the run began with.
     """
     folder = RunFolder.open(path)
+    folder.require_contained()
     record = run_record(folder)
     others = [word for word in resources if not word.startswith(_RESUMABLE)]
     if others:
@@ -223,6 +227,7 @@ def resume(path: Path, resources: Sequence[str], console: Console) -> Result:
             f"--seed {record['seed']}",
         )
     scenario, seed = load(path / "scenario.yaml", resources), record["seed"]
+    require_resources(scenario)
     if _is_secret(scenario):
         KeyFile(path).read()
     activate_plugins(scenario)
@@ -298,7 +303,8 @@ def _go(
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
                 status = "failed"
                 rounds.run()
-                summary = _finish(federation, rounds, folder)
+                with plugin_code("the finished model could not be scored"):
+                    summary = _finish(federation, rounds, folder)
                 if attacked is not None:
                     summary = _audit(*attacked, seed, folder, console)
                 if is_one_shot(strategy):
@@ -399,7 +405,7 @@ def _overlays(
             folder.path / "segmentation", cases, task.structures, title, rounds.server.note
         )
     except Exception as error:
-        rounds.console.line(f"no overlays: {error}")
+        rounds.console.line(f"no overlays: {one_line(error)}")
 
 
 def _leakage(
@@ -423,7 +429,7 @@ def _leakage(
             count_classes=rounds.privacy is None,
         )
     except Exception as error:
-        console.line(f"leakage was not measured: {error}")
+        console.line(f"leakage was not measured: {one_line(error)}")
         return
     if found is not None:
         console.line(leakage_line(found))
@@ -434,11 +440,14 @@ def _report(folder: RunFolder, console: Console) -> None:
     try:
         write_report(folder.path)
     except Exception as error:
-        console.line(f"no report: {error}; to try again, type: fedsim report {folder.path}")
+        console.line(
+            f"no report: {one_line(error)}; to try again, type: fedsim report {folder.path}"
+        )
 
 
 def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) -> Estimate:
     """Measure what a run would cost: one round in this process, every loop cut after `steps`."""
+    require_resources(scenario)
     activate_plugins(scenario)
     client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
@@ -502,7 +511,7 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
     if rounds.has_global_model:
         # Not `ascontiguousarray`: it gives a scalar an axis.
         arrays = {k: np.asarray(v, order="C") for k, v in flower.tensors(models[0]).items()}
-        write_whole(folder.path / "model.safetensors", encode_safetensors(arrays))
+        write_whole(folder.place("model.safetensors"), encode_safetensors(arrays))
     predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
     name, found = federation.task.predictions(predicted, federation.view("test"))
     folder.write_arrays(name, **found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.errors import RunError
+from fedsim.report.csv_file import csv_bytes
 from fedsim.runfolder import write_whole
 
 # A model of 4.7 MB, and hardly any work: what grows here is what the engine keeps.
@@ -59,12 +59,8 @@ def memory(clients: Sequence[int], rounds: int, long: int, out: Path) -> str:
     runs = [_measure(number, rounds) for number in clients]
     runs += [_measure(10, long)] if long else []
     out.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["clients", "round", "peak_rss_mb"])
-    for run in runs:
-        writer.writerows((run.clients, n, mb) for n, mb in enumerate(run.megabytes, 1))
-    write_whole(out / "memory.csv", text.getvalue().encode())
+    rows = [(run.clients, n, mb) for run in runs for n, mb in enumerate(run.megabytes, 1)]
+    write_whole(out / "memory.csv", csv_bytes([("clients", "round", "peak_rss_mb"), *rows]))
     _draw(runs, out / "memory.png")
     lines = [
         "| clients | rounds | all updates of a round, MB | peak after round 1, MB | "

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fedsim.data.building import UNFINISHED
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.identity import edited
 from fedsim.locks import is_taken
@@ -25,7 +26,7 @@ from fedsim.runfolder import RunFolder, missing_of
 # leaves of an unfinished write.
 _CHECKPOINT_FILES = ("*.ckpt", ".*.ckpt.*", "noise.key", ".noise.key.*", "*.pkl", ".*.pkl.*")
 _STORE_FILES = ("store.json", "*.npy", "images.bin", "masks.bin")
-_BUILDING = ".building-"  # the prefix of stores that are not finished
+_BUILDING = UNFINISHED
 _STALE_SECONDS = 24 * 3600
 
 

@@ -23,8 +23,11 @@ from fedsim.errors import (
     EXIT_RUN_FAILED,
     FedsimError,
     InputError,
+    Interruption,
     nearest,
 )
+from fedsim.printing import error, say
+from fedsim.raising import one_line
 from fedsim.verbs import (
     Verbs,
     audit,
@@ -52,11 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = "-v" in arguments or "--verbose" in arguments
+    _interruptions.clear()
     with contextlib.suppress(ValueError):  # Not in the main thread.
         # A batch system ends jobs with SIGTERM: the same orderly stop as Ctrl-C.
         signal.signal(signal.SIGTERM, _interrupt)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
+    parsed = None
     try:
         parsed = _parse(arguments)
         command: Callable[[argparse.Namespace], int] = parsed.command
@@ -69,21 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `fedsim ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}\na fault in fedsim or in a plugin; -v shows where"
+    except BaseException as error:
+        if parsed is None and isinstance(error, SystemExit):  # `fedsim --help`
+            raise
+        text = f"{one_line(error)}\na fault in fedsim or in a plugin; -v shows where"
         return _fail(text, EXIT_RUN_FAILED, verbose)
 
 
-class _Interrupt(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM.
-
-    Where the plain KeyboardInterrupt leaves an `exec` of a string (SciPy runs many on import),
-    Python 3.11 ends the process by SIGINT at exit although it was caught; a subclass escapes that.
-    """
+_interruptions: list[int] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Interrupt
+    """Stop in good order; at once, where a person asks for the second time."""
+    _interruptions.append(number)
+    if len(_interruptions) > 1:
+        # Not as an exception: it would fall into what closes the run, and leave a traceback.
+        os.write(2, b"error: interrupted again; ended at once\n")
+        os._exit(EXIT_INTERRUPTED)
+    raise Interruption
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -105,8 +113,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _fail(text: str, code: int, verbose: bool) -> int:
     if verbose:
-        traceback.print_exc()
-    print(f"error: {text}", file=sys.stderr)
+        say(traceback.format_exc(), end="", file=sys.stderr)
+    error(text)
     return code
 
 

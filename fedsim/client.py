@@ -151,6 +151,12 @@ class Site:
 class Client(ABC):
     """Base of client methods. The constructor only stores parameters."""
 
+    payload: ClassVar[str] = ""
+    """What it sends: "arrays" (a model), "images" (with labels), "nothing" (it keeps its own
+    model); "": not declared. A strategy that declares another is refused."""
+    made_for: ClassVar[str] = ""
+    """The data it learns from: "images" (to classify), "volumes" (to segment); "": not declared."""
+
     @property
     def releases(self) -> tuple[str, ...]:
         """What of the site's records themselves travels in its replies, in words; () for nothing.

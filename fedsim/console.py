@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -18,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedsim.printing import harmless
 from fedsim.progress import Board
 from fedsim.randomness import SERVER
 
@@ -52,7 +52,7 @@ class Console:
     def line(self, text: str = "") -> None:
         """Print one line."""
         if not self.quiet:
-            self._out.print(text, markup=False)
+            self._out.print(harmless(text), markup=False)
 
     # --- preparing data ------------------------------------------------------------------------
 
@@ -170,12 +170,12 @@ class Console:
         self._stop()
 
     def _name(self, client: int) -> str:
-        return "server" if client == SERVER else self._names[client]
+        return "server" if client == SERVER else harmless(self._names[client])
 
     def _start(self) -> None:
         if self._live is None:
             self._live = Progress(
-                TextColumn("  {task.description:<34}"),
+                TextColumn("  {task.description:<34}", markup=False),
                 BarColumn(bar_width=28),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
@@ -188,11 +188,6 @@ class Console:
         if self._live is not None:
             self._live.stop()
             self._live, self._bars = None, {}
-
-
-def error(text: str) -> None:
-    """Print an error on standard error."""
-    print(f"error: {text}", file=sys.stderr)
 
 
 def _epsilon(row: Mapping[str, Any], budget: float | None) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import inspect
 import logging
-import os
 import secrets
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from fedsim.grid.worker import Job, device_for, units_of
 from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.loop import Rounds
+from fedsim.machine import cores, gpus, require_resources, workers_on
 from fedsim.models.build import build_model, first_arrays
 from fedsim.models.conditioning import require_conditioned
 from fedsim.privacy.client_level import (
@@ -45,6 +45,7 @@ from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
+from fedsim.raising import plugin_code
 from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
@@ -147,7 +148,8 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
             f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
             hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
         )
-    return client.releases
+    with plugin_code(f"client {name!r} failed in releases"):
+        return client.releases
 
 
 def check_model(scenario: Scenario, task: Task) -> None:
@@ -328,12 +330,16 @@ def _budget(scenario: Scenario) -> float | None:
 
 
 def worker_count(scenario: Scenario, clients: int) -> int:
-    """Clients that run at a time: as asked, else one for each core that `threads` leaves."""
+    """Clients that run at a time: as asked, else as many as cores and GPUs carry."""
     resources = scenario.resources
     if resources.backend == "inline":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = resources.workers or max(1, (cores or 1) // resources.threads)
+    wanted = resources.workers
+    if wanted is None:
+        # Of a cluster nothing is known yet: it takes as many of these as it can.
+        local = resources.gpus and resources.ray_address is None
+        here = (gpus(), resources.gpus) if local else (0, 0.0)
+        wanted = max(1, workers_on(cores(), here[0], resources.threads, here[1]))
     return min(wanted, clients)
 
 
@@ -362,6 +368,7 @@ def engine(
     """Put the rooms together: grid, ledger, server, loop. Trials have no folder and run inline."""
     streams, task = Streams(seed), federation.task
     names = list(federation.train)
+    require_resources(scenario, len(names))
     threads_before = torch.get_num_threads()
     torch.set_num_threads(scenario.resources.server_threads)
     quiet = contextlib.nullcontext() if isinstance(strategy, Strategy) else _quiet_flower()
@@ -461,7 +468,8 @@ def engine(
             _noise=noise,
         )
         if isinstance(strategy, Strategy):
-            strategy.setup(server)
+            with plugin_code(f"strategy {scenario.strategy.name!r} failed in setup"):
+                strategy.setup(server)
         console.begin(names, scenario.rounds, board, _budget(scenario))
         try:
             yield Rounds(

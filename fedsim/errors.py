@@ -73,6 +73,15 @@ class RunError(FedsimError):
     """The run failed although its input was right."""
 
 
+class DivergedError(RunError):
+    """A model's predictions are not numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model diverged: its predictions are NaN or infinite; try a smaller learning rate"
+        )
+
+
 class ClientError(RunError):
     """A client raised. Carries the client's own traceback, headed by client, site and round."""
 
@@ -85,6 +94,15 @@ class ClientError(RunError):
             f"client {self.client} (site {self.site!r}) failed in round {self.round}:\n"
             f"{self.traceback.rstrip()}"
         )
+
+
+class Interruption(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, as the command line raises it.
+
+    Where the plain KeyboardInterrupt leaves an `exec` of a string (SciPy runs many on import),
+    Python 3.11 ends the process by SIGINT at exit although it was caught; a subclass escapes that.
+    It also tells a person's Ctrl-C from a KeyboardInterrupt that a plugin raises.
+    """
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

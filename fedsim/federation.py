@@ -19,6 +19,7 @@ from fedsim.data.volumes.split import split_cases, split_fold
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
 from fedsim.errors import InputError, Problem
 from fedsim.label_views import label_scheme
+from fedsim.raising import plugin_code
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
@@ -174,9 +175,11 @@ def open_store(
                 raise InputError(
                     f"data.{key} is for images, but {data.name!r} has volumes", hint="leave it out"
                 )
-        return prepare_volumes(dataset, **options)
+        with plugin_code(f"data set {data.name!r} could not be prepared"):
+            return prepare_volumes(dataset, **options)
     options |= {"positive": data.positive, "window": data.window}
-    return prepare(dataset, workers=os.cpu_count() or 1, **options)
+    with plugin_code(f"data set {data.name!r} could not be prepared"):
+        return prepare(dataset, workers=os.cpu_count() or 1, **options)
 
 
 def _outsiders(scenario: Scenario) -> tuple[str, ...]:
@@ -336,14 +339,15 @@ def build_federation(
     # Sites that take no part are none that a partition may wait for.
     names = [name for name in store.site_names if name not in _outsiders(scenario)]
     codes = np.array([names.index(n) if n in names else -1 for n in store.site_names], np.int64)
-    parts = partition.assign(
-        labels=store.labels[here],
-        groups=store.groups[here],
-        sites=codes[store.sites[here]],
-        site_names=tuple(names),
-        clients=scenario.federation.clients,
-        rng=Streams(seed).numpy("partition"),
-    )
+    with plugin_code(f"partition {block.name!r} failed in assign"):
+        parts = partition.assign(
+            labels=store.labels[here],
+            groups=store.groups[here],
+            sites=codes[store.sites[here]],
+            site_names=tuple(names),
+            clients=scenario.federation.clients,
+            rng=Streams(seed).numpy("partition"),
+        )
     train = {name: here[positions] for name, positions in parts.items()}
     val = _share_validation(store, split["val"], list(train))
     task = _task(scenario, store, list(train))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +29,8 @@ from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import peak_rss_mb
 from fedsim.ledger.privacy import NO_PRIVACY, PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.parameters import shown
+from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.runfolder import line_of
 from fedsim.scenario import Scenario
@@ -105,6 +106,7 @@ class Rounds:
     finished: int = 0
     seconds_before: float = 0.0
     _best: float | None = None
+    _returned_nothing: bool | None = None  # None: the strategy has not been asked yet
     _begun: float = field(default_factory=time.perf_counter)
     _charged: list[dict[str, Any]] = field(default_factory=list)
     _lost: str = ""
@@ -143,7 +145,9 @@ class Rounds:
         self.selected = [flower.tensor_record(arrays) for arrays in checkpoint.selected]
         self.metrics, self._best = checkpoint.loop["metrics"], checkpoint.loop["best"]
         self.failed = checkpoint.loop["failed"]
-        restore_strategy(self.strategy, checkpoint.strategy)
+        self._returned_nothing = checkpoint.loop.get("returned_nothing")
+        with self._foreign("load_state_dict", self.finished):
+            restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
         self.ledger.load_state_dict(checkpoint.ledger)
         if self.privacy is not None and checkpoint.privacy is not None:
@@ -168,8 +172,10 @@ class Rounds:
     def trial(self) -> None:
         """Exchange the messages of one round, aggregate and score; write nothing."""
         self._exchange(1, {})
-        self.score_test(self.arrays)
-        strategy_state(self.strategy)
+        with plugin_code("the model of round 1 could not be scored"):
+            self.score_test(self.arrays)
+        with self._foreign("state_dict", 1):
+            strategy_state(self.strategy)
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()
@@ -206,7 +212,8 @@ class Rounds:
         self.console.round(row)
 
     def _checkpoint(self, row: dict[str, Any], marks: dict[str, Mark]) -> Checkpoint:
-        state = strategy_state(self.strategy)
+        with self._foreign("state_dict", self.finished):
+            state = strategy_state(self.strategy)
         lost = lost_line(self.strategy, state)
         if lost and lost != self._lost:
             self.console.line(lost)
@@ -220,7 +227,12 @@ class Rounds:
             round=self.finished,
             arrays=arrays_of(self.arrays),
             selected=[arrays_of(arrays) for arrays in self.selected],
-            loop={"metrics": self.metrics, "best": self._best, "failed": self.failed},
+            loop={
+                "metrics": self.metrics,
+                "best": self._best,
+                "failed": self.failed,
+                "returned_nothing": self._returned_nothing,
+            },
             strategy=state,
             contexts=self.grid.states(),
             ledger=self.ledger.state_dict(),
@@ -250,7 +262,7 @@ class Rounds:
         replies = _Replies(self, grid.send_and_receive(messages), heard)
         arrays, reported = None, None
         with contextlib.suppress(_NobodyAnsweredError), self._foreign("aggregate_train", number):
-            arrays, reported = strategy.aggregate_train(number, replies)
+            arrays, reported = _aggregate(strategy, number, replies)
         if not replies.exhausted:
             raise RunError(
                 f"strategy {self.scenario.strategy.name!r} read {replies.read} of {len(messages)} "
@@ -261,6 +273,13 @@ class Rounds:
             arrays = self.buffers.restored(arrays)
             self._check(arrays, number)
             self.arrays = arrays
+        if self.has_global_model and replies.read:
+            self._returned_nothing = arrays is None and self._returned_nothing is not False
+            if self._returned_nothing and number == self.scenario.rounds:
+                raise RunError(
+                    f"strategy {self.scenario.strategy.name!r} returned no arrays from "
+                    f"aggregate_train in any of {number} round(s): the model is as it was at first"
+                )
         if self.scenario.evaluation.on_clients:
             handed = self.buffers.begin(self.arrays)
             with self._foreign("configure_evaluate", number):
@@ -310,6 +329,10 @@ class Rounds:
         every, last = self.scenario.evaluation.every, final or number == self.scenario.rounds
         if number % every and not last:
             return {}
+        with plugin_code(f"the models of round {number} could not be scored"):
+            return self._scored(heard)
+
+    def _scored(self, heard: dict[str, dict[str, Any]]) -> Scores:
         models = self._models()
         scores: Scores = {}
         if self.score_val is not None:
@@ -347,16 +370,9 @@ class Rounds:
     @contextlib.contextmanager
     def _foreign(self, method: str, number: int) -> Iterator[None]:
         """Run a strategy's method under seeded global generators, and name it if it raises."""
-        try:
-            with isolated(self.streams.sequence(f"strategy-{method}", number)):
-                yield
-        except FedsimError:
-            raise
-        except Exception as error:
-            name = self.scenario.strategy.name
-            raise RunError(
-                f"strategy {name!r} failed in {method} of round {number}:\n{traceback.format_exc()}"
-            ) from error
+        what = f"strategy {self.scenario.strategy.name!r} failed in {method} of round {number}"
+        with plugin_code(what), isolated(self.streams.sequence(f"strategy-{method}", number)):
+            yield
 
     def peak_rss_mb(self) -> float:
         """Peak memory of this process plus that of each worker process, in MB.
@@ -379,6 +395,7 @@ class _Replies:
     ) -> None:
         self._rounds, self._heard, self._evaluate = rounds, heard, evaluate
         self._replies = self._checked(replies)
+        self._examples: list[float] = []
         self.read = 0
         self.exhausted = False
 
@@ -388,15 +405,19 @@ class _Replies:
     def _checked(self, replies: Iterable[Message]) -> Iterator[Message]:
         grid = self._rounds.grid
         for reply in replies:
+            client = grid.client_of(reply.metadata.src_node_id)
             if problem := _diverged(reply, self._rounds.buffers.current):
-                client = grid.client_of(reply.metadata.src_node_id)
                 grid.failures.append(grid.failure(client, "diverged", problem))
+                continue
+            if problem := _miscounted(reply):
+                grid.failures.append(grid.failure(client, "error", problem, problem))
                 continue
             self.read += 1
             self._note(reply)
             self._rounds.buffers.take(reply.content)
             yield reply
         self.exhausted = True
+        self._require_weight()
         least = self._rounds.scenario.faults.min_clients
         if not self._evaluate and self.read < max(least, 1):
             if least == 0:
@@ -407,11 +428,22 @@ class _Replies:
                 + "\n".join(f"  client {f.client} ({f.site}): {f.reason}" for f in grid.failures)
             )
 
+    def _require_weight(self) -> None:
+        """Refuse a training round in which all clients say that they stand for no records."""
+        weightless = self._examples and len(self._examples) == self.read and not any(self._examples)
+        if weightless and not self._evaluate:
+            raise RunError(
+                f"all {self.read} client(s) reported num-examples 0 in round "
+                f"{self._rounds.grid.round}: there is nothing to average"
+            )
+
     def _note(self, reply: Message) -> None:
         """Keep the metrics that a client reports."""
         client = self._rounds.grid.client_of(reply.metadata.src_node_id)
         prefix = "val_" if self._evaluate else ""
         for record in reply.content.metric_records.values():
+            if isinstance(count := record.get("num-examples"), int | float):
+                self._examples.append(count)
             values = {f"{prefix}{name}": value for name, value in record.items()}
             self._heard.setdefault(str(client), {}).update(values)
 
@@ -433,6 +465,29 @@ def _diverged(reply: Message, known: Mapping[str, np.ndarray]) -> str:
                 "smaller learning rate"
             )
     return ""
+
+
+def _miscounted(reply: Message) -> str:
+    """Why a reply's `num-examples` cannot be a number of records; "" if it can, or is not there."""
+    for record in reply.content.metric_records.values():
+        count = record.get("num-examples", 0)
+        if not isinstance(count, int | float) or not 0 <= count < np.inf:
+            return f"reported num-examples {shown(count)}: expected a finite number, at least 0"
+    return ""
+
+
+def _aggregate(
+    strategy: FlowerStrategy, number: int, replies: Iterable[Message]
+) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    """What the strategy makes of the replies; TypeError where it is something else."""
+    found: Any = strategy.aggregate_train(number, replies)
+    types = ((ArrayRecord, type(None)), (MetricRecord, type(None)))
+    if not isinstance(found, tuple) or len(found) != 2 or not all(map(isinstance, found, types)):
+        raise TypeError(
+            "aggregate_train must return a pair: an ArrayRecord or None, and a MetricRecord or None"
+        )
+    arrays, reported = found
+    return arrays, reported
 
 
 def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:

@@ -24,6 +24,7 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic_core import ErrorDetails
 
 from fedsim.errors import InputError, Problem, nearest
+from fedsim.raising import one_line, reraise_interruption
 
 _STRICT = {int: StrictInt, float: StrictFloat, bool: StrictBool, str: StrictStr}
 _ANY_TYPE = pydantic.ConfigDict(arbitrary_types_allowed=True)
@@ -98,9 +99,11 @@ def construct(
     if not problems:
         try:
             return factory(**values, **supplied)
-        except Exception as error:
-            plain = isinstance(error, ValueError) and str(error)
-            message = " ".join(str(error).split()) if plain else describe(error)
+        except BaseException as error:
+            reraise_interruption(error)
+            text = one_line(error)
+            plain = isinstance(error, ValueError) and ": " in text
+            message = text.partition(": ")[2] if plain else describe(error)
             problems = [Problem(_named_in(message, values), message)]
             raise InputError(f"{name_of(factory)} cannot be constructed", problems) from error
     raise InputError(f"{name_of(factory)} cannot be constructed", problems)
@@ -129,14 +132,13 @@ def describe(error: BaseException) -> str:
     """An exception in one line: its class, its message, and file:line of the line that failed."""
     where = ""
     if isinstance(error, SyntaxError):
-        text, where = error.msg, f"{error.filename}:{error.lineno}"
+        text, where = f"SyntaxError: {error.msg}", f"{error.filename}:{error.lineno}"
     else:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         for frame in traceback.extract_tb(error.__traceback__):
             if not frame.filename.startswith("<frozen importlib") and frame.filename not in _OURS:
                 where = f"{frame.filename}:{frame.lineno}"
-    parts = [type(error).__name__, f": {text}" if text else "", f" ({where})" if where else ""]
-    return "".join(parts)
+    return f"{text} ({where})" if where else text
 
 
 def explain(error: pydantic.ValidationError, value: Any) -> dict[tuple[Any, ...], str]:

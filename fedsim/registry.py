@@ -18,6 +18,7 @@ from typing import Any
 
 from fedsim.errors import InputError, nearest
 from fedsim.parameters import check_parameters, construct, describe
+from fedsim.raising import reraise_interruption
 
 __all__ = [
     "GROUPS",
@@ -171,7 +172,8 @@ def _load(module: str, attribute: str, title: str) -> Any:
     """
     try:
         found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        reraise_interruption(error)
         raise InputError(f"{title} cannot be imported: {describe(error)}") from error
     for part in attribute.split("."):
         try:
@@ -180,7 +182,8 @@ def _load(module: str, attribute: str, title: str) -> Any:
             near = difflib.get_close_matches(part, dir(found), n=1)
             likely = f" (did you mean {near[0]!r}?)" if near else ""
             raise InputError(f"{title}: {module} has no {part!r}{likely}") from error
-        except Exception as error:  # a module that imports on access
+        except BaseException as error:  # a module that imports on access
+            reraise_interruption(error)
             raise InputError(f"{title} cannot be imported: {describe(error)}") from error
     if inspect.ismodule(found):
         raise InputError(f"{title} is a module, not a class or function in it")

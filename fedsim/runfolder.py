@@ -77,7 +77,8 @@ class RunFolder:
     """One run's folder."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # A plugin may change the process's folder: that must not move the run.
+        self.path = Path(os.path.abspath(path))
 
     @classmethod
     def create(cls, base: Path, scenario: str, seed: int) -> RunFolder:
@@ -117,25 +118,45 @@ class RunFolder:
             )
         return cls(path)
 
+    def require_contained(self) -> None:
+        """Refuse to write in a folder with links that lead out of it, such as a stranger's."""
+        root = os.path.realpath(self.path)
+        for folder, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                path = os.path.join(folder, name)
+                if os.path.islink(path) and not _is_below(os.path.realpath(path), root):
+                    raise InputError(
+                        f"{path} is a link out of the run folder",
+                        hint="put a copy in the place of the link; nothing was written",
+                    )
+
+    def place(self, name: str) -> Path:
+        """Where a file of the folder is written; InputError where that is outside of it."""
+        path = self.path / name
+        inside = _is_below(os.path.realpath(path.parent), os.path.realpath(self.path))
+        if not inside or path.is_symlink():
+            raise InputError(f"{name!r} would be written outside of the run folder {self.path}")
+        return path
+
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one line of JSON and flush it."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        with self.place(name).open("a", encoding="utf-8") as file:
             file.write(line_of(row))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole."""
         text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
-        write_whole(self.path / name, text.encode())
+        write_whole(self.place(name), text.encode())
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole."""
-        write_whole(self.path / name, text.encode())
+        write_whole(self.place(name), text.encode())
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file of named arrays whole."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        write_whole(self.path / name, buffer.getvalue())
+        write_whole(self.place(name), buffer.getvalue())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file; InputError, naming it, where it is missing or damaged."""
@@ -190,6 +211,11 @@ def damaged(where: Path, why: Exception | str) -> InputError:
     if isinstance(why, OSError):
         why = why.strerror or why
     return InputError(f"{where} cannot be read: {why}")
+
+
+def _is_below(path: str, root: str) -> bool:
+    """Whether a real path is a real folder, or in it."""
+    return path == root or path.startswith(os.path.join(root, ""))
 
 
 def now() -> str:

@@ -19,6 +19,7 @@ from fedsim.parameters import (
     parameter_names,
     shown,
 )
+from fedsim.raising import reraise_interruption
 from fedsim.registry import Registry
 from fedsim.schema import Scenario
 from fedsim.yaml_lines import Document, KeyPath, Place
@@ -155,10 +156,27 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
     listed = document.get(("plugins",))
     folders = [at for at in listed if isinstance(at, str)] if isinstance(listed, list) else []
     activate(folder for folder in folders if os.path.isdir(folder))
-    return [
+    problems = [
         problem
         for path in Scenario.blocks
         for problem in _check_block(document, registry, path, folders)
+    ]
+    return problems or _check_pairs(document, registry)
+
+
+def _check_pairs(document: Document, registry: Registry) -> Problems:
+    """Plugins that are right, each for itself, and do not go together."""
+    from fedsim.fitting import misfits
+
+    paths = {group: path for path, (group, _) in Scenario.blocks.items()}
+    found = {
+        group: (name, registry.resolve(group, name))
+        for group, path in paths.items()
+        if isinstance(name := document.get((*path, "name")), str)
+    }
+    return [
+        (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
+        for group, why in misfits(registry, found).items()
     ]
 
 
@@ -228,7 +246,8 @@ def _check_stand_in(document: Document, dataset: Any, options: set[str]) -> Prob
         return []
     try:
         generator = getattr(dataset, "embedded", None)
-    except Exception as error:  # a property of the plugin
+    except BaseException as error:  # a property of the plugin
+        reraise_interruption(error)
         return [(document.place(("data",)), f"data: no stand-in: {describe(error)}")]
     if generator is None:
         message = "data.root: missing: this data set has no embedded stand-in; give its folder"

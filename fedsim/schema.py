@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from fedsim import yaml_lines
+from fedsim.files import file_name
 
 Count = Annotated[StrictInt, Field(ge=1)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
@@ -233,6 +234,13 @@ class Resources(Block):
     gpus: Annotated[StrictFloat, Field(ge=0)] = 0.0
     ray_address: StrictStr | None = None
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise PydanticCustomError("gpus", "expected a whole number, or a fraction below 1")
+        return value
+
 
 class Faults(Block):
     """What happens when clients fail, and which failures are simulated.
@@ -422,11 +430,11 @@ class Scenario(Block):
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value) or value != file_name(value):
             raise PydanticCustomError(
                 "name",
-                "expected letters, digits, '_', '-' and '.', first a letter or digit: a folder of "
-                "runs gets that name",
+                "expected letters, digits, '_', '-' and '.', first a letter or digit, at most 80: "
+                "a folder of runs gets that name",
             )
         return value
 

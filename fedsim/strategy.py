@@ -92,6 +92,11 @@ class Strategy(FlowerStrategy):
     server: Server
     one_shot: ClassVar[bool] = False
     """Whether clients send once: then a run has one round, and replies are stored on arrival."""
+    payload: ClassVar[str] = ""
+    """What clients must send: "arrays" (a model), "images" (with labels), "nothing" (each keeps its
+    own model); "": not declared. A client method that declares another is refused."""
+    made_for: ClassVar[str] = ""
+    """The data it works on: "images" (to classify), "volumes" (to segment); "": not declared."""
     local: ClassVar[bool] = False
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""

@@ -27,6 +27,8 @@ class FedAvg(Strategy):
         weighting: "samples" weights by the number of images, "uniform" counts every client once.
     """
 
+    payload = "arrays"
+
     def __init__(
         self,
         codec: Codec = "float32",

@@ -67,6 +67,8 @@ class GDD(Strategy):
     """
 
     one_shot = True
+    payload = "images"
+    made_for = "images"
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class GDD(Strategy):
                 },
                 self.server.task.classes,
                 self.server.note,
+                self.server.names,
             )
         model = self.server.new_model()
         load_state(model, self._initial)

@@ -18,6 +18,7 @@ class LocalOnly(Strategy):
     """
 
     local = True
+    payload = "nothing"
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         """The command to train; no model travels."""

@@ -25,7 +25,15 @@ from hypothesis import settings
 
 # They start Ray, servers or other processes: one at a time, all on one worker of `make test`.
 STARTING_PROCESSES = {
-    *("test_baselines", "test_bits", "test_faults", "test_resume", "test_run"),
+    *(
+        "test_baselines",
+        "test_bits",
+        "test_faults",
+        "test_raising",
+        "test_ray_access",
+        "test_resume",
+        "test_run",
+    ),
     *("test_cli", "test_curve", "test_deployment", "test_docs", "test_packaging", "test_sweep"),
 }
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -234,6 +235,27 @@ def test_the_lock_of_a_log_ends_with_the_process_that_writes_it(tmp_path: Path) 
     child.wait()
     assert not is_taken(path)
     assert not is_taken(tmp_path / "none")
+
+
+@pytest.mark.parametrize("cause", ["a second interruption", "no end in 0 s"])
+def test_a_cell_that_the_sweep_killed_itself_is_not_said_to_lack_memory(
+    cause: str, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_PATIENCE_SECONDS", 0.0 if cause.endswith("0 s") else 600.0)
+    sweep = Sweep(plan(["tiny.yaml"], []), {}, tmp_path / "runs", Console(quiet=True))
+    (entry,) = sweep.entries
+    log = entry.cell.log(tmp_path / "runs")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1); time.sleep(600)"
+    entry.process = subprocess.Popen([sys.executable, "-uc", stubborn], stdout=subprocess.PIPE)
+    assert entry.process.stdout is not None
+    entry.process.stdout.readline()
+    entry.status, entry.began = "running", time.monotonic()
+    sweep._signals.count = 2 if cause.startswith("a second") else 1
+    sweep._stop()
+    assert entry.status == "interrupted"
+    assert entry.error == f"killed by this sweep: {cause}"
 
 
 # --- How many at a time --------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,27 +18,57 @@ from fedsim.data.copies import Digests, digests
 from fedsim.data.images import reserve
 from fedsim.data.kept import write_about
 from fedsim.errors import RunError
+from fedsim.locks import held, is_taken
 
+UNFINISHED = ".building-"
+"""What the names of folders begin with that are not finished."""
 _BLOCK = 1024  # images copied or hashed at a time
+_YOUNG_SECONDS = 60.0
 
 
 @contextlib.contextmanager
 def new_folder(parent: Path) -> Iterator[Path]:
     """Yield an empty folder below `parent`, to be filled and published; removed if it was not.
 
+    What killed processes left behind is removed first.
+
     Raises:
         RunError: it cannot be written (no permission, no space).
     """
-    folder = parent / f".building-{os.getpid()}-{secrets.token_hex(4)}"
+    folder = parent / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True)
-        yield folder
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(parent)
+        folder.mkdir()
+        with held(folder):
+            yield folder
     except OSError as error:
         raise RunError(
             f"prepared data cannot be written below {parent}: {error.strerror or error}"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove the folders that nobody fills any more."""
+    for folder in parent.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            # A folder is locked a moment after it is made.
+            young = time.time() - folder.stat().st_mtime < _YOUNG_SECONDS
+            process = folder.name.removeprefix(UNFINISHED).partition("-")[0]
+            if not (young and _lives(process)) and not is_taken(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:  # It belongs to somebody else.
+        return True
+    return True
 
 
 def publish(folder: Path, target: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from fedsim.errors import RunError
+from fedsim.files import require_regular
 
 CHANNELS = 3
 Window = tuple[float, float]
@@ -43,6 +47,7 @@ def read_image(path: str | Path, size: int, window: Window | None = None) -> np.
     with warnings.catch_warnings():
         # Pillow refuses pictures of more than 179 million pixels; it warns of half as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        require_regular(path)
         with Image.open(path) as opened:
             # The second picture of a camera's MPO file is a preview.
             frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
@@ -167,7 +172,7 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
     if workers <= 1:
         yield from map(_decode_span, spans)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_decode_span, span) for span in spans]
         try:
             for future in as_completed(futures):
@@ -180,6 +185,22 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, however that ended."""
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one in good order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _decode_span(span: _Span) -> _Decoded:

@@ -9,12 +9,12 @@ import hashlib
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError, Problem, nearest
+from fedsim.files import file_name
 
 _SHOWN = 10  # broken records listed by name
 
@@ -153,4 +153,4 @@ def lines_below(problems: Sequence[Problem], root: Path) -> list[str]:
 
 def safe(name: str) -> str:
     """A name as part of a file name (a data set may be named by a dotted path)."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
+    return file_name(name)

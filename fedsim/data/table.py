@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedsim.data.columns import alike, meant, plain
 from fedsim.errors import InputError, Problem
+from fedsim.files import require_regular
 
 SUFFIXES = (".csv", ".tsv")
 """Of the files that are read as tables."""
@@ -244,6 +245,7 @@ def refuse_one_file_twice(rows: Sequence[Row], column: str, name: str) -> None:
 def _lines(file: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows that are not blank, each with the number of its line."""
     try:
+        require_regular(file)
         content = file.read_bytes()
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         # utf-8-sig: spreadsheet programs put a byte-order mark in front.

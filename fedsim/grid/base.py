@@ -146,10 +146,6 @@ class BaseGrid(Grid):
         """Seconds of simulated delay that a server would have waited for in the current round."""
         return self._simulated.wait(list(self.delays.values()))
 
-    def raised(self, client: int, traceback: str) -> Failure:
-        """The failure of a client that raised."""
-        return self.failure(client, "error", traceback.rstrip().rpartition("\n")[2], traceback)
-
     # --- Flower's Grid -------------------------------------------------------------------------
 
     def set_run(self, run: Any) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Generator
 
 from flwr.app import Message
 
 from fedsim import flower
-from fedsim.errors import FedsimError
+from fedsim.errors import DivergedError, FedsimError
 from fedsim.faults import Failure
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.raising import one_line, reraise_interruption, short_traceback
 
 
 class InlineGrid(BaseGrid):
@@ -36,12 +36,18 @@ class InlineGrid(BaseGrid):
             try:
                 outcome, context, spent = self._worker.run(own, context, self.round)
                 self._keep(message, outcome, context, spent, "driver")
+            except DivergedError as error:
+                context.state = before
+                outcome = self.failure(self.client(message), "diverged", str(error))
             except FedsimError:
                 raise
-            except Exception:
+            except BaseException as error:
+                reraise_interruption(error)
                 # What the client wrote before it failed is lost, as it is with a worker's copy.
                 context.state = before
-                outcome = self.raised(self.client(message), traceback.format_exc())
+                outcome = self.failure(
+                    self.client(message), "error", one_line(error), short_traceback(error)
+                )
             finally:
                 self.in_flight = set()
             yield outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,8 @@ class Classifier(nn.Module):
         features: images float32 [N, in_channels, H, W] -> embedding [N, D].
         classifier: embedding [N, D] -> logits [N, num_classes].
     """
+
+    made_for: ClassVar[str] = "images"
 
     features: nn.Sequential
     classifier: nn.Linear

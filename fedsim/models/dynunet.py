@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -39,6 +40,8 @@ class DynUNet(nn.Module):
         ValueError: a size below one, too few levels, too many heads, strides or kernels that do not
             fit the levels, or a patch that cannot be divided so.
     """
+
+    made_for: ClassVar[str] = "volumes"
 
     def __init__(
         self,

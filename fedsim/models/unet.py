@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class UNet(nn.Module):
     Raises:
         ValueError: a size below one, fewer than two levels, or a patch that cannot be halved so.
     """
+
+    made_for: ClassVar[str] = "volumes"
 
     def __init__(
         self,

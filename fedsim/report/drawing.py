@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
+
+from fedsim.report.csv_file import csv_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,11 +50,7 @@ class Picture:
     @property
     def csv(self) -> bytes:
         """The table as CSV, UTF-8."""
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows)
-        return text.getvalue().encode()
+        return csv_bytes([self.header, *self.rows])
 
 
 def frame(

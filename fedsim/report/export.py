@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedsim.report.comparison import DIFFERENCE, Comparison
+from fedsim.report.csv_file import csv_bytes
 from fedsim.report.rows import Row, Spent
 from fedsim.report.table import label, printed
 
@@ -42,9 +41,7 @@ _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reve
 
 def csv_text(comparison: Comparison) -> str:
     """Tidy CSV: unknown numbers are empty; scores and differences are fractions of one."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[Sequence[Any]] = [CSV_COLUMNS]
     baseline = comparison.baseline.name if comparison.baseline is not None else ""
     for line in comparison.lines:
         privacy = _privacy(line.row.privacy)
@@ -52,7 +49,7 @@ def csv_text(comparison: Comparison) -> str:
             one = line.measures.get(column.key)
             if one is None:
                 continue
-            writer.writerow(
+            rows.append(
                 [
                     *(line.row.label, line.row.data, " ".join(map(str, line.row.seeds))),
                     *(column.name, column.unit, one.mean, one.sd, *(one.interval or ("", ""))),
@@ -60,7 +57,7 @@ def csv_text(comparison: Comparison) -> str:
                     *privacy,
                 ]
             )
-    return buffer.getvalue()
+    return csv_bytes(rows).decode()
 
 
 def _privacy(spent: Spent | None) -> tuple[Any, ...]:

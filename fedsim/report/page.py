@@ -11,8 +11,9 @@ from fedsim.report.html import image, items, page, paragraph, section, table
 from fedsim.report.many import MANY, TITLES, some, spread_rows
 from fedsim.report.paths import hidden
 from fedsim.report.record import METRIC_NAMES, NUMBER, Record, read_record
+from fedsim.report.sheets import sheet_names
 from fedsim.report.text import typed
-from fedsim.runfolder import write_whole
+from fedsim.runfolder import RunFolder, write_whole
 
 # Keys of run.json that the page shows elsewhere than in the table of the environment.
 _TOLD = (
@@ -49,6 +50,7 @@ def write_report(folder: Path, *, paths: bool = False) -> Path:
 
 def write_page(record: Record, *, paths: bool = False) -> Path:
     """`write_report` of a run folder that has been read already."""
+    RunFolder(record.path).require_contained()
     if not paths:
         record = hidden(record)
     folder = record.path / "report"
@@ -314,8 +316,9 @@ def _synthetic(record: Record) -> str:
     folder = record.path / "synthetic"
     sheets = [folder / "sheet.png"]
     if not sheets[0].is_file():
-        names = some(record.clients, _SHEETS) if len(record.clients) >= MANY else record.clients
-        sheets = [folder / f"{name}.png" for name in names]
+        clients = some(record.clients, _SHEETS) if len(record.clients) >= MANY else record.clients
+        names = sheet_names(record.clients)
+        sheets = [folder / f"{names[client]}.png" for client in clients]
     parts = []
     for sheet in sheets:
         if not sheet.is_file():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fedsim.files import file_names
 from fedsim.report.many import MANY, some
 from fedsim.runfolder import write_whole
 
@@ -25,29 +26,39 @@ def save_synthetic(
     sent: Mapping[str, tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
     note: str = "",
+    clients: Sequence[str] = (),
 ) -> None:
     """Write what each client sent: `<client>.npz` (images, labels) and `<client>.png`, and one
     `sheet.png` of all clients; of many, `sheet.png` shows some.
+
+    A client's name may be anything; `sheet_names` says what its files are called.
 
     Args:
         folder: where to write; made if missing.
         sent: client name -> (uint8 images [n, C, H, W], int64 labels [n]).
         classes: class names in label order.
         note: what every picture must say, such as that the data are a stand-in.
+        clients: all clients of the run, where others than these may have sent nothing.
     """
     sheets = []
+    names = sheet_names(clients or list(sent))
     shown = set(some(sent, _SHEETS) if len(sent) >= MANY else sent)
     for name, (images, labels) in sent.items():
         buffer = BytesIO()
         np.savez(buffer, images=images, labels=labels)
-        write_whole(folder / f"{name}.npz", buffer.getvalue())
+        write_whole(folder / f"{names[name]}.npz", buffer.getvalue())
         title = f"{name} ({note})" if note else name
         sheet = draw_sheet(title, images, labels, classes)
-        write_whole(folder / f"{name}.png", _png(sheet))
+        write_whole(folder / f"{names[name]}.png", _png(sheet))
         if name in shown:
             sheets.append(sheet)
     if sheets:
         write_whole(folder / "sheet.png", _png(_below_each_other(sheets)))
+
+
+def sheet_names(clients: Sequence[str]) -> dict[str, str]:
+    """What the files of each client in `synthetic/` are called, without their suffix."""
+    return file_names(clients, reserved=("sheet", "nearest_pairs", "leakage"))
 
 
 def draw_sheet(

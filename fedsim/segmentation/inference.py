@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.evaluation import require_finite
+
 OVERLAP = 0.5
 """Share of a window that its neighbour sees too, along every axis (Isensee et al., 2021)."""
 
@@ -38,14 +40,16 @@ def segment(
 
     Raises:
         ValueError: an image of another shape.
+        DivergedError: logits that are no numbers.
     """
     if image.dim() != 4 or len(image) != 1:
         raise ValueError(f"A volume must be [1, D, H, W], but its shape is {tuple(image.shape)}.")
     inputs = image.transpose(0, 1) if len(patch) == 2 else image[None]
-    parts = [
-        _logits(model, part.contiguous().to(device), patch, batch_size).argmax(dim=1)
+    logits = (
+        _logits(model, part.contiguous().to(device), patch, batch_size)
         for part in inputs.split(batch_size)
-    ]
+    )
+    parts = [require_finite(part).argmax(dim=1) for part in logits]
     classes = torch.cat(parts) if len(patch) == 2 else parts[0][0]
     return classes.to(torch.uint8).cpu().numpy()
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
+from fedsim.machine import cores
 from fedsim.scenario import Scenario
 
 # Memory of a process before anything is known: PyTorch, a small model, a window of images.
 _PROCESS_MB = 1000.0
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cores_of(scenario: Scenario) -> int:
@@ -39,27 +29,3 @@ def expected_mb(scenario: Scenario) -> float:
     resources = scenario.resources
     workers = 0 if resources.backend == "inline" else resources.workers or cores()
     return _PROCESS_MB * (1 + workers)
-
-
-def available_mb() -> float:
-    """Memory in MB (10^6 bytes) that new processes can have, within a container's limit."""
-    found = [_machine_mb()]
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        found.append((limit - int((_CGROUP / "memory.current").read_text())) / 1e6)
-    except (OSError, ValueError):  # No container, or one without a limit ("max").
-        pass
-    return max(min(found), 0.0)
-
-
-def _machine_mb() -> float:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except (ValueError, OSError):  # Not told: only the cores limit.
-        return float("inf")

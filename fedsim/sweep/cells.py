@@ -21,6 +21,7 @@ from fedsim.errors import InputError, Problem, problems_of
 from fedsim.federation import open_store
 from fedsim.identity import edited, has_identity
 from fedsim.locks import is_taken
+from fedsim.machine import require_resources
 from fedsim.runfolder import RunFolder, missing_of
 from fedsim.scenario import Scenario, activate_plugins, load
 
@@ -76,6 +77,12 @@ class Standing:
     action: Literal["done", "resume", "wait", "run"]
     folder: Path | None = None
     why: str = ""
+
+
+def require_cells(cells: Sequence[Cell]) -> None:
+    """Refuse cells that ask for more than this machine has, before any of them starts."""
+    for scenario in {id(cell.scenario): cell.scenario for cell in cells}.values():
+        require_resources(scenario)
 
 
 def split_values(text: str) -> list[str]:

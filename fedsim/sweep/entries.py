@@ -35,6 +35,7 @@ class Entry:
         process, began, log_start: its process, when that began, and where its part of the log does.
         known: the run folders that it had before.
         told: whether it was said that another process runs it.
+        killed: why this sweep itself killed its process; "" if it did not.
     """
 
     cell: Cell
@@ -51,6 +52,7 @@ class Entry:
     log_start: int = 0
     known: frozenset[Path] = frozenset()
     told: bool = False
+    killed: str = ""
 
     def describe(self) -> dict[str, Any]:
         """The entry of the sweep's record."""

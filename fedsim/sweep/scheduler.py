@@ -18,8 +18,9 @@ from typing import BinaryIO
 from fedsim.console import Console
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, Problem
 from fedsim.locks import take
+from fedsim.machine import available_mb, cores
 from fedsim.runfolder import RunFolder, now
-from fedsim.sweep.capacity import available_mb, cores, cores_of, expected_mb
+from fedsim.sweep.capacity import cores_of, expected_mb
 from fedsim.sweep.cells import Cell, Standing, runs_of, standing
 from fedsim.sweep.entries import Entry, Record, duration, error_of, score
 from fedsim.sweep.signals import Signals
@@ -226,11 +227,13 @@ class Sweep:
         else:
             interrupted = code == EXIT_INTERRUPTED or self._signals.count
             entry.status = "interrupted" if interrupted else "failed"
-            entry.error = error_of(entry.cell.log(self._runs), entry.log_start, code)
+            told = error_of(entry.cell.log(self._runs), entry.log_start, code)
+            entry.error = entry.killed or told
             how = f": {entry.error}"
             if entry.status == "interrupted" and entry.folder is not None:
                 entry.repeat = f"fedsim run --resume {shlex.quote(str(entry.folder))}"
-                how = f"; it can go on: {entry.folder}"
+                how = f" ({entry.killed})" if entry.killed else ""
+                how += f"; it can go on: {entry.folder}"
             self._say(entry, f"{entry.status} after {duration(entry.seconds)}{how}")
         self._write("running")
 
@@ -266,8 +269,11 @@ class Sweep:
         while self._with("running"):
             time.sleep(_POLL_SECONDS)
             if time.monotonic() > until or self._signals.count > 1:  # A kill loses nothing either.
+                asked = self._signals.count > 1
+                why = "a second interruption" if asked else f"no end in {_PATIENCE_SECONDS:g} s"
                 for entry in self._with("running"):
                     assert entry.process is not None
+                    entry.killed = f"killed by this sweep: {why}"
                     entry.process.kill()
             self._collect()
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE
+from fedsim.printing import say
 from fedsim.verbs import Verbs
 
 
@@ -44,10 +45,10 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "memory":
         from fedsim.bench import memory
 
-        print(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
+        say(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
     else:
         from fedsim.privacy.bench import privacy
 
         given = (arguments.models, arguments.threads, arguments.seconds, arguments.repetitions)
-        print(privacy(*given, arguments.out))
+        say(privacy(*given, arguments.out))
     return EXIT_DONE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, Problem
+from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole
 
 if TYPE_CHECKING:
@@ -64,18 +65,18 @@ def _clean(arguments: argparse.Namespace) -> int:
             try:
                 size = item.bytes if arguments.dry_run else remove(item)
             except OSError as error:
-                print(f"error: cannot remove {item.path}: {error.strerror}", file=sys.stderr)
+                say(f"error: cannot remove {item.path}: {error.strerror}", file=sys.stderr)
                 code = EXIT_RUN_FAILED
                 continue
             freed, count = freed + size, count + 1
-        print(f"{_megabytes(size):>12}  {_short(item.path)} ({item.what}): {verdict}")
-    print(
+        say(f"{_megabytes(size):>12}  {_short(item.path)} ({item.what}): {verdict}")
+    say(
         f"{count} {'to remove' if arguments.dry_run else 'removed'}, {_megabytes(freed)} "
         + ("would be freed" if arguments.dry_run else "freed")
     )
     if prepared and not arguments.stores:
         size = sum(item.bytes for item in prepared)
-        print(f"{_megabytes(size)} of prepared data in {cache}; to list: fedsim clean --stores")
+        say(f"{_megabytes(size)} of prepared data in {cache}; to list: fedsim clean --stores")
     require_whole(damaged)
     return code
 

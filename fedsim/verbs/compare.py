@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
+from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole
 
 _FILES = ("csv", "latex", "markdown")
@@ -68,9 +69,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         link=link,
         per_site=arguments.sites,
     )
-    print(text(comparison, shutil.get_terminal_size((120, 24)).columns))
+    say(text(comparison, shutil.get_terminal_size((120, 24)).columns))
     for line in left_out:
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     formats = {"csv": export.csv_text, "latex": export.latex, "markdown": export.markdown}
     for name in _FILES:
         path = getattr(arguments, name)
@@ -80,7 +81,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             write_whole(path, formats[name](comparison).encode())
         except OSError as error:
             raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
-        print(f"written: {path}")
+        say(f"written: {path}")
     require_whole(damaged)
     return EXIT_DONE
 

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
+from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
 from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, sweep_arguments
 
@@ -63,13 +64,14 @@ def _curve(arguments: argparse.Namespace) -> int:
     if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
         raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
     from fedsim.console import Console
-    from fedsim.sweep.cells import fingerprints
+    from fedsim.sweep.cells import fingerprints, require_cells
     from fedsim.sweep.epsilons import plan_curve
     from fedsim.sweep.scheduler import Sweep
 
     console = Console(quiet=arguments.quiet)
     cells = plan_curve(sources, overrides, epsilons, seeds, resource_overrides(arguments))
     runs = [one.cell for one in cells]
+    require_cells(runs)
     data = fingerprints(runs, console.preparing)
     sweep = Sweep(runs, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
@@ -79,7 +81,7 @@ def _curve(arguments: argparse.Namespace) -> int:
     code = sweep.run()
     print_failed(sweep, code)
     if code == EXIT_INTERRUPTED:
-        print("error: interrupted; to go on, type the same command again", file=sys.stderr)
+        say("error: interrupted; to go on, type the same command again", file=sys.stderr)
     # What is there is drawn, and the picture says what is missing.
     _draw(arguments, _points(cells, sweep), cells, console)
     if code != EXIT_INTERRUPTED:
@@ -158,6 +160,7 @@ def _draw(
     """Write curve.csv, and curve.png where a point has an epsilon; print the table."""
     if not points:
         return
+    from fedsim.files import file_name
     from fedsim.report.privacy_curve import curve_of, table
     from fedsim.report.privacy_picture import picture
     from fedsim.runfolder import write_whole
@@ -170,6 +173,7 @@ def _draw(
         return
     drawn = picture(curve)
     name = arguments.name or "+".join(dict.fromkeys(one.cell.scenario.name for one in cells))
+    name = file_name(name)
     folder = arguments.runs / "curves" / name
     try:
         for path, content in (("curve.csv", drawn.csv), ("curve.png", drawn.png)):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE
+from fedsim.printing import say
 from fedsim.verbs import Verbs, load_scenario, scenario_arguments
 
 
@@ -21,7 +22,7 @@ def _data(arguments: argparse.Namespace) -> int:
     from fedsim.report import data as report
 
     if arguments.what == "status":
-        print("\n".join(report.status_lines()))
+        say("\n".join(report.status_lines()))
         return EXIT_DONE
     scenario = load_scenario(arguments)
     from fedsim.console import Console
@@ -35,21 +36,21 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.what == "prepare":
         store = open_store(scenario, console.preparing)
         lines = volumes.store_lines if isinstance(store, VolumeStore) else report.store_lines
-        print("\n".join(lines(scenario.data.name, store)))
+        say("\n".join(lines(scenario.data.name, store)))
         return EXIT_DONE
     seed = scenario.seeds[0]
     federation = build_federation(scenario, seed, console.preparing)
     if isinstance(held := federation.store, VolumeStore):
-        print("\n".join(volumes.store_lines(scenario.data.name, held)))
-        print("\n".join(volumes.site_lines(held)))
-        print("\n".join(volumes.client_lines(held, federation.train, federation.split)))
+        say("\n".join(volumes.store_lines(scenario.data.name, held)))
+        say("\n".join(volumes.site_lines(held)))
+        say("\n".join(volumes.client_lines(held, federation.train, federation.split)))
         out = arguments.out or Path(f"{scenario.name}-volumes.png")
         volumes.save_sites(held, scenario.data.name, out)
-        print(f"picture: {out}")
+        say(f"picture: {out}")
         return EXIT_DONE
-    print("\n".join(report.store_lines(scenario.data.name, federation.store)))
-    print("\n".join(report.class_lines(federation)))
+    say("\n".join(report.store_lines(scenario.data.name, federation.store)))
+    say("\n".join(report.class_lines(federation)))
     out = arguments.out or Path(f"{scenario.name}-partition.png")
     report.save_partition(federation, scenario, seed, out)
-    print(f"picture: {out}")
+    say(f"picture: {out}")
     return EXIT_DONE

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from fedsim.errors import EXIT_DONE
+from fedsim.printing import say
 from fedsim.verbs import Verbs
 
 
@@ -30,15 +31,15 @@ def _plugins(arguments: argparse.Namespace) -> int:
         for plugin in default_registry().plugins()
     ]
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return EXIT_DONE
     width = max((len(plugin["name"]) for plugin in found), default=0)
     group = None
     for plugin in found:
         if plugin["group"] != group:
             group = plugin["group"]
-            print(f"{group}:")
+            say(f"{group}:")
         owner = f" [{plugin['distribution']} {plugin['version']}]"
         mine = plugin["distribution"] == "fedsim-medical"
-        print(f"  {plugin['name']:<{width}}  {plugin['summary']}{'' if mine else owner}")
+        say(f"  {plugin['name']:<{width}}  {plugin['summary']}{'' if mine else owner}")
     return EXIT_DONE

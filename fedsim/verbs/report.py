@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError, Problem, problems_of
+from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole
 
 
@@ -31,8 +32,8 @@ def _report(arguments: argparse.Namespace) -> int:
             # The other runs still get their pages.
             problems += problems_of(error)
             continue
-        print(write_page(record, paths=arguments.paths))
+        say(str(write_page(record, paths=arguments.paths)))
         for line in record.missing:
-            print(f"  not in the folder: {line}")
+            say(f"  not in the folder: {line}")
     require_whole(problems)
     return EXIT_DONE

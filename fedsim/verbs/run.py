@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
+from fedsim.printing import say
 from fedsim.verbs import (
     Verbs,
     load_scenario,
@@ -40,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         cost = api.estimate(scenario, scenario.seeds[0], console)
         seeds = len(scenario.seeds)
-        print(
+        say(
             f"{scenario.name}: {cost.rounds} round(s), up {cost.mb_up:.3f} MB, "
             f"down {cost.mb_down:.3f} MB, roughly {_duration(cost.seconds)} on this machine "
             f"({cost.workers} client(s) at a time)" + (f", for each of {seeds} seeds" * (seeds > 1))

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError, nearest
+from fedsim.printing import say
 from fedsim.verbs import Verbs, load_scenario, scenario_arguments
 
 
@@ -36,14 +37,14 @@ def _ls(arguments: argparse.Namespace) -> int:
         )
     width = max(map(len, names))
     for name in names:
-        print(f"{name:<{width}}  {scenario.headline(name)}")
+        say(f"{name:<{width}}  {scenario.headline(name)}")
     return EXIT_DONE
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from fedsim import scenario
 
-    print(scenario.source(arguments.name), end="")
+    say(scenario.source(arguments.name), end="")
     return EXIT_DONE
 
 
@@ -57,7 +58,7 @@ def _cp(arguments: argparse.Namespace) -> int:
         arguments.file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {arguments.file}: {error.strerror}") from error
-    print(f"{arguments.file}: edit it, then type: fedsim run {_as_typed(arguments.file)}")
+    say(f"{arguments.file}: edit it, then type: fedsim run {_as_typed(arguments.file)}")
     return EXIT_DONE
 
 
@@ -71,5 +72,5 @@ def _check(arguments: argparse.Namespace) -> int:
     from fedsim.console import Console
 
     estimate(scenario, scenario.seeds[0], Console(verbose=arguments.verbose), steps=1)
-    print(f"{scenario.name}: valid, and one tiny round of it runs")
+    say(f"{scenario.name}: valid, and one tiny round of it runs")
     return EXIT_DONE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
 
 if TYPE_CHECKING:
@@ -51,11 +52,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
     sources, axes, seeds = _sort(arguments)
     require_jobs(arguments)
     from fedsim.console import Console
-    from fedsim.sweep.cells import fingerprints, plan
+    from fedsim.sweep.cells import fingerprints, plan, require_cells
     from fedsim.sweep.scheduler import Sweep
 
     console = Console(quiet=arguments.quiet)
     cells = plan(sources, axes, seeds, resource_overrides(arguments))
+    require_cells(cells)
     data = fingerprints(cells, console.preparing)
     sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
@@ -65,7 +67,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     code = sweep.run()
     print_failed(sweep, code)
     if code == EXIT_INTERRUPTED:
-        print("error: interrupted; to go on, type the same command again", file=sys.stderr)
+        say("error: interrupted; to go on, type the same command again", file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
         _print_table(sweep, console)
     if code != EXIT_INTERRUPTED:
@@ -112,9 +114,9 @@ def print_forecast(sweep: Sweep) -> None:
     for entry, found in forecast:
         why = f" ({found.why})" if found.why else ""
         text = told[found.action].format(found.folder) + why
-        print(f"[{entry.number}/{len(forecast)}] {entry.cell.label}: {text}")
+        say(f"[{entry.number}/{len(forecast)}] {entry.cell.label}: {text}")
     actions = [found.action for _, found in forecast]
-    print(
+    say(
         f"{len(actions)} cells: {actions.count('done')} finished, "
         f"{actions.count('resume')} to go on with, {actions.count('wait')} in another process, "
         f"{actions.count('run')} to run"
@@ -128,7 +130,7 @@ def print_failed(sweep: Sweep, code: int) -> None:
     for entry in sweep.entries:
         if entry.status in told:
             text = f"{entry.status}: {entry.cell.label}: {entry.error}\n  again: {entry.repeat}"
-            print(text, file=sys.stderr)
+            say(text, file=sys.stderr)
 
 
 def _print_table(sweep: Sweep, console: Console) -> None:

@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from PIL import Image
 
 import fedsim.data.building
 import fedsim.data.images
-from fedsim.data.building import fingerprint, group_codes
+from fedsim.data.building import fingerprint, group_codes, new_folder
 from fedsim.data.folder import Folder
 from fedsim.data.store import Dataset, Embedded, Manifest, Store, prepare
 from fedsim.errors import InputError, RunError
@@ -306,6 +309,56 @@ def prepare_in_process(root: Path, cache: Path, barrier, queue) -> None:
 
     fedsim.data.store.publish = meet_then_publish
     queue.put(prepared(root, cache).fingerprint)
+
+
+def test_a_killed_preparation_leaves_no_process_and_the_next_removes_its_folder(root, tmp_path):
+    cache = tmp_path / "cache"
+    code = (
+        "import sys, time\nimport fedsim.data.images as images\n"
+        "from pathlib import Path\nfrom fedsim.data.folder import Folder\n"
+        "from fedsim.data.store import prepare\n"
+        "images._SPAN = 1\nimages.read_image = lambda *_: time.sleep(600)\n"
+        "prepare(Folder(), name='x', root=Path(sys.argv[1]), size=8, embedded={}, skip_bad=False, "
+        "cache=Path(sys.argv[2]), workers=2)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(root), str(cache)])
+    try:
+        workers: list[int] = []
+        until = time.monotonic() + 120
+        while len(workers) < 2 and time.monotonic() < until:
+            workers = children(parent.pid)
+        assert len(workers) == 2
+        (unfinished,) = cache.glob(".building-*")
+        with new_folder(cache):
+            pass
+        assert unfinished.is_dir(), "one that is being filled stays"
+    finally:
+        parent.kill()
+        parent.wait()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until + 60, "workers outlive their parent"
+    assert unfinished.is_dir()
+    with new_folder(cache) as folder:
+        assert list(cache.glob(".building-*")) == [folder]
+    assert not list(cache.glob(".building-*"))
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process started."""
+    try:
+        return [
+            int(c) for c in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        ]
+    except OSError:
+        return []
+
+
+def test_a_pipe_among_the_images_is_refused_and_not_waited_for(root, tmp_path):
+    (root / "cat" / "00.jpg").unlink()
+    os.mkfifo(root / "cat" / "00.jpg")
+    with pytest.raises(OSError, match="a pipe, a device or a socket"):
+        fedsim.data.images.read_image(root / "cat" / "00.jpg", 8)
+    assert len(prepared(root, tmp_path / "cache")) == 23, "the folders hold 23 files"
 
 
 def test_two_processes_that_build_the_same_store_both_succeed(root, tmp_path):

@@ -21,6 +21,7 @@ from fedsim import Client, Site, Strategy
 from fedsim.clients.supervised import Supervised
 from fedsim.flower import tensor_record, tensors
 from fedsim.strategies.fedavg import FedAvg
+from fedsim.strategy import Server
 
 
 class Raises(Supervised):
@@ -259,6 +260,220 @@ class AskedAfter(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         return super().configure_train(server_round, arrays, config, grid)
+
+
+class StrangeError(Exception):
+    """Cannot be made into text."""
+
+    def __str__(self) -> str:
+        raise SystemExit("no text either")
+
+
+def misbehave(what: str) -> None:
+    """Leave in one of the ways in which code can."""
+    if what == "recurses":
+        misbehave(what)
+    if what == "ping":
+        misbehave("pong")
+    if what == "pong":
+        misbehave("ping")
+    raise {
+        "exits with 0": SystemExit(0),
+        "exits with 3": SystemExit(3),
+        "exits": SystemExit(),
+        "interrupts": KeyboardInterrupt(),
+        "closes": GeneratorExit(),
+        "stops": StopIteration(),
+        "bare": BaseException("bare"),
+        "memory": MemoryError(),
+        "escapes": ValueError("\x1b[2J\x1b]0;title\x07"),
+        "long": ValueError("z" * 3_000_000),
+        "many lines": ValueError("z\n" * 100_000),
+        "strange": StrangeError(),
+        "group": BaseExceptionGroup("several", [SystemExit(0), ValueError("one")]),
+    }[what]
+
+
+WAYS = (
+    *("exits with 0", "exits with 3", "exits", "interrupts", "closes", "stops", "bare", "memory"),
+    *("recurses", "ping", "long", "many lines", "strange", "group"),
+)
+
+
+class Misbehaves(Supervised):
+    """Misbehaves where it is told to: in "train" or "evaluate" of client 1, or in "init"."""
+
+    def __init__(self, what: str, where: str = "train") -> None:
+        super().__init__()
+        self.what, self.where = what, where
+        if where == "init":
+            misbehave(what)
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, or misbehave."""
+        if self.where == "train" and site.client == 1:
+            misbehave(self.what)
+        return super().train(content, site)
+
+    def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
+        """Evaluate, or misbehave."""
+        if self.where == "evaluate" and site.client == 1:
+            misbehave(self.what)
+        return super().evaluate(content, site)
+
+
+class Spoils(FedAvg):
+    """A strategy that misbehaves in the method that it is told."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__()
+        self.what, self.where = what, where
+        self._reach("init")
+
+    def _reach(self, where: str) -> None:
+        if self.where == where:
+            misbehave(self.what)
+
+    def setup(self, server: Server) -> None:
+        self._reach("setup")
+        super().setup(server)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._reach("state_dict")
+        return super().state_dict()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._reach("configure_train")
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        found = super().aggregate_train(server_round, replies)
+        self._reach("aggregate_train")
+        return found
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._reach("configure_evaluate")
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        self._reach("aggregate_evaluate")
+        return super().aggregate_evaluate(server_round, replies)
+
+
+class SpoiltModel(torch.nn.Module):
+    """A model that misbehaves in "init", or when it is not in training."""
+
+    def __init__(
+        self, num_classes: int, in_channels: int, image_size: int, what: str, where: str
+    ) -> None:
+        super().__init__()
+        self.what, self.where = what, where
+        if where == "init":
+            misbehave(what)
+        self.head = torch.nn.Linear(in_channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Classify by mean colours."""
+        if self.where == "eval" and not self.training:
+            misbehave(self.what)
+        logits: torch.Tensor = self.head(images.mean((2, 3)))
+        return logits
+
+
+class SpoiltPartition:
+    """Misbehaves when it shares out."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def assign(self, **given: Any) -> dict[str, np.ndarray]:
+        """Misbehave."""
+        misbehave(self.what)
+        return {}
+
+
+class SpoiltData:
+    """Misbehaves when its folder is read."""
+
+    classes = ("no", "yes")
+    layout = "anything"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def manifest(self, root: Path) -> Any:
+        """Misbehave."""
+        misbehave(self.what)
+
+
+class Returns(FedAvg):
+    """Hands over nothing, in all rounds or in the first, or what is no pair."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        if self.what == "a record":
+            return arrays  # type: ignore[return-value]
+        if self.what == "a list":
+            return [1], metrics  # type: ignore[return-value]
+        if self.what == "late" and server_round > 1:
+            return arrays, metrics
+        return None, None
+
+
+class Weighs(Supervised):
+    """Reports a number of records that it does not have, at one client or at all."""
+
+    def __init__(self, count: float, client: int | None = None) -> None:
+        super().__init__()
+        self.count, self.client = count, client
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        reply = super().train(content, site)
+        if self.client in (None, site.client):
+            reply["metrics"]["num-examples"] = self.count
+        return reply
+
+
+class Overflows(Client):
+    """Sends finite weights with which no prediction is a number."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        arrays = {
+            name: np.full(value.shape, 3e38, np.float32)
+            for name, value in tensors(content["arrays"]).items()
+        }
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        return RecordDict({"arrays": tensor_record(arrays), "metrics": metrics})
+
+
+class KillsRay(Supervised):
+    """Kills the raylet that started it: its own parent process."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        os.kill(os.getppid(), signal.SIGKILL)
+        return super().train(content, site)
+
+
+class Moves(Supervised):
+    """Changes the process's folder."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        os.chdir("/")
+        return super().train(content, site)
 
 
 foreign = ClientApp()

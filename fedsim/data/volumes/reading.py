@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.files import require_regular
+
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
@@ -163,6 +165,7 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
     """The fields of a MetaImage header, and the files listed after it; empty when it is none."""
     fields: dict[str, str] = {}
     try:
+        require_regular(path)
         with path.open("rb") as file:
             while line := file.readline(_LONGEST):
                 key, equals, value = line.decode(errors="replace").partition("=")
@@ -197,6 +200,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
     except ImportError:
         raise Unreadable(_INSTALL.format("nibabel")) from None
     try:
+        require_regular(path)
         if path.suffix.lower() == ".gz":
             _check_gzip(path)  # nibabel stops reading before the checksum at the end
         image: Nifti1Image = nibabel.load(path)  # type: ignore[assignment]
@@ -221,6 +225,11 @@ def _read_itk(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
     except ImportError:
         raise Unreadable(_INSTALL.format("SimpleITK")) from None
     _check_size(path)  # SimpleITK's own message on a truncated file is that there is none
+    try:
+        for file in files_of(path):
+            require_regular(file)
+    except OSError as error:
+        raise Unreadable(str(error.strerror)) from error
     try:
         image = SimpleITK.ReadImage(str(path))
         array = SimpleITK.GetArrayFromImage(image)

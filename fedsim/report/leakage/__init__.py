@@ -28,6 +28,7 @@ from fedsim.report.leakage.measure import (
 from fedsim.report.leakage.membership import EXPLAINED_ATTACK, membership_attack, record_losses
 from fedsim.report.leakage.nearest import correlation_of_pairs, match_strata
 from fedsim.report.leakage.picture import Shown, draw_pairs
+from fedsim.report.sheets import sheet_names
 from fedsim.runfolder import RunFolder, plain
 
 __all__ = ["leakage_line", "write_leakage"]
@@ -69,8 +70,9 @@ def write_leakage(
     """
     store, test = federation.store, federation.split["test"]
     found = []
+    names = sheet_names(list(federation.train))
     for name, train in federation.train.items():
-        path = folder / "synthetic" / f"{name}.npz"
+        path = folder / "synthetic" / f"{names[name]}.npz"
         if not path.is_file():
             continue
         with np.load(path) as sent:

@@ -1,0 +1,98 @@
+"""Which plugins go together, by what their classes declare.
+
+A class that declares nothing, a third party's for instance, is let through.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+from fedsim.data.volumes.dataset import VolumeDataset
+from fedsim.errors import InputError
+from fedsim.registry import Registry
+
+_PAYLOADS = {
+    "arrays": "models",
+    "images": "images with labels",
+    "nothing": "no model: each keeps its own",
+}
+_DATA = {"images": "images to classify", "volumes": "volumes to segment"}
+
+
+def payload_of(factory: Any) -> str:
+    """What a client method sends, or a strategy expects: "arrays", "images", "nothing"; or ""."""
+    made = _class_of(factory)
+    if made is not None and issubclass(made, FlowerFedAvg):
+        return "arrays"
+    found = getattr(made, "payload", "")
+    return found if isinstance(found, str) and found in _PAYLOADS else ""
+
+
+def data_of(factory: Any) -> str:
+    """What a plugin is made for, or a data set has: "images", "volumes", or "" (not said)."""
+    made = _class_of(factory)
+    if made is not None and issubclass(made, VolumeDataset):
+        return "volumes"
+    found = getattr(made, "made_for", "")
+    return found if isinstance(found, str) and found in _DATA else ""
+
+
+def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, str]:
+    """Group -> why its plugin does not go with the others, and which would.
+
+    Args:
+        registry: where those that would are looked up.
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    wrong: dict[str, str] = {}
+    data_name, dataset = found.get("datasets", ("", None))
+    # A data set that is no class of volumes has images, whoever wrote it.
+    kind = "" if _class_of(dataset) is None else data_of(dataset) or "images"
+    for group in ("strategies", "clients", "models"):
+        name, factory = found.get(group, ("", None))
+        made_for = data_of(factory)
+        if kind and made_for and made_for != kind:
+            fit = _names(registry, group, lambda one: data_of(one) in ("", kind))
+            wrong[group] = (
+                f"{name!r} is made for {_DATA[made_for]}, but {data_name!r} has {_DATA[kind]}; "
+                f"with these go: {fit}"
+            )
+    (strategy, expecting), (client, sending) = (
+        found.get(group, ("", None)) for group in ("strategies", "clients")
+    )
+    expected, sent = payload_of(expecting), payload_of(sending)
+    if expected and sent and expected != sent and not {"strategies", "clients"} & wrong.keys():
+        fit = _names(
+            registry,
+            "clients",
+            lambda one: (
+                payload_of(one) in ("", expected) and data_of(one) in ("", kind or "images")
+            ),
+        )
+        wrong["clients"] = (
+            f"{client!r} sends {_PAYLOADS[sent]}, but strategy {strategy!r} expects "
+            f"{_PAYLOADS[expected]}; with it go: {fit}"
+        )
+    return wrong
+
+
+def _class_of(factory: Any) -> type | None:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return factory if inspect.isclass(factory) else None
+
+
+def _names(registry: Registry, group: str, fits: Any) -> str:
+    """The registered plugins of a group that fit, as words."""
+    names = []
+    for name in registry.names(group):
+        try:
+            if fits(registry.resolve(group, name)):
+                names.append(name)
+        except InputError:  # It cannot be imported: no advice.
+            continue
+    return ", ".join(names) or "none that is installed"

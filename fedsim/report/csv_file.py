@@ -1,0 +1,43 @@
+"""CSV that a spreadsheet may open: text stays text, numbers stay numbers.
+
+Names of sites, classes and scenarios are anybody's text. A spreadsheet runs a cell that begins like
+a formula, so every CSV that fedsim writes is made here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import Any
+
+# As ASCII, and as the wide forms that some spreadsheets take for the same.
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """The rows as CSV, UTF-8; numbers are written unrounded, None is an empty cell."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def cell(value: Any) -> Any:
+    """The value of a cell; text that begins like a formula gets an apostrophe in front."""
+    if not isinstance(value, str) or _is_number(value):
+        return value
+    begins = value.lstrip()[:1]
+    # A tab or a line end in front of a formula is passed over by spreadsheets, too.
+    if value[:1] in ("\t", "\r", "\n") or (begins and begins in _FORMULA and value != "-"):
+        value = f"'{value}"
+    # Unquoted by Python's writer, and the end of a line to its reader.
+    return value.replace("\r", "\n") if "\r" in value else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
