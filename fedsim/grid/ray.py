@@ -8,10 +8,15 @@ first; replies are handed on in client order, so at most a window of them is hel
 from __future__ import annotations
 
 import atexit
+import contextlib
+import importlib
+import json
 import os
+import secrets
+import shutil
+import tempfile
 import time
-import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,18 +24,23 @@ import ray
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedsim import flower
-from fedsim.errors import InputError, RunError
-from fedsim.faults import Failure
+from fedsim.errors import DivergedError, FedsimError, InputError, RunError
+from fedsim.faults import Failure, Kind
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Spent, Worker
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.machine import gpus, workers_on
 from fedsim.privacy.noise import Noise
+from fedsim.raising import one_line, short_traceback
 from fedsim.scenario import Resources
 
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
 _WINDOW_MB = 256.0
 _POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 10.0  # until a cluster answers
+_PLACING_SECONDS = 600.0  # until workers have started, on a machine that is busy
 _STARTS = 3
+_SHORT = "/tmp"
 _DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
@@ -46,6 +56,22 @@ class _Flight(NamedTuple):
     started: float
 
 
+class _Answer(NamedTuple):
+    """What a client gave back: its reply, its context, and what it cost."""
+
+    reply: Message
+    context: Context
+    spent: Spent
+
+
+class _Raised(NamedTuple):
+    """What a client raised: what kind of failure it is, one line, and its traceback."""
+
+    kind: Kind
+    reason: str
+    details: str
+
+
 class _Actor:
     """A worker process. One job at a time; `configure` gives it the next."""
 
@@ -53,22 +79,29 @@ class _Actor:
         flower.configure_identity()
         self._worker: Worker | None = None
 
-    def configure(self, job: Job, noise: Noise | None) -> None:
-        self._worker = Worker(replace(job, noise=noise))
-        self._worker.warm()
+    def configure(self, job: Job, noise: Noise | None) -> str:
+        """Take up a job; what is wrong with it, as text, or ""."""
+        try:
+            self._worker = Worker(replace(job, noise=noise))
+            self._worker.warm()
+        except BaseException as error:
+            return str(error) if isinstance(error, FedsimError) else short_traceback(error)
+        return ""
 
     def run(
         self, metadata: Metadata, names: list[str], context: Context, round: int, *records: Any
-    ) -> tuple[Message | None, Context, Spent | None, str]:
+    ) -> _Answer | _Raised:
         assert self._worker is not None
         content = flower.shallow(RecordDict(dict(zip(names, records, strict=True))))
         try:
             message = flower.make_message(content, metadata)
-            reply, context, spent = self._worker.run(message, context, round)
-        except Exception as error:
+            return _Answer(*self._worker.run(message, context, round))
+        except BaseException as error:
             # As text: the exception's class may not exist, or not unpickle, in the driver.
-            return None, context, None, "".join(traceback.format_exception(error))
-        return reply, context, spent, ""
+            # SystemExit, too: Ray would end the worker.
+            if isinstance(error, DivergedError):
+                return _Raised("diverged", str(error), "")
+            return _Raised("error", one_line(error), short_traceback(error))
 
 
 class _Pool:
@@ -76,6 +109,7 @@ class _Pool:
 
     def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
         _connect(resources, workers, verbose)
+        self.asked, workers = workers, _fit(resources, workers)
         variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
         self._remote: Any = ray.remote(
             num_cpus=resources.threads,
@@ -101,44 +135,131 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
     if ray.is_initialized():
         return
-    # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if resources.ray_address is None:
-        _start_ray(num_cpus=max(workers * resources.threads, 1), **options)
-        return
+    with _unchanged_environment():
+        # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if resources.ray_address is None:
+            cpus = max(workers * resources.threads, 1)
+            _start_ray(num_cpus=cpus, num_gpus=gpus() if resources.gpus else 0, **options)
+            return
+        _require_answer(resources.ray_address)
+        try:
+            ray.init(address=resources.ray_address, **options)
+        except Exception as error:
+            raise _no_cluster(resources.ray_address, one_line(error)) from error
+
+
+@contextlib.contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Restore the environment variables of this process; those started inside keep theirs."""
+    before = dict(os.environ)
     try:
-        ray.init(address=resources.ray_address, **options)
-    except Exception as error:
-        raise InputError(
-            f"no Ray cluster answers at {resources.ray_address!r}: {error}",
-            hint="type: ray start --head, or leave out resources.ray_address",
-        ) from error
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nothing answers: Ray itself waits long, and not for Ctrl-C."""
+    import grpc
+
+    _, _, target = address.rpartition("://")
+    if ":" not in target or os.environ.get("RAY_USE_TLS") == "1":
+        return
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise _no_cluster(address, f"nothing within {_ANSWER_SECONDS:g} s") from error
+
+
+def _no_cluster(address: str, why: str) -> InputError:
+    return InputError(
+        f"no Ray cluster answers at {address!r}: {why}",
+        hint="type: ray start --head, or leave out resources.ray_address",
+    )
 
 
 def _start_ray(**options: Any) -> None:
-    """Start Ray on this machine; RunError where it does not, however often it is tried."""
+    """Start Ray on this machine; RunError where it does not, however often it is tried.
+
+    Ray listens on all interfaces: a random token keeps strangers out, and other users of the
+    machine do not see its folder.
+    """
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+    _authenticate("token")
+    # Ray opens its folder to everybody, again and again; nobody else can enter the one around it.
+    # The paths of sockets must be short.
+    folder = tempfile.mkdtemp(prefix="fedsim-", dir=_SHORT if os.path.isdir(_SHORT) else None)
+    _folders.append(folder)
+    options["_temp_dir"] = os.path.join(folder, "ray")
     for left in reversed(range(_STARTS)):
         try:
             # An address: otherwise Ray joins whatever cluster a machine-wide file names.
             ray.init(address="local", include_dashboard=False, **options)
-            return
+            break
         except Exception as error:
             # Ray gives its own processes 30 seconds, which a busy machine may not have.
             ray.shutdown()
             if not left:
+                _close_up()
                 raise RunError(
-                    f"Ray did not start on this machine, in {_STARTS} attempts: {error}\n"
+                    f"Ray did not start on this machine, in {_STARTS} attempts: {one_line(error)}\n"
                     "start or resume it when the machine is less busy, or type: --backend inline"
                 ) from error
 
 
+# Private: no public way changes the mode once Ray is imported, as it may be before fedsim.
+_raylet: Any = importlib.import_module("ray._raylet")
+_MODE = (
+    "token" if _raylet.get_authentication_mode() == _raylet.AuthenticationMode.TOKEN else "disabled"
+)
+
+
+def _close_up() -> None:
+    """Forget the token, and remove the folder of the Ray that has ended."""
+    _authenticate(_MODE)
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
+
+
+def _authenticate(mode: str) -> None:
+    """Let this process's Ray use a token or not, and read it again: Ray asks once, on import."""
+    _raylet.Config.initialize(json.dumps({"AUTH_MODE": mode}))
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _fit(resources: Resources, workers: int) -> int:
+    """How many of the workers the cluster can place; InputError where it can place too few.
+
+    What cannot be placed would be waited for without an end.
+    """
+    if resources.ray_address is None:
+        return workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    fit = sum(workers_on(*node, resources.threads, resources.gpus) for node in has)
+    if not fit or (resources.workers is not None and workers > fit):
+        cores, devices = (sum(values) for values in zip(*has, strict=True)) if has else (0, 0)
+        raise InputError(
+            f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
+            f"{fit} workers of {resources.threads} threads and {resources.gpus:g} GPUs fit, not "
+            f"{workers}",
+            hint=f"type: --workers {fit}" if fit else "ask for fewer resources.threads or gpus",
+        )
+    return min(workers, fit)
+
+
+_folders: list[str] = []
 _pools: dict[tuple[Any, ...], _Pool] = {}
 
 
 def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
     """A pool of at least `workers` actors; one of another shape gives its cores back first."""
     key = (resources.threads, resources.gpus, resources.ray_address)
-    if key not in _pools or len(_pools[key].actors) < workers:
+    if key not in _pools or _pools[key].asked < workers:
         shutdown()
         _pools[key] = _Pool(resources, workers, verbose)
     return _pools[key]
@@ -152,6 +273,7 @@ def shutdown() -> None:
             pool.close()
     if ray.is_initialized():
         ray.shutdown()
+        _close_up()
 
 
 atexit.register(shutdown)
@@ -171,14 +293,13 @@ class RayGrid(BaseGrid):
     ) -> None:
         super().__init__(job, ledger, tick)
         self._pool = _pool(job.scenario.resources, workers, verbose)
-        self._workers = workers
-        # Apart from the job: an object store writes to disk when memory is short, where no key may
-        # be. So small an argument travels with the call.
-        self._job, self._noise = ray.put(replace(job, noise=None)), job.noise
-        try:
-            ray.get([self._configure(actor) for actor in self._pool.actors[:workers]])
-        except ray.exceptions.RayTaskError as error:
-            raise RunError(f"a worker could not start:\n{error}") from error
+        actors = self._pool.actors[:workers]
+        self._workers = len(actors)
+        with _ray_lives():
+            # Apart from the job: an object store writes to disk when memory is short, where no key
+            # may be. So small an argument travels with the call.
+            self._job, self._noise = ray.put(replace(job, noise=None)), job.noise
+            _require_started([self._configure(actor) for actor in actors])
 
     def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         shared: dict[int, Any] = {}
@@ -191,47 +312,50 @@ class RayGrid(BaseGrid):
         done: dict[int, Message | Failure] = {}
         following = 0
         try:
-            while following < len(messages):
-                while idle and (near := [i for i in waiting if i < following + window]):
-                    index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
-                    waiting.remove(index)
-                    worker = idle.pop(0)
-                    reference = self._submit(worker, messages[index], shared)
-                    flying[reference] = _Flight(index, worker, time.monotonic())
-                self.in_flight = {self.client(messages[f.place]) for f in flying.values()}
-                pending = [*flying, *starting]
-                ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
-                if self._tick is not None:
-                    self._tick()
-                for reference in ready:
-                    if reference in starting:
-                        ray.get(reference)
-                        idle.append(starting.pop(reference))
-                        continue
-                    flight = flying.pop(reference)
-                    message = messages[flight.place]
-                    try:
-                        done[flight.place] = self._receive(reference, message, flight.worker)
-                        idle.append(flight.worker)
-                    except _DEATHS as error:
+            with _ray_lives():
+                while following < len(messages):
+                    while idle and (near := [i for i in waiting if i < following + window]):
+                        index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
+                        waiting.remove(index)
+                        worker = idle.pop(0)
+                        reference = self._submit(worker, messages[index], shared)
+                        flying[reference] = _Flight(index, worker, time.monotonic())
+                    self.in_flight = {self.client(messages[f.place]) for f in flying.values()}
+                    _require_ray()
+                    pending = [*flying, *starting]
+                    ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
+                    if self._tick is not None:
+                        self._tick()
+                    for reference in ready:
+                        if reference in starting:
+                            _require_started([reference])
+                            idle.append(starting.pop(reference))
+                            continue
+                        flight = flying.pop(reference)
+                        message = messages[flight.place]
+                        try:
+                            done[flight.place] = self._receive(reference, message, flight.worker)
+                            idle.append(flight.worker)
+                        except _DEATHS as error:
+                            starting |= self._restart(flight.worker)
+                            if flight.place in died:
+                                done[flight.place] = self._dead(message, error)
+                            else:  # Once more, to the same bits: the client's state is here.
+                                died.add(flight.place)
+                                waiting.append(flight.place)
+                    for reference in self._overdue(flying):
+                        flight = flying.pop(reference)
                         starting |= self._restart(flight.worker)
-                        if flight.place in died:
-                            done[flight.place] = self._dead(message, error)
-                        else:  # Once more: the client's state is here, so the bits are the same.
-                            died.add(flight.place)
-                            waiting.append(flight.place)
-                for reference in self._overdue(flying):
-                    flight = flying.pop(reference)
-                    starting |= self._restart(flight.worker)
-                    done[flight.place] = self._timed_out(messages[flight.place])
-                while following in done:
-                    yield done.pop(following)
-                    following += 1
+                        done[flight.place] = self._timed_out(messages[flight.place])
+                    while following in done:
+                        yield done.pop(following)
+                        following += 1
         finally:
             self.in_flight = set()
             # Left early: a client failed, or the consumer stopped. The others are still at work.
-            for flight in flying.values():
-                self._pool.replace(flight.worker)
+            with contextlib.suppress(ray.exceptions.RayError):
+                for flight in flying.values():
+                    self._pool.replace(flight.worker)
 
     def _restart(self, worker: int) -> dict[Any, int]:
         """Start another actor in a worker's place; it is ready when the returned key is."""
@@ -283,9 +407,46 @@ class RayGrid(BaseGrid):
 
     def _receive(self, reference: Any, message: Message, worker: int) -> Message | Failure:
         """Fetch an answer; raises one of `_DEATHS` if the actor died."""
-        reply, context, spent, failure = ray.get(reference)
-        if reply is None:
-            return self.raised(self.client(message), failure)
-        self._keep(message, reply, context, spent, f"worker {worker}")
-        assert isinstance(reply, Message)
-        return reply
+        found: _Answer | _Raised = ray.get(reference)
+        if isinstance(found, _Raised):
+            return self.failure(self.client(message), *found)
+        self._keep(message, found.reply, found.context, found.spent, f"worker {worker}")
+        return found.reply
+
+
+def _require_started(references: Sequence[Any]) -> None:
+    """Wait until workers have taken up the job; RunError where one cannot, or none does."""
+    try:
+        answers = ray.get(list(references), timeout=_PLACING_SECONDS)
+    except _DEATHS as error:
+        raise RunError(f"a worker died while it started: {one_line(error)}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        free = ray.available_resources()
+        raise RunError(
+            f"no worker started within {_PLACING_SECONDS:g} s; {free.get('CPU', 0):g} cores and "
+            f"{free.get('GPU', 0):g} GPUs are free for Ray"
+        ) from error
+    if wrong := next(filter(None, answers), ""):
+        raise RunError(f"a worker could not start:\n{wrong}")
+
+
+def _require_ray() -> None:
+    """RunError where the Ray of this machine has died: its workers would be waited for in vain."""
+    node: Any = ray._private.worker._global_node
+    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    if gone := dead & {"raylet", "gcs_server"}:
+        raise RunError(
+            f"Ray stopped: its {' and '.join(sorted(gone))} died; out of memory, or killed. "
+            "To go on, type: fedsim run --resume RUN"
+        )
+
+
+@contextlib.contextmanager
+def _ray_lives() -> Iterator[None]:
+    """RunError, in one line, where Ray itself is gone."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise RunError(
+            f"Ray stopped: {one_line(error)}. To go on, type: fedsim run --resume RUN"
+        ) from error

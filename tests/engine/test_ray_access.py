@@ -1,0 +1,185 @@
+"""Ray while a run lasts: closed to strangers, no trace in the process; and when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from fedsim import InputError, Result, RunError
+from fedsim.cli import main
+from fedsim.grid import ray as grid
+
+_STRANGER = """
+import sys
+from ray._raylet import GcsClient
+try:
+    print("let in", len(GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)))
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def _knock(address: str, **variables: str) -> str:
+    """What a second process gets that asks a Ray cluster who is in it."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    done = subprocess.run(
+        [sys.executable, "-c", _STRANGER, address],
+        env=clean | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def _token() -> str:
+    """The token of the running Ray, as its own workers have it."""
+    # The actors have taken all cores.
+    ask: Any = ray.remote(num_cpus=0)(lambda: os.environ["RAY_AUTH_TOKEN"])
+    token = ray.get(ask.remote())
+    assert isinstance(token, str)
+    return token
+
+
+@pytest.fixture
+def own_ray(run_tiny: Callable[..., Result]) -> Result:
+    """A run on a Ray of its own, which still lives."""
+    grid.shutdown()
+    return run_tiny(backend="ray")
+
+
+def test_a_stranger_without_the_token_is_refused(own_ray: Result) -> None:
+    address, token = ray.get_runtime_context().gcs_address, _token()
+    assert len(token) == 64
+    assert _knock(address) == "AuthenticationError"
+    assert _knock(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "let in 1"
+
+
+def test_the_token_is_in_no_command_line_no_log_and_no_run_folder(own_ray: Result) -> None:
+    token = _token().encode()
+    node: Any = ray._private.worker._global_node
+    session = Path(node.get_session_dir_path())
+    closed = session.parents[1]
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    for folder in (session, own_ray.folder):
+        for file in folder.rglob("*"):
+            if file.is_file():
+                assert token not in file.read_bytes(), file
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert token not in process.read_bytes()
+    grid.shutdown()
+    assert not closed.exists()
+
+
+def test_a_run_leaves_the_environment_and_the_mode_as_they_were(
+    run_tiny: Callable[..., Result],
+) -> None:
+    grid.shutdown()
+    before = dict(os.environ)
+    run_tiny(backend="ray")
+    first = _token()
+    assert dict(os.environ) == before
+    grid.shutdown()
+    assert grid._raylet.get_authentication_mode() == grid._raylet.AuthenticationMode.DISABLED
+    run_tiny(backend="ray")
+    assert _token() != first, "each Ray has a token of its own"
+
+
+def test_an_address_where_nobody_answers_is_refused_in_time(
+    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
+) -> None:
+    grid.shutdown()
+    monkeypatch.setattr(grid, "_ANSWER_SECONDS", 1.0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(InputError, match="no Ray cluster answers at"):
+            run_tiny(f"resources.ray_address=127.0.0.1:{port}", backend="ray")
+    with socket.socket() as mute:  # Something listens, and never says a word.
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        with pytest.raises(InputError, match="nothing within 1 s"):
+            run_tiny(f"resources.ray_address=ray://127.0.0.1:{port}", backend="ray")
+
+
+def test_a_cluster_that_is_too_small_is_refused(
+    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
+) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+
+    def fit(workers: int, asked: int | None = None, **keys: Any) -> int:
+        from fedsim.schema import Resources
+
+        there = Resources(ray_address="there:1", workers=asked, **keys)
+        return grid._fit(there, workers)
+
+    assert fit(9) == 4
+    assert fit(9, threads=2) == 1
+    assert fit(9, gpus=0.5) == 2
+    assert fit(4, asked=4) == 4
+    with pytest.raises(InputError, match="has 4 cores and 1 GPUs: 4 workers of 1 threads") as few:
+        fit(5, asked=5)
+    assert "--workers 4" in str(few.value)
+    with pytest.raises(InputError, match="0 workers of 1 threads and 2 GPUs fit"):
+        fit(1, gpus=2.0)
+
+
+@pytest.mark.slow
+def test_a_killed_raylet_is_told_in_one_line(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid.shutdown()
+    client = "client=misbehaving:KillsRay"
+    assert main(["run", str(tiny), client, "--backend", "ray", "--runs", str(tmp_path / "r")]) == 1
+    shown = capsys.readouterr().err
+    assert "Ray stopped" in shown or "died" in shown
+    assert len(shown.splitlines()) <= 3
+    grid.shutdown()
+
+
+def test_no_worker_that_starts_is_told(
+    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
+) -> None:
+    run_tiny(backend="ray")
+    monkeypatch.setattr(grid, "_PLACING_SECONDS", 0.0)
+    with pytest.raises(RunError, match="no worker started within 0 s"):
+        run_tiny(backend="ray")
+
+
+def test_a_second_interruption_ends_at_once_in_one_line(tmp_path: Path) -> None:
+    code = """
+import signal, sys
+from fedsim import cli
+def slow(arguments):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGINT)
+        print("not reached")
+cli.clean._clean = slow
+sys.exit(cli.main(["clean"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == ["error: interrupted again; ended at once"]
