@@ -281,7 +281,8 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
                 f"† some replies are missing: {line.failed} {rounds} failed ({line.row.name})."
             )
     positive = {line.row.name: line.row.runs[0].data.get("positive") for line in lines}
-    if len(known := set(positive.values()) - {None}) == 1:
+    known = {one for one in positive.values() if isinstance(one, str)}
+    if len(known) == 1:
         notes.append(f"{positive_note(*known)}.")
     elif known:
         told = ", ".join(f"{name}: {one}" for name, one in positive.items() if one)
