@@ -222,7 +222,12 @@ def _close_up() -> None:
     """Forget the token, and remove the folder of the Ray that has ended."""
     _authenticate(_MODE)
     while _folders:
-        shutil.rmtree(_folders.pop(), ignore_errors=True)
+        folder, until = _folders.pop(), time.monotonic() + _ANSWER_SECONDS
+        shutil.rmtree(folder, ignore_errors=True)
+        # Processes that are ending may write their last lines meanwhile.
+        while os.path.isdir(folder) and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _authenticate(mode: str) -> None:

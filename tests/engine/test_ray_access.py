@@ -74,8 +74,8 @@ def test_the_token_is_in_no_command_line_no_log_and_no_run_folder(own_ray: Resul
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     for folder in (session, own_ray.folder):
         for file in folder.rglob("*"):
-            if file.is_file():
-                assert token not in file.read_bytes(), file
+            with contextlib.suppress(FileNotFoundError):  # Ray turns its logs over.
+                assert not file.is_file() or token not in file.read_bytes(), file
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             assert token not in process.read_bytes()
