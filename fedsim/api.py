@@ -360,7 +360,8 @@ def _audit(
     """Attack the claim; the summary, with the verdict in it. The run is done either way."""
     from fedsim.privacy.verdict import audit
 
-    verdict = audit(subject, level, seed)
+    console.line(f"the audit begins: level {level}")
+    verdict = audit(subject, level, seed, say=console.line)
     console.line(verdict.line())
     folder.write_json(
         "summary.json", folder.read_json("summary.json") | {"audit": verdict.record()}

@@ -327,10 +327,10 @@ def test_the_csv_says_of_each_run_what_its_summary_says() -> None:
     ]
     drawn = picture(curve_of(points))
     assert drawn.csv.decode().splitlines() == [
-        "scenario,epsilon,seed,metric,value,mb_up,mb_down,audited,epsilon_reported,certified,data",
-        "a,0.5,0,auc,0.6,0.25,0.5,,0.45,False,embedded",
-        "a,0.5,1,auc,0.30000000000000004,0.25,0.5,0.125,0.45,True,embedded",
-        "b,inf,0,auc,,0.25,0.5,,,False,ham10000",
+        "scenario,epsilon,seed,metric,value,mb_up,mb_down,audited,audit,epsilon_reported,certified,data",
+        "a,0.5,0,auc,0.6,0.25,0.5,,,0.45,False,embedded",
+        "a,0.5,1,auc,0.30000000000000004,0.25,0.5,0.125,consistent,0.45,True,embedded",
+        "b,inf,0,auc,,0.25,0.5,,,,False,ham10000",
     ]
 
 
@@ -400,6 +400,30 @@ def test_audited_bounds_stand_left_of_their_points_unless_they_contradict_them(
         "audited bound left of the axis",
         "audited bound above ε",
     ]
+
+
+def test_audits_that_could_not_bite_and_checks_that_failed_have_marks_of_their_own(
+    figures: list[Any],
+) -> None:
+    capped = {"epsilon_lower": 0.6, "claim_above_cap": True, "violation": False}
+    failed = {"epsilon_lower": 0.5, "claim_above_cap": False, "violation": True}
+    curve = curve_of([point("a", 8.0, audit=capped), point("a", 2.0, audit=failed)])
+    picture(curve)
+    (utility, _) = figures[0].axes
+    marks = {
+        line.get_marker(): line.get_xdata()[0]
+        for line in utility.get_lines()
+        if len(line.get_xdata()) == 1
+    }
+    assert (marks["P"], marks["d"]) == (0.5, 0.6)
+    assert legend(figures[0])[1:] == [
+        "audited bound, and a check failed",
+        "audited bound, ε above its cap",
+    ]
+    assert [row[8] for row in curve.rows] == ["violation", "claim above cap"]
+    shown = table(curve)
+    assert ">= 0.50 (violation)" in shown
+    assert ">= 0.60 (claim above cap)" in shown
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ class Worker:
             new_model=self._warm_model,
             first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
             steps=self._steps,
-            releases=self._releases,
+            releases=self._watched(),
             _streams=Streams(self.job.seed),
         )
 
@@ -154,6 +154,13 @@ class Worker:
             noise.derive("client", self._round, EXCHANGE, client),
             f"{self._method}.train",
         )
+
+    def _watched(self) -> Releases | None:
+        """The round's releases; in an audit, what it watches them through."""
+        if self._releases is None or self._releases.plan.watch is None:
+            return self._releases
+        watched: Releases = self._releases.plan.watch(self._releases)
+        return watched
 
     def _warm_model(self) -> torch.nn.Module:
         self._model.train()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,19 +28,34 @@ class LowerBound:
     Attributes:
         epsilon: the bound, at least 0.
         confidence: the probability with which the bound holds, such as 0.95.
-        cap: the bound of an attack without errors on as many trials.
+        cap: the bound of an attack without errors on as many trials; None: there is none.
         trials: the decisions of the attack that the bound rests on.
         errors: how many of them were wrong.
         indicative: `many_run` only: the bound if the mechanism were exactly Gaussian. Tighter,
-            but it proves nothing about any other mechanism.
+            but of any other mechanism it only says that it is not Gaussian at less noise.
+        indicative_cap: the cap of that.
     """
 
     epsilon: float
     confidence: float
-    cap: float
+    cap: float | None
     trials: int
     errors: int
     indicative: float | None = None
+    indicative_cap: float | None = None
+
+    @property
+    def gaussian(self) -> LowerBound:
+        """The bound on a mechanism that is claimed to be as private as a Gaussian one.
+
+        Such a claim allows less at every pair of error rates than its epsilon at one delta does.
+        """
+        assert self.indicative is not None
+        return replace(self, epsilon=self.indicative, cap=self.indicative_cap)
+
+    def out_of_reach(self, claimed: float) -> bool:
+        """Whether no result of as many trials could have contradicted the claim."""
+        return self.cap is not None and claimed >= self.cap
 
     def contradicts(self, claimed: float) -> bool:
         """Whether a mechanism with this bound cannot have the claimed epsilon."""
@@ -191,6 +206,9 @@ def many_run(
         trials=negatives + positives,
         errors=int(counted[0] + counted[2]),
         indicative=gaussian_epsilon(float(mu), delta),
+        indicative_cap=gaussian_epsilon(
+            float(many_run_mu(0, negatives, 0, positives, significance)), delta
+        ),
     )
 
 

@@ -8,8 +8,9 @@ cannot change it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedsim.errors import InputError
 from fedsim.privacy.accounting import (
@@ -43,12 +44,14 @@ class ClientPlan:
         sample_rate: probability q with which a unit joins a sample.
         steps: releases.
         mechanism: how a sample becomes a release.
+        watch: what an audit makes of the round's `Releases` before the client method gets them.
     """
 
     units: int
     sample_rate: float
     steps: int
     mechanism: Mechanism
+    watch: Callable[[Any], Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def entry(self) -> Entry:

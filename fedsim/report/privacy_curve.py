@@ -24,6 +24,7 @@ HEADER = (
     "mb_up",
     "mb_down",
     "audited",
+    "audit",
     "epsilon_reported",
     "certified",
     "data",
@@ -63,8 +64,21 @@ class Point:
     @property
     def audited(self) -> float | None:
         """The lower bound on epsilon that the run's audit found; None without an audit."""
+        return _number(self._audit.get("epsilon_lower"))
+
+    @property
+    def verdict(self) -> str | None:
+        """What the run's audit found, in a few words; None without an audit."""
+        if not self._audit:
+            return None
+        if self._audit.get("violation"):
+            return "violation"
+        return "claim above cap" if self._audit.get("claim_above_cap") else "consistent"
+
+    @property
+    def _audit(self) -> Mapping[str, Any]:
         audit = self.summary.get("audit")
-        return _number(audit.get("epsilon_lower")) if isinstance(audit, Mapping) else None
+        return audit if isinstance(audit, Mapping) else {}
 
     @property
     def certified(self) -> bool:
@@ -153,6 +167,7 @@ class Curve:
                 float(point.summary["mb_up_total"]),
                 float(point.summary["mb_down_total"]),
                 point.audited,
+                point.verdict,
                 _number(point.summary.get("epsilon")),
                 point.certified,
                 "embedded" if point.data["source"] == "embedded" else point.data["name"],
@@ -197,7 +212,6 @@ def table(curve: Curve) -> str:
     lines = [("", "epsilon", "seeds", curve.metric_name, "MB up", "MB down", "audited")]
     for method in curve.methods:
         for epsilon, points in method.levels.items():
-            bounds = [bound for point in points if (bound := point.audited) is not None]
             lines.append(
                 (
                     method.name + ("" if method.certified else " (not certified)"),
@@ -206,7 +220,7 @@ def table(curve: Curve) -> str:
                     _spread(measure([point.value(curve.metric) for point in points])),
                     f"{measure([point.summary['mb_up_total'] for point in points]).mean:.3f}",
                     f"{measure([point.summary['mb_down_total'] for point in points]).mean:.3f}",
-                    f">= {max(bounds):.2f}" if bounds else "-",
+                    _audited(points),
                 )
             )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -219,6 +233,16 @@ def table(curve: Curve) -> str:
     ]
     text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join([*text, *(f"{note}." for note in curve.notes)])
+
+
+def _audited(points: Sequence[Point]) -> str:
+    """The largest bound that audits found, and what else they did."""
+    bounds = [bound for point in points if (bound := point.audited) is not None]
+    verdicts = {point.verdict for point in points}
+    found = f">= {max(bounds):.2f}" if bounds else "-"
+    for worth_saying in ("violation", "claim above cap"):
+        found += f" ({worth_saying})" if worth_saying in verdicts else ""
+    return found
 
 
 def _spread(one: Measure) -> str:

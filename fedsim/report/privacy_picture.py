@@ -36,6 +36,20 @@ _BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "audited bound above ε",
     ),
+    "failed": (
+        {
+            "marker": "P",
+            "markersize": 9,
+            "markeredgecolor": "white",
+            "linestyle": "",
+            "color": ALARM,
+        },
+        "audited bound, and a check failed",
+    ),
+    "capped": (
+        {"marker": "d", "markersize": 7, "markerfacecolor": "white", "linestyle": ""},
+        "audited bound, ε above its cap",
+    ),
 }
 _WIDE = 20.0  # Megabytes that differ by more get a logarithmic axis.
 
@@ -176,24 +190,31 @@ def _draw_audits(axes: Any, curve: Curve, scale: _Scale) -> None:
     for k, method in enumerate(curve.methods):
         means = method.measures(lambda point: point.value(curve.metric))
         for epsilon, points in method.levels.items():
-            bounds = [bound for point in points if (bound := point.audited) is not None]
-            if not bounds or epsilon not in means or math.isinf(epsilon):
+            if epsilon not in means or math.isinf(epsilon):
                 continue
             height = means[epsilon].mean
-            for bound in bounds:
-                kind = _kind(bound, epsilon, scale)
-                at = scale.limits[0] if kind == "outside" else bound
+            for point in points:
+                kind = _kind(point, scale)
+                if kind is None or point.audited is None:
+                    continue
+                at = scale.limits[0] if point.audited < scale.least else point.audited
                 style = {"color": COLOURS[k % len(COLOURS)]} | _BOUNDS[kind][0]
                 thin = {"color": style["color"], "linewidth": 0.7, "alpha": 0.6}
                 axes.plot([at, epsilon], [height] * 2, **thin)
                 axes.plot([at], [height], **style, clip_on=False, zorder=4)
 
 
-def _kind(bound: float, epsilon: float, scale: _Scale) -> str:
-    """Which of `_BOUNDS` an audited bound is."""
-    if bound > epsilon:
+def _kind(point: Point, scale: _Scale) -> str | None:
+    """Which of `_BOUNDS` the audited bound of a point is; None without one."""
+    if point.audited is None:
+        return None
+    if point.audited > point.epsilon:
         return "above"
-    return "outside" if bound < scale.least else "inside"
+    if point.verdict == "violation":
+        return "failed"
+    if point.verdict == "claim above cap":
+        return "capped"
+    return "outside" if point.audited < scale.least else "inside"
 
 
 def _draw_megabytes(axes: Any, method: Method, k: int, scale: _Scale) -> None:
@@ -265,8 +286,7 @@ def _legend(axes: Any, curve: Curve, scale: _Scale) -> None:
         marks.append(Line2D([], [], color="#555555", linestyle="--", label="without privacy"))
     if any(len(points) > 1 for method in curve.methods for points in method.levels.values()):
         marks.append(Patch(color="#555555", alpha=0.25, label="± 1 sd over seeds"))
-    bounds = [(point.epsilon, point.audited) for point in curve.points if point.audited is not None]
-    kinds = {_kind(bound, epsilon, scale) for epsilon, bound in bounds if math.isfinite(epsilon)}
+    kinds = {_kind(point, scale) for point in curve.points if math.isfinite(point.epsilon)}
     marks += [
         Line2D([], [], **{"color": "#555555"} | mark, label=label)
         for kind, (mark, label) in _BOUNDS.items()

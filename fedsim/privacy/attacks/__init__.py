@@ -1,26 +1,27 @@
 """Attacks on privacy claims: on the mechanism alone, on a training run, on finished models.
 
-`release` feeds a mechanism the gradients that would hurt it most, `canaries` hides marked records
-in a real training, `membership` asks finished models who took part. Each ends in a lower bound on
-epsilon out of `fedsim.privacy.audit`; `fedsim.privacy.verdict` compares it with the claim.
+`release` feeds a mechanism the gradients that would hurt it most, `training` hides marked records
+in a real training and watches it, `membership` asks finished models who took part. Each ends in a
+lower bound on epsilon out of `fedsim.privacy.audit`, the first two in `checks` of what the claim
+takes for granted, too; `fedsim.privacy.verdict` compares them with the claim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.privacy.mechanisms import Mechanism
 
+if TYPE_CHECKING:
+    from fedsim.privacy.attacks.training import Training
+
 Watch = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps what is iterated, to show how far it is; `iter` shows nothing."""
-
-TrainWith = Callable[[Mechanism], None]
-"""Runs all releases of one client's training with this mechanism in place of the client's own."""
 
 ScoreRecords = Callable[[NDArray[np.bool_], int], NDArray[np.float64]]
 """Trains on the records that the mask [n] includes, with a seed; returns a score [n] of every
@@ -41,7 +42,7 @@ class Subject:
         certified: whether the claim is proved.
         sample_rate: probability q with which a record joins a step's sample.
         steps: releases of the whole training, at most.
-        train_with: trains; what the level "run" needs.
+        training: of this client; what the level "run" needs.
         score_records: trains and scores; what the level "lira" needs. The claim must hold for
             training on any subset of the records.
         records: how many records `score_records` takes.
@@ -55,6 +56,6 @@ class Subject:
     certified: bool
     sample_rate: float
     steps: int
-    train_with: TrainWith | None = None
+    training: Training | None = None
     score_records: ScoreRecords | None = None
     records: int = 0
