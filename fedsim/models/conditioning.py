@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.errors import InputError, Problem
+from fedsim.raising import reraise_interruption
 
 FEWEST = 4
 """Values that a group must have to be normalised."""
@@ -41,9 +42,12 @@ def values_a_group(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, 
     # Without memory or arithmetic where the model allows that.
     for device in ("meta", "cpu"):
         found.clear()
-        with contextlib.suppress(Exception), _counting(model, device, found) as probe:
-            probe(torch.zeros(1, *input_shape, device=device))
+        try:
+            with _counting(model, device, found) as probe:
+                probe(torch.zeros(1, *input_shape, device=device))
             break
+        except BaseException as error:
+            reraise_interruption(error)  # What a model raises is said where it is used.
     return found
 
 

@@ -117,7 +117,8 @@ def test_a_module_that_leaves_on_import_is_wrong_input(
         assert "cannot be imported" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", WAYS)
+# Each starts Ray, which takes seconds.
+@pytest.mark.parametrize("what", ["exits with 3", "closes", "long", "strange"])
 def test_workers_report_what_their_clients_do(what: str, run_tiny: Callable[..., Result]) -> None:
     client = f"client={{name: 'misbehaving:Misbehaves', what: {what}}}"
     with pytest.raises(ClientError) as inline:
