@@ -197,8 +197,9 @@ def _audit_mechanism(subject: Subject, noise: Sources, say: Callable[[str], None
             row = findings[-len(columns) :]
             cells = [_down(one.bound.epsilon).rjust(11) for one in row]
             say("  ".join([finding.setting.ljust(width), f"{finding.claimed:7.2f}", *cells]))
-    # The worst contradiction anywhere; without one, the best attack at the subject's own values.
-    worst = max(findings, key=lambda one: one.excess)
+    # The worst contradiction anywhere, first of those that hold whatever the mechanism is; without
+    # one, the best attack at the subject's own values.
+    worst = max(findings, key=lambda one: (one.excess > 0 and one.bound is one.plain, one.excess))
     if worst.excess <= 0:
         worst = max(findings[: len(names)], key=lambda one: one.bound.epsilon)
     return Verdict(
