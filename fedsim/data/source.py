@@ -131,12 +131,16 @@ def hashed(content: Any) -> str:
 
 
 def file_state(path: Path) -> list[int]:
-    """Size and time of a file, which stand for its bytes; empty when there is none."""
+    """Size and times of a file, which stand for its bytes; empty when there is none.
+
+    Programs set the time of a file's content back (`cp -p`, archives), but not the time of its last
+    change, which also tells of another name.
+    """
     try:
         status = path.stat()
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return []
-    return [status.st_size, status.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def below(path: Path, root: Path) -> str:

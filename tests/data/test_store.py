@@ -125,14 +125,27 @@ def test_processes_give_the_same_store(root, tmp_path, monkeypatch):
     assert together.folder.name == alone.folder.name
 
 
-@pytest.mark.parametrize("change", ["bytes", "time", "size", "format", "label", "more", "fewer"])
+@pytest.mark.parametrize(
+    "change", ["bytes", "in place", "swapped", "time", "size", "format", "label", "more", "fewer"]
+)
 def test_what_the_content_depends_on_makes_another_store(
     root, tmp_path, decoded, monkeypatch, change
 ):
+    file = root / "cat" / "00.bmp"  # Files of one kind and size, from one archive: of one time.
+    for name, shade in (("00.bmp", 1), ("01.bmp", 200)):
+        Image.linear_gradient("L").point(lambda x, s=shade: x ^ s).save(root / "cat" / name)
+        os.utime(root / "cat" / name, ns=(0, 1_000_000_000))
     first = prepared(root, tmp_path / "cache")
     options = {}
-    file = root / "cat" / "00.jpg"
-    if change == "bytes":
+    if change == "in place":  # As an editor that keeps the time, or rsync.
+        content = file.read_bytes()
+        file.write_bytes(content[:-9000] + b"\x99" * 9000)
+        os.utime(file, ns=(0, 1_000_000_000))
+    elif change == "swapped":
+        file.rename(root / "aside")
+        (root / "cat" / "01.bmp").rename(file)
+        (root / "aside").rename(root / "cat" / "01.bmp")
+    elif change == "bytes":
         Image.new("RGB", (20, 20), (9, 9, 9)).save(file)
     elif change == "time":
         os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))

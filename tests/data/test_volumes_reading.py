@@ -215,7 +215,12 @@ def test_other_forms_of_a_metaimage(meta, form):
     (meta.parent / "x.raw").unlink()
     name_voxels(meta, form)
     if form == "LOCAL":
-        meta.write_bytes(meta.read_bytes() + voxels)
+        head = meta.read_bytes()
+        for wrong, why in ((voxels[:-10], "is truncated: x.mhd has"), (voxels + b"12", "not fit")):
+            meta.write_bytes(head + wrong)
+            with pytest.raises(Unreadable, match=why):
+                read_volume(meta)
+        meta.write_bytes(head + voxels)
     else:
         size = len(voxels) // SHAPE[2]
         names = [f"slice{i:02d}.raw" for i in range(1, SHAPE[2] + 1)]
@@ -236,3 +241,30 @@ def test_strange_names_of_voxels_are_no_fault(meta, value):
     name_voxels(meta, value)
     with pytest.raises(Unreadable):
         read_volume(meta)
+
+
+def test_voxels_of_another_volume_do_not_fit_a_metaimage(meta):
+    (meta.parent / "x.raw").write_bytes((meta.parent / "x.raw").read_bytes() + bytes(20))
+    with pytest.raises(Unreadable, match=r"does not fit its voxels: x\.raw has \d+ bytes of them"):
+        read_volume(meta)
+    meta.write_text(meta.read_text().replace("ElementDataFile", "HeaderSize = -1\nElementDataFile"))
+    read_volume(meta)  # The header says that other bytes are in front.
+
+
+@pytest.mark.parametrize("form", ["x.raw", "LIST", "slice%02d.raw 1 8 1 2"])
+def test_the_voxels_of_an_nrrd_may_lie_in_other_files(tmp_path, form):
+    voxels = np.random.default_rng(0).integers(0, 99, (8, 9, 10)).astype(np.int16)
+    names = ["x.raw"] if form == "x.raw" else [f"slice{i:02d}.raw" for i in range(1, 9)]
+    for name, part in zip(names, np.array_split(voxels, len(names)), strict=True):
+        (tmp_path / name).write_bytes(part.tobytes())
+    lines = ["NRRD0004", "type: short", "dimension: 3", "space: left-posterior-superior"]
+    lines += ["sizes: 10 9 8", "space directions: (1,0,0) (0,1,0) (0,0,1)", "endian: little"]
+    lines += ["encoding: raw", "space origin: (0,0,0)", f"data file: {form}"]
+    listed = "\n".join(names) if form == "LIST" else ""
+    file = tmp_path / "x.nrrd"
+    file.write_text("\n".join([*lines, listed, ""]))
+    assert files_of(file) == [file, *(tmp_path / name for name in names)]
+    assert read_volume(file, canonical=False).array.tolist() == voxels.tolist()
+    (tmp_path / names[-1]).unlink()
+    with pytest.raises(Unreadable, match=rf"needs {names[-1]}: no file"):
+        read_volume(file)

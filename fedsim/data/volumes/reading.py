@@ -135,15 +135,18 @@ def turn_onto(volume: Volume, other: Volume) -> Volume:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that a volume is kept in: a MetaImage header may name others.
+    """The files that a volume is kept in: a header of MetaImage or NRRD may name others.
 
     They are beside the header, below its folder ("raw/x.raw", "./x.raw"), anywhere ("/data/x.raw"),
     one a line after LIST, or counted by a pattern ("slice%03d.raw 1 20 1").
     """
-    if path.suffix.lower() not in (".mhd", ".mha"):
+    if path.suffix.lower() == ".nrrd":
+        name, listed = _nrrd_data(path)
+    elif path.suffix.lower() in (".mhd", ".mha"):
+        header, listed = _header(path)
+        name = header.get(_DATA, "LOCAL")
+    else:
         return [path]
-    header, listed = _header(path)
-    name = header.get(_DATA, "LOCAL")
     first = (name.split() or [""])[0].upper()
     if not name or first == "LOCAL":
         names = []
@@ -182,10 +185,31 @@ def _header(path: Path) -> tuple[dict[str, str], list[str]]:
     return fields, [line.strip() for line in lines if line.strip()]
 
 
+def _nrrd_data(path: Path) -> tuple[str, list[str]]:
+    """What an NRRD header says of the files with its voxels ("LOCAL": none), and those listed."""
+    name, listed = "LOCAL", []
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            while (line := file.readline(_LONGEST).decode(errors="replace").strip()) != "":
+                key, _, value = line.partition(":")
+                if key.strip().lower().replace(" ", "") == "datafile":
+                    name = value.strip()
+                    if name.upper().startswith("LIST"):  # up to the end of the file
+                        listed = file.read().decode(errors="replace").splitlines()
+                        break
+    except OSError:
+        return "LOCAL", []
+    return name, [line.strip() for line in listed if line.strip()]
+
+
 def _counted(name: str) -> list[str] | None:
-    """The files of a pattern with its first and last number and its step; None for no pattern."""
+    """The files of a pattern with its first and last number and its step; None for no pattern.
+
+    NRRD may have the dimension of a file's content behind them.
+    """
     pattern, *numbers = name.split()
-    if "%" not in pattern or not 2 <= len(numbers) <= 3:
+    if "%" not in pattern or not 2 <= len(numbers) <= 4:
         return None
     try:
         first, last, step = map(int, [*numbers, "1"][:3])
@@ -253,11 +277,17 @@ _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4
 
 
 def _check_size(path: Path) -> None:
-    """Raise Unreadable when the file with a MetaImage's voxels is too small for them."""
+    """Raise Unreadable when the file with a MetaImage's voxels is too small for them, or too large.
+
+    Voxels in a file of another size belong to another header, and would be read out of place.
+    """
     files = files_of(path)
-    if len(files) != 2:
-        return
     header, _ = _header(path)
+    local = header.get(_DATA, "").upper() == "LOCAL"
+    as_text = header.get("BinaryData", "True").lower() == "false"
+    if len(files) != 2 - local or as_text or path.suffix.lower() == ".nrrd":
+        return
+    exact = False
     try:
         if header.get("CompressedData", "False").lower() == "true":
             wanted = int(header["CompressedDataSize"])
@@ -266,11 +296,26 @@ def _check_size(path: Path) -> None:
             channels = int(header.get("ElementNumberOfChannels", "1"))
             wanted = int(np.prod([int(n) for n in header["DimSize"].split()]))
             wanted *= channels * _BYTES[kind]
+            exact = "HeaderSize" not in header
     except (KeyError, ValueError):
         return  # SimpleITK knows more than this
-    found = files[1].stat().st_size
+    found = files[-1].stat().st_size - (_start(path) if local else 0)
     if found < wanted:
-        raise Unreadable(f"is truncated: {files[1].name} has {found} of {wanted} bytes")
+        raise Unreadable(f"is truncated: {files[-1].name} has {found} of {wanted} bytes")
+    if exact and found > wanted:
+        raise Unreadable(
+            f"does not fit its voxels: {files[-1].name} has {found} bytes of them, and by its size "
+            f"it is {wanted}"
+        )
+
+
+def _start(path: Path) -> int:
+    """Where the voxels begin that follow a MetaImage header."""
+    with path.open("rb") as file:
+        while line := file.readline(_LONGEST):
+            if line.partition(b"=")[0].strip() == _DATA.encode():
+                break
+        return file.tell()
 
 
 def _is_place(affine: NDArray[np.float64]) -> bool:
