@@ -452,7 +452,7 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     activate_plugins(scenario)
     client_releases(scenario)
     federation = build_federation(scenario, seed, console.preparing)
-    for note in federation.store.notes:
+    for note in federation.notes(counts=scenario.privacy is None):
         console.line(f"data: {note}")
     scenario = with_unit(scenario, federation)
     check_model(scenario, federation.task)

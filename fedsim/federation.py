@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from fedsim.client import Task
+from fedsim.data.columns import as_patient
 from fedsim.data.copies import in_common
 from fedsim.data.split import split_records
 from fedsim.data.store import Store, prepare
@@ -223,12 +224,16 @@ def _refuse_overlap(store: Store | VolumeStore, other: Store | VolumeStore) -> N
     records = in_common(store.digests, other.digests)
     # A case that is its own group is no patient's name: half of all data sets have a Case00.
     here, there = (
-        {name for name, case in zip(one.patients, one.ids, strict=True) if name not in ("", case)}
+        {
+            as_patient(name): name
+            for name, case in zip(one.patients, one.ids, strict=True)
+            if name not in ("", case)
+        }
         if one.patients
-        else set()
+        else {}
         for one in (store, other)
     )
-    patients = sorted(here & there)
+    patients = sorted(there[name] for name in here.keys() & there.keys())
     problems = []
     if records:
         message = f"{records} of {len(other.sites)} records are also in the scenario's data"

@@ -293,7 +293,10 @@ def _message(errors: list[ErrorDetails]) -> str:
         words = _EXPECTED[kind].format(**readable)
         if words not in expected:
             expected.append(words)
-    return f"expected {' or '.join(expected)}, got {shown(errors[0]['input'])}"
+    given = errors[0]["input"]
+    number = expected == ["text"] and isinstance(given, bool | int | float)
+    quoted = f""": put it in quotes, '"{shown(given)}"'""" if number else ""
+    return f"expected {' or '.join(expected)}, got {shown(given)}{quoted}"
 
 
 def _in_one_line(messages: dict[tuple[Any, ...], str]) -> str:

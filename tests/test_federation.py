@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_external_data_with_patients_in_common_are_refused(scenario, tmp_path):
         built(scenario, here, f"evaluation.external.root={there}")
     (problem,) = caught.value.problems
     assert problem.message == "4 of 12 patients are also there: p10, p11, p8, p9"
+
+
+def test_external_patients_are_known_by_other_spellings(scenario, tmp_path):
+    here = folder(tmp_path / "h", usual())
+    there = folder(tmp_path / "t", [*usual(100, "q")[:8], *usual(200, "P-0")[8:]])
+    with pytest.raises(InputError, match="4 of 12 patients are also there: P-010, P-011, P-08"):
+        built(scenario, here, f"evaluation.external.root={there}")
 
 
 def test_the_training_data_less_one_picture_are_no_external_data(scenario, tmp_path):
@@ -185,6 +193,21 @@ def test_the_stand_in_takes_a_positive_class_too(tmp_path, monkeypatch):
     assert (usual_one.store.labels == 1 - other.store.labels).all()
 
 
+@pytest.mark.parametrize("names", [("0", "1"), ("no", "yes"), ("1: low", "2"), ("it's", "x")])
+def test_what_is_said_of_the_other_class_can_be_typed(scenario, tmp_path, names):
+    root = folder(tmp_path / "h", [(i, names[i % 2], f"p{i}", "") for i in range(12)])
+    words = shlex.split(built(scenario, root).store.positive_rule.split("; ")[1])
+    assert words[1:] == ["takes", "the", "other"]
+    assert built(scenario, root, words[0]).task.positive == names[0]
+
+
+def test_a_number_for_a_class_says_how_to_write_it(scenario, tmp_path):
+    root = folder(tmp_path / "h", [(i, "01"[i % 2], f"p{i}", "") for i in range(12)])
+    for word in ("data.positive=1", "data.classes=[0, 1]"):
+        with pytest.raises(InputError, match=r"""got [01]: put it in quotes, '"[01]"'"""):
+            built(scenario, root, word)
+
+
 @pytest.mark.parametrize("wrong", ["Melanoma", "nobody", "''"])
 def test_a_positive_class_that_is_none_is_refused(scenario, tmp_path, wrong):
     root = folder(tmp_path / "h", usual())
@@ -244,6 +267,9 @@ def test_clients_of_one_class_and_patients_at_several_sites_are_said(scenario, t
     assert several in found
     assert main(["run", str(scenario), *words, "--runs", str(tmp_path / "runs")]) == 0
     first = capsys.readouterr().out.split("round 1/1")[0]
+    assert all(f"data: {note}" in first for note in found)
+    assert main(["check", str(scenario), *words]) == 0
+    first = capsys.readouterr().out
     assert all(f"data: {note}" in first for note in found)
 
 

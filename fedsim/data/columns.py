@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 def _words(text: str) -> frozenset[str]:
@@ -13,18 +13,31 @@ def _words(text: str) -> frozenset[str]:
 
 
 SURE: Mapping[str, frozenset[str]] = {
-    "group": _words("group grp patient pat pt subject subj participant person lesion mrn pid ptid"),
+    "group": _words(
+        "group grp patient pat pt subject subj participant person lesion mrn pid ptid donor "
+        "specimen volunteer proband individual animal family patienten paciente paziente"
+    ),
     "site": _words("site centre center hospital institution institute clinic client"),
 }
 """Optional column -> what people call it. Such a column is never passed over."""
 
 PERHAPS: Mapping[str, frozenset[str]] = {
-    "group": _words("case study exam examination visit accession id uid")
+    "group": _words(
+        "case study exam examination visit accession id uid series scan session biopsy sample "
+        "record slide"
+    )
 }
 """What may be another name of it: such a column counts where its values repeat."""
 
-_ENDINGS = _words("id ids no nr num number name names code key identifier uid anon")
+_ENDINGS = _words(
+    "id ids no nr num number nummer name names code key identifier uid anon instance hash "
+    "pseudonym pseudo anonymised anonymized uuid guid index idx orig original new old deid ref "
+    "reference label"
+)
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d"))
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
+_WHOLE = re.compile(r"([0-9]+)\.0+")
+_PARTS = re.compile(r"\d+|[^\W\d_]+")
 _TYPING_SLIP = 0.85  # difflib's ratio; "patien" is above it, "patientage" below
 _SHORT = 5  # letters; "size", "side" and "cite" are no slips of "site"
 
@@ -34,12 +47,28 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFKC", name).translate(_INVISIBLE).strip().casefold()
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
+def as_number(name: str) -> str:
+    """As `plain`, and one text for the spellings of a number: 1, 01 and 1.0."""
+    text = plain(name)
+    return text if not _NUMBER.fullmatch(text) else f"{float(text):.17g}"
+
+
+def as_patient(name: str) -> str:
+    """A patient's name without what programs and hands change: case, zeros in front of a number,
+    signs and blanks between its parts ("P01", "p_1", "P-001"; 7, 7.0).
+    """
+    text = plain(name)
+    whole = _WHOLE.fullmatch(text)
+    parts = _PARTS.findall(whole[1] if whole else text)
+    return " ".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in parts) or text
+
+
+def alike(names: Iterable[str], key: Callable[[str], str] = plain) -> list[list[str]]:
     """Different names that are the same to a reader, in lists of two or more."""
-    by_plain: dict[str, list[str]] = {}
+    by_key: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        by_plain.setdefault(plain(name), []).append(name)
-    return [found for found in by_plain.values() if len(found) > 1]
+        by_key.setdefault(key(name), []).append(name)
+    return [found for found in by_key.values() if len(found) > 1]
 
 
 def meant(name: str, optional: Sequence[str]) -> tuple[str, bool] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedsim.data.columns import alike
+from fedsim.data.columns import alike, as_number, plain
 from fedsim.data.dataset import Dataset, Manifest
 from fedsim.data.table import (
     ONE_SITE,
@@ -19,11 +19,16 @@ from fedsim.data.table import (
     refuse_one_file_twice,
     tables_in,
 )
+from fedsim.data.table import SUFFIXES as TABLES
 from fedsim.errors import InputError, Problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 _COLUMNS, _OPTIONAL = ("path", "label"), ("group", "site")
-_SHOWN = 5  # tables named in a note
+_SIDES = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "holdout"}
+)
+_NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "?"})
+_SHOWN = 5  # files named in a note
 
 
 class Folder(Dataset):
@@ -61,7 +66,8 @@ class Folder(Dataset):
     def _from_table(self, root: Path, name: str, note: str = "") -> Manifest:
         rows = read_table(root / name, _COLUMNS, unique="path", optional=_OPTIONAL)
         refuse_one_file_twice(rows, "path", name)
-        classes = self.classes or tuple(sorted({row["label"] for row in rows if row["label"]}))
+        found = {row["label"] for row in rows if plain(row["label"]) not in _NO_LABEL}
+        classes = self.classes or tuple(sorted(found))
         _refuse_alike(classes, root / name)
         _refuse_one_class(classes, root / name)
         order = {label: i for i, label in enumerate(classes)}
@@ -106,8 +112,14 @@ class Folder(Dataset):
             raise InputError("the folders do not match the classes", problems, "check data.root")
         _refuse_alike(classes, root)
         _refuse_one_class(classes, root)
+        if not self.classes and all(plain(name) in _SIDES for name in classes):
+            raise InputError(
+                "folders of classes are expected, not of the sides of a split",
+                [Problem(str(root), f"has the folders {', '.join(classes)}")],
+                "fedsim splits by itself: put the images of a class into one folder, or write a "
+                f"table. If these are the classes, add data.classes=[{', '.join(classes)}]",
+            )
         records = [(path, label) for label, name in enumerate(classes) for path in found[name]]
-        inside = [f"{name}/{table}" for name in classes for table in tables_in(root / name)]
         return Manifest(
             paths=[path for path, _ in records],
             labels=np.array([label for _, label in records], dtype=np.int64),
@@ -115,15 +127,44 @@ class Folder(Dataset):
             sites=[ONE_SITE] * len(records),
             ids=[path.relative_to(root).as_posix() for path, _ in records],
             classes=classes,
-            notes=(f"not read: {', '.join(inside[:_SHOWN])}",) if inside else (),
+            notes=_not_read(root, classes),
         )
 
 
-def _images(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted; names with a leading dot are not data.
+def _not_read(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """A note on what lies beside the images and was passed over, if anything does."""
+    names = [file.name for file in sorted(root.iterdir()) if file.is_file() and file.name[0] != "."]
+    names += [f"{name}/{table}" for name in classes for table in tables_in(root / name)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    others = [
+        file.suffix.lower() or file.name
+        for name in classes
+        for file in _files(root / name)
+        if file.suffix.lower() not in {*SUFFIXES, *TABLES} and file.is_file()
+    ]
+    kinds = ", ".join(sorted(set(others))[:_SHOWN])
+    notes = (
+        f"not read: {', '.join(names[:_SHOWN])}{more}" if names else "",
+        f"not read: {len(others)} files of other kinds than images ({kinds})" if others else "",
+    )
+    return tuple(filter(None, notes))
 
-    Links to folders are followed, except to one that they lie in. A link that leads nowhere is
-    listed: reading it says so.
+
+def _images(folder: Path) -> list[Path]:
+    """The image files at any depth, sorted. A link that leads nowhere is listed: reading it says
+    so.
+    """
+    return sorted(
+        file
+        for file in _files(folder)
+        if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists())
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files at any depth; names with a leading dot are not data.
+
+    Links to folders are followed, except to one that they lie in.
     """
 
     def refuse(error: OSError) -> None:
@@ -138,20 +179,17 @@ def _images(folder: Path) -> list[Path]:
             for name in folders
             if not name.startswith(".") and not inside.is_relative_to((inside / name).resolve())
         ]
-        files = [Path(here, name) for name in names if not name.startswith(".")]
-        found += [
-            file
-            for file in files
-            if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists())
-        ]
-    return sorted(found)
+        found += [Path(here, name) for name in names if not name.startswith(".")]
+    return found
 
 
 def _refuse_alike(classes: Sequence[str], where: Path) -> None:
-    """Raise InputError for classes whose names differ in case, or in how letters are coded."""
+    """Raise InputError for classes whose names differ in case, or in how letters or numbers are
+    written (1 and 1.0).
+    """
     problems = [
         Problem(str(where), f"has the classes {' and '.join(map(repr, names))}: one or several?")
-        for names in alike(classes)
+        for names in alike(classes, as_number)
     ]
     if problems:
         raise InputError(

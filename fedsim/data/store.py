@@ -9,12 +9,14 @@ The folder's name holds a hash of everything the content depends on, so a store 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from fedsim.data.building import fingerprint, keep_rows, new_folder, publish, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
@@ -41,6 +43,7 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
+from fedsim.data.table import one_name_each
 from fedsim.errors import InputError, Problem
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
@@ -168,7 +171,8 @@ def prepare(
     classes, labels = _positive_second(
         manifest.classes or tuple(dataset.classes), manifest.labels, positive
     )
-    manifest = replace(manifest, labels=labels)
+    named, told = one_name_each(manifest.groups)
+    manifest = replace(manifest, labels=labels, groups=named, notes=(*manifest.notes, *told))
 
     def opened(folder: Path, checked: bool = False) -> Store:
         store = Store.open(folder, checked)
@@ -255,7 +259,12 @@ def _rule(classes: Sequence[str]) -> str:
     if len(classes) != 2:
         return ""
     how = "the last by name" if list(classes) == sorted(classes) else "the second one"
-    return f"{how}; data.positive={classes[0]} takes the other"
+    # As it is typed: 0 in YAML is a number, no a truth value, "0" and "no" are text.
+    plain = classes[0].isalpha() and yaml.safe_load(classes[0]) == classes[0]
+    word = shlex.quote(
+        f"data.positive={classes[0] if plain else json.dumps(classes[0], ensure_ascii=False)}"
+    )
+    return f"{how}; {word} takes the other"
 
 
 def _prepare_embedded(

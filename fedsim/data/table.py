@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.data.columns import alike, meant, plain
+from fedsim.data.columns import alike, as_patient, meant, plain
 from fedsim.errors import InputError, Problem
 from fedsim.files import require_regular
 
@@ -23,6 +23,9 @@ ONE_SITE = "site-0"
 """The name of the only site of data that says nothing about sites."""
 
 DELIMITERS = ",;\t|"
+
+_NOBODY = frozenset({"nan", "na", "n/a", "none", "null", "unknown", "?", "-", "missing"})
+"""What programs and people write where there is nothing to write."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def missing_columns(file: Path, columns: Sequence[str]) -> str:
     try:
         header, _ = _lines(file, columns)
     except InputError as error:
-        return "; ".join(problem.message for problem in error.problems)
+        return "; ".join(filter(None, [*(one.message for one in error.problems), error.hint]))
     return "; ".join(_missing([plain(name) for name in header], columns))
 
 
@@ -207,23 +210,47 @@ def coded(
 
 
 def belonging(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
-    """What the columns group and site say, for each row, and notes on what is odd about them.
-
-    Groups whose names differ in case only are one: a patient must not part by a slip of typing.
-    """
+    """What the columns group and site say, for each row, and notes on what is odd about them."""
     groups = [row.get("group") for row in rows]
     sites = [row.get("site") or ONE_SITE for row in rows]
     notes = []
-    same = {name: names[0] for names in alike(filter(None, groups)) for name in names}
-    if same:
-        shown = ", ".join(list(same)[:4])
-        notes.append(f"{len(same)} groups differ in case only and are taken as one each: {shown}")
-    empty = groups.count("")
-    if 0 < empty < len(groups) or (empty and any("group" in row.values for row in rows)):
-        notes.append(f"{empty} of {len(groups)} records have no group: each is one of its own")
     for names in alike(sites):
         notes.append(f"sites differ in case only and stay apart: {', '.join(names[:4])}")
-    return [same.get(group, group) for group in groups], sites, notes
+    unnamed = sum(not row.get("site") for row in rows)
+    if 0 < unnamed < len(rows):
+        notes.append(f"{unnamed} of {len(rows)} records have no site: theirs is called {ONE_SITE}")
+    return groups, sites, notes
+
+
+def one_name_each(groups: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The patient of each record by one name, and notes on what is odd about them.
+
+    Names that only differ in case, zeros or signs are one: a patient must not part by a slip of
+    typing, nor by a program that reads 007 and writes 7.0.
+    """
+    notes = []
+    same = {name: names[0] for names in alike(filter(None, groups), as_patient) for name in names}
+    if same:
+        shown = ", ".join(list(same)[:4])
+        notes.append(
+            f"{len(same)} groups differ in case, zeros or signs only and are taken as one each: "
+            f"{shown}"
+        )
+    empty = list(groups).count("")
+    if empty == len(groups):
+        notes.append(
+            "nothing is known of patients: several records of one may be on both sides of the "
+            "split, which makes scores too good (a column group names them)"
+        )
+    elif empty:
+        notes.append(f"{empty} of {len(groups)} records have no group: each is one of its own")
+    if blanks := sorted({group for group in groups if plain(group) in _NOBODY}):
+        count = sum(group in blanks for group in groups)
+        notes.append(
+            f"{count} records have the group {', '.join(blanks)} and are kept together as one "
+            "patient: leave it empty where the patient is not known"
+        )
+    return [same.get(group, group) for group in groups], notes
 
 
 def refuse_one_file_twice(rows: Sequence[Row], column: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from fedsim.data.copies import copies, digests, in_common, keep_together
 from fedsim.data.folder import Folder
 from fedsim.data.store import Store, prepare
+from fedsim.data.table import one_name_each
 from fedsim.errors import InputError
 
 
@@ -88,7 +90,7 @@ def test_copies_in_one_class_are_one_group(tmp_path):
     same = [i for i, name in enumerate(store.ids) if name in ("cat/5.png", "cat/again.png")]
     assert len(set(store.groups[same].tolist())) == 1
     assert len(set(store.groups.tolist())) == 6
-    assert store.notes == (
+    assert store.notes[1:] == (
         "1 records are copies of others and stay with them (such as cat/5.png = cat/again.png)",
     )
     assert prepared(root).notes == store.notes  # from the cache, too
@@ -101,7 +103,7 @@ def test_blank_pictures_are_no_copies(tmp_path):
         Image.new("RGB", (9, 9), (3, 4, 5)).save(root / name)
     store = prepared(root)
     assert len(set(store.groups.tolist())) == 3
-    assert store.notes == ()
+    assert store.notes[1:] == ()
 
 
 def test_a_file_by_two_spellings_is_refused(tmp_path):
@@ -130,7 +132,7 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
         prepared(root)
 
 
-@pytest.mark.parametrize("names", [("Cat", "cat"), ("é", "e\u0301")])
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("é", "e\u0301"), ("1", "1.0"), ("01", "1")])
 def test_classes_that_only_differ_in_case_are_refused(tmp_path, names):
     (tmp_path / "t.csv").write_text(f"path,label\n1.png,{names[0]}\n2.png,{names[1]}\n")
     with pytest.raises(InputError, match="one or several"):
@@ -139,17 +141,98 @@ def test_classes_that_only_differ_in_case_are_refused(tmp_path, names):
 
 def test_patients_that_only_differ_in_case_are_one_and_it_is_said(tmp_path):
     (tmp_path / "t.csv").write_text("path,label,group\n1.png,a,P1\n2.png,b,p1\n3.png,b,\n")
-    manifest = Folder().manifest(tmp_path)
-    assert manifest.groups == ["P1", "P1", ""]
-    assert "differ in case only" in manifest.notes[0]
-    assert manifest.notes[1] == "1 of 3 records have no group: each is one of its own"
+    for i in (1, 2, 3):
+        picture(tmp_path / f"{i}.png", i)
+    store = prepared(tmp_path)
+    assert store.patients == ("P1", "P1", "")
+    assert "differ in case, zeros or signs only" in store.notes[0]
+    assert store.notes[1] == "1 of 3 records have no group: each is one of its own"
 
 
-def test_tables_inside_class_folders_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [("7", "7.0"), ("007", "7"), ("P01", "p-1"), ("P 01", "P01"), ("A_1/b", "a 01 B"), ("0", "00")],
+)
+def test_a_patient_by_two_spellings_is_on_one_side(tmp_path, names):
+    groups, notes = one_name_each([names[0], "other", names[1], "12", "1-2", "P12", "P1-2"])
+    assert groups == [names[0], "other", names[0], "12", "1-2", "P12", "P1-2"]
+    (note,) = notes
+    assert f"{names[0]}, {names[1]}" in note
+
+
+def test_patients_of_different_names_stay_apart():
+    names = [
+        "7",
+        "70",
+        "7.1",
+        "1.7",
+        "P1",
+        "P10",
+        "Q1",
+        "1P",
+        "é1",
+        "e1",
+        "+",
+        "?!",
+        "1.0.0",
+        "1.0",
+    ]
+    assert one_name_each(names) == (names, [])
+
+
+@pytest.mark.parametrize("nobody", ["nan", "Unknown", "N/A", "-"])
+def test_what_names_no_patient_is_said(nobody):
+    groups, (note,) = one_name_each([nobody, "a", nobody])
+    assert groups == [nobody, "a", nobody]
+    assert note.startswith(f"2 records have the group {nobody} and are kept together")
+
+
+def test_it_is_said_where_nothing_is_known_of_patients(tmp_path):
+    root = tmp_path / "root"
+    for i in range(4):
+        picture(root / "ab"[i % 2] / f"{i}.png", i)
+    assert "nothing is known of patients" in prepared(root).notes[0]
+
+
+def test_what_lies_beside_the_images_is_named(tmp_path):
     picture(tmp_path / "cat" / "1.png", 1)
     picture(tmp_path / "dog" / "1.png", 2)
+    assert Folder().manifest(tmp_path).notes == ()
     (tmp_path / "dog" / "patients.csv").write_text("path,group\n1.png,p\n")
+    (tmp_path / "dog" / ".hidden.gif").write_bytes(b"")
     assert Folder().manifest(tmp_path).notes == ("not read: dog/patients.csv",)
+    picture(tmp_path / "loose.png", 3)
+    (tmp_path / "labels.txt").write_text("1.png a")
+    for name in ("1.dcm", "2.DCM", "deep/3.jp2"):
+        (tmp_path / "dog" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "dog" / name).write_bytes(b"")
+    assert Folder().manifest(tmp_path).notes == (
+        "not read: labels.txt, loose.png, dog/patients.csv",
+        "not read: 3 files of other kinds than images (.dcm, .jp2)",
+    )
+
+
+def test_signs_are_part_of_a_class(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\n1.png,HER2+\n2.png,HER2-\n3.png,-1\n4.png,1\n")
+    assert len(Folder().manifest(tmp_path).classes) == 4
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NA", "n/a", "?"])
+def test_what_programs_write_for_no_label_is_no_class(tmp_path, nothing):
+    (tmp_path / "t.csv").write_text(f"path,label\n1.png,a\n2.png,b\n3.png,{nothing}\n")
+    with pytest.raises(InputError, match=re.escape(f"label is '{nothing}', not one of a, b")):
+        Folder().manifest(tmp_path)
+    assert Folder(classes=["a", "b", nothing]).manifest(tmp_path).labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sides", [("train", "test"), ("Training", "val", "Testing")])
+def test_the_sides_of_a_split_are_no_classes(tmp_path, sides):
+    for i, side in enumerate(sides):
+        picture(tmp_path / side / "cat" / f"{i}.png", i)
+    with pytest.raises(InputError, match="not of the sides of a split") as caught:
+        Folder().manifest(tmp_path)
+    assert "data.classes=[" in caught.value.hint
+    assert len(Folder(classes=list(sides)).manifest(tmp_path).classes) == len(sides)
 
 
 @pytest.mark.parametrize("wrong", ["", "bird"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedsim.data.columns import meant
-from fedsim.data.table import find_table, read_table
+from fedsim.data.table import Row, belonging, find_table, read_table
 from fedsim.errors import InputError
 
 OPTIONAL = ("group", "site")
@@ -71,6 +71,13 @@ def test_the_same_table_by_other_hands(tmp_path, lines):
                 "lesion_id",
                 "subject-id",
                 "MRN",
+                "patient_hash",
+                "PatientPseudonym",
+                "patientIdx",
+                "orig_patient",
+                "donor_id",
+                "specimen",
+                "Patientennummer",
             )
         ],
         *[
@@ -102,6 +109,29 @@ def test_a_doubtful_name_counts_where_its_values_repeat(tmp_path):
     assert len(read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,y"]))) == 2
     with pytest.raises(InputError, match="'case_id'"):
         read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,x"]))
+
+
+@pytest.mark.parametrize("name", ["slide", "StudyInstanceUID", "SeriesInstanceUID", "sample_id"])
+def test_what_joins_pictures_is_no_matter_of_names(tmp_path, name):
+    with pytest.raises(InputError, match=f"'{name}'"):
+        read(written(tmp_path, [f"path,label,{name}", "1.png,a,x", "2.png,b,x"]))
+
+
+def test_a_table_of_another_coding_says_what_to_do(tmp_path):
+    written(tmp_path, ["path,label", "1.png,gutärtig"], "latin-1")
+    with pytest.raises(InputError, match="save it as UTF-8 CSV"):
+        find_table(tmp_path, ("path", "label"), OPTIONAL, "a layout")
+
+
+def test_records_without_a_site_are_counted():
+    rows = [
+        Row({"path": "1", "site": ""}, "t.csv:2"),
+        Row({"path": "2", "site": "Basel"}, "t.csv:3"),
+    ]
+    _, sites, notes = belonging(rows)
+    assert sites == ["site-0", "Basel"]
+    assert notes == ["1 of 2 records have no site: theirs is called site-0"]
+    assert belonging([Row({"path": "1"}, "t.csv:2")])[2] == []
 
 
 def test_a_column_that_joins_groups_is_refused_and_one_that_parts_them_is_not(tmp_path):

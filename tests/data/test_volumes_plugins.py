@@ -408,4 +408,4 @@ def test_copies_of_a_volume_are_one_group(tmp_path):
     (root / "t.csv").write_text("\n".join(["image,mask", *lines]))
     store = prepared(Volumes(structures=["liver"]), root, tmp_path / "cache", size=8)
     assert store.groups.tolist() == [0, 1, 0]
-    assert "1 records are copies of others" in store.notes[0]
+    assert "1 records are copies of others" in store.notes[-1]

@@ -39,6 +39,7 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
+from fedsim.data.table import one_name_each
 from fedsim.data.volumes.case import BrokenCase, Prepared, read_case
 from fedsim.data.volumes.dataset import VolumeCase, VolumeDataset, VolumeManifest
 from fedsim.data.volumes.preparing import Preparation, prepare_volume
@@ -202,6 +203,8 @@ def prepare_volumes(
     check_root(name, root, dataset.layout)
     manifest: VolumeManifest = usable(dataset.manifest, root, skip_bad)
     _check(name, manifest)
+    named, told = one_name_each(manifest.groups)
+    manifest = replace(manifest, groups=named, notes=(*manifest.notes, *told))
     options = [FORMAT, vars(how), dataset.orientation, dataset.channel]
     key = _files_key(manifest, root, [*options, lines_below(manifest.bad, root)])
 
