@@ -135,6 +135,12 @@ def test_damaged_volumes_are_found_and_prepared_again(root, tmp_path, caplog, na
     assert (again.image(2) == image).all()
 
 
+@pytest.mark.parametrize("names", [["organ", "Organ"], ["a", "a"], []])
+def test_structures_must_be_told_apart(names):
+    with pytest.raises(ValueError, match="different names"):
+        Volumes(structures=names)
+
+
 @pytest.mark.parametrize("change", ["time", "mask", "site", "size", "option", "name"])
 def test_what_the_content_depends_on_makes_another_store(root, tmp_path, change):
     first = prepared(root, tmp_path / "cache")
@@ -275,6 +281,61 @@ def test_a_channel_is_chosen_where_there_are_several(root, tmp_path):
     assert (chosen.image(0) == first.image(0)).all()
     found = problems(root, tmp_path / "d", Volumes(structures=["head", "tail"], channel=2))
     assert "has 2 channels, counted from 0, so none is 2" in found["3.nii.gz"]
+
+
+def test_a_mask_with_channels_is_not_told_to_choose_one(root, tmp_path):
+    write(root / "0_mask.nii.gz", np.zeros((*SHAPE, 3), np.uint8))
+    found = problems(root, tmp_path / "a")
+    assert found["0_mask.nii.gz"] == "has 3 channels; a mask must have one"
+
+
+def test_values_beyond_32_bits_are_refused(root, tmp_path):
+    voxels = np.random.default_rng(0).random(SHAPE)
+    voxels[0, 0, 0] = 1e39
+    write(root / "2.nii.gz", voxels)
+    found = problems(root, tmp_path / "a")
+    assert found == {"2.nii.gz": "has voxels that are no finite numbers of 32 bits"}
+
+
+@pytest.mark.parametrize("spelling", ["0_mask.nii.gz", "./0_mask.nii.gz"])
+def test_one_mask_is_for_images_of_one_patient(root, tmp_path, spelling):
+    table = root / "cases.csv"
+    table.write_text(table.read_text().replace("1_mask.nii.gz", spelling))
+    with pytest.raises(InputError, match=r"cases\.csv:3: mask .* is that of '0\.nii\.gz'"):
+        prepared(root, tmp_path / "a")
+    lines = table.read_text().splitlines()
+    grouped = [f"{line},{'p' if i < 3 else i}" for i, line in enumerate(lines[1:], start=1)]
+    table.write_text("\n".join([f"{lines[0]},group", *grouped]))
+    groups = prepared(root, tmp_path / "b").groups.tolist()
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 6
+
+
+def test_an_image_is_not_its_own_mask(root, tmp_path):
+    table = root / "cases.csv"
+    table.write_text(table.read_text().replace("\n1.nii.gz", "\n./1_mask.nii.gz"))
+    with pytest.raises(InputError, match=r"'1_mask\.nii\.gz' is image and mask at once"):
+        prepared(root, tmp_path / "a")
+
+
+def test_outlines_that_are_not_there_or_no_longer_are_said(root, tmp_path):
+    for i in (1, 2):
+        write(root / f"{i}_mask.nii.gz", np.zeros(SHAPE, np.uint8))
+    store = prepared(root, tmp_path / "a", Volumes(structures=["head", "tail", "body"]))
+    assert store.notes[1:] == (
+        "no mask outlines body: do the masks use other values?",
+        "2 of 7 cases have masks without any outline",
+    )
+    corner = np.zeros((40, 40, 5), np.uint8)
+    corner[:3, :3], corner[18:22, 18:22] = 1, 2
+    write(root / "0.nii.gz", np.random.default_rng(0).random(corner.shape))
+    write(root / "0_mask.nii.gz", corner)
+    found = prepared(root, tmp_path / "a").notes
+    assert found[-1] == (
+        "in 1 of 7 cases a structure lies wholly in what is cut off "
+        "(data.size, data.field_of_view, data.slices)"
+    )
+    assert prepared(root, tmp_path / "a").notes == found  # from the cache, too
 
 
 def test_a_metaimage_is_read_like_the_same_nifti_and_missed_bytes_are_counted(root, tmp_path):

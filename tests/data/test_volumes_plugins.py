@@ -402,9 +402,10 @@ def test_copies_of_a_volume_are_one_group(tmp_path):
     for i in range(3):
         image = rng.integers(0, 99, (8, 8, 4)).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), root / f"{i}.nii")
+        mask = np.ones((8, 8, 4), np.uint8)
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), root / f"m{i}.nii")
     shutil.copy(root / "0.nii", root / "2.nii")
-    nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 4), np.uint8), np.eye(4)), root / "m.nii")
-    lines = [f"{i}.nii,m.nii" for i in range(3)]
+    lines = [f"{i}.nii,m{i}.nii" for i in range(3)]
     (root / "t.csv").write_text("\n".join(["image,mask", *lines]))
     store = prepared(Volumes(structures=["liver"]), root, tmp_path / "cache", size=8)
     assert store.groups.tolist() == [0, 1, 0]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedsim.data.volumes.dataset import Mask
 from fedsim.data.volumes.preparing import Preparation, Spacing, prepare_volume
 from fedsim.data.volumes.reading import (
+    SeveralChannels,
     Unreadable,
     Volume,
     canonical_turn,
@@ -31,11 +32,15 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Prepared:
-    """What of a case is stored: image float32 and label uint8 [D, H, W], spacing in mm."""
+    """What of a case is stored: image float32 and label uint8 [D, H, W], spacing in mm.
+
+    `outlined` are the label values above 0 that its masks had before anything was cut off.
+    """
 
     image: NDArray[np.float32]
     label: NDArray[np.uint8]
     spacing: Spacing
+    outlined: frozenset[int] = frozenset()
 
 
 class BrokenCase(Exception):
@@ -66,13 +71,16 @@ def read_case(
     def read(path: Path, channel: int | None) -> Volume | None:
         try:
             return read_volume(path, channel=channel, canonical=False)
+        except SeveralChannels as error:
+            choice = "" if path == image else "; a mask must have one"
+            problems.append(Problem(str(path), f"{error}{choice or error.choice}"))
         except Unreadable as error:
             problems.append(Problem(str(path), str(error)))
-            return None
+        return None
 
     volume = read(image, channel)
-    if volume is not None and not np.isfinite(volume.array).all():
-        problems.append(Problem(str(image), "has voxels that are no finite numbers"))
+    if volume is not None and not _fits(volume.array):
+        problems.append(Problem(str(image), "has voxels that are no finite numbers of 32 bits"))
     label: NDArray[np.uint8] | None = None
     for mask in masks:
         outlines = read(mask.path, None)
@@ -96,7 +104,15 @@ def read_case(
         turn = canonical_turn(volume)
         label = Volume(label, volume.affine).turned(turn).array
         volume = volume.turned(turn)
-    return Prepared(*prepare_volume(volume.array.astype(np.float32), label, volume.spacing, how))
+    outlined = frozenset(np.unique(label[label > 0]).tolist())
+    voxels = volume.array.astype(np.float32)
+    return Prepared(*prepare_volume(voxels, label, volume.spacing, how), outlined)
+
+
+def _fits(values: np.ndarray) -> bool:
+    """Whether all values are finite, also as float32."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32)).all())
 
 
 def _unlike(mask: Volume, image: Volume, canonical: bool) -> str:

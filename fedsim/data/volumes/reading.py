@@ -33,6 +33,14 @@ class Unreadable(Exception):
     """A file is no volume that can be used; the message says why, without naming the file."""
 
 
+class SeveralChannels(Unreadable):
+    """There are channels to choose from; `choice` says how."""
+
+    def __init__(self, count: int) -> None:
+        self.choice = f"; choose one: data.channel=0 to {count - 1}"
+        super().__init__(f"has {count} channels")
+
+
 @dataclass(frozen=True)
 class Volume:
     """What a file holds.
@@ -334,7 +342,7 @@ def _one_channel(array: np.ndarray, channel: int | None) -> np.ndarray:
         return array
     count = array.shape[3]
     if channel is None and count > 1:
-        raise Unreadable(f"has {count} channels; choose one: data.channel=0 to {count - 1}")
+        raise SeveralChannels(count)
     if channel is not None and not 0 <= channel < count:
         raise Unreadable(f"has {count} channels, counted from 0, so none is {channel}")
     return array[..., channel or 0]

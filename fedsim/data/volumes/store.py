@@ -47,7 +47,7 @@ from fedsim.data.volumes.reading import files_of
 from fedsim.data.volumes.writing import IMAGES, MASKS, StoreWriter, VolumesDigest
 from fedsim.errors import InputError, Problem
 
-FORMAT = 3
+FORMAT = 4
 """Version of the preparation and of the files of a store; part of every store's key."""
 
 

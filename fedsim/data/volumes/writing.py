@@ -51,6 +51,8 @@ class StoreWriter:
         self._spacing: list[tuple[float, ...]] = []
         self._digest = VolumesDigest()
         self._content: list[bytes] = []
+        self._outlined: list[frozenset[int]] = []
+        self._cut_off = 0
 
     def add(self, case: Prepared) -> None:
         """Append a case."""
@@ -60,6 +62,9 @@ class StoreWriter:
                 file.write(data)
             self._digest.add(data)
         self._content.append(digest(case.image))
+        left = set(np.unique(case.label).tolist())
+        self._outlined.append(case.outlined)
+        self._cut_off += bool(case.outlined - left)
         self._shapes.append(case.image.shape)
         self._spacing.append(case.spacing)
 
@@ -77,6 +82,8 @@ class StoreWriter:
         """Write what is known about the cases; copies become one group."""
         content = np.frombuffer(b"".join(self._content), dtype=np.uint8).reshape(-1, BYTES)
         joined, notes = keep_together(content, groups, ids)
+        if source == "path":
+            notes += self._unseen(structures)
         site_names = sorted(set(sites))
         arrays = {
             "shapes": np.array(self._shapes, dtype=np.int64),
@@ -100,3 +107,20 @@ class StoreWriter:
             "patients": groups,
         }
         write_about(self._folder, about)
+
+    def _unseen(self, structures: tuple[str, ...]) -> list[str]:
+        """Notes on outlines that are not there, or no longer."""
+        notes, count = [], len(self._outlined)
+        seen: frozenset[int] = frozenset().union(*self._outlined)
+        never = [name for value, name in enumerate(structures, start=1) if value not in seen]
+        if never:
+            notes.append(f"no mask outlines {', '.join(never)}: do the masks use other values?")
+        empty = sum(not outlined for outlined in self._outlined)
+        if 0 < empty < count:
+            notes.append(f"{empty} of {count} cases have masks without any outline")
+        if self._cut_off:
+            notes.append(
+                f"in {self._cut_off} of {count} cases a structure lies wholly in what is cut off "
+                "(data.size, data.field_of_view, data.slices)"
+            )
+        return notes
