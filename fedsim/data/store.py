@@ -43,7 +43,7 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
-from fedsim.data.table import one_name_each
+from fedsim.data.table import alike_sites, one_name_each
 from fedsim.errors import InputError, Problem
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
@@ -172,6 +172,7 @@ def prepare(
         manifest.classes or tuple(dataset.classes), manifest.labels, positive
     )
     named, told = one_name_each(manifest.groups)
+    told += alike_sites(manifest.sites)
     manifest = replace(manifest, labels=labels, groups=named, notes=(*manifest.notes, *told))
 
     def opened(folder: Path, checked: bool = False) -> Store:

@@ -148,7 +148,7 @@ def find_table(
         return None
     why = {name: missing_columns(root / name, columns) for name in names}
     right = [name for name in names if not why[name]]
-    related = [name for name in names if _related(root / name, columns, optional)]
+    related = [name for name in names if about_records(root / name, columns, optional)]
     if len(right) == 1 and related == right:
         others = [name for name in (*names, *sheets) if name != right[0]]
         return right[0], f"read {right[0]}, not {', '.join(others)}" if others else ""
@@ -170,7 +170,7 @@ def find_table(
     )
 
 
-def _related(file: Path, columns: Sequence[str], optional: Sequence[str]) -> bool:
+def about_records(file: Path, columns: Sequence[str], optional: Sequence[str]) -> bool:
     """Whether a table seems to be about records."""
     try:
         header, _ = _lines(file, columns)
@@ -214,12 +214,18 @@ def belonging(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
     groups = [row.get("group") for row in rows]
     sites = [row.get("site") or ONE_SITE for row in rows]
     notes = []
-    for names in alike(sites):
-        notes.append(f"sites differ in case only and stay apart: {', '.join(names[:4])}")
     unnamed = sum(not row.get("site") for row in rows)
     if 0 < unnamed < len(rows):
         notes.append(f"{unnamed} of {len(rows)} records have no site: theirs is called {ONE_SITE}")
     return groups, sites, notes
+
+
+def alike_sites(sites: Iterable[str]) -> list[str]:
+    """Notes on sites whose names a reader cannot tell apart."""
+    return [
+        f"sites differ in case only and stay apart: {', '.join(names[:4])}"
+        for names in alike(sites)
+    ]
 
 
 def one_name_each(groups: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -135,6 +135,12 @@ def test_damaged_volumes_are_found_and_prepared_again(root, tmp_path, caplog, na
     assert (again.image(2) == image).all()
 
 
+def test_more_structures_than_a_label_can_hold_are_refused(root, tmp_path):
+    names = [f"s{i}" for i in range(256)]
+    with pytest.raises(InputError, match="256 structures are named, and 255 are the most"):
+        prepared(root, tmp_path / "a", Volumes(structures=names))
+
+
 @pytest.mark.parametrize("names", [["organ", "Organ"], ["a", "a"], []])
 def test_structures_must_be_told_apart(names):
     with pytest.raises(ValueError, match="different names"):
@@ -301,7 +307,7 @@ def test_values_beyond_32_bits_are_refused(root, tmp_path):
 def test_one_mask_is_for_images_of_one_patient(root, tmp_path, spelling):
     table = root / "cases.csv"
     table.write_text(table.read_text().replace("1_mask.nii.gz", spelling))
-    with pytest.raises(InputError, match=r"cases\.csv:3: mask .* is that of '0\.nii\.gz'"):
+    with pytest.raises(InputError, match=r"is the mask of 0\.nii\.gz and of 1\.nii\.gz: if both"):
         prepared(root, tmp_path / "a")
     lines = table.read_text().splitlines()
     grouped = [f"{line},{'p' if i < 3 else i}" for i, line in enumerate(lines[1:], start=1)]
@@ -314,7 +320,7 @@ def test_one_mask_is_for_images_of_one_patient(root, tmp_path, spelling):
 def test_an_image_is_not_its_own_mask(root, tmp_path):
     table = root / "cases.csv"
     table.write_text(table.read_text().replace("\n1.nii.gz", "\n./1_mask.nii.gz"))
-    with pytest.raises(InputError, match=r"'1_mask\.nii\.gz' is image and mask at once"):
+    with pytest.raises(InputError, match=r"1_mask\.nii\.gz: is an image and its own mask"):
         prepared(root, tmp_path / "a")
 
 

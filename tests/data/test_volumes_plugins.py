@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -410,3 +411,59 @@ def test_copies_of_a_volume_are_one_group(tmp_path):
     store = prepared(Volumes(structures=["liver"]), root, tmp_path / "cache", size=8)
     assert store.groups.tolist() == [0, 1, 0]
     assert "1 records are copies of others" in store.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "good", "nearly"),
+    [
+        (Promise12(), "Case00.mhd", ["case01.mhd", "Case01.MHD", "Case01.nii.gz", "Case01.mha"]),
+        (ProstateX(), "p0_T2W.nii.gz", ["p1_t2w.nii.gz", "p1_T2W.nii", "p1_T2w.NII.GZ"]),
+    ],
+)
+def test_an_image_by_nearly_the_right_name_is_not_passed_over(tmp_path, dataset, good, nearly):
+    (tmp_path / "deep").mkdir()
+    for name in (good, f".{good}", "Case00_segmentation.mhd", "p0_zones.nii.gz", "notes.txt"):
+        (tmp_path / "deep" / name).write_text("")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / good).write_text("")
+    case = good.split(".")[0].removesuffix("_T2W")
+    (tmp_path / "centres.csv").write_text(f"case,centre,group\n{case},a,p\n")
+    assert dataset.manifest(tmp_path).images == [tmp_path / "deep" / good]
+    for name in nearly:
+        file = tmp_path / "deep" / name
+        file.write_text("")
+        with pytest.raises(InputError, match=r"passed over\n.*deep/" + re.escape(name)) as caught:
+            dataset.manifest(tmp_path)
+        assert re.match(r"rename them as (Case<case>\.mhd|<case>_T2W\.nii\.gz),", caught.value.hint)
+        file.unlink()
+
+
+@pytest.mark.parametrize("name", ["Centres.csv", "centers.csv", "patients.csv"])
+def test_a_table_of_centres_by_another_name_is_not_passed_over(tmp_path, name):
+    (tmp_path / "p0_T2W.nii.gz").write_text("")
+    (tmp_path / name).write_text("case,centre,group\np0,a,p\n")
+    with pytest.raises(InputError, match=rf"{name}: is not read\ncall it centres\.csv"):
+        ProstateX().manifest(tmp_path)
+    (tmp_path / name).write_text("when,what\n1,2\n")
+    assert ProstateX().manifest(tmp_path).sites == ["prostatex"]
+
+
+def test_patients_and_centres_by_two_spellings_are_said(tmp_path):
+    lines = ["case,centre,group"]
+    for i in range(6):
+        voxels = np.random.default_rng(i).integers(0, 99, (8, 8, 4)).astype(np.int16)
+        for end, array in (("T2W", voxels), ("whole_gland", (voxels > 50).astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"c{i}_{end}.nii.gz")
+        lines.append(f"c{i},{'aA'[i % 2]},{'pP'[i % 2]}{i // 2}")
+    (tmp_path / "centres.csv").write_text("\n".join(lines))
+    store = prepared(ProstateX(outlines="gland"), tmp_path, tmp_path / "cache", size=8)
+    assert store.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert "6 groups differ in case, zeros or signs only" in store.notes[0]
+    assert store.notes[1] == "sites differ in case only and stay apart: a, A"
+
+
+def test_a_list_of_cases_in_another_form_says_which(tmp_path):
+    about = {"labels": {"background": 0, "organ": 1}, "training": []}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r'expected: "labels": \{"0": "background"'):
+        MSD().manifest(tmp_path)

@@ -69,6 +69,8 @@ class MSD(VolumeDataset):
             raise InputError(
                 "dataset.json is not one of the Medical Segmentation Decathlon",
                 [Problem(str(file), why)],
+                'expected: "labels": {"0": "background", "1": NAME, ...} and "training": '
+                '[{"image": FILE, "label": FILE}, ...]',
             ) from error
         known = dict(sorted((value, names) for value, names in values.items() if value != 0))
         structures = tuple(known.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fedsim.data.table import read_table
+from fedsim.data.table import about_records, read_table, tables_in
 from fedsim.data.volumes.dataset import (
     EmbeddedVolumes,
     Mask,
@@ -23,6 +24,7 @@ Outlines = Literal["zones", "zones_and_lesions", "gland"]
 GLAND = ("prostate",)
 ZONES = ("peripheral_zone", "transition_zone")
 LESION = "lesion"
+_WHO = ("group", "site")
 
 
 def prostate_cases(
@@ -133,9 +135,10 @@ class Promise12(VolumeDataset):
     def manifest(self, root: Path) -> VolumeManifest:
         """List the images, and read `centres.csv`."""
         images = _by_case(
-            (file.stem, file)
-            for file in sorted(root.rglob("Case*.mhd"))
-            if not file.stem.endswith("_segmentation")
+            root,
+            r"Case.*(?<!_segmentation)\.mhd",
+            lambda file: file.stem,
+            others=r"case.*(?<!_segmentation)\.(mhd|mha|nii|nii\.gz|nrrd)",
         )
         if not images:
             raise _no_images("PROMISE12", root, self.layout)
@@ -188,9 +191,10 @@ class ProstateX(VolumeDataset):
         """List the images."""
         end = "_T2W.nii.gz"
         images = _by_case(
-            (file.name.removesuffix(end), file)
-            for file in sorted(root.rglob(f"*{end}"))
-            if not file.name.startswith(".")
+            root,
+            r".*_T2W\.nii\.gz",
+            lambda file: file.name.removesuffix(end),
+            others=r".*_t2w\.(mhd|mha|nii|nii\.gz|nrrd)",
         )
         if not images:
             raise _no_images("ProstateX", root, self.layout)
@@ -221,18 +225,45 @@ def _no_images(name: str, root: Path, layout: str) -> InputError:
     return InputError(f"the images of {name} are missing", [problem], "check data.root")
 
 
-def _by_case(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """The file of each case; InputError where a case has several, in several folders."""
+def _by_case(
+    root: Path, pattern: str, case_of: Callable[[Path], str], *, others: str
+) -> dict[str, Path]:
+    """The image of each case, at any depth; names with a leading dot are not data.
+
+    Args:
+        root: the folder.
+        pattern: of the names of images.
+        case_of: the case of such a file.
+        others: of names that were meant to be so, in any case.
+
+    Raises:
+        InputError: a case has several images, or files have nearly the name of one.
+    """
     found: dict[str, Path] = {}
-    problems = []
-    for case, file in files:
-        if (first := found.setdefault(case, file)) is not file:
-            problems.append(Problem(str(file), f"is case {case!r}, and so is {first}"))
-    if problems:
+    twice, missed = [], []
+    for file in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in file.relative_to(root).parts) or file.is_dir():
+            continue
+        if not re.fullmatch(pattern, file.name):
+            if re.fullmatch(others, file.name, re.IGNORECASE):
+                missed.append(Problem(str(file), "is not read: other names are expected"))
+        elif (first := found.setdefault(case_of(file), file)) is not file:
+            twice.append(Problem(str(file), f"is case {case_of(file)!r}, and so is {first}"))
+    if twice:
         raise InputError(
-            "one case is there several times", problems, "keep one of the files, or rename it"
+            "one case is there several times", twice, "keep one of the files, or rename it"
+        )
+    if missed:
+        raise InputError(
+            "images would be passed over", missed, f"rename them as {_said(pattern)}, or move them"
         )
     return found
+
+
+def _said(pattern: str) -> str:
+    """A pattern of names as a person writes it."""
+    plain = re.sub(r"\(\?.*?\)", "", pattern)
+    return plain.replace(".*", "<case>", 1).replace("\\", "")
 
 
 def _centres(
@@ -244,8 +275,16 @@ def _centres(
         InputError: the table is missing although required, wrong, or about other cases.
     """
     file = root / "centres.csv"
-    if not required and not file.exists():
-        return {}, {}
+    if not file.exists():
+        others = [name for name in tables_in(root) if about_records(root / name, ("case",), _WHO)]
+        if others:
+            raise InputError(
+                "centres.csv is there by another name",
+                [Problem(str(root / name), "is not read") for name in others],
+                "call it centres.csv (columns case, centre and, if known, group), or move it",
+            )
+        if not required:
+            return {}, {}
     rows = read_table(file, ("case", "centre"), unique="case", optional=("group",))
     known = {row["case"]: row["centre"] for row in rows}
     problems = [

@@ -7,6 +7,7 @@ them lie one after another in one flat file, and their outlines in another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
-from fedsim.data.table import one_name_each
+from fedsim.data.table import alike_sites, one_name_each
 from fedsim.data.volumes.case import BrokenCase, Prepared, read_case
 from fedsim.data.volumes.dataset import VolumeCase, VolumeDataset, VolumeManifest
 from fedsim.data.volumes.preparing import Preparation, prepare_volume
@@ -49,6 +50,9 @@ from fedsim.errors import InputError, Problem
 
 FORMAT = 4
 """Version of the preparation and of the files of a store; part of every store's key."""
+
+_MOST = 255
+"""Structures that a label of 8 bits can tell apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +208,9 @@ def prepare_volumes(
     manifest: VolumeManifest = usable(dataset.manifest, root, skip_bad)
     _check(name, manifest)
     named, told = one_name_each(manifest.groups)
+    told += alike_sites(manifest.sites)
     manifest = replace(manifest, groups=named, notes=(*manifest.notes, *told))
+    _refuse_shared(manifest)
     options = [FORMAT, vars(how), dataset.orientation, dataset.channel]
     key = _files_key(manifest, root, [*options, lines_below(manifest.bad, root)])
 
@@ -320,10 +326,41 @@ def _check(name: str, manifest: VolumeManifest) -> None:
         wrong.append("no cases")
     elif not all(manifest.masks):
         wrong.append("a case has no mask")
+    if len(manifest.structures) > _MOST:
+        raise InputError(
+            f"{len(manifest.structures)} structures are named, and {_MOST} are the most",
+            hint="outlines are kept as numbers of 8 bits",
+        )
     if not manifest.structures or len(set(manifest.structures)) < len(manifest.structures):
         wrong.append(f"structures must be different names, not {list(manifest.structures)}")
     if wrong:
         raise plugin_error(name, wrong)
+
+
+def _refuse_shared(manifest: VolumeManifest) -> None:
+    """Raise InputError where a mask is its own image, or that of images of several patients.
+
+    Images of several kinds share a mask where they show one patient, who must not part.
+    """
+    first: dict[str, int] = {}
+    problems = []
+    for i, masks in enumerate(manifest.masks):
+        image, group = manifest.images[i], manifest.groups[i]
+        for mask in masks:
+            path = os.path.normpath(mask.path)
+            other = first.setdefault(path, i)
+            if path == os.path.normpath(image):
+                problems.append(Problem(str(image), "is an image and its own mask"))
+            elif other != i and (not group or group != manifest.groups[other]):
+                problems.append(
+                    Problem(
+                        str(mask.path),
+                        f"is the mask of {manifest.ids[other]} and of {manifest.ids[i]}: if both "
+                        "show one patient, give them one group",
+                    )
+                )
+    if problems:
+        raise InputError("masks are named in two places", problems)
 
 
 def _checked(name: str, cases: Iterable[VolumeCase], structures: int) -> Iterator[VolumeCase]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from fedsim.data.columns import alike
-from fedsim.data.table import Row, belonging, find_table, read_table, refuse_one_file_twice
+from fedsim.data.table import belonging, find_table, read_table, refuse_one_file_twice
 from fedsim.data.volumes.dataset import Mask, VolumeDataset, VolumeManifest
 from fedsim.errors import InputError, Problem
 
@@ -62,7 +60,6 @@ class Volumes(VolumeDataset):
         bad = [Problem(row.where, "mask is empty") for row in rows if not row["mask"]]
         rows = [row for row in rows if row["mask"]]
         groups, sites, notes = belonging(rows)
-        _refuse_shared(rows, name)
         values = {value: value for value in range(1, len(self.structures) + 1)}
         return VolumeManifest(
             images=[root / row["image"] for row in rows],
@@ -74,27 +71,3 @@ class Volumes(VolumeDataset):
             bad=tuple(bad),
             notes=tuple(filter(None, (note, *notes))),
         ).checked()
-
-
-def _refuse_shared(rows: Sequence[Row], name: str) -> None:
-    """Raise InputError where a mask is its own image, or that of images of several patients.
-
-    Images of several kinds share a mask where they show one patient, who must not part.
-    """
-    first: dict[str, Row] = {}
-    problems = []
-    for row in rows:
-        image, mask = (os.path.normpath(row[column]) for column in ("image", "mask"))
-        other = first.setdefault(mask, row)
-        if image == mask:
-            problems.append(Problem(row.where, f"{row['mask']!r} is image and mask at once"))
-        elif other is not row and (not row.get("group") or row["group"] != other["group"]):
-            problems.append(
-                Problem(
-                    row.where,
-                    f"mask {row['mask']!r} is that of {other['image']!r} ({other.where}), too: if "
-                    "both show one patient, give them one group",
-                )
-            )
-    if problems:
-        raise InputError(f"{name} names one file in two places", problems)
