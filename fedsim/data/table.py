@@ -27,6 +27,9 @@ DELIMITERS = ",;\t|"
 _NOBODY = frozenset({"nan", "na", "n/a", "none", "null", "unknown", "?", "-", "missing"})
 """What programs and people write where there is nothing to write."""
 
+_SPLITS = frozenset({"split", "fold", "subset", "partition", "phase"})
+"""Columns by which people say what is for training and what for the test."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -217,6 +220,10 @@ def belonging(rows: Sequence[Row]) -> tuple[list[str], list[str], list[str]]:
     unnamed = sum(not row.get("site") for row in rows)
     if 0 < unnamed < len(rows):
         notes.append(f"{unnamed} of {len(rows)} records have no site: theirs is called {ONE_SITE}")
+    if rows and (own := [name for name in rows[0].values if plain(name) in _SPLITS]):
+        notes.append(
+            f"not read: column {', '.join(own)}; data.split decides what is for training and test"
+        )
     return groups, sites, notes
 
 

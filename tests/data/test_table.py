@@ -134,6 +134,13 @@ def test_records_without_a_site_are_counted():
     assert belonging([Row({"path": "1"}, "t.csv:2")])[2] == []
 
 
+@pytest.mark.parametrize("name", ["split", "Fold"])
+def test_it_is_said_that_a_split_of_the_table_is_not_read(name):
+    assert belonging([Row({"path": "1", name: "test"}, "t.csv:2")])[2] == [
+        f"not read: column {name}; data.split decides what is for training and test"
+    ]
+
+
 def test_a_column_that_joins_groups_is_refused_and_one_that_parts_them_is_not(tmp_path):
     header = "path,label,group,patient"
     with pytest.raises(InputError, match="'p' in several groups"):
