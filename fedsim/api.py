@@ -303,8 +303,7 @@ def _go(
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
                 status = "failed"
                 rounds.run()
-                with plugin_code("the finished model could not be scored"):
-                    summary = _finish(federation, rounds, folder)
+                summary = _finish(federation, rounds, folder)
                 if attacked is not None:
                     summary = _audit(*attacked, seed, folder, console)
                 if is_one_shot(strategy):
@@ -513,15 +512,17 @@ def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[s
         # Not `ascontiguousarray`: it gives a scalar an axis.
         arrays = {k: np.asarray(v, order="C") for k, v in flower.tensors(models[0]).items()}
         write_whole(folder.place("model.safetensors"), encode_safetensors(arrays))
-    predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
-    name, found = federation.task.predictions(predicted, federation.view("test"))
+    with plugin_code("the finished model could not be scored"):
+        predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
+        name, found = federation.task.predictions(predicted, federation.view("test"))
+        external = _external_scores(federation, rounds)
     folder.write_arrays(name, **found)
     task: object = federation.task
     if isinstance(task, SegmentationTask):
         _overlays(federation, rounds, folder, predicted[0], task)
     up, down = rounds.ledger.total_megabytes()
     summary = {
-        "metrics": rounds.metrics | _external_scores(federation, rounds),
+        "metrics": rounds.metrics | external,
         "rounds": rounds.finished,
         "stopped": rounds.stopped or None,
         "failed": rounds.failed,

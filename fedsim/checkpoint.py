@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -28,6 +29,9 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
 from fedsim.errors import InputError, Problem, RunError, problems_of
+from fedsim.files import require_regular
+from fedsim.ledger.traffic import TrafficLedger
+from fedsim.parameters import shown
 from fedsim.runfolder import RunFolder, write_whole
 from fedsim.storing import (
     DamagedError,
@@ -296,7 +300,7 @@ class Checkpoints:
     def _lines_before(self, name: str, checkpoint: Checkpoint) -> bytes | None:
         """The bytes of a file before the checkpoint's round; None where they are lost."""
         path = self._folder.path / name
-        data = path.read_bytes() if path.exists() else b""
+        data = path.read_bytes() if path.is_file() else b""
         wanted = checkpoint.marks[name]
         if _marked(data[: wanted.length]) == wanted:
             return data[: wanted.length]
@@ -318,7 +322,8 @@ class Checkpoints:
         try:
             marks = {name: Mark(*values["marks"][name]) for name in LINES}
             found = Checkpoint(**{**values, "marks": marks})
-        except (KeyError, TypeError) as error:
+            _require_kinds(found)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             damaged.append(Problem(str(path), f"is not a checkpoint of this fedsim: {error}"))
             return None
         if self._path / f"round-{found.round:06d}{SUFFIX}" != path:
@@ -329,6 +334,7 @@ class Checkpoints:
     def _read(self, path: Path, damaged: list[Problem]) -> dict[str, Any] | None:
         """What a file of this run holds; None, and a problem more, where it is damaged."""
         try:
+            require_regular(path)
             values = decode(path.read_bytes())
             if not isinstance(values, dict) or not isinstance(values.get("identity"), dict):
                 raise DamagedError("is not of a run")
@@ -376,3 +382,28 @@ class Checkpoints:
 
 def _marked(data: bytes) -> Mark:
     return Mark(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _require_kinds(found: Checkpoint) -> None:
+    """Raise TypeError or ValueError where a checkpoint's parts are not of the kinds written.
+
+    What its checksum finds is damage; this is what a stranger made. Whether the arrays fit the
+    model is for who builds it.
+    """
+    of_arrays = [found.arrays, *found.selected]
+    values = [value for arrays in of_arrays for value in arrays.values()]
+    kinds: list[tuple[Any, type]] = [
+        (found.round, int),
+        (found.seconds, float),
+        (found.strategy, dict),
+        (found.loop["metrics"], dict),
+        (found.loop["failed"], int),
+        *((value, np.ndarray) for value in values),
+        *((state, RecordDict) for state in found.contexts.values()),
+        *((mark.length, int) for mark in found.marks.values()),
+        *((found.lines.get(name, ""), str) for name in LINES),
+    ]
+    wrong = [shown(value) for value, kind in kinds if not isinstance(value, kind)]
+    if wrong or "best" not in found.loop or not math.isfinite(found.seconds):
+        raise TypeError(f"it holds {wrong[0] if wrong else 'no times or scores'} in a wrong place")
+    TrafficLedger().load_state_dict(found.ledger)

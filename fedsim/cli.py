@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -74,13 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `fedsim ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OSError as error:
+        if error.errno not in _DISK or error.filename is None:
+            return _fault(error, verbose)
+        return _fail(f"{error.filename}: {error.strerror}", EXIT_RUN_FAILED, verbose)
     except BaseException as error:
         if parsed is None and isinstance(error, SystemExit):  # `fedsim --help`
             raise
-        text = f"{one_line(error)}\na fault in fedsim or in a plugin; -v shows where"
-        return _fail(text, EXIT_RUN_FAILED, verbose)
+        return _fault(error, verbose)
 
 
+# What a disk, a file system or a mode says; it is nobody's fault in code.
+_DISK = {
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENOSPC),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 _interruptions: list[int] = []
 
 
@@ -109,6 +118,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if rest:
         raise InputError(f"not understood: {' '.join(rest)}", hint="type: fedsim --help")
     return parsed
+
+
+def _fault(error: BaseException, verbose: bool) -> int:
+    text = f"{one_line(error)}\na fault in fedsim or in a plugin; -v shows where"
+    return _fail(text, EXIT_RUN_FAILED, verbose)
 
 
 def _fail(text: str, code: int, verbose: bool) -> int:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError, Problem
+from fedsim.files import require_regular
 from fedsim.runfolder import RunFolder, damaged, plain
 
 # What changes while the run goes on; everything else in run.json stays as it began.
@@ -79,10 +81,16 @@ def edited(folder: Path, record: Mapping[str, Any], results: bool = True) -> lis
         what = "is not as the run wrote it: its digest does not hold"
         return [*problems, Problem(str(folder / "run.json"), what)]
     if results and record.get("status") == "done":
-        for name, digest in record.get("files", {}).items():
-            if (found := _file_digest(folder / name)) != digest:
-                what = "is not as the run wrote it" if found else "is missing"
-                problems.append(Problem(str(folder / name), what))
+        files = record.get("files")
+        if not isinstance(files, dict) or not files.keys() <= set(_RESULTS):
+            what = "does not name the files of results that a finished run has"
+            return [*problems, Problem(str(folder / "run.json"), what)]
+        for name, digest in files.items():
+            path = folder / name
+            if _file_digest(path) != digest:
+                there = os.path.lexists(path)
+                what = "is not as the run wrote it" if there else "is missing"
+                problems.append(Problem(str(path), what))
     return problems
 
 
@@ -108,6 +116,7 @@ def refuse(folder: Path, problems: list[Problem]) -> None:
 def _file_digest(path: Path) -> str:
     """SHA-256 of a file; "" where it cannot be read."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

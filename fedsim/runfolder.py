@@ -18,9 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.errors import InputError
+from fedsim.errors import InputError, Problem
+from fedsim.files import require_regular
+from fedsim.raising import one_line
 
 SCHEMA_VERSION = 1
+_FILES = (
+    *("run.json", "scenario.yaml", "rounds.jsonl", "traffic.jsonl", "privacy.jsonl"),
+    *("summary.json", "model.safetensors", "predictions.npz", "overlaps.npz"),
+)
+_FOLDERS = ("checkpoint", "report", "segmentation", "synthetic")
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
 
 
@@ -39,8 +46,10 @@ def write_whole(path: Path, data: bytes | bytearray) -> None:
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
         _sync_entries(path.parent)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # A full disk says nothing of the file.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -110,11 +119,22 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open an existing run folder; InputError when it is none."""
+        """Open an existing run folder.
+
+        Raises:
+            InputError: it is none, or something in it is neither a file nor a folder: who reads a
+                pipe waits for ever.
+        """
         if not (path / "run.json").is_file() or not (path / "scenario.yaml").is_file():
             what = "is not a run folder (no run.json)" if path.is_dir() else "does not exist"
             raise InputError(
                 f"{path} {what}", hint="run folders lie in runs/<scenario>/; `latest` is the newest"
+            )
+        if waiting := _no_files(path):
+            raise InputError(
+                f"{path} holds what no run leaves",
+                waiting,
+                hint="remove it, or put back the file that the run wrote",
             )
         return cls(path)
 
@@ -162,6 +182,7 @@ class RunFolder:
         """Read a JSON file; InputError, naming it, where it is missing or damaged."""
         path = self.path / name
         try:
+            require_regular(path)
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(path, error) from error
@@ -180,6 +201,7 @@ class RunFolder:
             return []
         rows = []
         try:
+            require_regular(path)
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except (OSError, ValueError) as error:
             raise damaged(path, error) from error
@@ -204,6 +226,51 @@ def missing_of(path: Path) -> str:
         return "" if (path / "scenario.yaml").is_file() else "scenario.yaml"
     found = (path / "scenario.yaml").is_file() and any((path / name).exists() for name in begun)
     return "run.json" if found else ""
+
+
+def read_arrays(path: Path, kinds: Mapping[str, str]) -> list[np.ndarray]:
+    """Arrays of an `.npz` file that `RunFolder.write_arrays` may have written.
+
+    Args:
+        path: the file.
+        kinds: names of arrays, and the kinds of dtype that each may have ("iu": whole numbers).
+
+    Raises:
+        ValueError: it cannot be read, lacks one, or one is of another kind.
+    """
+    try:
+        require_regular(path)
+        with np.load(path, allow_pickle=False) as archive:
+            if missing := sorted(set(kinds) - set(archive)):
+                raise ValueError(f"it has no {', '.join(missing)}")
+            arrays = [archive[name] for name in kinds]
+    except Exception as error:  # NumPy and zipfile let many kinds through; each means damage.
+        raise ValueError(f"{path.name} cannot be read: {one_line(error)}") from error
+    for (name, kind), array in zip(kinds.items(), arrays, strict=True):
+        if array.dtype.kind not in kind:
+            raise ValueError(f"{path.name}: {name} are of dtype {array.dtype}, which no run writes")
+    return arrays
+
+
+def _no_files(folder: Path) -> list[Problem]:
+    """What in a run folder cannot be read or written: a pipe, a folder in a file's place."""
+    problems = [
+        Problem(str(folder / name), "it is a folder, not a file")
+        for name in _FILES
+        if (folder / name).is_dir()
+    ]
+    problems += [
+        Problem(str(folder / name), "it is a file, not a folder")
+        for name in _FOLDERS
+        if (folder / name).is_file()
+    ]
+    for inside, folders, files in os.walk(folder):
+        for name in sorted((*folders, *files)):
+            try:
+                require_regular(os.path.join(inside, name))
+            except OSError as error:
+                problems.append(Problem(os.path.join(inside, name), str(error.strerror)))
+    return problems
 
 
 def damaged(where: Path, why: Exception | str) -> InputError:

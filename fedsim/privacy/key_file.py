@@ -63,9 +63,14 @@ class KeyFile:
         )
 
     def erase(self) -> None:
-        """Overwrite and remove the key, and what a kill left of its writing."""
+        """Overwrite and remove the key, and what a kill left of its writing.
+
+        What lies there and is no file (a link to one, a pipe) is no key, and stays.
+        """
         for path in (self.path, *self.path.parent.glob(f".{self.path.name}.*")):
             try:
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    continue
                 with path.open("r+b") as file:
                     file.write(bytes(KEY_BYTES))
                     file.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ import yaml
 from fedsim.errors import InputError, Problem
 from fedsim.identity import edited
 from fedsim.report.text import positive_note
-from fedsim.runfolder import RunFolder
+from fedsim.runfolder import RunFolder, read_arrays
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -221,7 +220,7 @@ class _Reader:
         """A JSON file; {} and a problem where it is none."""
         try:
             value = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self.fault(name, f"is not readable JSON: {error}")
             return {}
         return value if self.require(name, value, kinds) else {}
@@ -231,7 +230,7 @@ class _Reader:
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
             value = yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             self.fault(name, f"is not readable YAML: {error}")
             return "", {}
         return text, value if self.require(name, value, {}) else {}
@@ -297,7 +296,7 @@ class _Reader:
         for number, line in enumerate(lines, 1):
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 self.fault(f"{name}:{number}", f"is not JSON: {error}")
                 continue
             if self.require(f"{name}:{number}", value, kinds):
@@ -312,9 +311,9 @@ class _Reader:
             self.missing[name] = f"{why}; no ROC and precision-recall curves"
             return None, None
         try:
-            with np.load(self.folder / name, allow_pickle=False) as arrays:
-                labels, probabilities = arrays["labels"], arrays["probabilities"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            kinds = {"labels": "iu", "probabilities": "f"}
+            labels, probabilities = read_arrays(self.folder / name, kinds)
+        except ValueError as error:
             self.fault(name, f"holds no labels and probabilities: {error}")
             return None, None
         if probabilities.ndim != 3 or labels.shape != probabilities.shape[1:2]:

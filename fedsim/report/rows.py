@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,7 +235,7 @@ def rows_of(
         except InputError as error:
             problems += problems_of(error)
             continue
-        except (OSError, EOFError, ValueError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             problems.append(Problem(str(folder.path), str(error)))
             continue
         seeds = groups.setdefault(key, {})

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.report.statistics import mean_auc, mean_dice
+from fedsim.runfolder import read_arrays
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ def read_tested(folder: Path) -> Tested | None:
 
 
 def _read_predictions(path: Path) -> Predictions:
-    found = Predictions(*_arrays(path, "labels", "records", "probabilities"))
+    kinds = {"labels": "iu", "records": "iu", "probabilities": "f"}
+    found = Predictions(*read_arrays(path, kinds))
     shape = found.probabilities.shape
     if len(shape) != 3 or found.labels.shape != shape[1:2] or found.records.shape != shape[1:2]:
         raise ValueError(
@@ -175,7 +177,8 @@ def _read_predictions(path: Path) -> Predictions:
 
 
 def _read_overlaps(path: Path) -> Overlaps:
-    found = Overlaps(*_arrays(path, "sites", "records", "overlaps"))
+    kinds = {"sites": "iu", "records": "iu", "overlaps": "iuf"}
+    found = Overlaps(*read_arrays(path, kinds))
     shape = found.overlaps.shape
     fits = found.sites.shape == found.records.shape == shape[1:2]
     if len(shape) != 4 or shape[3] != 3 or not fits:
@@ -184,11 +187,3 @@ def _read_overlaps(path: Path) -> Overlaps:
             f"3], but found {found.sites.shape}, {found.records.shape} and {shape}"
         )
     return found
-
-
-def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Arrays of an archive; ValueError where one is missing."""
-    with np.load(path, allow_pickle=False) as arrays:
-        if missing := sorted(set(names) - set(arrays)):
-            raise ValueError(f"{path.name} has no {', '.join(missing)}")
-        return [arrays[name] for name in names]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.cli import main
 from fedsim.console import Console
+from fedsim.identity import results, sealed
+from fedsim.runfolder import RunFolder
+from fedsim.storing import decode, encode
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same
 
@@ -305,3 +312,168 @@ def test_pickles_in_a_run_folder_are_never_executed(
         (one / "run.json").write_text(json.dumps(record))
         for words in (["compare", str(one)], ["report", str(one)], ["run", "--resume", str(one)]):
             assert main(words) == 0
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    """Make the digests hold again, as who forges a run folder can."""
+    record = json.loads((folder / "run.json").read_text())
+    del record["digest"]
+    record |= {"files": results(RunFolder(folder))} | changes
+    (folder / "run.json").write_text(json.dumps(sealed(record)))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def folder_there(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("kind", [pipe, device, folder_there])
+@pytest.mark.parametrize("name", RESULTS[2:])
+def test_what_is_no_file_is_named_and_never_waited_for(
+    name: str,
+    kind: Callable[[Path], None],
+    pair: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, _ = pair
+    kind(one / name)
+    refused(["compare", str(one.parent)], one / name, capsys)
+    refused(["report", str(one)], one / name, capsys)
+    refused(["clean", str(one)], one / name, capsys)
+    refused(["run", "--resume", str(one)], one / name, capsys)
+
+
+@pytest.mark.parametrize(
+    "name", ["rounds.jsonl", "checkpoint/round-000003.ckpt", "summary.json", "new"]
+)
+def test_a_pipe_in_an_unfinished_run_is_refused(
+    name: str, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    set_status(one, "interrupted")
+    (one / "new").touch()
+    pipe(one / name)
+    refused(["run", "--resume", str(one)], one / name, capsys)
+    if name == "checkpoint/round-000003.ckpt":
+        (tmp_path / "tiny.yaml").write_text(TINY)
+        words = [str(tmp_path / "tiny.yaml"), "rounds=3", "--runs", str(tmp_path / "runs")]
+        assert main(["sweep", *words, "--dry-run"]) in (0, 2)
+
+
+def test_a_file_where_a_folder_belongs_is_named(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    shutil.rmtree(one / "report")
+    (one / "report").touch()
+    refused(["report", str(one)], one / "report", capsys)
+
+
+@pytest.mark.parametrize("files", [{"/dev/zero": "0"}, {"../../x": "0"}, {"a\0": "0"}, [1], None])
+def test_results_have_the_names_that_runs_give_them(
+    files: object, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    reseal(one, files=files)
+    for words in (["compare"], ["report"], ["clean"], ["run", "--resume"], ["audit"]):
+        refused([*words, str(one)], one / "run.json", capsys)
+
+
+def entry(array: object, dtype: object = None) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array, dtype))
+    return buffer.getvalue()
+
+
+HUGE = entry([0]).replace(b"(1,), }" + 11 * b" ", b"(1000000000000,), }")[:128]
+ARCHIVES = {
+    "objects": {"labels": entry([{}], object)},
+    "huge": {"labels": HUGE},
+    "text": {"probabilities": entry([[["a", "b"]]])},
+    "complex": {"probabilities": entry([[[1j, 0]]])},
+    "void": {"probabilities": entry(np.zeros((1, 1, 2), "V4"))},
+    "times": {"labels": entry([0], "M8[s]")},
+    "no header": {"labels": b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000},
+}
+
+
+@pytest.mark.parametrize("what", [*ARCHIVES, "an array", "encrypted", "unknown method"])
+def test_predictions_that_no_run_writes_are_named(
+    what: str, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    path = one / "predictions.npz"
+    good = {"labels": entry([0]), "records": entry([0]), "probabilities": entry([[[0.5, 0.5]]])}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (good | ARCHIVES.get(what, {})).items():
+            archive.writestr(f"{name}.npy", content)
+    data = bytearray(path.read_bytes())
+    if what == "an array":
+        data = bytearray(entry([1, 2]))
+    elif what in ("encrypted", "unknown method"):
+        # Bit 0 of the flags, and the method, of the first local and the first central header.
+        local, central, value = (6, 8, 1) if what == "encrypted" else (8, 10, 99)
+        data[local] = data[data.find(b"PK\x01\x02") + central] = value
+    path.write_bytes(data)
+    reseal(one)
+    refused(["compare", str(one)], one, capsys)
+    refused(["report", str(one)], path, capsys)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round": "x"},
+        {"arrays": None},
+        {"arrays": {"a": 1}},
+        {"selected": 5},
+        {"loop": None},
+        {"loop": {}},
+        {"strategy": [1]},
+        {"contexts": {0: 1}},
+        {"ledger": None},
+        {"ledger": {"rounds": "x"}},
+        {"lines": 5},
+        {"lines": {"rounds.jsonl": 7}},
+        {"marks": {"rounds.jsonl": ["x", "x"]}},
+        {"seconds": "x"},
+        {"seconds": float("nan")},
+    ],
+)
+def test_a_checkpoint_of_other_kinds_is_named(
+    change: dict[str, object], pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    set_status(one, "interrupted")
+    paths = sorted((one / "checkpoint").glob("*.ckpt"))
+    for path in paths:
+        values = decode(path.read_bytes())
+        marks = values["marks"] | change.get("marks", {})  # type: ignore[operator]
+        path.write_bytes(encode(values | change | {"marks": marks}))
+    refused(["run", "--resume", str(one)], paths[-1], capsys)
+
+
+def test_a_full_disk_is_told_in_a_line(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    set_status(one, "interrupted")
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["report", str(one)]) == 1
+    told = capsys.readouterr().err
+    assert told.endswith("partition.png: No space left on device\n")
+    assert len(told.splitlines()) == 1

@@ -343,3 +343,19 @@ def test_seeded_noise_is_called_a_simulation(
     told = json.loads((result.folder / "run.json").read_text())["privacy"]["randomness"]
     assert told.startswith("simulation-grade")
     assert not list(result.folder.rglob("*noise.key*"))
+
+
+def test_erasing_a_key_touches_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "model").write_bytes(KEY)
+    place = tmp_path / "checkpoint" / "noise.key"
+    place.symlink_to(tmp_path / "model")
+    key_file.KeyFile(tmp_path).erase()
+    assert (tmp_path / "model").read_bytes() == KEY
+    place.unlink()
+    os.mkfifo(place)
+    key_file.KeyFile(tmp_path).erase()
+    place.unlink()
+    place.write_bytes(KEY)
+    key_file.KeyFile(tmp_path).erase()
+    assert not place.exists()
