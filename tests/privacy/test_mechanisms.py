@@ -187,6 +187,23 @@ def test_one_record_moves_an_unfiltered_sum_by_at_most_c(count, width, seed):
     assert (private[0].reference - private[1].reference).norm() <= 0.7 * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("cut", [5121, 8], ids=["whole", "in parts"])
+def test_one_record_moves_a_sum_of_thousands_by_at_most_c(cut):
+    """Casacuberta et al. (2022): with the record a sum of float32 stands where each small number
+    that follows is rounded away, and without it just below, where each one counts."""
+    rows = torch.zeros(5121, 2)
+    rows[:1025, 0] = 1.0
+    rows[1025::8, 0] = -0.99 * 2.0**-14
+    without = rows.clone()
+    without[0] = 0.0
+    for rule in sound(sigma=0.0, expected=1.0).values():
+        released = [
+            rule.aggregate(list(data.split(cut)), State(), noise())[0].update.double()
+            for data in (rows, without)
+        ]
+        assert float((released[0] - released[1]).norm()) <= 1.0 + 1e-3  # of float32
+
+
 @settings(max_examples=80)
 @given(st.integers(1, 12), st.integers(1, 20), st.integers(0, 9999), st.floats(-0.9, 0.9))
 def test_given_its_reference_one_record_moves_a_filtered_sum_by_at_most_c(count, width, seed, psi):

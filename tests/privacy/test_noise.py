@@ -153,10 +153,12 @@ class Float32Noise(Noise):
 
 
 class RoundedNoise(Noise):
-    """These draws, but rounded to the dtype of the sum before they are added."""
+    """These draws, but rounded to the dtype of the gradients before they are added."""
+
+    dtype = torch.float32
 
     def gaussian(self, shape: Any, scale: float, like: Tensor) -> Tensor:
-        return super().gaussian(shape, scale, like).to(like.dtype)
+        return super().gaussian(shape, scale, like).to(self.dtype)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -242,6 +244,7 @@ def test_low_bits_of_small_sums_decide_membership_unless_they_settle(
     claimed = gaussian_epsilon(1 / 2.5, DELTA)
     assert decided(Noise, 2.5, score, dtype) <= claimed
     monkeypatch.setattr(mechanisms, "settle", unsettled)
+    monkeypatch.setattr(RoundedNoise, "dtype", dtype)
     assert decided(RoundedNoise, 2.5, score, dtype) > 3.69 > claimed
 
 
