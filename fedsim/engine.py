@@ -51,6 +51,7 @@ from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
 from fedsim.schema import Privacy
+from fedsim.sources import sources
 from fedsim.strategy import Server, Strategy
 
 
@@ -259,27 +260,43 @@ def _require_patients(settings: Privacy, federation: Federation) -> None:
         )
 
 
-def run_digest(scenario: Scenario, seed: int, federation: Federation, arrays: ArrayRecord) -> bytes:
+# Resources that change the last bits of what is computed.
+_ROUNDING = ("threads", "server_threads", "gpus")
+
+
+def run_digest(
+    scenario: Scenario,
+    seed: int,
+    federation: Federation,
+    arrays: ArrayRecord,
+    plan: PrivacyPlan | None = None,
+) -> bytes:
     """A digest of all that a run's releases depend on: its noise is keyed by it.
 
-    Two runs that differ in anything, if only in a budget or one record, have different noise: the
-    difference of their releases would else be without any. Left out is where clients run, where
-    files lie (not what is in them), and the audit, which begins after the last release.
+    Two runs that differ in anything, if only in a budget, one record or the rounding of a sum, have
+    different noise: the difference of their releases would else be without any. Left out is where
+    clients run, where files lie (not what is in them), and the audit, which begins after the last
+    release.
 
     Args:
         arrays: the first global arrays.
+        plan: what is released; its noise was found by a search whose answer may change with the
+            libraries.
     """
     values = scenario.resolved()
-    for key in ("resources", "seeds", "plugins"):
+    for key in ("seeds", "plugins"):
         del values[key]
+    values["resources"] = {key: values["resources"][key] for key in _ROUNDING}
     if values["privacy"] is not None:
         del values["privacy"]["audit"]
     values["data"]["root"] = values["model"]["init"] = None
     if values["evaluation"]["external"] is not None:
         values["evaluation"]["external"]["root"] = None
     found = hashlib.sha256()
-    plan = yaml_lines.write(values, sort=True)
-    for text in (__version__, plan, str(seed), federation.store.fingerprint):
+    resolved = yaml_lines.write(values, sort=True)
+    planned = "" if plan is None else repr(plan.clients)
+    versions = f"{__version__} {torch.__version__} {np.__version__}"
+    for text in (versions, resolved, planned, str(seed), federation.store.fingerprint):
         _digest_part(found, text.encode())
     for positions in (federation.train, federation.val):
         for name, where in positions.items():
@@ -305,7 +322,7 @@ def _digest_part(found: Any, part: bytes) -> None:
 
 
 def _foreign_code(group: str, name: str) -> Iterator[bytes]:
-    """The modules that a foreign plugin was written in, its base classes' too.
+    """The modules that a foreign plugin was written in: its base classes', and what they import.
 
     Of fedsim's own code the version tells.
     """
@@ -316,7 +333,8 @@ def _foreign_code(group: str, name: str) -> Iterator[bytes]:
         for module in sorted({written, *(kind.__module__ for kind in kinds)}):
             path = getattr(sys.modules.get(module), "__file__", None)
             if path is not None and not _is_own(module):
-                yield Path(path).read_bytes()
+                for source in sources(module, Path(path)):
+                    yield source.read_bytes()
 
 
 def _is_own(module: str) -> bool:
@@ -382,7 +400,7 @@ def engine(
         buffers.begin(arrays)
         noise = None
         if privacy is not None:
-            digest = run_digest(scenario, seed, federation, arrays)
+            digest = run_digest(scenario, seed, federation, arrays, privacy)
             noise = Noise.seeded(digest)
             if privacy.settings.noise == "secret":
                 # A trial, or an audit's own training, has a key of its own that nobody keeps.

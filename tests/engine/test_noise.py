@@ -25,6 +25,7 @@ from fedsim.loop import Rounds
 from fedsim.models.build import first_arrays
 from fedsim.privacy import key_file
 from fedsim.privacy.mechanisms import DPSGD, State
+from fedsim.privacy.plan import PrivacyPlan
 from fedsim.scenario import Scenario, activate_plugins, load
 from tests.engine.test_bits import assert_same, model
 from tests.engine.test_privacy import PRIVATE
@@ -114,7 +115,19 @@ def test_the_same_run_has_the_same_noise(tiny: Path, noises: list[torch.Tensor])
     assert all(torch.equal(a, b) for a, b in zip(noises[:half], noises[half:], strict=True))
 
 
-def test_whatever_a_release_depends_on_is_in_its_key(tiny: Path, tmp_path: Path) -> None:
+def with_noise(plan: PrivacyPlan | None, noise_multiplier: float) -> PrivacyPlan:
+    """The same plan at another noise multiplier."""
+    assert plan is not None
+    clients = {
+        name: replace(one, mechanism=replace(one.mechanism, noise_multiplier=noise_multiplier))
+        for name, one in plan.clients.items()
+    }
+    return replace(plan, clients=clients)
+
+
+def test_whatever_a_release_depends_on_is_in_its_key(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = ["name: misbehaving:Diverges", "class_balanced: false", "learning_rate: 0.1"]
     words = [f"client={{{', '.join(keys)}}}", PRIVATE[1]]
     base = load(tiny, words)
@@ -151,7 +164,18 @@ def test_whatever_a_release_depends_on_is_in_its_key(tiny: Path, tmp_path: Path)
         digest(data=replace(federation, store=other_contents)),
         of_init(0.25),
         of_init(0.5),
+        # What rounds in another way releases something else.
+        digest("resources.threads=2"),
+        digest("resources.server_threads=2"),
+        digest("resources.gpus=1.0"),
+        run_digest(base, 0, federation, arrays, planned := privacy_plan(base, federation)),
+        # What the search for the noise finds may change with the libraries.
+        run_digest(base, 0, federation, arrays, with_noise(planned, 1.0 + 1e-12)),
     ]
+    for package in (torch, np):
+        with monkeypatch.context() as patch:
+            patch.setattr(package, "__version__", "another")
+            different.append(digest())
     assert len(set(different)) == len(different)
     same = [
         digest("resources.backend=ray"),
@@ -176,8 +200,13 @@ def test_whatever_a_release_depends_on_is_in_its_key(tiny: Path, tmp_path: Path)
         ("from fedsim.clients.supervised import Supervised\nclass Own(Supervised): pass\n", "one"),
         ("from fedsim.clients.supervised import Supervised as Own\n", "two"),
         ("from noise_base import Base\nclass Own(Base): pass\n", "base"),
+        (
+            "from fedsim.clients.supervised import Supervised\nclass Own(Supervised):\n"
+            "    def fit(self, *args):\n        from noise_part.rates import SIZE\n",
+            "part/rates",
+        ),
     ],
-    ids=["its class", "its module", "its base"],
+    ids=["its class", "its module", "its base", "what it imports late"],
 )
 def test_the_code_of_a_plugin_is_in_the_key(
     code: str, changed: str, tiny: Path, tmp_path: Path
@@ -189,6 +218,12 @@ def test_the_code_of_a_plugin_is_in_the_key(
     if changed == "base":
         own = "three"
         (plugins / "noise_base.py").write_text(base)
+    if changed == "part/rates":
+        own = "four"
+        (plugins / "noise_part").mkdir()
+        (plugins / "noise_part" / "__init__.py").touch()
+        (plugins / "noise_part" / "rates.py").write_text("from . import sizes\nSIZE = 1\n")
+        (plugins / "noise_part" / "sizes.py").write_text("SIZE = 1\n")
     (plugins / f"noise_{own}.py").write_text(code)
     scenario = load(tiny, [*PRIVATE, f"client.name=noise_{own}:Own", f"plugins=[{plugins}]"])
     activate_plugins(scenario)
