@@ -91,6 +91,16 @@ class Worker:
         return device_for(self.job.scenario)
 
     @cached_property
+    def _streams(self) -> Streams:
+        """The clients' own randomness: augmentations, patches, dropout."""
+        noise = self.job.noise
+        # What is drawn for a record may hang on what others are. That is no harm as long as nobody
+        # knows the draws, and everybody knows the seed.
+        if noise is not None and noise.kind == "secret":
+            return Streams(noise.derive("streams").number())
+        return Streams(self.job.seed)
+
+    @cached_property
     def _app(self) -> ClientApp:
         block = self.job.scenario.client
         found = default_registry().resolve("clients", block.name)
@@ -139,7 +149,7 @@ class Worker:
             first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
             steps=self._steps,
             releases=self._watched(),
-            _streams=Streams(self.job.seed),
+            _streams=self._streams,
         )
 
     def _releases_of(self, client: int, view: Any) -> Releases | None:
@@ -183,7 +193,7 @@ class Worker:
         receive(self.job.roles, message.content, context.state)
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
-            with isolated(Streams(self.job.seed).sequence("client-global", round, client)):
+            with isolated(self._streams.sequence("client-global", round, client)):
                 reply = self._app(message, context)
             if reply.has_content():
                 withhold(self.job.roles, reply.content)

@@ -83,6 +83,10 @@ class Noise:
         """The noise of release `number`, from 0."""
         return self.derive("release", number)
 
+    def number(self) -> int:
+        """256 bits to seed other generators of this part with; they do not lead back to its key."""
+        return int.from_bytes(_mac(self._key, b"number"), "big")
+
     def gaussian(self, shape: torch.Size | tuple[int, ...], scale: float, like: Tensor) -> Tensor:
         """Normal noise of standard deviation `scale`, float64, on the device of `like`.
 

@@ -287,6 +287,22 @@ def test_without_noise_the_sample_is_secret_still(run_tiny: Callable[..., Result
     assert any((model(one)[name] != model(other)[name]).any() for name in model(one))
 
 
+@pytest.mark.parametrize("word", ["client.augment=siamese", "model={name: odd_models:Dropping}"])
+def test_what_clients_draw_besides_is_secret_too(
+    word: str, run_tiny: Callable[..., Result]
+) -> None:
+    """Without noise, and with all records in each sample, augmentations or dropout alone differ.
+
+    What is drawn for a record may hang on other records: who knew the seed would know it.
+    """
+    words = (*SECRET, "privacy.noise_multiplier=0.0", "privacy.expected_batch=1000", "rounds=1")
+    one, other, plain, same = (
+        model(run_tiny(*words, *more, "client.steps=1")) for more in ([word], [word], [], [])
+    )
+    assert any((one[name] != other[name]).any() for name in one)
+    assert all((plain[name] == same[name]).all() for name in plain)
+
+
 def test_secret_noise_at_the_server_differs(run_tiny: Callable[..., Result]) -> None:
     words = (PRIVATE[0], LEVELS["at the server"], "strategy.weighting=uniform", "rounds=1")
     one, other = (run_tiny(*words, "privacy.noise=secret") for _ in range(2))

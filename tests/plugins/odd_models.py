@@ -50,6 +50,18 @@ class Odd(nn.Module):
         return self.head(maps.mean((2, 3))) * self.temperature
 
 
+class Dropping(nn.Module):
+    """A linear model with dropout."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes]."""
+        return self.head(nn.functional.dropout(images.flatten(1), 0.5, self.training))
+
+
 class Still(nn.Module):
     """A scalar, integers and a constant mask, and no running statistics."""
 

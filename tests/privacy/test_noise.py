@@ -125,6 +125,16 @@ def test_parts_do_not_depend_on_what_was_drawn_before() -> None:
     assert len(found) == len(labels)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_for_other_generators_are_those_of_a_part(kind: str) -> None:
+    noise = KINDS[kind]
+    numbers = [noise.number(), noise.derive("a").number(), noise.derive("b").number()]
+    assert len(set(numbers)) == 3
+    assert noise.derive("a").number() == numbers[1]
+    assert all(0 < number < 2**256 for number in numbers)
+    assert noise._key not in [number.to_bytes(32, "big") for number in numbers]
+
+
 def test_a_copy_in_another_process_draws_the_same_and_shows_no_key() -> None:
     for noise in KINDS.values():
         text = f"{noise!r} {noise}"
