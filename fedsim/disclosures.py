@@ -53,7 +53,10 @@ def released_without_privacy(
 def _of_clients(scenario: Scenario, federation: Federation, plan: PrivacyPlan) -> list[str]:
     """What clients say besides their releases."""
     items = ["number of records of each client and split: in rates, in weights and in run.json"]
+    if plan.unit == "patient":
+        items.append(f"number of {UNIT_NAMES['patient']} units of each client (run.json)")
     if plan.unit == "client":
+        items.append("what clients keep from round to round, without noise (checkpoint/)")
         items.append("updates of the clients, to the server, which is trusted with them")
         items.append("training metrics of each client, as the server saw them (rounds.jsonl)")
     if plan.most_records > 1:

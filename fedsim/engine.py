@@ -217,6 +217,7 @@ def privacy_plan(
             f"client.name: {block.name!r} is a Flower ClientApp, which fedsim cannot make private",
             hint=hint,
         )
+    _require_own_records(settings, federation)
     _require_patients(settings, federation)
     if settings.augmentations > 1 and getattr(client, "augment", None) in (None, "none"):
         raise InputError(
@@ -241,6 +242,24 @@ def privacy_plan(
         )
     except ValueError as error:
         raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
+
+
+def _require_own_records(settings: Privacy, federation: Federation) -> None:
+    """Refuse partitions with which no client's epsilon is that of a record, or there is none."""
+    if empty := [name for name, where in federation.train.items() if not len(where)]:
+        raise InputError(
+            f"privacy: client {empty[0]!r} has no training records: there is nothing to sample",
+            hint="choose another federation.partition, or fewer federation.clients",
+        )
+    where = np.concatenate(list(federation.train.values()))
+    twice = len(where) - len(np.unique(where))
+    if twice and not settings.shared_patients:
+        raise InputError(
+            f"privacy: {twice} training records are with several clients, or twice with one: what "
+            "they pay is not the epsilon of one client",
+            hint="type privacy.unit=patient privacy.shared_patients=true, or choose another "
+            "federation.partition",
+        )
 
 
 def _require_patients(settings: Privacy, federation: Federation) -> None:

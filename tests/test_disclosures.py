@@ -84,6 +84,12 @@ def test_what_every_private_run_gives_away(
         ("the audit", (*RECORDS, "privacy.unit=record"), "privacy.audit=lira"),
         ("training metrics of each client", RECORDS, CLIENTS[1]),
         ("updates of the clients, to the server", RECORDS, CLIENTS[1]),
+        ("what clients keep from round to round", RECORDS, CLIENTS[1]),
+        (
+            "number of patient or lesion units of each client",
+            (*RECORDS, "privacy.unit=record"),
+            "privacy.unit=patient",
+        ),
     ],
 )
 def test_an_entry_is_there_exactly_when_it_applies(

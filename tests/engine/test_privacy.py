@@ -278,6 +278,30 @@ def test_patients_must_be_known(run_tiny: Callable[..., Result]) -> None:
         run_tiny(*PRIVATE, "privacy.unit=patient", "data.embedded.views=1")
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("Twice", "with several clients"), ("Empty", "has no training records")]
+)
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_partitions_that_no_epsilon_fits_are_refused(
+    kind: str, said: str, unit: str, run_tiny: Callable[..., Result]
+) -> None:
+    partition = f"federation.partition={{name: odd_partitions:{kind}}}"
+    with pytest.raises(InputError, match=said):
+        run_tiny(*PRIVATE, partition, "federation.clients=2", f"privacy.unit={unit}")
+
+
+def test_records_of_several_clients_pay_for_all_releases(run_tiny: Callable[..., Result]) -> None:
+    words = (*PRIVATE, "federation.partition={name: odd_partitions:Twice}", "federation.clients=2")
+    shared = run_tiny(*words, "privacy.unit=patient", "privacy.shared_patients=true")
+    planned = json.loads((shared.folder / "run.json").read_text())["privacy"]
+    entries = [
+        Entry(one["noise_multiplier"], one["sample_rate"], one["steps"] * 2)
+        for one in planned["clients"].values()
+    ]
+    assert len(entries) == 2
+    assert shared.rounds[-1]["epsilon"] == epsilon_rdp(entries, 1e-3)
+
+
 def test_where_records_repeat_a_patient_the_patient_is_the_unit(
     run_tiny: Callable[..., Result],
 ) -> None:
