@@ -36,6 +36,7 @@ from fedsim.loop import Rounds
 from fedsim.machine import cores, gpus, require_resources, workers_on
 from fedsim.models.build import build_model, first_arrays
 from fedsim.models.conditioning import require_conditioned
+from fedsim.parameters import shown
 from fedsim.privacy.client_level import (
     ClientLevel,
     require_client_level,
@@ -45,7 +46,7 @@ from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.progress import Board, Steps
-from fedsim.raising import plugin_code
+from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
@@ -150,13 +151,31 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
             hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
         )
     with plugin_code(f"client {name!r} failed in releases"):
-        return client.releases
+        carried = client.releases
+    if not isinstance(carried, tuple | list) or not all(isinstance(one, str) for one in carried):
+        raise InputError(
+            f"client.name: {name!r} has releases {shown(carried)}, which is no tuple of texts",
+            hint='type releases = ("what the replies carry",), or leave it out',
+        )
+    return tuple(" ".join(one.split()) for one in carried)
 
 
 def check_model(scenario: Scenario, task: Task) -> None:
-    """Refuse a model in which rounding decides (InputError), before anything starts."""
+    """Refuse (InputError) a model in which rounding decides, or that cannot travel.
+
+    Before anything starts.
+    """
     with isolated(Streams(0).sequence("model")):
-        require_conditioned(build_model(scenario, task), task.input_shape)
+        model = build_model(scenario, task)
+        require_conditioned(model, task.input_shape)
+    try:
+        flower.pack_state(model.state_dict())
+    except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"model.name: {scenario.model.name!r} has a state that cannot travel: "
+            f"{one_line(error)}",
+            hint="a model's state is dense tensors whose shapes are known, of types that NumPy has",
+        ) from error
 
 
 def with_unit(scenario: Scenario, federation: Federation) -> Scenario:

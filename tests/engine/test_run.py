@@ -13,6 +13,8 @@ from PIL import Image
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.codecs import image_bytes
+from fedsim.engine import client_releases
+from fedsim.scenario import activate_plugins, load
 from tests.engine.conftest import GDD
 
 ROUND_KEYS = {
@@ -225,3 +227,25 @@ def test_a_model_in_which_rounding_decides_is_refused_before_the_run_begins(
         run_tiny("model={name: odd_models.Pairs}")
     assert "2: GroupNorm normalises groups of 2 value(s)" in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("what", ["bfloat16", "sparse", "lazy", "huge"])
+def test_a_model_that_cannot_travel_is_refused_before_the_run_begins(
+    what: str, run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="cannot travel") as caught:
+        run_tiny(f"model={{name: odd_models.Stays, what: {what}}}")
+    assert len(str(caught.value).splitlines()) == 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("releases", ["5", "'text'", "[1]", "null"])
+def test_releases_are_texts(releases: str, run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match="no tuple of texts"):
+        run_tiny(f"client={{name: misbehaving.Says, what: {releases}}}")
+
+
+def test_a_release_is_told_in_a_line(tiny: Path) -> None:
+    scenario = load(tiny, ['client={name: misbehaving.Says, what: ["two\\nlines"]}'])
+    activate_plugins(scenario)
+    assert client_releases(scenario) == ("two lines",)

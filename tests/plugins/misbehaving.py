@@ -322,6 +322,19 @@ class Misbehaves(Supervised):
         return super().evaluate(content, site)
 
 
+class Says(Supervised):
+    """Says what it is told that its replies carry."""
+
+    def __init__(self, what: int | str | list[int | str] | None) -> None:
+        super().__init__()
+        self.what = what
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """What it was told, of whatever type."""
+        return self.what  # type: ignore[return-value]
+
+
 class Spoils(FedAvg):
     """A strategy that misbehaves in the method that it is told."""
 

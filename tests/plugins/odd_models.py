@@ -103,6 +103,27 @@ class Pairs(nn.Sequential):
         )
 
 
+class Stays(nn.Module):
+    """Has a state that no record can carry."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int, what: str) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+        if what == "bfloat16":
+            self.head = self.head.bfloat16()
+        if what == "sparse":
+            self.register_buffer("table", torch.eye(3).to_sparse())
+        if what == "lazy":
+            self.head = nn.LazyLinear(num_classes)
+        if what == "huge":
+            self.register_buffer("table", torch.zeros(1).expand(10**12))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Classify by mean colours."""
+        logits: torch.Tensor = self.head(images.mean((2, 3)))
+        return logits
+
+
 foreign = ClientApp()
 
 
