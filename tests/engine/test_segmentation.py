@@ -137,7 +137,7 @@ def test_labels_that_do_not_fit_are_refused(run_small: Callable[..., Result]) ->
     with pytest.raises(InputError, match="do not fit") as caught:
         run_small("federation.labels.clients={client-0: [liver], client-1: [anterior]}")
     assert "liver" in str(caught.value)
-    with pytest.raises(InputError, match="are images"):
+    with pytest.raises(InputError, match="images to classify"):
         run_small("data={name: ham10000, embedded: {images: 100}}", "model=cnn")
 
 
