@@ -386,7 +386,7 @@ class Scenario(Block):
 
     name: StrictStr
     description: StrictStr = ""
-    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = (0,)
+    seeds: tuple[Annotated[StrictInt, Field(ge=0, lt=2**yaml_lines.MOST_BITS)], ...] = (0,)
     rounds: Count = 1
     data: Data
     federation: Federation = Federation()

@@ -26,7 +26,9 @@ _MERGE, _FLOAT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:float"
 _BOOL, _INT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int"
 _TIME = "tag:yaml.org,2002:timestamp"
 _READ = {_BOOL, _INT, _FLOAT, _TIME, *(f"tag:yaml.org,2002:{n}" for n in ("str", "null", "value"))}
-_DEEPEST, _MOST_BITS = 50, 256
+_DEEPEST = 50
+MOST_BITS = 256
+"""What a whole number may have."""
 _MOST_NODES = 20_000
 _TOO_MANY = f"there are more than {_MOST_NODES} values, counted as often as aliases repeat them"
 MOST_BYTES = 1_000_000
@@ -274,10 +276,10 @@ class _Reader:
                 problem_mark=node.start_mark,
             ) from error
         unusable = isinstance(value, float) and math.isnan(value)
-        unusable |= isinstance(value, int) and value.bit_length() > _MOST_BITS
+        unusable |= isinstance(value, int) and value.bit_length() > MOST_BITS
         if unusable:
             raise yaml.MarkedYAMLError(
-                problem=f"expected a number, of at most {_MOST_BITS} bits if it is whole",
+                problem=f"expected a number, of at most {MOST_BITS} bits if it is whole",
                 problem_mark=node.start_mark,
             )
         return value

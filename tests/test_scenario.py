@@ -781,3 +781,10 @@ def test_loading_a_scenario_imports_no_torch(small: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_seed_is_one_that_the_runs_own_file_can_be_read_with() -> None:
+    largest = 2**256 - 1
+    assert load("isic_iid_fedavg", seed=largest).seeds == (largest,)
+    with pytest.raises(InputError, match=r"seeds\.0: expected "):
+        load("isic_iid_fedavg", seed=largest + 1)

@@ -23,6 +23,8 @@ from fedsim.console import Console
 from fedsim.locks import is_taken, take
 from fedsim.runfolder import RunFolder
 from fedsim.sweep import capacity, scheduler
+from fedsim.sweep import cells as cells_module
+from fedsim.sweep import epsilons as epsilons_module
 from fedsim.sweep.cells import Cell, fingerprints, plan, split_values, standing
 from fedsim.sweep.scheduler import Sweep
 from tests.engine.conftest import TINY
@@ -365,3 +367,44 @@ def test_an_unwritable_folder_of_runs_is_wrong_input(typed: Typed) -> None:
     code, _, err = typed("sweep", "tiny.yaml", "--runs", "file")
     assert code == 2
     assert "--runs DIR" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [
+            "sweep",
+            "tiny.yaml",
+            *(
+                f"client.{key}={','.join(map(str, range(1, 101)))}"
+                for key in ("epochs", "batch_size", "learning_rate")
+            ),
+        ],
+        ["sweep", "tiny.yaml", "--seeds", ",".join(map(str, range(10_001)))],
+        ["curve", "tiny.yaml", "--seeds", "1000000000000"],
+        ["curve", "tiny.yaml", "--epsilons", *map(str, range(1, 103)), "--seeds", "100"],
+    ],
+)
+def test_more_cells_than_anybody_waits_for_are_refused_before_they_are_read(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    loaded: list[str] = []
+    for module in (cells_module, epsilons_module):
+        monkeypatch.setattr(module, "load", lambda *_, **__: loaded.append("one"))
+    code, out, err = typed(*words, "--dry-run")
+    assert code == 2
+    assert not out
+    assert not loaded
+    assert err.startswith("error: these are ")
+    assert "10000" in err
+    assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize("verb", ["sweep", "curve"])
+@pytest.mark.parametrize("digits", [80, 5000])
+def test_seeds_that_no_scenario_can_name_are_refused(typed: Typed, verb: str, digits: int) -> None:
+    code, out, err = typed(verb, "tiny.yaml", "--seeds", "1", "9" * digits, "--dry-run")
+    assert code == 2
+    assert not out
+    assert "256 bits" in err
+    assert err.count("\n") <= 4

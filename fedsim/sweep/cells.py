@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -24,11 +25,14 @@ from fedsim.locks import is_taken
 from fedsim.machine import require_resources
 from fedsim.runfolder import RunFolder, missing_of
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.yaml_lines import MOST_BITS
 
 # Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
 _WITHOUT_EFFECT = ("seeds", "description", "profiles")
 _WITHOUT_EFFECT_OF_RESOURCES = ("backend", "workers", "ray_address")
 _OPENERS, _CLOSERS, _QUOTES = "[{", "]}", "'\""
+MOST_CELLS = 10_000
+"""What one sweep, or one curve, may have: more would take minutes to be read alone."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,15 @@ def require_cells(cells: Sequence[Cell]) -> None:
         require_resources(scenario)
 
 
+def require_number(cells: int) -> None:
+    """Raise InputError for more cells than one command may have."""
+    if cells > MOST_CELLS:
+        raise InputError(
+            f"these are {cells} cells; one command may have {MOST_CELLS}",
+            hint="give fewer values, epsilons or seeds, and the others in commands of their own",
+        )
+
+
 def split_values(text: str) -> list[str]:
     """Split at the commas that stand in no brackets, braces or quotes."""
     parts, depth, quote, start = [], 0, "", 0
@@ -139,6 +152,13 @@ def plan(
         for key in sorted({key for key in keys if keys.count(key) > 1})
     ]
     problems += [Problem("command line", f"seed {seed} is below 0") for seed in seeds if seed < 0]
+    problems += [
+        Problem("command line", f"seed {seed} has more than {MOST_BITS} bits")
+        for seed in seeds
+        if seed.bit_length() > MOST_BITS
+    ]
+    # Each is loaded, so they are counted before.
+    require_number(len(sources) * math.prod(map(len, axes)) * max(len(seeds), 1))
     varying = [axis for axis in axes if len(axis) > 1]
     loaded = []
     for source, overrides in itertools.product(sources, itertools.product(*axes)):

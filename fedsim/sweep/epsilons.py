@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedsim.errors import InputError, Problem
 from fedsim.scenario import Scenario, load
-from fedsim.sweep.cells import Cell
+from fedsim.sweep.cells import Cell, require_number
 
 _TARGET = "privacy.target_epsilon"
 _NOISE = "privacy.noise_multiplier"
@@ -78,6 +78,7 @@ def plan_curve(
     settings: list[_Setting] = []
     if not problems:
         levels = sorted(set(epsilons))
+        require_number(len(set(sources)) * len(levels) * len(seeds))
         for source in dict.fromkeys(sources):
             try:
                 settings += _settings(source, [*overrides, *common], levels)

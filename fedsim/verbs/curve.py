@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
-from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, sweep_arguments
+from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, seed_of, sweep_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ def _sort(
     seeds: list[int] = []
     for part, word in _parts(arguments.seeds):
         if part.isdecimal():
-            seeds.append(int(part))
+            seeds.append(seed_of(part))
         elif re.fullmatch(r"-?\d*\.?\d+", part):
             problems.append(Problem("--seeds", f"{part}: expected a whole number, at least 0"))
         else:
@@ -120,7 +120,11 @@ def _sort(
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim curve --help")
     if len(seeds) < 2:
-        seeds = list(range(seeds[0] if seeds else 1))
+        from fedsim.sweep.cells import require_number
+
+        count = seeds[0] if seeds else 1
+        require_number(count)
+        seeds = list(range(count))
     overrides = [word for word in words if _OVERRIDE.match(word)]
     sources = [word for word in words if not _OVERRIDE.match(word)]
     if not sources:

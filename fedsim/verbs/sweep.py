@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
+from fedsim.yaml_lines import MOST_BITS
 
 if TYPE_CHECKING:
     from fedsim.console import Console
@@ -87,7 +88,7 @@ def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int
     for word in arguments.seeds or ():
         parts = word.split(",")
         if all(part.isdecimal() for part in parts):
-            seeds += [int(part) for part in parts]
+            seeds += [seed_of(part) for part in parts]
         else:
             words.append(word)
     if arguments.seeds and not seeds:
@@ -100,6 +101,14 @@ def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
     return sources, axes, seeds
+
+
+def seed_of(digits: str) -> int:
+    """A seed as it was typed; InputError for one that no scenario can name."""
+    if len(digits) > len(str(2**MOST_BITS)):
+        shown = f"{digits[:12]}... ({len(digits)} digits)"
+        raise InputError(f"--seeds {shown}: expected at most {MOST_BITS} bits")
+    return int(digits)
 
 
 def print_forecast(sweep: Sweep) -> None:
