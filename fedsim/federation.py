@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,7 @@ from fedsim.data.volumes.split import split_cases, split_fold
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
 from fedsim.errors import InputError, Problem
 from fedsim.label_views import label_scheme
-from fedsim.raising import plugin_code
+from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
@@ -176,11 +177,24 @@ def open_store(
                 raise InputError(
                     f"data.{key} is for images, but {data.name!r} has volumes", hint="leave it out"
                 )
-        with plugin_code(f"data set {data.name!r} could not be prepared"):
+        with _preparing(data.name):
             return prepare_volumes(dataset, **options)
     options |= {"positive": data.positive, "window": data.window}
-    with plugin_code(f"data set {data.name!r} could not be prepared"):
+    with _preparing(data.name):
         return prepare(dataset, workers=os.cpu_count() or 1, **options)
+
+
+@contextlib.contextmanager
+def _preparing(name: str) -> Iterator[None]:
+    """Run a data set's code; InputError where it asks for more memory than there is."""
+    with plugin_code(f"data set {name!r} could not be prepared"):
+        try:
+            yield
+        except MemoryError as error:
+            raise InputError(
+                f"data set {name!r} does not fit into memory: {one_line(error)}",
+                hint="choose a smaller data.size, or fewer records in data.embedded",
+            ) from error
 
 
 def _outsiders(scenario: Scenario) -> tuple[str, ...]:

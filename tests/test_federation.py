@@ -289,3 +289,11 @@ def test_the_table_that_was_read_is_said(scenario, tmp_path, capsys):
     (root / "notes.csv").write_text("who,when\na,b\n")
     run(load(str(scenario), [f"data.root={root}"]), runs=tmp_path / "runs", quiet=False)
     assert "data: read t.csv, not notes.csv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["data.embedded.images=1000000000000", "data.size=1000000"])
+def test_data_that_fit_into_no_memory_are_refused(scenario: Path, word: str) -> None:
+    asked = load(str(scenario), ["data={name: ham10000, embedded: {images: 1000}}", word])
+    with pytest.raises(InputError, match="does not fit into memory") as refused:
+        build_federation(asked, 0)
+    assert "smaller data.size" in refused.value.hint
