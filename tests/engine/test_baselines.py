@@ -11,6 +11,7 @@ import pytest
 from fedsim import Result
 from fedsim.codecs import image_bytes
 from fedsim.data.store import Store
+from fedsim.errors import Interruption
 from tests.engine.test_resume import QUIET
 
 LOCAL = ("strategy=local_only", "client={name: local, steps: 3, batch_size: 16}")
@@ -68,11 +69,11 @@ def test_local_only_has_the_same_bits_on_ray_and_after_a_cut(
         append(self, name, row)
         seen.append(self.path)
         if name == "rounds.jsonl":
-            raise SystemExit
+            raise Interruption
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append", stopping)
-        with pytest.raises(SystemExit):
+        with pytest.raises(KeyboardInterrupt):
             run_tiny(*LOCAL)
     assert resume(seen[-1], [], QUIET).metrics == inline.metrics
 

@@ -16,6 +16,7 @@ import pytest
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.console import Console
+from fedsim.errors import Interruption
 from fedsim.locks import held
 from fedsim.runfolder import RunFolder
 from tests.engine.conftest import GDD, VIEWS
@@ -73,11 +74,11 @@ def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(
             append(self, name, row)
             written += 1
             if written == 5 * at - 3:
-                raise SystemExit
+                raise Interruption
 
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, "append", stopping)
-            with pytest.raises(SystemExit):
+            with pytest.raises(KeyboardInterrupt):
                 run(tmp_path / "tiny.yaml", *overrides, runs=tmp_path / f"cut{moment}")
         folder = only(tmp_path / f"cut{moment}")
         assert folder is not None
