@@ -51,6 +51,11 @@ def require_regular(path: str | Path) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, not a file")
 
 
+def seen_from(here: Path, path: Path) -> Path:
+    """The path as seen from a folder, if it lies below."""
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def file_names(texts: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
     """A file name for each text, different ones even where upper and lower case are the same.
 

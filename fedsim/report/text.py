@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.files import seen_from
 from fedsim.privacy.accounting import UNIT_NAMES
 
 _NAMES = {
@@ -20,8 +21,8 @@ _NAMES = {
 }
 
 
-def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """Metrics on the test split, traffic, privacy, time, and where the run lies."""
+def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[str]:
+    """Metrics on the test split, traffic, privacy, time, and the run folder as seen from `here`."""
     scores, external = (_scores(summary["metrics"], prefix) for prefix in ("", "external_"))
     stand_in = summary["data_source"] == "embedded"
     epsilon, claimed = summary["epsilon"], summary["epsilon_claimed"]
@@ -42,7 +43,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
         f"privacy: {privacy}",
         *([f"NOTE {note}"] if note else []),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
-        f"run folder: {folder}",
+        f"run folder: {seen_from(here, folder)}",
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, Problem
+from fedsim.files import seen_from
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole
 
@@ -69,7 +70,7 @@ def _clean(arguments: argparse.Namespace) -> int:
                 code = EXIT_RUN_FAILED
                 continue
             freed, count = freed + size, count + 1
-        say(f"{_megabytes(size):>12}  {_short(item.path)} ({item.what}): {verdict}")
+        say(f"{_megabytes(size):>12}  {seen_from(Path.cwd(), item.path)} ({item.what}): {verdict}")
     say(
         f"{count} {'to remove' if arguments.dry_run else 'removed'}, {_megabytes(freed)} "
         + ("would be freed" if arguments.dry_run else "freed")
@@ -83,9 +84,3 @@ def _clean(arguments: argparse.Namespace) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.3f} MB"
-
-
-def _short(path: Path) -> str:
-    """The path as seen from here, if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

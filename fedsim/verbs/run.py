@@ -47,9 +47,11 @@ def _run(arguments: argparse.Namespace) -> int:
             f"({cost.workers} client(s) at a time)" + (f", for each of {seeds} seeds" * (seeds > 1))
         )
         return EXIT_DONE
+    # A plugin may change the process's folder: neither the next seed nor what is told may move.
+    here = Path.cwd()
     for seed in scenario.seeds:
-        result = api.execute(scenario, seed, arguments.runs, console)
-        for line in closing_lines(result.summary, result.folder):
+        result = api.execute(scenario, seed, here / arguments.runs, console)
+        for line in closing_lines(result.summary, result.folder, here):
             console.line(line)
     return EXIT_DONE
 
@@ -74,8 +76,9 @@ def _resume(arguments: argparse.Namespace) -> int:
     from fedsim.report.text import closing_lines
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
+    here = Path.cwd()
     result = api.resume(arguments.resume, resources, console)
-    for line in closing_lines(result.summary, result.folder):
+    for line in closing_lines(result.summary, result.folder, here):
         console.line(line)
     return EXIT_DONE
 

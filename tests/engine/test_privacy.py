@@ -95,7 +95,7 @@ def test_only_what_is_proved_has_an_epsilon(
     assert (summary["epsilon"] is None) is not certified
     assert (summary["epsilon_rdp"] is None) is not certified
     assert (summary["epsilon_claimed"] is None) is certified
-    (line,) = [one for one in closing_lines(summary, Path()) if one.startswith("privacy:")]
+    (line,) = [one for one in closing_lines(summary, Path(), Path()) if one.startswith("privacy:")]
     assert ("none (paper claims " in line) is not certified
 
 
