@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from fedsim.files import seen_from
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
 from fedsim.yaml_lines import MOST_BITS
@@ -157,4 +158,6 @@ def _print_table(sweep: Sweep, console: Console) -> None:
         every = []
     short = {one.path.resolve() for one in every} == {folder.resolve() for folder in folders}
     console.line()
-    console.line(shlex.join(["fedsim", "compare", *map(str, names if short else folders)]))
+    here = Path.cwd()
+    told = [str(seen_from(here, path)) for path in (names if short else folders)]
+    console.line(shlex.join(["fedsim", "compare", *told]))
