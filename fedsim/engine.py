@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
 import logging
 import secrets
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,14 +17,14 @@ from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim import __version__, flower, yaml_lines
+from fedsim import flower
 from fedsim.buffers import Buffers, roles_of
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client, Task
 from fedsim.console import Console
 from fedsim.errors import InputError
 from fedsim.federation import Federation, cache_folder, stand_in_note
-from fedsim.foreign import filled_in, refusal, wants_losses
+from fedsim.flower_strategies import filled_in, refusal, wants_losses
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.worker import Job, device_for, units_of
@@ -45,6 +43,7 @@ from fedsim.privacy.client_level import (
 from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
+from fedsim.privacy.run_key import run_digest
 from fedsim.progress import Board, Steps
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import SERVER, Streams, isolated
@@ -52,7 +51,6 @@ from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
 from fedsim.schema import Privacy
-from fedsim.sources import sources
 from fedsim.strategy import Server, Strategy
 
 
@@ -296,87 +294,6 @@ def _require_patients(settings: Privacy, federation: Federation) -> None:
             "privacy.shared_patients: there are patients with records at several clients",
             hint="type privacy.shared_patients=true",
         )
-
-
-# Resources that change the last bits of what is computed.
-_ROUNDING = ("threads", "server_threads", "gpus")
-
-
-def run_digest(
-    scenario: Scenario,
-    seed: int,
-    federation: Federation,
-    arrays: ArrayRecord,
-    plan: PrivacyPlan | None = None,
-) -> bytes:
-    """A digest of all that a run's releases depend on: its noise is keyed by it.
-
-    Two runs that differ in anything, if only in a budget, one record or the rounding of a sum, have
-    different noise: the difference of their releases would else be without any. Left out is where
-    clients run, where files lie (not what is in them), and the audit, which begins after the last
-    release.
-
-    Args:
-        arrays: the first global arrays.
-        plan: what is released; its noise was found by a search whose answer may change with the
-            libraries.
-    """
-    values = scenario.resolved()
-    for key in ("seeds", "plugins"):
-        del values[key]
-    values["resources"] = {key: values["resources"][key] for key in _ROUNDING}
-    if values["privacy"] is not None:
-        del values["privacy"]["audit"]
-    values["data"]["root"] = values["model"]["init"] = None
-    if values["evaluation"]["external"] is not None:
-        values["evaluation"]["external"]["root"] = None
-    found = hashlib.sha256()
-    resolved = yaml_lines.write(values, sort=True)
-    planned = "" if plan is None else repr(plan.clients)
-    versions = f"{__version__} {torch.__version__} {np.__version__}"
-    for text in (versions, resolved, planned, str(seed), federation.store.fingerprint):
-        _digest_part(found, text.encode())
-    for positions in (federation.train, federation.val):
-        for name, where in positions.items():
-            _digest_part(found, name.encode())
-            _digest_part(found, np.asarray(where, np.int64).tobytes())
-    for name, value in flower.tensors(arrays).items():
-        _digest_part(found, f"{name} {value.dtype} {value.shape}".encode())
-        _digest_part(found, np.ascontiguousarray(value).tobytes())
-    for group, block in (
-        ("strategies", scenario.strategy),
-        ("clients", scenario.client),
-        ("models", scenario.model),
-    ):
-        for code in _foreign_code(group, block.name):
-            _digest_part(found, code)
-    return found.digest()
-
-
-def _digest_part(found: Any, part: bytes) -> None:
-    """Take in one part; its length first, so that no two lists of parts are alike."""
-    found.update(len(part).to_bytes(8, "big"))
-    found.update(part)
-
-
-def _foreign_code(group: str, name: str) -> Iterator[bytes]:
-    """The modules that a foreign plugin was written in: its base classes', and what they import.
-
-    Of fedsim's own code the version tells.
-    """
-    plugin = default_registry().resolve(group, name)
-    kinds = plugin.__mro__ if isinstance(plugin, type) else (plugin,)
-    written = name.rpartition(":" if ":" in name else ".")[0] or kinds[0].__module__
-    if not _is_own(written):
-        for module in sorted({written, *(kind.__module__ for kind in kinds)}):
-            path = getattr(sys.modules.get(module), "__file__", None)
-            if path is not None and not _is_own(module):
-                for source in sources(module, Path(path)):
-                    yield source.read_bytes()
-
-
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] == "fedsim"
 
 
 def _budget(scenario: Scenario) -> float | None:

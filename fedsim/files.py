@@ -1,4 +1,4 @@
-"""Files of others: names made of anybody's text, and reading what may be no file at all."""
+"""Files: names made of anybody's text, reading what may be no file at all, writing that lasts."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ def require_regular(path: str | Path) -> None:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, not a file")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def seen_from(here: Path, path: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import InputError, Problem
-from fedsim.files import require_regular
+from fedsim.files import require_regular, sync
 from fedsim.raising import one_line
 
 SCHEMA_VERSION = 1
@@ -45,21 +45,12 @@ def write_whole(path: Path, data: bytes | bytearray) -> None:
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)
         os.replace(name, path)
-        _sync_entries(path.parent)
+        sync(path.parent)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):  # A full disk says nothing of the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-
-
-def _sync_entries(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def plain(value: Any) -> Any:

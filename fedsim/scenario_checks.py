@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError
-from fedsim.foreign import filled_in, refusal
+from fedsim.flower_strategies import filled_in, refusal
 from fedsim.parameters import (
     check_parameters,
     construct,

@@ -18,6 +18,7 @@ from fedsim.data.copies import Digests, digests
 from fedsim.data.images import reserve
 from fedsim.data.kept import write_about
 from fedsim.errors import RunError
+from fedsim.files import sync
 from fedsim.locks import held, is_taken
 
 UNFINISHED = ".building-"
@@ -74,23 +75,14 @@ def _lives(process: str) -> bool:
 def publish(folder: Path, target: Path) -> None:
     """Give a filled folder its final name; when another process was first, its folder stays."""
     for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
     try:
         folder.rename(target)
     except OSError:
         if not target.is_dir():
             raise
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target.parent)
 
 
 def keep_rows(file: Path, keep: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from fedsim.errors import InputError
+from fedsim.files import sync
 from fedsim.privacy.noise import KEY_BYTES
 
 
@@ -34,7 +35,7 @@ class KeyFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
 
     def read(self) -> bytes:
         """The key.
@@ -78,13 +79,4 @@ class KeyFile:
                 path.unlink()
             except FileNotFoundError:
                 continue
-            _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(path.parent)

@@ -19,13 +19,14 @@ from fedsim import InputError, Result, RunError
 from fedsim.api import estimate, resume
 from fedsim.cleaning import checkpoints
 from fedsim.console import Console
-from fedsim.engine import build_strategy, engine, privacy_plan, run_digest
+from fedsim.engine import build_strategy, engine, privacy_plan
 from fedsim.federation import Federation, build_federation
 from fedsim.loop import Rounds
 from fedsim.models.build import first_arrays
 from fedsim.privacy import key_file
 from fedsim.privacy.mechanisms import DPSGD, State
 from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.run_key import run_digest
 from fedsim.scenario import Scenario, activate_plugins, load
 from tests.engine.test_bits import assert_same, model
 from tests.engine.test_privacy import PRIVATE

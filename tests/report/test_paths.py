@@ -24,7 +24,7 @@ from tests.report.conftest import round_row
         ("/data/ham10000", "…/ham10000"),
         ("/data/my images/", "…/my images"),
         ("a /home/me/x.py:33: boom", "a …/x.py:33: boom"),
-        ('File "/work/x/y.py", line 3', 'File "…/y.py", line 3'),
+        ('File "/data/x/y.py", line 3', 'File "…/y.py", line 3'),
         ("root=/tmp/x (/a/b)", "root=…/x (…/b)"),
         ("'/tmp/x y'", "'…/x y'"),
         ("file:///home/me/x", "…/x"),

@@ -62,14 +62,6 @@ def quietest_p_value(values: Floats, scale: float) -> float:
     return min(1.0, values.shape[1] * float(gammainc(len(values) / 2, energies.min() / 2)))
 
 
-def loudest(values: Floats, significance: float) -> float:
-    """An upper confidence limit of the standard deviation of noise [...] around zero."""
-    from scipy.special import gammaincinv
-
-    least = 2 * float(gammaincinv(values.size / 2, significance))
-    return math.sqrt(float(np.square(values).sum()) / least)
-
-
 def repeated_p_value(rows: Floats) -> float:
     """Of two rows of noise [k, d] at least as alike, or opposed, as the most alike ones.
 

@@ -9,7 +9,6 @@ from scipy.stats import kstest, norm
 from fedsim.privacy.attacks.checks import (
     Check,
     lagged_p_value,
-    loudest,
     quiet_p_value,
     quietest_p_value,
     repeated_p_value,
@@ -83,12 +82,6 @@ def test_one_quiet_coordinate_is_found():
 def test_louder_noise_than_claimed_is_no_fault():
     assert quiet_p_value(2 * noise(0, 4, 1024), 1.0) == 1.0
     assert quietest_p_value(2 * noise(0, 40, 64), 1.0) == 1.0
-
-
-def test_the_scale_of_noise_is_bounded_from_above():
-    found = np.array([loudest(2 * noise(seed, 500), 0.05) for seed in range(400)])
-    assert 0.01 < (found < 2).mean() < 0.1
-    assert 2.0 < np.median(found) < 2.3
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from fedsim.sources import sources
+from fedsim.privacy.sources import sources
 
 
 def written(root: Path, **files: str) -> Path:

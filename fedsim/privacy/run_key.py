@@ -1,0 +1,102 @@
+"""What the noise of a run is keyed by: a digest of all that its releases depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+
+from fedsim import __version__, flower, yaml_lines
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.sources import sources
+from fedsim.registry import default_registry
+
+if TYPE_CHECKING:
+    from fedsim.federation import Federation
+    from fedsim.scenario import Scenario
+
+# Resources that change the last bits of what is computed.
+_ROUNDING = ("threads", "server_threads", "gpus")
+
+
+def run_digest(
+    scenario: Scenario,
+    seed: int,
+    federation: Federation,
+    arrays: ArrayRecord,
+    plan: PrivacyPlan | None = None,
+) -> bytes:
+    """A digest of all that a run's releases depend on: its noise is keyed by it.
+
+    Two runs that differ in anything, if only in a budget, one record or the rounding of a sum, have
+    different noise: the difference of their releases would else be without any. Left out is where
+    clients run, where files lie (not what is in them), and the audit, which begins after the last
+    release.
+
+    Args:
+        arrays: the first global arrays.
+        plan: what is released; its noise was found by a search whose answer may change with the
+            libraries.
+    """
+    values = scenario.resolved()
+    for key in ("seeds", "plugins"):
+        del values[key]
+    values["resources"] = {key: values["resources"][key] for key in _ROUNDING}
+    if values["privacy"] is not None:
+        del values["privacy"]["audit"]
+    values["data"]["root"] = values["model"]["init"] = None
+    if values["evaluation"]["external"] is not None:
+        values["evaluation"]["external"]["root"] = None
+    found = hashlib.sha256()
+    resolved = yaml_lines.write(values, sort=True)
+    planned = "" if plan is None else repr(plan.clients)
+    versions = f"{__version__} {torch.__version__} {np.__version__}"
+    for text in (versions, resolved, planned, str(seed), federation.store.fingerprint):
+        _digest_part(found, text.encode())
+    for positions in (federation.train, federation.val):
+        for name, where in positions.items():
+            _digest_part(found, name.encode())
+            _digest_part(found, np.asarray(where, np.int64).tobytes())
+    for name, value in flower.tensors(arrays).items():
+        _digest_part(found, f"{name} {value.dtype} {value.shape}".encode())
+        _digest_part(found, np.ascontiguousarray(value).tobytes())
+    for group, block in (
+        ("strategies", scenario.strategy),
+        ("clients", scenario.client),
+        ("models", scenario.model),
+    ):
+        for code in _foreign_code(group, block.name):
+            _digest_part(found, code)
+    return found.digest()
+
+
+def _digest_part(found: Any, part: bytes) -> None:
+    """Take in one part; its length first, so that no two lists of parts are alike."""
+    found.update(len(part).to_bytes(8, "big"))
+    found.update(part)
+
+
+def _foreign_code(group: str, name: str) -> Iterator[bytes]:
+    """The modules that a foreign plugin was written in: its base classes', and what they import.
+
+    Of fedsim's own code the version tells.
+    """
+    plugin = default_registry().resolve(group, name)
+    kinds = plugin.__mro__ if isinstance(plugin, type) else (plugin,)
+    written = name.rpartition(":" if ":" in name else ".")[0] or kinds[0].__module__
+    if not _is_own(written):
+        for module in sorted({written, *(kind.__module__ for kind in kinds)}):
+            path = getattr(sys.modules.get(module), "__file__", None)
+            if path is not None and not _is_own(module):
+                for source in sources(module, Path(path)):
+                    yield source.read_bytes()
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] == "fedsim"
