@@ -72,7 +72,8 @@ def seed_all(config: pytest.Config, name: str) -> None:
 @pytest.fixture(autouse=True)
 def _stated_seed(request: pytest.FixtureRequest) -> None:
     """Seed every test by its own name, so that neither order nor neighbours show in its draws."""
-    seed_all(request.config, request.node.nodeid)
+    # pytest-xdist names the group behind it.
+    seed_all(request.config, request.node.nodeid.removesuffix("@processes"))
 
 
 @pytest.hookimpl(wrapper=True)
