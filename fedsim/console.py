@@ -119,7 +119,8 @@ class Console:
             self._sent[client] = self._sent.get(client, 0) + row["bytes"]
             return
         fields = ", ".join(f"{k} {v / 1e6:.3f}" for k, v in row["fields"].items() if v >= 1000)
-        self.line(f"  {self._name(row['client'])} sent {row['bytes'] / 1e6:.3f} MB ({fields})")
+        line = f"  {self._name(row['client'])} sent {row['bytes'] / 1e6:.3f} MB"
+        self.line(f"{line} ({fields})" if fields else line)
 
     def round(self, row: Mapping[str, Any]) -> None:
         """Print the line of a finished round."""

@@ -237,13 +237,17 @@ def _apply_profile(document: Document) -> Problems:
         return [(document.place(("profile",)), message)]
     problems: Problems = []
     profile = profiles[selected]
+    places: dict[Any, dict[KeyPath, Place]] = {}
+    for at, place in document.places_below(("profiles", selected)).items():
+        if at:
+            places.setdefault(at[0], {})[at[1:]] = place
     for key, value in profile.items() if isinstance(profile, dict) else ():
-        at = ("profiles", selected, key)
         path = tuple(key.split(".")) if isinstance(key, str) else (key,)
+        below = places.get(key) or {(): document.place(("profiles", selected))}
         if path[0] in _PROFILE_KEYS:
-            problems.append((document.place(at), f"a profile cannot set {path[0]!r}"))
+            problems.append((below[()], f"a profile cannot set {path[0]!r}"))
         else:
-            problems += _merge(document, path, value, document.places_below(at))
+            problems += _merge(document, path, value, below)
     return problems
 
 

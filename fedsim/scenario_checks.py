@@ -64,7 +64,10 @@ def make_absolute(document: Document, scenario: Path) -> Problems:
             problems.append((document.place(outside), f"evaluation.external.root: {why}"))
 
     if isinstance(init := document.get(("model", "init")), str):
-        document.values["model"]["init"] = absolute = _absolute(init)
+        folder, name = os.path.split(_absolute(init))
+        # A scenario's `latest` is another folder once the run has begun.
+        absolute = os.path.join(os.path.realpath(folder), name)
+        document.values["model"]["init"] = absolute
         if not os.path.isfile(absolute):
             message = f"model.init: there is no file {absolute}"
             problems.append((document.place(("model", "init")), message))

@@ -127,7 +127,8 @@ class Document:
                 raise ValueError(f"{name} has no keys of its own: write {name}=...")
             block = child
         block[path[-1]] = value
-        self.places = _without(self.places, path)
+        if path in self.places:
+            self.places = _without(self.places, path)
         self.places |= {(*path, *inner): at for inner, at in places.items()}
 
     def places_below(self, path: KeyPath) -> dict[KeyPath, Place]:

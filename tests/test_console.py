@@ -32,6 +32,13 @@ def test_each_of_few_clients_has_its_line(capsys: pytest.CaptureFixture[str]) ->
     assert lines[18] == "  client-18 sent 19.000 MB (arrays 19.000)"
 
 
+def test_what_is_too_small_to_name_has_no_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.begin(["ward"], 1, None)
+    console.traffic({"client": 0, "direction": "up", "bytes": 500, "fields": {"metrics": 500}})
+    assert capsys.readouterr().out == "  ward sent 0.001 MB\n"
+
+
 @pytest.mark.parametrize("clients", [20, 1000])
 def test_many_clients_share_a_line(capsys: pytest.CaptureFixture[str], clients: int) -> None:
     lines = told(capsys, clients, []).splitlines()

@@ -525,6 +525,13 @@ def test_a_profile_with_another_plugin_replaces_the_block(small: str) -> None:
     assert load(small, ["profile=robust"]).strategy.parameters == {"trim": 0.1}
 
 
+def test_a_profile_may_be_on_the_command_line(small: str) -> None:
+    assert load(small, ["profiles={wide: {rounds: 7}}", "profile=wide"]).rounds == 7
+    (problem,) = problems(small, "profiles={wide: {zzz: 7}}", "profile=wide")
+    assert problem[0] == "command line (profiles={wide: {zzz: 7}})"
+    assert problem[1].startswith("zzz: unknown key")
+
+
 def test_a_problem_in_a_profile_has_the_profiles_line(write: Callable[[str], str]) -> None:
     text = TEXT.replace("data: {size: 8}", "data:\n      size: 7\n    profile: x")
     assert problems(write(text), "profile=quick") == [

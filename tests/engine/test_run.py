@@ -219,6 +219,12 @@ def test_pretrained_weights_start_the_model_and_must_fit(
     assert again.metrics["auc"] == pytest.approx(first.metrics["auc"], abs=1e-6)
     with pytest.raises(InputError, match=r"model\.init"):
         run_tiny(f"model.init={path}", "model.width=16")
+    newest = first.folder.parent / "latest"
+    newest.unlink()
+    newest.symlink_to(first.folder.name)
+    same = run_tiny(f"model.init={newest / path.name}", "rounds=1", "client.learning_rate=1e-12")
+    assert same.metrics == again.metrics
+    assert load(same.folder / "scenario.yaml").model.init == str(path)
 
 
 def test_a_model_in_which_rounding_decides_is_refused_before_the_run_begins(
