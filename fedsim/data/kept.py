@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fedsim.errors import InputError, Problem
+from fedsim.files import require_regular
 
 ABOUT = "store.json"
 """What is known of a store, and the checksum of just that."""
@@ -39,6 +40,7 @@ def read_about(folder: Path, tuples: Sequence[str]) -> dict[str, Any]:
     Raises:
         OSError, ValueError, KeyError: it cannot be read, or is not as it was written.
     """
+    require_regular(folder / ABOUT)
     about = json.loads((folder / ABOUT).read_text())
     if not isinstance(about, dict) or about.pop("checksum", None) != _checksum(about):
         raise ValueError(f"{ABOUT} is not as it was written: its checksum does not hold")
@@ -57,6 +59,7 @@ def read_array(path: Path, dtype: str, shape: Sequence[int | None], mapped: bool
     Raises:
         OSError, ValueError: it cannot be read, or holds something else.
     """
+    require_regular(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for have, want in zip(array.shape, shape, strict=True)

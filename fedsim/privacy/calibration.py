@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fedsim.files import require_regular
 from fedsim.privacy.accounting import FEW_ORDERS, ORDERS, Entry, epsilon_rdp, epsilon_upper, merge
 from fedsim.runfolder import write_whole
 
@@ -208,6 +209,7 @@ def _digest(value: dict[str, Any]) -> str:
 def _read(path: Path, asked: dict[str, Any]) -> float | None:
     """What was found before; None where nothing was, or the file is not as it was written."""
     try:
+        require_regular(path)
         kept = json.loads(path.read_text(encoding="utf-8"))
         digest = kept.pop("digest")
         sigma = kept["noise_multiplier"]

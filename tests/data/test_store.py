@@ -419,7 +419,21 @@ def resave(path: Path, change) -> None:
 
 
 FILES = ("images.npy", "labels.npy", "groups.npy", "sites.npy", "digests.npy", "store.json")
+
+
+def device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")  # It has no end.
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)  # Nobody writes into it.
+
+
 DAMAGES = {
+    "device": device,
+    "pipe": pipe,
     "empty": lambda path: path.write_bytes(b""),
     "short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),

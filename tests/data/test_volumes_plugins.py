@@ -246,6 +246,11 @@ def test_a_missing_or_broken_dataset_json_is_refused(tmp_path):
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(InputError, match="is not one of the Medical"):
         MSD().manifest(tmp_path)
+    (tmp_path / "dataset.json").unlink()
+    os.mkfifo(tmp_path / "dataset.json")
+    with pytest.raises(InputError) as caught:
+        MSD().manifest(tmp_path)
+    assert "it is a pipe" in str(caught.value)
 
 
 def test_a_table_names_images_masks_sites_and_patients(tmp_path):

@@ -176,6 +176,18 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert calibrate([[(1.0, 10)]], 1e-5, 2.0, cache=tmp_path) > 1
 
 
+def test_a_kept_value_that_is_no_file_is_found_again(
+    tmp_path: Path, forget: dict[str, float]
+) -> None:
+    asked = ([[(1.0, 10)]], 1e-5, 2.0)
+    first = calibrate(*asked, cache=tmp_path)
+    (path,) = (tmp_path / "noise").glob("*.json")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    forget.clear()
+    assert calibrate(*asked, cache=tmp_path) == first
+
+
 def test_several_at_a_time_write_one_whole_file(tmp_path: Path, forget: dict[str, float]) -> None:
     asked = ([[(1.0, 10)]], 1e-5, 2.0)
 

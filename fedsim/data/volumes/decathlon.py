@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from fedsim.data.volumes.dataset import EmbeddedVolumes, Mask, VolumeDataset, VolumeManifest
 from fedsim.errors import InputError, Problem
+from fedsim.files import require_regular
 
 
 class _HippocampusPhantom:
@@ -54,6 +55,7 @@ class MSD(VolumeDataset):
         """Read `dataset.json`."""
         file = root / "dataset.json"
         try:
+            require_regular(file)
             about = json.loads(file.read_text(encoding="utf-8-sig"))
             name = str(about.get("name") or "msd")
             values = {
