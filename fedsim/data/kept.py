@@ -20,6 +20,7 @@ import numpy as np
 
 from fedsim.errors import InputError, Problem
 from fedsim.files import require_regular
+from fedsim.raising import one_line
 
 ABOUT = "store.json"
 """What is known of a store, and the checksum of just that."""
@@ -60,7 +61,10 @@ def read_array(path: Path, dtype: str, shape: Sequence[int | None], mapped: bool
         OSError, ValueError: it cannot be read, or holds something else.
     """
     require_regular(path)
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy reads the header as Python: each kind means damage.
+        raise ValueError(f"{path.name} is no array file: {one_line(error)}") from error
     fits = len(array.shape) == len(shape) and all(
         want in (None, have) for have, want in zip(array.shape, shape, strict=True)
     )
