@@ -76,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except OSError as error:
-        if error.errno not in _DISK or error.filename is None:
+        if error.errno not in _DISK | _NAMES or error.filename is None:
             return _fault(error, verbose)
-        return _fail(f"{error.filename}: {error.strerror}", EXIT_RUN_FAILED, verbose)
+        code = EXIT_RUN_FAILED if error.errno in _DISK else InputError.exit_code
+        return _fail(f"{error.filename}: {error.strerror}", code, verbose)
     except BaseException as error:
         if parsed is None and isinstance(error, SystemExit):  # `fedsim --help`
             raise
@@ -90,6 +91,8 @@ _DISK = {
     *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ENOSPC),
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
+# What a file system says of a name that cannot be one.
+_NAMES = {errno.ELOOP, errno.ENAMETOOLONG}
 _interruptions: list[int] = []
 
 

@@ -149,6 +149,15 @@ def test_wrong_input_gets_one_clear_error(case: str, typed: Typed, tmp_path: Pat
     assert not (tmp_path / "runs").exists(), "wrong input leaves no run folder"
 
 
+@pytest.mark.parametrize("verb", ["report", "compare", "clean", "audit", "run --resume"])
+def test_a_name_that_no_file_can_have_is_wrong_input(verb: str, typed: Typed) -> None:
+    code, out, err = typed(*verb.split(), "x" * 300)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "fault" not in err
+    assert len((out + err).splitlines()) <= 2
+
+
 def test_all_problems_are_told_at_once_with_their_lines(typed: Typed, tmp_path: Path) -> None:
     _, text, _ = typed("show", "isic_noniid_fedavg")
     lines = text.replace("rounds:", "roundz:").replace("alpha: 1.0", "alpha: -1").splitlines()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +116,7 @@ def found_whole(opened: Callable[[Path], _T], folder: Path) -> _T | None:
     Raises:
         InputError: they are damaged and cannot be removed.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Of a name that is too long, too.
         return None
     try:
         return opened(folder)

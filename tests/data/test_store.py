@@ -395,6 +395,8 @@ def test_a_cache_that_cannot_be_written_is_named(root, tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
     with pytest.raises(RunError, match=str(tmp_path / "cache")):
         prepared(root, tmp_path / "cache" / "below")
+    with pytest.raises(RunError, match="File name too long"):
+        prepared(root, tmp_path / ("x" * 300))
 
 
 def test_a_full_disk_is_said_before_decoding(root, tmp_path, monkeypatch, decoded):
