@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -93,13 +94,17 @@ _DISK = {
 }
 # What a file system says of a name that cannot be one.
 _NAMES = {errno.ELOOP, errno.ENAMETOOLONG}
-_interruptions: list[int] = []
+_interruptions: list[float] = []
+_TWICE_SECONDS = 1.0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     """Stop in good order; at once, where a person asks for the second time."""
-    _interruptions.append(number)
+    _interruptions.append(time.monotonic())
     if len(_interruptions) > 1:
+        # make and timeout tell their child, and its whole group besides: twice is once then.
+        if _interruptions[-1] - _interruptions[0] < _TWICE_SECONDS:
+            return
         # Not as an exception: it would fall into what closes the run, and leave a traceback.
         os.write(2, b"error: interrupted again; ended at once\n")
         os._exit(EXIT_INTERRUPTED)

@@ -14,21 +14,25 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedsim import flower
-from fedsim.errors import DivergedError, FedsimError, InputError, RunError
+from fedsim.errors import DivergedError, FedsimError, InputError, Interruption, RunError
 from fedsim.faults import Failure, Kind
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Spent, Worker
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.locks import is_taken, take
 from fedsim.machine import gpus, workers_on
 from fedsim.privacy.noise import Noise
 from fedsim.raising import one_line, short_traceback
@@ -41,6 +45,8 @@ _ANSWER_SECONDS = 10.0  # until a cluster answers
 _PLACING_SECONDS = 600.0  # until workers have started, on a machine that is busy
 _STARTS = 3
 _SHORT = "/tmp"
+_PREFIX = "fedsim-ray-"
+_YOUNG_SECONDS = 60.0
 _DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
@@ -109,6 +115,7 @@ class _Pool:
 
     def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
         _connect(resources, workers, verbose)
+        self.is_own = _joined == [_OWN]
         self.asked, workers = workers, _fit(resources, workers)
         variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
         self._remote: Any = ray.remote(
@@ -135,18 +142,20 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
     if ray.is_initialized():
         return
-    with _unchanged_environment():
+    with _unchanged_environment(), _own_end():
         # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if resources.ray_address is None:
             cpus = max(workers * resources.threads, 1)
             _start_ray(num_cpus=cpus, num_gpus=gpus() if resources.gpus else 0, **options)
+            _joined.append(_OWN)
             return
         _require_answer(resources.ray_address)
         try:
             ray.init(address=resources.ray_address, **options)
         except Exception as error:
             raise _no_cluster(resources.ray_address, one_line(error)) from error
+        _joined.append(resources.ray_address)
 
 
 @contextlib.contextmanager
@@ -159,6 +168,25 @@ def _unchanged_environment() -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _own_end() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray puts its own in the place, which exits at once.
+
+    Who has none, such as a notebook, keeps Ray's.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if not main or not callable(before):
+        yield
+        return
+    try:
+        yield
+    except SystemExit as ended:
+        raise Interruption from ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _require_answer(address: str) -> None:
@@ -192,23 +220,32 @@ def _start_ray(**options: Any) -> None:
     _authenticate("token")
     # Ray opens its folder to everybody, again and again; nobody else can enter the one around it.
     # The paths of sockets must be short.
-    folder = tempfile.mkdtemp(prefix="fedsim-", dir=_SHORT if os.path.isdir(_SHORT) else None)
-    _folders.append(folder)
+    around = Path(_SHORT if os.path.isdir(_SHORT) else tempfile.gettempdir())
+    _remove_abandoned(around)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=around)
+    _folders.append((folder, os.open(folder, os.O_RDONLY)))
+    take(_folders[-1][1])
     options["_temp_dir"] = os.path.join(folder, "ray")
-    for left in reversed(range(_STARTS)):
-        try:
-            # An address: otherwise Ray joins whatever cluster a machine-wide file names.
-            ray.init(address="local", include_dashboard=False, **options)
-            break
-        except Exception as error:
-            # Ray gives its own processes 30 seconds, which a busy machine may not have.
-            ray.shutdown()
-            if not left:
-                _close_up()
-                raise RunError(
-                    f"Ray did not start on this machine, in {_STARTS} attempts: {one_line(error)}\n"
-                    "start or resume it when the machine is less busy, or type: --backend inline"
-                ) from error
+    try:
+        for left in reversed(range(_STARTS)):
+            try:
+                # An address: otherwise Ray joins whatever cluster a machine-wide file names.
+                ray.init(address="local", include_dashboard=False, **options)
+                break
+            except Exception as error:
+                # Ray gives its own processes 30 seconds, which a busy machine may not have.
+                ray.shutdown()
+                if not left:
+                    raise RunError(
+                        f"Ray did not start on this machine, in {_STARTS} attempts: "
+                        f"{one_line(error)}\n"
+                        "start or resume it when the machine is less busy, or type: "
+                        "--backend inline"
+                    ) from error
+    except BaseException:  # Interrupted while it starts, too.
+        ray.shutdown()
+        _close_up()
+        raise
 
 
 # Private: no public way changes the mode once Ray is imported, as it may be before fedsim.
@@ -222,12 +259,24 @@ def _close_up() -> None:
     """Forget the token, and remove the folder of the Ray that has ended."""
     _authenticate(_MODE)
     while _folders:
-        folder, until = _folders.pop(), time.monotonic() + _ANSWER_SECONDS
+        (folder, lock), until = _folders.pop(), time.monotonic() + _ANSWER_SECONDS
+        os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
         # Processes that are ending may write their last lines meanwhile.
         while os.path.isdir(folder) and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(around: Path) -> None:
+    """Remove the folders of Rays whose process was killed: nobody has their lock."""
+    for folder in around.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            about = folder.lstat()
+            # A folder is locked a moment after it is made.
+            old = time.time() - about.st_mtime > _YOUNG_SECONDS
+            if old and about.st_uid == os.getuid() and not is_taken(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _authenticate(mode: str) -> None:
@@ -257,7 +306,9 @@ def _fit(resources: Resources, workers: int) -> int:
     return min(workers, fit)
 
 
-_folders: list[str] = []
+_OWN = "own"
+_joined: list[str] = []  # The cluster that fedsim joined; none where who calls had started Ray.
+_folders: list[tuple[str, int]] = []  # Each with its lock, open while this process lives.
 _pools: dict[tuple[Any, ...], _Pool] = {}
 
 
@@ -274,11 +325,12 @@ def shutdown() -> None:
     """End the actors, and the Ray that fedsim started."""
     while _pools:
         _, pool = _pools.popitem()
-        if ray.is_initialized():
+        if ray.is_initialized() and not pool.is_own:
             pool.close()
-    if ray.is_initialized():
+    if ray.is_initialized() and _joined:
         ray.shutdown()
         _close_up()
+    _joined.clear()
 
 
 atexit.register(shutdown)
@@ -355,12 +407,21 @@ class RayGrid(BaseGrid):
                     while following in done:
                         yield done.pop(following)
                         following += 1
+        except Interruption:
+            if self._pool.is_own:
+                # Who ends a group of processes has ended Ray's, too: what asks them would wait.
+                flying.clear()
+                shutdown()
+            raise
         finally:
             self.in_flight = set()
             # Left early: a client failed, or the consumer stopped. The others are still at work.
-            with contextlib.suppress(ray.exceptions.RayError):
-                for flight in flying.values():
-                    self._pool.replace(flight.worker)
+            if flying and _dead():
+                shutdown()
+            else:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    for flight in flying.values():
+                        self._pool.replace(flight.worker)
 
     def _restart(self, worker: int) -> dict[Any, int]:
         """Start another actor in a worker's place; it is ready when the returned key is."""
@@ -435,11 +496,16 @@ def _require_started(references: Sequence[Any]) -> None:
         raise RunError(f"a worker could not start:\n{wrong}")
 
 
-def _require_ray() -> None:
-    """RunError where the Ray of this machine has died: its workers would be waited for in vain."""
+def _dead() -> set[str]:
+    """Which processes of the Ray of this machine have ended, of those without which none works."""
     node: Any = ray._private.worker._global_node
     dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
-    if gone := dead & {"raylet", "gcs_server"}:
+    return dead & {"raylet", "gcs_server"}
+
+
+def _require_ray() -> None:
+    """RunError where the Ray of this machine has died: its workers would be waited for in vain."""
+    if gone := _dead():
         raise RunError(
             f"Ray stopped: its {' and '.join(sorted(gone))} died; out of memory, or killed. "
             "To go on, type: fedsim run --resume RUN"
@@ -448,9 +514,12 @@ def _require_ray() -> None:
 
 @contextlib.contextmanager
 def _ray_lives() -> Iterator[None]:
-    """RunError, in one line, where Ray itself is gone."""
+    """RunError, in one line, where Ray itself is gone; an interruption of a wait is one."""
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        # Ray raises its own in the place of what a signal's handler raised.
+        raise Interruption from interrupt
     except ray.exceptions.RayError as error:
         raise RunError(
             f"Ray stopped: {one_line(error)}. To go on, type: fedsim run --resume RUN"

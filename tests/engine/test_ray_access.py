@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -18,6 +20,7 @@ import ray
 from fedsim import InputError, Result, RunError
 from fedsim.cli import main
 from fedsim.grid import ray as grid
+from fedsim.locks import held
 
 _STRANGER = """
 import sys
@@ -155,6 +158,48 @@ def test_a_killed_raylet_is_told_in_one_line(
     grid.shutdown()
 
 
+@pytest.mark.slow
+def test_who_ends_the_whole_group_interrupts_a_run_that_can_go_on(
+    tiny: Path, tmp_path: Path
+) -> None:
+    """As batch systems, `make` and `timeout` do: Ray's processes get the signal, too, and twice."""
+    grid.shutdown()
+    words = ["run", str(tiny), "--backend", "ray", "--runs", "runs", "rounds=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedsim", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round "):
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    process.terminate()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.startswith("error: interrupted; to go on, type: fedsim run --resume ")
+    assert len(told.splitlines()) == 1
+    (record,) = tmp_path.glob("runs/*/*-seed0/run.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
+
+
+def test_the_folder_of_a_ray_whose_process_was_killed_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(grid, "_YOUNG_SECONDS", 0.0)
+    left, lives = tmp_path / "fedsim-ray-a", tmp_path / "fedsim-ray-b"
+    others = tmp_path / "fedsim-c"
+    for folder in (left / "ray", lives, others):
+        folder.mkdir(parents=True)
+    with held(lives):
+        grid._remove_abandoned(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [others, lives]
+
+
 def test_no_worker_that_starts_is_told(
     monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
 ) -> None:
@@ -168,6 +213,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(tmp_path: Path) -> None:
     code = """
 import signal, sys
 from fedsim import cli
+cli._TWICE_SECONDS = 0.0
 def slow(arguments):
     try:
         signal.raise_signal(signal.SIGINT)
