@@ -159,13 +159,15 @@ def client_releases(scenario: Scenario) -> tuple[str, ...]:
 
 
 def check_model(scenario: Scenario, task: Task) -> None:
-    """Refuse (InputError) a model in which rounding decides, or that cannot travel.
+    """Refuse (InputError) a model in which rounding decides, or that cannot travel or begin.
 
     Before anything starts.
     """
     with isolated(Streams(0).sequence("model")):
         model = build_model(scenario, task)
         require_conditioned(model, task.input_shape)
+    if scenario.model.init is not None:
+        first_arrays(scenario, task, 0)
     try:
         flower.pack_state(model.state_dict())
     except (MemoryError, RuntimeError, TypeError, ValueError) as error:

@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import pydantic
-from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic_core import ErrorDetails
 
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.raising import one_line, reraise_interruption
 
-_STRICT = {int: StrictInt, float: StrictFloat, bool: StrictBool, str: StrictStr}
+# What NumPy's and torch's numbers hold: beyond that, they fail somewhere in the middle of a run.
+_WHOLE = Annotated[StrictInt, Field(gt=-(2**63), lt=2**63)]
+_REAL = Annotated[StrictFloat, Field(gt=-3.4e38, lt=3.4e38, allow_inf_nan=False)]
+_STRICT = {int: _WHOLE, float: _REAL, bool: StrictBool, str: StrictStr}
 _ANY_TYPE = pydantic.ConfigDict(arbitrary_types_allowed=True)
 _SHOWN_CHARACTERS = 60
 # Files that call a plugin's code: never the place of its failure.

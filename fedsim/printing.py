@@ -13,6 +13,8 @@ def harmless(text: str) -> str:
     Names of sites, classes and files, and messages of plugins, are anybody's text. Line ends and
     tabs stay: messages have several lines.
     """
+    if not any(map(_commands, text)):
+        return text
     return "".join(_written_out(c) if _commands(c) else c for c in text)
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import stat
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,25 @@ def write_whole(path: Path, data: bytes | bytearray) -> None:
         if isinstance(error, OSError):  # A full disk says nothing of the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def write_named(path: Path, data: bytes) -> None:
+    """Write a file that a person named: where a link leads, and into a pipe or a device as it is.
+
+    Raises:
+        OSError: it cannot be written; a pipe that nobody reads is one.
+    """
+    try:
+        # /dev/stdout may be a file that others write into, too.
+        opened = os.path.abspath(path).startswith("/dev/") or not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        opened = False
+    if not opened:
+        write_whole(Path(os.path.realpath(path)), data)
+        return
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "wb") as file:
+        os.set_blocking(file.fileno(), True)
+        file.write(data)
 
 
 def plain(value: Any) -> Any:

@@ -69,8 +69,9 @@ def make_absolute(document: Document, scenario: Path) -> Problems:
         absolute = os.path.join(os.path.realpath(folder), name)
         document.values["model"]["init"] = absolute
         if not os.path.isfile(absolute):
-            message = f"model.init: there is no file {absolute}"
-            problems.append((document.place(("model", "init")), message))
+            there = os.path.exists(absolute)
+            message = f"{absolute} is no file" if there else f"there is no file {absolute}"
+            problems.append((document.place(("model", "init")), f"model.init: {message}"))
     return problems
 
 

@@ -337,10 +337,10 @@ class Privacy(Block):
     """
 
     mechanism: Literal["dp_sgd"] = "dp_sgd"
-    target_epsilon: Positive | None = None
-    noise_multiplier: Annotated[StrictFloat, Field(ge=0)] | None = None
-    delta: Annotated[StrictFloat, Field(gt=0, lt=1)] = 1e-4
-    max_grad_norm: Positive = 1.0
+    target_epsilon: Annotated[StrictFloat, Field(ge=1e-4, le=1e4)] | None = None
+    noise_multiplier: Annotated[StrictFloat, Field(ge=0, le=1e6)] | None = None
+    delta: Annotated[StrictFloat, Field(ge=1e-100, lt=1)] = 1e-4
+    max_grad_norm: Annotated[StrictFloat, Field(ge=1e-10, le=1e10)] = 1.0
     expected_batch: Count = 64
     unit: Literal["record", "patient", "client"] | None = None
     shared_patients: StrictBool = False
@@ -352,6 +352,13 @@ class Privacy(Block):
     averaging: Share = 0.0
     physical_batch: Count = 64
     audit: StrictBool | Literal["mechanism", "run", "lira"] = False
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _none_or_some(cls, value: float | None) -> float | None:
+        if value and value < 1e-3:
+            raise PydanticCustomError("noise", "expected 0, for none, or at least 0.001")
+        return value
 
     @model_validator(mode="after")
     def _noise_is_told_once(self) -> Privacy:

@@ -64,6 +64,12 @@ def test_text_that_begins_like_a_formula_is_text_in_a_csv(text: str) -> None:
     assert row == [f"'{text}".replace("\r", "\n"), "1"]
 
 
+def test_a_csv_that_a_terminal_shows_is_harmless() -> None:
+    (row,) = csv.reader(StringIO(csv_bytes([[EVIL, "\x1b=cmd()"]]).decode(), newline=""))
+    assert not _obeyed(row[0])
+    assert row[1] == "\\x1b=cmd()"
+
+
 @pytest.mark.parametrize(
     "value", [-1, -0.1, 1e-300, None, "-0.5", "+1e3", "-", "a=b", "client-0", "Charité", ""]
 )

@@ -305,7 +305,7 @@ def test_a_scenario_that_is_no_file_is_refused_and_not_waited_for(
 
 def test_a_pipe_is_no_file_of_weights_and_no_data(small: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert "there is no file" in str(refused(small, [f"model.init={tmp_path / 'pipe'}"]))
+    assert "pipe is no file" in str(refused(small, [f"model.init={tmp_path / 'pipe'}"]))
     assert "there is no folder" in str(refused(small, [f"data.root={tmp_path / 'pipe'}"]))
 
 
@@ -392,7 +392,7 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("federation.participation=0", "federation.participation: expected a number above 0, "),
         ("federation.participation=0.2", "federation.participation: 0.2 of 4 clients is less "),
         ("privacy={epsilon: 8}", "privacy.epsilon: unknown key"),
-        ("privacy.target_epsilon=0", "privacy.target_epsilon: expected a number above 0, got 0"),
+        ("privacy.target_epsilon=0", "privacy.target_epsilon: expected at least 0.0001, got 0"),
         ("privacy.delta=1", "privacy.delta: expected a number below 1, got 1"),
         ("privacy={delta: 1e-5}", "privacy: expected one of target_epsilon and noise_multiplier"),
         (
@@ -425,6 +425,14 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("strategy.name=fedavgg", "strategy.name: there is no strategy 'fedavgg'"),
         ("model.num_classes=2", "model.num_classes: is set by fedsim itself; remove it"),
         ("model.widht=2", "model.widht: unknown key (did you mean 'width'?)"),
+        ("strategy.rate=.inf", "strategy.rate: expected a finite number"),
+        ("strategy.rate=1e400", "strategy.rate: expected a finite number"),
+        ("strategy.rate=1e300", "strategy.rate: expected a number below 3.4e+38"),
+        (f"data.embedded.images={2**63}", "data.embedded.images: expected a number below "),
+        ("privacy.noise_multiplier=1e300", "privacy.noise_multiplier: expected at most 1e+06"),
+        ("privacy={noise_multiplier: 1e-300}", "privacy.noise_multiplier: expected 0, for none"),
+        ("privacy.target_epsilon=1e-9", "privacy.target_epsilon: expected at least 0.0001"),
+        ("privacy.max_grad_norm=1e300", "privacy.max_grad_norm: expected at most 1e+10"),
         ("model.init=no.safetensors", "model.init: there is no file "),
         ("data.root=no/where", "data.root: there is no folder "),
         ("plugins=[no/where]", "plugins: there is no folder "),

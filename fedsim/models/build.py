@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
@@ -16,6 +17,8 @@ from fedsim.scenario import Scenario
 
 if TYPE_CHECKING:
     from fedsim.client import Task
+
+_SHOWN = 5
 
 
 def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
@@ -51,13 +54,32 @@ def first_arrays(scenario: Scenario, task: Task, seed: int) -> ArrayRecord:
         try:
             arrays = flower.tensor_record(load_file(path))
             _require_buffers(model, arrays)
+            _require_numbers(model, arrays)
             flower.load_state(model, arrays)
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(
-                f"model.init: {path} does not fit model {scenario.model.name!r}: {error}",
+                f"model.init: {path} does not fit model {scenario.model.name!r}: "
+                f"{_first(str(error))}",
                 hint="the file must hold the model's state_dict: the same names and shapes",
             ) from error
     return flower.pack_state(model.state_dict())
+
+
+def _require_numbers(model: torch.nn.Module, arrays: ArrayRecord) -> None:
+    """Raise ValueError where a file's weights are no numbers, or not of float32's range."""
+    most, parameters = np.finfo(np.float32).max, flower.parameter_names(model)
+    for name, values in flower.tensors(arrays).items():
+        if values.dtype.kind in "biu" and name in parameters:
+            raise ValueError(f"{name!r} is {values.dtype} where the model has weights")
+        if values.dtype.kind == "f" and not (np.abs(values.astype(np.float64)) <= most).all():
+            raise ValueError(f"{name!r} has values that are no numbers, or beyond {most:.3g}")
+
+
+def _first(text: str) -> str:
+    """The first of many problems: a file of another model has one for each of its arrays."""
+    parts = text.split("; ")
+    more = f"; and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return "; ".join(parts[:_SHOWN]) + more
 
 
 def _require_buffers(model: torch.nn.Module, arrays: ArrayRecord) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import Any
 
+from fedsim.printing import harmless
+
 # As ASCII, and as the wide forms that some spreadsheets take for the same.
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 
@@ -24,15 +26,18 @@ def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def cell(value: Any) -> Any:
-    """The value of a cell; text that begins like a formula gets an apostrophe in front."""
+    """The value of a cell; text that begins like a formula gets an apostrophe in front.
+
+    Control characters are written out: a terminal that shows the file would obey them.
+    """
     if not isinstance(value, str) or _is_number(value):
         return value
+    value = harmless(value.replace("\r", "\n"))
     begins = value.lstrip()[:1]
     # A tab or a line end in front of a formula is passed over by spreadsheets, too.
-    if value[:1] in ("\t", "\r", "\n") or (begins and begins in _FORMULA and value != "-"):
+    if value[:1] in ("\t", "\n") or (begins and begins in _FORMULA and value != "-"):
         value = f"'{value}"
-    # Unquoted by Python's writer, and the end of a line to its reader.
-    return value.replace("\r", "\n") if "\r" in value else value
+    return value
 
 
 def _is_number(text: str) -> bool:

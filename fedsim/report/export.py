@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedsim.printing import harmless
 from fedsim.report.comparison import DIFFERENCE, Comparison
 from fedsim.report.csv_file import csv_bytes
 from fedsim.report.rows import Row, Spent
@@ -129,7 +130,7 @@ def caption(comparison: Comparison) -> str:
 
 def escape_latex(text: str) -> str:
     """Plain text as LaTeX shows it, with signs for plus-minus, dagger and "~"."""
-    return _LATEX_PATTERN.sub(lambda found: _LATEX[found.group()], text)
+    return _LATEX_PATTERN.sub(lambda found: _LATEX[found.group()], _in_a_line(text))
 
 
 def _latex_number(text: str) -> str:
@@ -176,9 +177,14 @@ def _data(row: Row) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    return re.sub(r"([\\`*_<|~])", r"\\\1", text)
+    return re.sub(r"([\\`*_<|~])", r"\\\1", _in_a_line(text))
+
+
+def _in_a_line(text: str) -> str:
+    """Text that ends no row of a table, and that no terminal obeys."""
+    return " ".join(harmless(text).split("\n"))
 
 
 def _code(text: str) -> str:
     """Text in code type, which shows everything as it is but must not end the cell."""
-    return "`" + text.replace("`", "'").replace("|", r"\|") + "`"
+    return "`" + _in_a_line(text).replace("`", "'").replace("|", r"\|") + "`"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedsim.report.drawing import png, short
 from fedsim.report.many import MANY, draw_histogram, draw_spread
-from fedsim.runfolder import write_whole
+from fedsim.runfolder import write_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def partition_picture(
     if note:
         box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
         figure.text(0.012, 0.14 / height, note, fontsize=10, bbox=box)
-    write_whole(path, png(figure))
+    write_named(path, png(figure))
 
 
 def _each_client(

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.report.drawing import COLOURS, png
 from fedsim.report.many import MANY, some, spread_lines
 from fedsim.report.text import aligned
-from fedsim.runfolder import write_whole
+from fedsim.runfolder import write_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +197,7 @@ def save_volumes(
     if note:
         box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
         figure.text(0.12 / width, 0.14 / height, note, fontsize=9, bbox=box)
-    write_whole(path, png(figure))
+    write_named(path, png(figure))
 
 
 def _draw(axes: Axes, view: VolumeView, position: int, structures: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedsim.report import export
     from fedsim.report.compare import compare, find_runs, rows_of, text
     from fedsim.report.costs import Link
-    from fedsim.runfolder import write_whole
+    from fedsim.runfolder import write_named
 
     damaged: list[Problem] = []
     found = find_runs(arguments.runs, damaged)
@@ -78,7 +79,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         if path is None:
             continue
         try:
-            write_whole(path, formats[name](comparison).encode())
+            write_named(path, formats[name](comparison).encode())
         except OSError as error:
             raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
         say(f"written: {path}")
@@ -89,6 +90,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _require_sound(arguments: argparse.Namespace) -> None:
     """Raise InputError unless the options make sense."""
     problems = []
+    places = [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
+    for i, (name, path) in enumerate(places):
+        for other, before in places[:i]:
+            if os.path.realpath(path) == os.path.realpath(before) and not path.is_char_device():
+                problems.append(Problem(name, f"{path} is the file of {other}, too"))
     reach, bandwidth, latency = arguments.reach, arguments.bandwidth, arguments.latency
     if reach is not None and not 0 < reach <= 1:
         percent = f" (did you mean {reach / 100:g}?)" if 1 < reach <= 100 else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import nibabel
@@ -268,3 +269,30 @@ def test_the_voxels_of_an_nrrd_may_lie_in_other_files(tmp_path, form):
     (tmp_path / names[-1]).unlink()
     with pytest.raises(Unreadable, match=rf"needs {names[-1]}: no file"):
         read_volume(file)
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "offset"),
+    [
+        ("<8h", (3, -12, 12, 4, 1, 1, 1, 1), 40),  # dimensions
+        ("<8h", (99, 12, 12, 4, 1, 1, 1, 1), 40),
+        ("<8h", (7, *[32767] * 7), 40),
+        ("<8h", (3, *[32767] * 3, 1, 1, 1, 1), 40),
+        ("<h", (0,), 70),  # the type of a voxel
+        ("<h", (12345,), 70),
+        ("<f", (-5.0,), 108),  # where the voxels begin
+        ("<f", (1e30,), 108),
+        ("<f", (float("nan"),), 108),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_without_a_sound(
+    tmp_path, capfd, recwarn, form, values, offset
+):
+    file = save(tmp_path / "a.nii", arrays()[0], np.eye(4))
+    header = bytearray(file.read_bytes())
+    struct.pack_into(form, header, offset, *values)
+    file.write_bytes(header)
+    with pytest.raises(Unreadable, match=r"is damaged or no NIfTI file|is the header damaged\?"):
+        read_volume(file)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list

@@ -6,14 +6,19 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.codecs import image_bytes
 from fedsim.engine import client_releases
+from fedsim.federation import build_federation
+from fedsim.flower import tensors
+from fedsim.models.build import first_arrays
 from fedsim.scenario import activate_plugins, load
 from tests.engine.conftest import GDD
 
@@ -225,6 +230,33 @@ def test_pretrained_weights_start_the_model_and_must_fit(
     same = run_tiny(f"model.init={newest / path.name}", "rounds=1", "client.learning_rate=1e-12")
     assert same.metrics == again.metrics
     assert load(same.folder / "scenario.yaml").model.init == str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda values: values * np.nan, "no numbers"),
+        (lambda values: values + np.inf, "no numbers"),
+        (lambda values: values.astype(np.float64) + 1e300, r"beyond 3\.4e\+38"),
+        (lambda values: values.astype(np.int32), "is int32 where the model has weights"),
+        (lambda values: values > 0, "is bool where the model has weights"),
+    ],
+)
+def test_first_weights_that_no_training_can_start_from_are_refused(
+    change: Callable[[Any], Any], why: str, run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    federation = build_federation(load(tmp_path / "tiny.yaml"), 0)
+    arrays = tensors(first_arrays(load(tmp_path / "tiny.yaml"), federation.task, 0))
+    names = sorted(arrays)
+    path = tmp_path / "odd.safetensors"
+    save_file({**arrays, names[0]: change(arrays[names[0]])}, path)
+    with pytest.raises(InputError, match=f"model.init.*{why}"):
+        run_tiny(f"model.init={path}")
+    save_file({f"of another model {k}": values for k, values in enumerate([np.ones(1)] * 99)}, path)
+    with pytest.raises(InputError) as caught:
+        run_tiny(f"model.init={path}")
+    assert len(str(caught.value)) < 1000
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_model_in_which_rounding_decides_is_refused_before_the_run_begins(

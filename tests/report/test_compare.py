@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -727,6 +729,7 @@ def test_the_csv_is_tidy_and_reads_back(make: Make, tmp_path: Path) -> None:
         (r"C:\data", r"C:\textbackslash{}data"),
         ("a^b ~ <c>|", r"a\textasciicircum{}b $\sim$ $<$c$>$\textbar{}"),
         ("1.0+-0.2 †", r"1.0$\pm$0.2 $\dagger$"),
+        ("two\nlines \x1b[31m", r"two lines \textbackslash{}x1b[31m"),
     ],
 )
 def test_latex_is_escaped(plain: str, escaped: str) -> None:
@@ -789,6 +792,40 @@ def test_the_verb_prints_and_writes(
     assert (tmp_path / "t.csv").read_text().startswith("row,data")
     assert (tmp_path / "new" / "t.tex").read_text().startswith("% needs")
     assert (tmp_path / "t.md").read_text().startswith("| method")
+
+
+def test_a_table_goes_through_links_and_into_pipes_and_devices(
+    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make()
+    runs = str(tmp_path / "runs")
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    assert main(["compare", runs, "--csv", str(link), "--markdown", os.devnull]) == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("row,data")
+    for place in (pipe, "/dev/full"):  # A pipe that nobody reads.
+        assert main(["compare", runs, "--csv", str(place)]) == 2
+        assert f"--csv {place}: cannot be written" in capfd.readouterr().err
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert all(stat.S_ISCHR(os.stat(path).st_mode) for path in ("/dev/full", os.devnull))
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["compare", runs, "--csv", str(pipe)]) == 0
+    assert os.read(reader, 100).startswith(b"row,data")
+    os.close(reader)
+
+
+def test_one_file_is_not_written_twice(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make()
+    words = ["--csv", str(tmp_path / "t"), "--latex", str(tmp_path / "x" / ".." / "t")]
+    (tmp_path / "x").mkdir()
+    assert main(["compare", str(tmp_path / "runs"), *words]) == 2
+    assert "is the file of --csv, too" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
 
 
 def test_the_verb_names_all_options_that_do_not_fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
+import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -235,10 +235,15 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
         require_regular(path)
         if path.suffix.lower() == ".gz":
             _check_gzip(path)  # nibabel stops reading before the checksum at the end
-        image: Nifti1Image = nibabel.load(path)  # type: ignore[assignment]
-        affine = image.affine
-        array = np.asarray(image.dataobj)
-    except (EOFError, OSError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as e:
+        # Both say on the console, too, what is wrong with a header.
+        with nibabel.imageglobals.LoggingOutputSuppressor(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Nifti1Image = nibabel.load(path)  # type: ignore[assignment]
+            affine = image.affine
+            array = np.asarray(image.dataobj)
+    except MemoryError as e:
+        raise Unreadable("by its header is larger than the memory: is the header damaged?") from e
+    except Exception as e:  # nibabel lets many kinds through; each means damage.
         raise Unreadable(f"is damaged or no NIfTI file: {_line(e, path)}") from e
     if affine is None:
         raise Unreadable("says nothing about the position of its voxels")
