@@ -7,6 +7,7 @@ owns.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -189,7 +190,7 @@ class Worker:
         self._round, self._steps, self._releases = round, None, None
         if threads != wanted:
             torch.set_num_threads(wanted)
-        client = int(context.node_config["partition-id"])
+        client, process = int(context.node_config["partition-id"]), os.getpid()
         receive(self.job.roles, message.content, context.state)
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
@@ -200,6 +201,9 @@ class Worker:
             if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
                 self._require_planned_releases()
         finally:
+            if os.getpid() != process:
+                # The client forked, and this is the copy: two would write into one run folder.
+                os._exit(1)
             if self._releases is not None:
                 self._releases.closed = True
             if threads != wanted:

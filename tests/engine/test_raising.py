@@ -15,6 +15,7 @@ from fedsim import ClientError, Result, RunError
 from fedsim.cli import main
 from fedsim.errors import Interruption
 from fedsim.raising import one_line, reraise_interruption, short_traceback
+from tests.engine.test_bits import assert_same
 from tests.plugins.misbehaving import WAYS, misbehave
 
 IN_EVALUATION = "evaluation.on_clients=true"
@@ -211,6 +212,12 @@ def test_a_client_that_changes_the_folder_does_not_move_the_run(
     folder = next((tmp_path / "here" / "tiny").glob("2*"))
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
     assert (folder / "report" / "index.html").is_file()
+
+
+def test_the_copy_of_a_client_that_forks_goes_no_further(
+    run_tiny: Callable[..., Result],
+) -> None:
+    assert_same(run_tiny("client=misbehaving:Forks"), run_tiny("client=supervised"))
 
 
 def test_what_a_plugin_raises_is_harmless(

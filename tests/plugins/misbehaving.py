@@ -481,6 +481,17 @@ class KillsRay(Supervised):
         return super().train(content, site)
 
 
+class Forks(Supervised):
+    """Copies its process, and lets the copy answer, too."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        copy = os.fork()
+        if not copy:
+            return content
+        os.waitpid(copy, 0)
+        return super().train(content, site)
+
+
 class Moves(Supervised):
     """Changes the process's folder."""
 
