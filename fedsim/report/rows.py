@@ -27,6 +27,7 @@ _NOT_THE_METHOD = ("seeds", "resources", "description", "profiles")
 _NOT_THE_DATA = ("data.root",)
 _FOLD = "data.split.fold"
 # runs/<scenario>/<run> and a folder of sweeps above it.
+_MOST = 1e300  # A metric beyond it is none.
 _LEVELS = 4
 
 
@@ -335,6 +336,11 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     predictions = read_tested(folder.path)
     if not isinstance(summary.get("metrics"), dict):
         raise damaged_file(folder.path / "summary.json", "it has no metrics")
+    for metric, value in summary["metrics"].items():
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= _MOST):
+            raise damaged_file(folder.path / "summary.json", f"its {metric!r} is no number")
+    if not isinstance(record["data"].get("external") or {}, dict):
+        raise damaged_file(folder.path / "run.json", "data.external is no block")
     for number, line in enumerate(rounds, 1):
         if not isinstance(line.get("failed"), list):
             raise damaged_file(folder.path / "rounds.jsonl", f"line {number} is not a round's")

@@ -322,6 +322,18 @@ def reseal(folder: Path, **changes: object) -> None:
     (folder / "run.json").write_text(json.dumps(sealed(record)))
 
 
+@pytest.mark.parametrize("value", [10**400, "0.9", [1]])
+def test_a_forged_metric_that_is_no_number_is_damage(
+    value: object, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, _ = pair
+    summary = json.loads((one / "summary.json").read_text())
+    summary["metrics"]["auc"] = value
+    (one / "summary.json").write_text(json.dumps(summary))
+    reseal(one)
+    assert "tiny" in refused(["compare", str(one.parent)], one / "summary.json", capsys)
+
+
 def pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
