@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,16 +44,35 @@ def segment(
         ValueError: an image of another shape.
         DivergedError: logits that are no numbers.
     """
+    parts = [part.argmax(dim=1) for part in _parts(model, image, patch, device, batch_size)]
+    classes = torch.cat(parts) if len(patch) == 2 else parts[0][0]
+    return classes.to(torch.uint8).cpu().numpy()
+
+
+@torch.inference_mode()
+def class_logits(
+    model: nn.Module,
+    image: Tensor,
+    patch: tuple[int, ...],
+    device: torch.device,
+    batch_size: int = 8,
+) -> NDArray[np.float32]:
+    """What `segment` decides by: logits float32 [C, D, H, W]; arguments and errors are the same."""
+    parts = [part.float().cpu() for part in _parts(model, image, patch, device, batch_size)]
+    logits = torch.cat(parts).transpose(0, 1) if len(patch) == 2 else parts[0][0]
+    return logits.contiguous().numpy()
+
+
+def _parts(
+    model: nn.Module, image: Tensor, patch: tuple[int, ...], device: torch.device, batch_size: int
+) -> Iterator[Tensor]:
+    """The logits of slices [n, C, H, W], some at a time, or of the whole volume [1, C, D, H, W]."""
     if image.dim() != 4 or len(image) != 1:
         raise ValueError(f"A volume must be [1, D, H, W], but its shape is {tuple(image.shape)}.")
     inputs = image.transpose(0, 1) if len(patch) == 2 else image[None]
-    logits = (
-        _logits(model, part.contiguous().to(device), patch, batch_size)
-        for part in inputs.split(batch_size)
-    )
-    parts = [require_finite(part).argmax(dim=1) for part in logits]
-    classes = torch.cat(parts) if len(patch) == 2 else parts[0][0]
-    return classes.to(torch.uint8).cpu().numpy()
+    for part in inputs.split(batch_size):
+        logits = _logits(model, part.contiguous().to(device), patch, batch_size)
+        yield require_finite(logits)
 
 
 def _logits(model: nn.Module, inputs: Tensor, patch: tuple[int, ...], batch_size: int) -> Tensor:

@@ -79,7 +79,7 @@ def read_case(
         return None
 
     volume = read(image, channel)
-    if volume is not None and not _fits(volume.array):
+    if volume is not None and not finite(volume.array):
         problems.append(Problem(str(image), "has voxels that are no finite numbers of 32 bits"))
     label: NDArray[np.uint8] | None = None
     for mask in masks:
@@ -109,7 +109,7 @@ def read_case(
     return Prepared(*prepare_volume(voxels, label, volume.spacing, how), outlined)
 
 
-def _fits(values: np.ndarray) -> bool:
+def finite(values: np.ndarray) -> bool:
     """Whether all values are finite, also as float32."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(np.float32)).all())

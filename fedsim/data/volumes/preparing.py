@@ -57,26 +57,37 @@ def prepare_volume(
         image, label and spacing.
     """
     image = normalise(image, how.clip)
+    even, window = grids(image.shape, spacing, how)
     if how.spacing is not None:
-        shape = [
-            max(1, round(count * old / new))
-            for count, old, new in zip(image.shape, spacing, how.spacing, strict=True)
-        ]
-        image, label = _resample(image, shape), _take_nearest(label, shape)
+        image, label = resample(image, even), _take_nearest(label, even)
         spacing = how.spacing
-    depth, *plane = image.shape
+    depth, square, _ = window
+    image, label = (fit(array, window) for array in (image, label))
+    if square != how.size:
+        shape = (depth, how.size, how.size)
+        image, label = resample(image, shape), _take_nearest(label, shape)
+        scale = square / how.size
+        spacing = (spacing[0], spacing[1] * scale, spacing[2] * scale)
+    return np.ascontiguousarray(image), np.ascontiguousarray(label), spacing
+
+
+def grids(
+    shape: tuple[int, ...], spacing: Spacing, how: Preparation
+) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """How many voxels a volume of a shape has after step 2 of `prepare_volume`, and after step 3
+    and 4 before anything is scaled to `size`."""
+    if how.spacing is not None:
+        shape = tuple(
+            max(1, round(count * old / new))
+            for count, old, new in zip(shape, spacing, how.spacing, strict=True)
+        )
+    depth, *plane = shape
     if how.slices is not None:
         depth = how.slices
     square = how.size
     if how.field_of_view is not None:
         square = max(1, round(how.field_of_view * max(plane)))
-    image, label = (fit(array, (depth, square, square)) for array in (image, label))
-    if square != how.size:
-        shape = [depth, how.size, how.size]
-        image, label = _resample(image, shape), _take_nearest(label, shape)
-        scale = square / how.size
-        spacing = (spacing[0], spacing[1] * scale, spacing[2] * scale)
-    return np.ascontiguousarray(image), np.ascontiguousarray(label), spacing
+    return shape, (depth, square, square)
 
 
 def normalise(image: NDArray[np.float32], clip: bool) -> NDArray[np.float32]:
@@ -95,16 +106,28 @@ def fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
     Uneven halves fall as in MONAI's CenterSpatialCrop and SpatialPad.
     """
-    cut = tuple(
-        slice(start := max(0, have // 2 - want // 2), start + min(have, want))
-        for have, want in zip(array.shape, shape, strict=True)
-    )
-    array = array[cut]
-    missing = [want - have for have, want in zip(array.shape, shape, strict=True)]
-    return np.pad(array, [(number // 2, number - number // 2) for number in missing])
+    places = [_overlap(have, want) for have, want in zip(array.shape, shape, strict=True)]
+    fitted = np.zeros(shape, array.dtype)
+    fitted[tuple(there for _, there in places)] = array[tuple(here for here, _ in places)]
+    return fitted
 
 
-def _resample(image: NDArray[np.float32], shape: list[int]) -> NDArray[np.float32]:
+def unfit(array: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    """Put what `fit` made of an array of this shape back in its place; `fill` where it cut off."""
+    places = [_overlap(have, want) for have, want in zip(shape, array.shape, strict=True)]
+    whole = np.full(shape, fill, array.dtype)
+    whole[tuple(here for here, _ in places)] = array[tuple(there for _, there in places)]
+    return whole
+
+
+def _overlap(have: int, want: int) -> tuple[slice, slice]:
+    """Which part of an axis stays when it is cut or lengthened, and where that lies afterwards."""
+    count = min(have, want)
+    first, front = max(0, have // 2 - want // 2), (want - count) // 2
+    return slice(first, first + count), slice(front, front + count)
+
+
+def resample(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Sample linearly on another number of voxels over the same extent."""
     for axis, count in enumerate(shape):
         if count != image.shape[axis]:
@@ -124,7 +147,7 @@ def _linear(have: int, want: int) -> NDArray[np.float64]:
     return sums
 
 
-def _take_nearest(label: NDArray[np.uint8], shape: list[int]) -> NDArray[np.uint8]:
+def _take_nearest(label: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Sample the nearest voxel on another number of voxels over the same extent."""
     for axis, count in enumerate(shape):
         have = label.shape[axis]
