@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fedsim.errors import ClientError, FedsimError, InputError, RunError
     from fedsim.scenario import Scenario, load
     from fedsim.strategy import Server, Strategy
+    from fedsim.trained.load import load_model
 
 # Imported when first used: `fedsim --help` should not wait for torch, nor the workers for the CLI.
 _HOMES = {
@@ -59,6 +60,7 @@ _HOMES = {
     "load": "fedsim.scenario",
     "Server": "fedsim.strategy",
     "Strategy": "fedsim.strategy",
+    "load_model": "fedsim.trained.load",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "Strategy",
     "Task",
     "load",
+    "load_model",
     "run",
 ]
 

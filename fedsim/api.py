@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
-from safetensors.numpy import save as encode_safetensors
 
 from fedsim import flower
 from fedsim.console import Console
@@ -52,9 +51,11 @@ from fedsim.randomness import Streams, isolated
 from fedsim.report.leakage import leakage_line, write_leakage
 from fedsim.report.page import write_report
 from fedsim.report.text import positive_note
-from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now, write_whole
+from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.segmentation.task import SegmentationTask
+from fedsim.trained.card import write_card
+from fedsim.trained.files import write_models
 
 if TYPE_CHECKING:
     from fedsim.privacy.attacks import Subject
@@ -303,7 +304,7 @@ def _go(
                     console.line(f"resumed after round {rounds.finished} of {scenario.rounds}")
                 status = "failed"
                 rounds.run()
-                summary = _finish(federation, rounds, folder)
+                summary = _finish(federation, rounds, folder, record)
                 if attacked is not None:
                     summary = _audit(*attacked, seed, folder, console)
                 if is_one_shot(strategy):
@@ -436,12 +437,19 @@ def _leakage(
 
 
 def _report(folder: RunFolder, console: Console) -> None:
-    """Make the pictures and the page; a picture that fails does not fail a finished run."""
+    """Make the pictures, the page and the model card; what fails does not fail a finished run."""
     try:
         write_report(folder.path)
     except Exception as error:
         console.line(
             f"no report: {one_line(error)}; to try again, type: fedsim report {folder.path}"
+        )
+    try:
+        write_card(folder.path)
+    except Exception as error:
+        console.line(
+            f"no model card: {one_line(error)}; to try again, type: fedsim export {folder.path} "
+            "--card"
         )
 
 
@@ -505,13 +513,21 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
     )
 
 
-def _finish(federation: Federation, rounds: Rounds, folder: RunFolder) -> dict[str, Any]:
+def _finish(
+    federation: Federation, rounds: Rounds, folder: RunFolder, record: dict[str, Any]
+) -> dict[str, Any]:
     """Write the model, what it predicts on the test split, and the summary."""
     models = rounds.selected
-    if rounds.has_global_model:
-        # Not `ascontiguousarray`: it gives a scalar an axis.
-        arrays = {k: np.asarray(v, order="C") for k, v in flower.tensors(models[0]).items()}
-        write_whole(folder.place("model.safetensors"), encode_safetensors(arrays))
+    write_models(
+        folder,
+        models,
+        rounds.scenario,
+        federation,
+        rounds.privacy,
+        seed=record["seed"],
+        run_id=record["run_id"],
+        owners=[] if rounds.has_global_model else rounds.server.names,
+    )
     with plugin_code("the finished model could not be scored"):
         predicted = np.stack([rounds.predict_test(arrays) for arrays in models])
         name, found = federation.task.predictions(predicted, federation.view("test"))

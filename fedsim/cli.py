@@ -38,7 +38,9 @@ from fedsim.verbs import (
     compare,
     curve,
     data,
+    export,
     plugins,
+    predict,
     report,
     run,
     scenarios,
@@ -149,7 +151,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
     running = (scenarios, run, sweep, curve, audit)
-    for module in (*running, compare, report, clean, data, plugins, bench):
+    for module in (*running, compare, report, predict, export, clean, data, plugins, bench):
         module.add(verbs)
     return parser, verbs.names
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import Any
 
 from fedsim.errors import InputError, Problem
 from fedsim.files import require_regular
-from fedsim.runfolder import RunFolder, damaged, plain
+from fedsim.runfolder import MODEL, MODELS, RunFolder, damaged, plain
 
 # What changes while the run goes on; everything else in run.json stays as it began.
 _CHANGING = ("status", "finished", "digest")
 _RESULTS = (
     *("rounds.jsonl", "traffic.jsonl", "privacy.jsonl", "summary.json"),
-    *("model.safetensors", "predictions.npz", "overlaps.npz"),
+    *(MODEL, "predictions.npz", "overlaps.npz"),
 )
+# A client's own model; nothing that leads elsewhere.
+_OF_CLIENT = re.compile(rf"{MODELS}/[^/\\]+\.safetensors")
 
 
 def new_identity(folder: RunFolder) -> dict[str, str]:
@@ -36,7 +39,9 @@ def new_identity(folder: RunFolder) -> dict[str, str]:
 
 def results(folder: RunFolder) -> dict[str, str]:
     """SHA-256 of each file of results that is there."""
-    found = {name: _file_digest(folder.path / name) for name in _RESULTS}
+    own = sorted((folder.path / MODELS).glob("*.safetensors"))
+    names = [*_RESULTS, *(f"{MODELS}/{path.name}" for path in own)]
+    found = {name: _file_digest(folder.path / name) for name in names}
     return {name: digest for name, digest in found.items() if digest}
 
 
@@ -82,7 +87,7 @@ def edited(folder: Path, record: Mapping[str, Any], results: bool = True) -> lis
         return [*problems, Problem(str(folder / "run.json"), what)]
     if results and record.get("status") == "done":
         files = record.get("files")
-        if not isinstance(files, dict) or not files.keys() <= set(_RESULTS):
+        if not isinstance(files, dict) or not all(map(_is_result, files)):
             what = "does not name the files of results that a finished run has"
             return [*problems, Problem(str(folder / "run.json"), what)]
         for name, digest in files.items():
@@ -92,6 +97,10 @@ def edited(folder: Path, record: Mapping[str, Any], results: bool = True) -> lis
                 what = "is not as the run wrote it" if there else "is missing"
                 problems.append(Problem(str(path), what))
     return problems
+
+
+def _is_result(name: str) -> bool:
+    return name in _RESULTS or _OF_CLIENT.fullmatch(name) is not None
 
 
 def scenario_edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:

@@ -24,11 +24,13 @@ from fedsim.files import require_regular, sync
 from fedsim.raising import one_line
 
 SCHEMA_VERSION = 1
+MODEL, MODELS, CARD = "model.safetensors", "models", "MODEL_CARD.md"
+"""The global model; the folder of the clients' own models, where there is none; what is told."""
 _FILES = (
     *("run.json", "scenario.yaml", "rounds.jsonl", "traffic.jsonl", "privacy.jsonl"),
-    *("summary.json", "model.safetensors", "predictions.npz", "overlaps.npz"),
+    *("summary.json", MODEL, CARD, "predictions.npz", "overlaps.npz"),
 )
-_FOLDERS = ("checkpoint", "report", "segmentation", "synthetic")
+_FOLDERS = ("checkpoint", MODELS, "report", "segmentation", "synthetic")
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
 
 

@@ -214,7 +214,7 @@ def _decode_span(span: _Span) -> _Decoded:
             image = read_image(path, size, **options)
             deep = _has_deep(path)
         except Exception as error:  # a broken file makes a decoder raise almost anything
-            failed.append((offset, _reason(error)))
+            failed.append((offset, reason(error)))
         else:
             rows[start + offset] = image
             if deep:
@@ -222,7 +222,8 @@ def _decode_span(span: _Span) -> _Decoded:
     return start, len(paths), failed, found
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a picture could not be read, without naming it."""
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, OSError) and error.strerror:

@@ -33,8 +33,13 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
         block.parameters,
         **task.model_arguments,
     )
+    return require_module(model, block.name)
+
+
+def require_module(model: object, name: str) -> torch.nn.Module:
+    """What a model's plugin made; TypeError where it is no module."""
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model {block.name!r} makes a {type(model).__name__}, not a torch Module")
+        raise TypeError(f"model {name!r} makes a {type(model).__name__}, not a torch Module")
     return model
 
 

@@ -1,0 +1,269 @@
+"""What a model file says of itself, in the metadata of a `.safetensors` file.
+
+Metadata are texts by name: names of architecture and classes as they are, the rest as JSON.
+Whoever gets the file gets all of it: it holds no path, no count of records, and of private runs no
+seed (a simulation's noise can be computed from it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedsim import __version__
+from fedsim.client import Task
+from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
+from fedsim.data.images import CHANNELS, PERCENTILES, Window
+from fedsim.data.volumes.dataset import VolumeDataset
+from fedsim.data.volumes.preparing import Preparation
+from fedsim.registry import construct, default_registry
+from fedsim.scenario import Scenario
+
+Kind = Literal["image-classification", "image-segmentation"]
+
+SCHEMA = "1"
+"""Version of the metadata."""
+
+PURPOSE = "for research; not a medical device"
+
+
+class NotDescribedError(ValueError):
+    """A file's metadata are not those of a model that fedsim wrote; the message says why."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a model is, what it was made for, and where it is from.
+
+    Attributes:
+        task: one label an image, or one a voxel.
+        architecture: a model plugin's name, or a dotted path.
+        arguments: what its constructor is given, task and scenario together.
+        classes: names in the order of the model's outputs; of volumes, background first.
+        positive: of two classes of images, the one that AUC and the like are of.
+        preprocessing: what is done to a file before the model sees it, see `Pictures` and
+            `Segmented`; `how` and `window` read it.
+        data: name of the data set it was trained on.
+        data_source: "path", or "embedded" for a generated stand-in.
+        scenario: the scenario's name.
+        seed: the run's; None of private runs.
+        run_id: the run's random name.
+        private: the privacy mechanism in words; "" without one.
+        client: whose model it is, where each client has its own; "" for the global one.
+        version: of fedsim.
+        licence: what may be done with it.
+    """
+
+    task: Kind
+    architecture: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    positive: str | None
+    preprocessing: dict[str, Any]
+    data: str
+    data_source: str
+    scenario: str
+    seed: int | None
+    run_id: str
+    private: str = ""
+    client: str = ""
+    version: str = __version__
+    licence: str = field(default="")
+
+    @property
+    def title(self) -> str:
+        """Which model it is, in a few words."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        owner = f", model of {self.client}" if self.client else ""
+        return f"{self.scenario}{seed}{owner}"
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether it was trained on generated data."""
+        return self.data_source == "embedded"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input of the model: channels, then height and width, or the patch."""
+        if self.task == "image-classification":
+            size = self.preprocessing["size"]
+            return self.preprocessing["channels"], size, size
+        return 1, *self.patch
+
+    @property
+    def window(self) -> Window | None:
+        """Of pictures with more than 8 bits, what becomes black and white."""
+        found = self.preprocessing["window"]
+        return None if found is None else (float(found[0]), float(found[1]))
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Of volumes, what the network sees at a time, in voxels."""
+        return tuple(self.preprocessing["patch"])
+
+    @property
+    def how(self) -> Preparation:
+        """What is done to a volume."""
+        found = self.preprocessing
+        spacing = found["spacing"]
+        return Preparation(
+            size=found["size"],
+            slices=found["slices"],
+            field_of_view=found["field_of_view"],
+            spacing=None if spacing is None else tuple(spacing),
+            clip=found["normalise"] == "zscore_clipped",
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """The texts of a `.safetensors` file; "format" is what other libraries look for."""
+        texts = {
+            "format": "pt",
+            "schema": SCHEMA,
+            "task": self.task,
+            "architecture": self.architecture,
+            "architecture_arguments": _json(self.arguments),
+            "classes": _json(self.classes),
+            "positive_class": self.positive or "",
+            "preprocessing": _json(self.preprocessing),
+            "data": self.data,
+            "data_source": self.data_source,
+            "scenario": self.scenario,
+            "seed": "" if self.seed is None else str(self.seed),
+            "run_id": self.run_id,
+            "privacy": self.private,
+            "client": self.client,
+            "fedsim_version": self.version,
+            "license_note": self.licence,
+            "intended_use": PURPOSE,
+        }
+        return {name: text for name, text in texts.items() if text}
+
+    @classmethod
+    def of_metadata(cls, texts: Mapping[str, str] | None) -> About:
+        """Read what `metadata` gave.
+
+        Raises:
+            NotDescribedError: it is of another kind, or damaged.
+        """
+        texts = texts or {}
+        if "schema" not in texts or "architecture" not in texts:
+            raise NotDescribedError("it does not say what model it holds")
+        if texts["schema"] != SCHEMA:
+            raise NotDescribedError(f"it is of a newer form (schema {texts['schema']})")
+        try:
+            about = cls(
+                task=texts["task"],  # type: ignore[arg-type]
+                architecture=texts["architecture"],
+                arguments=dict(json.loads(texts["architecture_arguments"])),
+                classes=tuple(map(str, json.loads(texts["classes"]))),
+                positive=texts.get("positive_class"),
+                preprocessing=dict(json.loads(texts["preprocessing"])),
+                data=texts.get("data", ""),
+                data_source=texts.get("data_source", ""),
+                scenario=texts.get("scenario", ""),
+                seed=int(texts["seed"]) if "seed" in texts else None,
+                run_id=texts.get("run_id", ""),
+                private=texts.get("privacy", ""),
+                client=texts.get("client", ""),
+                version=texts.get("fedsim_version", ""),
+                licence=texts.get("license_note", ""),
+            )
+            if about.task == "image-classification":
+                about.window  # noqa: B018
+            elif about.task == "image-segmentation":
+                about.how  # noqa: B018
+            else:
+                raise NotDescribedError(f"it is for the task {about.task!r}")
+            if min(about.input_shape) < 1 or len(about.classes) < 2:
+                raise NotDescribedError("its input or its classes are none")
+        except NotDescribedError:
+            raise
+        except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
+            raise NotDescribedError("what it says of itself is damaged") from error
+        return about
+
+
+def describe_model(
+    scenario: Scenario,
+    task: Task,
+    *,
+    seed: int,
+    run_id: str,
+    data_source: str,
+    private: str = "",
+    client: str = "",
+) -> About:
+    """What is said of a run's model.
+
+    Args:
+        scenario: what was run.
+        task: what was learned.
+        seed: the run's; not said of a private run.
+        run_id: the run's random name.
+        data_source: "path" or "embedded".
+        private: the privacy mechanism in words; "" without one.
+        client: whose model it is; "" for the global one.
+    """
+    data = scenario.data
+    dataset = construct(default_registry().resolve("datasets", data.name), data.parameters)
+    volumes = isinstance(dataset, VolumeDataset)
+    return About(
+        task="image-segmentation" if volumes else "image-classification",
+        architecture=scenario.model.name,
+        arguments={**scenario.model.parameters, **task.model_arguments},
+        classes=tuple(task.classes),
+        positive=task.positive,
+        preprocessing=_of_volumes(dataset, data.size, task) if volumes else _of_images(scenario),
+        data=data.name,
+        data_source=data_source,
+        scenario=scenario.name,
+        seed=None if private else seed,
+        run_id=run_id,
+        private=private,
+        client=client,
+        licence=_licence(data.name, data_source),
+    )
+
+
+def _of_images(scenario: Scenario) -> dict[str, Any]:
+    return {
+        "size": scenario.data.size,
+        "channels": CHANNELS,
+        "colours": "RGB",
+        "resize": "shorter side to size, centre cropped, bilinear with antialiasing",
+        "window": scenario.data.window,
+        "window_percentiles": None if scenario.data.window is not None else PERCENTILES,
+        "scale": 1 / 255,
+        "mean": IMAGE_MEAN,
+        "std": IMAGE_STD,
+    }
+
+
+def _of_volumes(dataset: VolumeDataset, size: int, task: Any) -> dict[str, Any]:
+    how = dataset.preparation(size)
+    return {
+        "size": how.size,
+        "slices": how.slices,
+        "field_of_view": how.field_of_view,
+        "spacing": how.spacing,
+        "normalise": "zscore_clipped" if how.clip else "zscore",
+        "orientation": dataset.orientation,
+        "axes": "slices to the head, rows to the back, columns to the left",
+        "channel": dataset.channel,
+        "patch": task.patch,
+    }
+
+
+def _licence(data: str, source: str) -> str:
+    if source == "embedded":
+        return "trained on generated data; no licence is stated for these weights"
+    return (
+        f"no licence is stated for these weights; the terms of the data ({data}) that they were "
+        "trained on may bind whoever uses or shares them"
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,153 @@
+"""The model files of a run folder: `model.safetensors`, or one a client in `models/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedsim import flower
+from fedsim.errors import InputError
+from fedsim.federation import Federation
+from fedsim.files import file_names, require_regular
+from fedsim.ledger.privacy import PrivacyLedger, mechanism_name
+from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.runfolder import MODEL, MODELS, RunFolder, write_whole
+from fedsim.scenario import Scenario
+from fedsim.trained.about import About, NotDescribedError, describe_model
+
+SUFFIX = ".safetensors"
+
+
+def write_models(
+    folder: RunFolder,
+    models: Sequence[ArrayRecord],
+    scenario: Scenario,
+    federation: Federation,
+    privacy: PrivacyLedger | None,
+    *,
+    seed: int,
+    run_id: str,
+    owners: Sequence[str] = (),
+) -> None:
+    """Write the finished models of a run, each with what it is.
+
+    Args:
+        folder: the run folder.
+        models: the global model, or one a client.
+        scenario, federation: what was run, and on what.
+        privacy: what was spent; None without a mechanism.
+        seed: the run's.
+        run_id: the run's random name.
+        owners: the clients, where each has its own model.
+    """
+    names = file_names(owners)
+    for position, arrays in enumerate(models):
+        client = owners[position] if owners else ""
+        about = describe_model(
+            scenario,
+            federation.task,
+            seed=seed,
+            run_id=run_id,
+            data_source=federation.store.source,
+            private=_mechanism(privacy),
+            client=client,
+        )
+        # Not `ascontiguousarray`: it gives a scalar an axis.
+        values = {k: np.asarray(v, order="C") for k, v in flower.tensors(arrays).items()}
+        name = f"{MODELS}/{names[client]}{SUFFIX}" if client else MODEL
+        write_whole(folder.place(name), _encoded(values, about))
+
+
+def _encoded(values: Mapping[str, np.ndarray], about: About) -> bytes:
+    """The bytes of a model file: the same for the same model.
+
+    The library writes metadata in an order that differs from process to process.
+    """
+    written = save(dict(values), metadata=about.metadata())
+    length = int.from_bytes(written[:8], "little")
+    header = json.loads(written[8 : 8 + length])
+    header["__metadata__"] = about.metadata()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the weights begin where processors like it
+    return len(text).to_bytes(8, "little") + text + written[8 + length :]
+
+
+def _mechanism(privacy: PrivacyLedger | None) -> str:
+    """The mechanism, and what was spent: both are public."""
+    if privacy is None:
+        return ""
+    found = privacy.summary()
+    spent, claimed = found["epsilon"], found["epsilon_claimed"]
+    worth = "no finite epsilon"
+    if spent is not None:
+        worth = f"epsilon {spent:.3g} at delta {found['delta']:g}"
+    elif not found["certified"]:
+        told = "" if claimed is None else f", epsilon {claimed:.3g} is claimed"
+        worth = f"no guarantee{told}"
+    return f"{mechanism_name(privacy.plan)}, {worth}, of every {UNIT_NAMES[found['unit']]}"
+
+
+def read_about(path: Path) -> About:
+    """What a model file says of itself.
+
+    Raises:
+        InputError: it cannot be read, or says nothing that fedsim understands.
+    """
+    try:
+        require_regular(path)
+        with safe_open(path, framework="np") as file:
+            texts = file.metadata()
+        return About.of_metadata(texts)
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{path} cannot be read as a model file: {why}") from error
+    except NotDescribedError as error:
+        raise InputError(
+            f"{path} cannot be used alone: {error}",
+            hint="an older fedsim, or another program, wrote it; run the scenario again",
+        ) from error
+
+
+def model_file(folder: Path, client: str | None = None) -> Path:
+    """The model file of a run folder.
+
+    Args:
+        folder: the run folder.
+        client: whose, where each client has its own; None for the global one, or the only one.
+
+    Raises:
+        InputError: there is none, or several to choose from.
+    """
+    if (folder / MODEL).is_file():
+        if client is not None:
+            raise InputError(
+                f"{folder} has one model for all clients, none of {client!r}",
+                hint="leave out --client",
+            )
+        return folder / MODEL
+    found = sorted((folder / MODELS).glob(f"*{SUFFIX}"))
+    if not found:
+        raise InputError(
+            f"{folder} has no {MODEL}: the run has not finished, or an older fedsim ran it",
+            hint=f"to go on with it, type: fedsim run --resume {folder}",
+        )
+    owners = {read_about(path).client: path for path in found}
+    if client is None and len(owners) == 1:
+        return found[0]
+    if client is None or client not in owners:
+        what = "each client has its own model" if client is None else f"no client is {client!r}"
+        shown = ", ".join(list(owners)[:_SHOWN])
+        more = f" and {len(owners) - _SHOWN} more" if len(owners) > _SHOWN else ""
+        raise InputError(
+            f"{folder}: {what}; there are those of {shown}{more}", hint="choose one: --client NAME"
+        )
+    return owners[client]
+
+
+_SHOWN = 20

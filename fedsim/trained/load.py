@@ -1,0 +1,172 @@
+"""Load the model of a run folder, or of a model file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fedsim import flower
+from fedsim.errors import InputError, Problem, problems_of
+from fedsim.files import read_regular
+from fedsim.identity import edited, run_record
+from fedsim.models.build import require_module
+from fedsim.raising import plugin_code
+from fedsim.randomness import Streams, isolated
+from fedsim.registry import construct, default_registry
+from fedsim.runfolder import RunFolder
+from fedsim.scenario_checks import activate
+from fedsim.trained.about import About
+from fedsim.trained.files import SUFFIX, model_file, read_about
+from fedsim.trained.pictures import probabilities, read_picture
+from fedsim.trained.volumes import Segmented, read_prepared, segment_file
+from fedsim.yaml_lines import MOST_BYTES
+
+# What a model's constructor is given by its task, and not by the scenario.
+_SUPPLIED = ("num_classes", "in_channels", "image_size", "patch")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model, and all that is needed to use it.
+
+    Attributes:
+        model: the torch module, in evaluation mode.
+        about: what it is: classes, preprocessing, where it is from.
+        device: where it computes.
+        file: the model file.
+    """
+
+    model: torch.nn.Module
+    about: About
+    device: torch.device
+    file: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return self.about.classes
+
+    def transform(self, path: str | Path) -> torch.Tensor:
+        """A file as the model sees it, by the code that prepared the training data.
+
+        Returns:
+            Of an image, float32 [3, H, W]; of a volume, float32 [1, D, H, W].
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        read = read_prepared if self.about.task == "image-segmentation" else read_picture
+        try:
+            return read(Path(path), self.about)
+        except ValueError as error:
+            raise InputError("the file cannot be used", [Problem(str(path), str(error))]) from error
+
+    def predict(self, paths: Iterable[str | Path]) -> np.ndarray:
+        """Class probabilities of images, float32 [n, classes].
+
+        Raises:
+            InputError: a file cannot be read; or the model segments volumes.
+        """
+        if self.about.task == "image-segmentation":
+            raise InputError("this model segments volumes", hint="use segment(FILE)")
+        return probabilities(self.model, map(self.transform, paths), self.about, self.device)
+
+    def segment(self, path: str | Path) -> Segmented:
+        """The structures in a volume, on the voxels of its file.
+
+        Raises:
+            InputError: the file cannot be read; or the model classifies images.
+        """
+        if self.about.task == "image-classification":
+            raise InputError("this model classifies images", hint="use predict([FILE, ...])")
+        try:
+            return segment_file(self.model, Path(path), self.about, self.device)
+        except ValueError as error:
+            raise InputError("the file cannot be used", [Problem(str(path), str(error))]) from error
+
+
+def load_model(
+    run: str | Path, client: str | None = None, device: str | torch.device = "cpu"
+) -> TrainedModel:
+    """Load a trained model.
+
+    A model by a dotted path, or from a plugin folder, is code: loading a stranger's run folder may
+    run it. A model file alone never does, for then only installed models are built.
+
+    Args:
+        run: a run folder, or a `.safetensors` file that a run wrote.
+        client: whose model, where each client has its own.
+        device: where it is to compute.
+
+    Raises:
+        InputError: there is none, it is damaged or was edited, or its architecture is not here.
+    """
+    path = Path(run)
+    alone = path.suffix == SUFFIX and not path.is_dir()
+    if alone and client is not None:
+        raise InputError(f"{path} is one model: no client can be chosen from it")
+    file = path if alone else model_file(_require_run(path), client)
+    about = read_about(file)
+    registry = default_registry()
+    name = about.architecture
+    if alone and name not in registry.names("models"):
+        raise InputError(
+            f"{path} holds a model {name!r}, which is not installed here",
+            hint="install the plugin that has it, or name the whole run folder, whose code is then "
+            "run",
+        )
+    parameters = {k: v for k, v in about.arguments.items() if k not in _SUPPLIED}
+    supplied: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in about.arguments.items()
+        if k in _SUPPLIED
+    }
+    hint = f"load it with the version of fedsim, or of the plugin, that wrote it: {about.version}"
+    try:
+        with isolated(Streams(0).sequence("model")), plugin_code(f"model {name!r} cannot be built"):
+            model = construct(registry.resolve("models", name), parameters, **supplied)
+            require_module(model, name)
+    except InputError as error:
+        problems = problems_of(error, name)
+        raise InputError(f"the model of {file} cannot be built here", problems, hint) from error
+    try:
+        flower.load_state(model, flower.tensor_record(load_file(file)))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{file} does not fit the model {name!r}: {error}", hint=hint) from error
+    where = torch.device(device)
+    return TrainedModel(model.to(where).eval(), about, where, file)
+
+
+def _require_run(folder: Path) -> Path:
+    """The folder of a run as the run left it; its plugin folders can then be imported from."""
+    opened = RunFolder.open(folder)
+    record = run_record(opened)
+    _refuse(folder, edited(folder, record))
+    activate(_plugins(folder))
+    return folder
+
+
+def _refuse(folder: Path, problems: Sequence[Problem]) -> None:
+    if problems:
+        raise InputError(
+            f"{folder} is not as its run left it",
+            problems,
+            hint="put back the files that the run wrote, or name the model file alone",
+        )
+
+
+def _plugins(folder: Path) -> list[str]:
+    """The plugin folders of a run. The rest of its scenario, such as its data, may be elsewhere."""
+    try:
+        found = yaml.safe_load(read_regular(folder / "scenario.yaml", MOST_BYTES))
+        return [str(one) for one in found.get("plugins") or []]
+    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{folder / 'scenario.yaml'} cannot be read: {error}") from error
