@@ -359,10 +359,12 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
         "experiment.yaml", *volumes, "client={name: segmentation, steps: 1}",
         "strategy=fedavg", "federation={clients: 2}", "rounds=1",
     ).folder  # fmt: skip
+    own = ("strategy=local_only", "client={name: local, steps: 1}", "rounds=1")
+    alone = run("experiment.yaml", *own, runs=workshop / "alone").folder
     listed = table("scenarios.md", "file")
     files = {
         path.name + ("/" if path.is_dir() else "")
-        for one in (folder, protected, outlined)
+        for one in (folder, protected, outlined, alone)
         for path in one.iterdir()
     }
     assert files == {cell.strip("`") for cell in listed.column("file")}

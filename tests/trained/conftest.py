@@ -18,17 +18,17 @@ from fedsim.federation import build_federation
 from fedsim.scenario import load
 
 PICTURES = """\
-name: pictures
+name: my_images
 data: {{name: folder, root: {root}, size: 16, window: [500, 60000], split: {{val: 0.1, test: 0.3}}}}
 federation: {{clients: 3}}
 model: {{name: cnn, width: 8}}
 strategy: {{name: fedavg}}
-client: {{name: supervised, batch_size: 16}}
+client: {{name: supervised, batch_size: 8, epochs: 6}}
 resources: {{backend: inline}}
 """
 
 VOLUMES = """\
-name: volumes
+name: my_volumes
 data:
   name: volumes
   root: {root}
@@ -84,7 +84,9 @@ def pictures(home: Path) -> Path:
         label = ("benign", "malignant")[number % 2]
         folder = home / "pictures" / label
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = draws.integers(0, 160, (24, 30 + number % 7, 3)) + 90 * (number % 2)
+        pixels = draws.integers(0, 120, (24, 30 + number % 7, 3))
+        if label == "malignant":
+            pixels[::4] += 130  # lines
         name = folder / f"case-{number:03d}"
         if number % 3 == 0:
             Image.fromarray(pixels.astype(np.uint8)).save(name.with_suffix(".jpg"))
@@ -100,7 +102,7 @@ def pictures(home: Path) -> Path:
 @pytest.fixture(scope="session")
 def classifier(pictures: Path, home: Path) -> Trained:
     """One model for three clients."""
-    return trained(run(pictures, "rounds=2", runs=home / "runs"), home / "pictures")
+    return trained(run(pictures, "rounds=3", runs=home / "runs"), home / "pictures")
 
 
 @pytest.fixture(scope="session")

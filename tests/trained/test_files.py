@@ -48,7 +48,7 @@ def test_a_file_says_what_it_is(classifier: Trained) -> None:
     steps = json.loads(found["preprocessing"])
     assert (steps["size"], steps["channels"], steps["window"]) == (16, 3, [500, 60000])
     assert len(steps["mean"]) == len(steps["std"]) == 3
-    assert (found["scenario"], found["seed"], found["data"]) == ("pictures", "0", "folder")
+    assert (found["scenario"], found["seed"], found["data"]) == ("my_images", "0", "folder")
     assert found["run_id"] == record_of(classifier.folder)["run_id"]
     assert found["fedsim_version"] == __version__
     assert "no licence is stated" in found["license_note"]
