@@ -47,10 +47,13 @@ class Answer:
         return int(self.probabilities.argmax())
 
 
-def find_files(places: Sequence[Path], trained: TrainedModel) -> tuple[list[Path], list[Problem]]:
+def find_files(
+    places: Sequence[Path], trained: TrainedModel, out: Path | None = None
+) -> tuple[list[Path], list[Problem]]:
     """The files to ask about: those named, and those of the right kind at any depth of folders.
 
-    Names with a leading dot are passed over; links to folders are not followed.
+    Names with a leading dot are passed over, and so is what lies in `out`, where masks are written;
+    links to folders are not followed.
 
     Returns:
         The files, each once, those of a folder sorted; and what is wrong with places.
@@ -65,7 +68,7 @@ def find_files(places: Sequence[Path], trained: TrainedModel) -> tuple[list[Path
         elif not place.is_dir():
             found[place] = None
         else:
-            here = sorted(_below(place, suffixes, problems))
+            here = sorted(_below(place, suffixes, out, problems))
             if not here:
                 what = "volumes" if volumes else "images"
                 message = f"holds no {what} ({', '.join(suffixes)})"
@@ -74,15 +77,25 @@ def find_files(places: Sequence[Path], trained: TrainedModel) -> tuple[list[Path
     return list(found), problems
 
 
-def _below(folder: Path, suffixes: tuple[str, ...], problems: list[Problem]) -> Iterator[Path]:
+def _below(
+    folder: Path, suffixes: tuple[str, ...], out: Path | None, problems: list[Problem]
+) -> Iterator[Path]:
     def told(error: OSError) -> None:
         problems.append(Problem(str(error.filename), f"cannot be read: {error.strerror}"))
 
     for here, folders, names in os.walk(folder, onerror=told):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not _same(Path(here, name), out)
+        ]
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(here, name)
+
+
+def _same(folder: Path, out: Path | None) -> bool:
+    return out is not None and os.path.realpath(folder) == os.path.realpath(out)
 
 
 def classify(trained: TrainedModel, files: Iterable[Path]) -> Iterator[Answer]:

@@ -43,7 +43,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from fedsim.report.csv_file import csv_bytes
     from fedsim.runfolder import write_whole
     from fedsim.trained.load import load_model
-    from fedsim.trained.predicting import find_files, require_elsewhere, table
+    from fedsim.trained.predicting import classify, find_files, require_elsewhere, segment, table
 
     for place, is_folder in ((arguments.csv, False), (arguments.out, True)):
         if place is not None and place.exists() and place.is_dir() != is_folder:
@@ -51,12 +51,14 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise InputError(f"{place} is there, and is not {kind}")
     trained = load_model(arguments.run, arguments.client)
     about = trained.about
-    if arguments.out is not None and about.task == "image-classification":
+    volumes = about.task == "image-segmentation"
+    if arguments.out is not None and not volumes:
         raise InputError(
             "--out is for the masks of volumes, and this model classifies images",
             hint="to get a table, type --csv FILE",
         )
-    files, problems = find_files(arguments.files, trained)
+    out = (arguments.out or Path("masks")) if volumes else None
+    files, problems = find_files(arguments.files, trained, out)
     asked = len(files) + len(problems)
     if arguments.csv is not None:
         require_elsewhere(files, [arguments.csv])
@@ -64,7 +66,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         say(line)
     answers: list[Answer] = []
     try:
-        _ask(trained, files, arguments, answers)
+        for answer in classify(trained, files) if out is None else segment(trained, files, out):
+            answers.append(answer)
+            # A table stands in place of the lines; where masks are is said in any case.
+            if not answer.error and (arguments.csv is None or answer.mask is not None):
+                say(f"{answer.path}: {_told(answer, about)}")
     finally:
         # What was found out is kept, whatever ends it.
         if arguments.csv is not None and answers:
@@ -79,22 +85,6 @@ def _predict(arguments: argparse.Namespace) -> int:
             hint="all others were; repair or leave out what is named",
         )
     return EXIT_DONE
-
-
-def _ask(
-    trained: TrainedModel, files: list[Path], arguments: argparse.Namespace, answers: list[Answer]
-) -> None:
-    """Ask about all files; each answer is told at once, unless a table is written."""
-    from fedsim.trained.predicting import classify, segment
-
-    if trained.about.task == "image-segmentation":
-        asked = segment(trained, files, arguments.out or Path("masks"))
-    else:
-        asked = classify(trained, files)
-    for answer in asked:
-        answers.append(answer)
-        if not answer.error and (arguments.csv is None or answer.mask is not None):
-            say(f"{answer.path}: {_told(answer, trained.about)}")
 
 
 def _about_lines(about: About) -> list[str]:

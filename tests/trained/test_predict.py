@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,7 +15,9 @@ import SimpleITK as sitk
 from fedsim import InputError, load_model
 from fedsim.cli import main
 from fedsim.data.volumes.reading import read_volume
+from fedsim.errors import Interruption
 from fedsim.segmentation_metrics import overlap_counts
+from fedsim.trained import predicting
 from fedsim.trained.predicting import mask_names
 from tests.trained.conftest import Trained
 
@@ -201,6 +204,36 @@ def test_unreadable_volumes_are_named_and_the_others_segmented(
     assert "2 of 3 files or folders cannot be used" in told.err
     assert "nan.nii.gz: has voxels that are no finite numbers" in told.err
     assert len(list((tmp_path / "masks").iterdir())) == 1
+
+
+def test_masks_of_the_last_time_are_not_asked_about(
+    segmenter: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / segmenter.files[0].name).write_bytes(segmenter.files[0].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["predict", str(segmenter.folder), "."]) == 0
+    assert len(list((tmp_path / "masks").iterdir())) == 1
+
+
+def test_what_was_found_out_before_an_interruption_is_kept(
+    segmenter: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, asked = predicting.segment_file, []
+
+    def interrupted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 3:
+            raise Interruption
+        return whole(*arguments)
+
+    monkeypatch.setattr(predicting, "segment_file", interrupted)
+    table, out = tmp_path / "answers.csv", tmp_path / "masks"
+    words = ["predict", str(segmenter.folder), *map(str, segmenter.files)]
+    assert main([*words, "--csv", str(table), "--out", str(out)]) == 130
+    with table.open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [*map(str, segmenter.files[:2])]
+    assert len(list(out.iterdir())) == 2
 
 
 def test_what_a_model_does_not_do_is_said(classifier: Trained, segmenter: Trained) -> None:
