@@ -49,6 +49,7 @@ def test_the_wheel_runs_a_scenario_on_ray_from_an_empty_folder(tmp_path: Path) -
     assert "fedsim/scenarios/isic_noniid_gdd.yaml" in files
     assert "fedsim/strategies/gdd.py" in files
     assert "fedsim/py.typed" in files
+    assert {"fedsim/report/templates/base.html", "fedsim/report/templates/base.css"} <= set(files)
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"

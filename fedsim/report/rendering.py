@@ -1,0 +1,95 @@
+"""Pages from Jinja2 templates: every text is escaped by them, and nowhere else."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedsim.report.text import typed
+
+# Nothing is loaded and nothing runs, even if some text slipped through unescaped.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page; the first cell of each row is its header.
+
+    Attributes:
+        caption: what it shows.
+        header: names of the columns; of two columns, the second holds words or numbers.
+        rows: any values, see `cell`.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column of several holds numbers, which end on the right."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        return (
+            len(self.header) > 2
+            and column > 0
+            and bool(cells)
+            and all(isinstance(c, int | float) and not isinstance(c, bool) for c in cells)
+        )
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG that a page holds: what it shows in words, and its caption."""
+
+    png: bytes
+    alt: str
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """Its address, which is its content."""
+        return f"data:image/png;base64,{b64encode(self.png).decode()}"
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of `fedsim/report/templates`; `policy` is `POLICY` unless it is given."""
+    return environment().get_template(template).render({"policy": POLICY, **values})
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with the filter `cell`; a name that a page does not get is an error."""
+    found = Environment(
+        loader=PackageLoader("fedsim.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["cell"] = cell
+    return found
+
+
+def cell(value: Any) -> str:
+    """A value for a person; the JSON files beside the page hold it in full.
+
+    Numbers show four digits or more, None is "undefined", and what has parts is told as words.
+    """
+    if value is None:
+        return "undefined"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:.5g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{str(key).replace('_', ' ')}: {cell(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(one) for one in value)
+    return value if isinstance(value, str) else typed(value)
