@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from fedsim.report.drawing import COLOURS, Picture, frame, png
 from fedsim.report.many import MANY, TITLES, draw_bands, quantiles
+from fedsim.report.plot import COLOURS as COLOURS_ON_PAGE
+from fedsim.report.plot import Area, Line, Plot, bands, shares
 from fedsim.report.record import Record
 
 _GRID = np.linspace(0, 1, 201)  # where curves of several models are averaged
@@ -109,6 +112,8 @@ def _picture(
     axes.set_aspect("equal", anchor="NW")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     told, rows = [], []
+    lines: list[Line] = []
+    areas: list[Area] = []
     for k, label in enumerate(scored):
         found = (curve(labels == label, one[:, label]) for one in probabilities)
         several = _Several(name, found)
@@ -117,15 +122,20 @@ def _picture(
         if models > 1:
             text += f" ({min(several.areas):.3f} to {max(several.areas):.3f})"
         _draw(axes, name, several, _look(k, len(scored)), text, thin=len(scored) == 1)
+        drawn = several.on_page(name, k, text, thin=len(scored) == 1)
+        areas += drawn[0]
+        lines += drawn[1]
         rows += several.rows(record.class_name(label))
     if name == "roc":
         axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, label="chance: 0.500")
+        lines.insert(0, Line("chance: 0.500", [(0, 0), (1, 1)], -1, thin=True))
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
     else:
         axes.set(xlabel="recall", ylabel="precision")
         if len(scored) == 1:
             share = float(np.mean(labels == scored[0]))
             axes.axhline(share, color="#999999", linewidth=1, label=f"chance: {share:.3f}")
+            lines.insert(0, Line(f"chance: {share:.3f}", [(0, share), (1, share)], -1, thin=True))
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(1.02, 1),
@@ -145,6 +155,16 @@ def _picture(
         png(figure),
         ("model", "class", "area" if models >= MANY else "threshold", *places),
         rows,
+        [
+            Plot(
+                f"{area}{'' if models == 1 else f', mean (range) of {models} models'}",
+                shares(places[0].replace("_", " ")),
+                shares(places[1].replace("_", " ")),
+                lines,
+                areas,
+                square=True,
+            )
+        ],
     )
 
 
@@ -173,6 +193,25 @@ class _Several:
     def many(self) -> bool:
         """Whether there are too many to draw each."""
         return len(self.areas) >= MANY
+
+    def on_page(self, name: str, k: int, text: str, thin: bool) -> tuple[list[Area], list[Line]]:
+        """The k-th class on a page: bands, and lines."""
+        if len(self.areas) == 1:
+            (one,) = self.curves
+            points = list(zip(one.x.tolist(), one.y.tolist(), strict=True))
+            if name != "roc":
+                points = _steps(points)
+            return [], [Line(text, points, k, k // COLOURS_ON_PAGE)]
+        grid = _GRID.tolist()
+        areas: list[Area] = []
+        lines: list[Line] = []
+        if thin and self.many:
+            areas = bands(grid, quantiles(self.heights, axis=0).T.tolist(), k)
+        elif thin:
+            for heights in self.heights.tolist():
+                lines.append(Line("", list(zip(grid, heights, strict=True)), k, thin=True))
+        mean = list(zip(grid, self.heights.mean(axis=0).tolist(), strict=True))
+        return areas, [*lines, Line(text, mean, k, k // COLOURS_ON_PAGE)]
 
     def rows(self, label: str) -> list[tuple[Any, ...]]:
         """Lines of the CSV: each corner of each curve; of many curves, area of each and bands."""
@@ -219,6 +258,14 @@ def _height(one: Curve, grid: NDArray[np.float64], name: str) -> NDArray[np.floa
     if name == "roc":
         return np.interp(grid, one.x, one.y)
     return one.y[np.minimum(np.searchsorted(one.x, grid, side="left"), len(one.y) - 1)]
+
+
+def _steps(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners of steps that take each point's height from the point before on."""
+    corners = points[:1]
+    for (before, _), (x, y) in pairwise(points):
+        corners += [(before, y), (x, y)]
+    return corners
 
 
 def _look(k: int, count: int) -> dict[str, Any]:

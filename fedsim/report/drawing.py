@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fedsim.report.plot import Plot
     from fedsim.report.record import Record
 
 # Okabe and Ito's colours, which colour-blind people tell apart; black for yellow, which thin lines
@@ -37,6 +38,8 @@ class Picture:
         png: the figure.
         header: names of the CSV's columns.
         rows: the CSV's lines; numbers unrounded, None for an empty cell.
+        plots: the same on a page, which draws them itself; none where it shows the numbers
+            otherwise.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Picture:
     png: bytes
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    plots: Sequence[Plot] = ()
 
     @property
     def csv(self) -> bytes:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedsim.report.calibration import calibration
 from fedsim.report.curves import precision_recall, roc
 from fedsim.report.drawing import (
     COLOURS,
@@ -21,6 +22,7 @@ from fedsim.report.drawing import (
 )
 from fedsim.report.holdings import partition
 from fedsim.report.many import MANY, draw_bands, quantiles
+from fedsim.report.plot import Area, Line, Plot, axis, bands
 from fedsim.report.record import METRIC_NAMES, NUMBER, Record
 from fedsim.report.traffic_picture import traffic
 
@@ -39,6 +41,7 @@ NAMES = (
     "epsilon",
     "roc",
     "precision_recall",
+    "calibration",
     "partition",
 )
 """Names of all figures there can be, in the order of the page."""
@@ -54,6 +57,7 @@ def figures(record: Record) -> list[Picture]:
         epsilon(record),
         roc(record),
         precision_recall(record),
+        calibration(record),
         partition(record),
     ]
     return [picture for picture in drawn if picture is not None]
@@ -74,15 +78,27 @@ def metric_rounds(record: Record) -> Picture | None:
     axes.set_ylabel(f"on the test split{record.positive}")
     round_axis(axes, record)
     legend_above(axes)
+    best = best_round(record, names[0])
     return Picture(
         "metric_rounds",
         "Test metrics over rounds",
-        _selection(record) + (_CROSSES if record.failures else ""),
+        _selection(record) + (_CROSSES if record.failures else "") + _best(names[0], best),
         _ends(names, rows, 2),
         png(figure),
         ("round", "failed", *names),
         rows,
+        [_plot(record, names, rows, 0, round_places(record), best)],
     )
+
+
+def best_round(record: Record, metric: str) -> tuple[int, float] | None:
+    """The first round with the highest value of a metric, and this value."""
+    known = [
+        (row["round"], row["metrics"][metric])
+        for row in record.rounds
+        if row["metrics"].get(metric) is not None
+    ]
+    return max(known, key=lambda one: one[1]) if known else None
 
 
 def metric_megabytes(record: Record) -> Picture | None:
@@ -113,6 +129,7 @@ def metric_megabytes(record: Record) -> Picture | None:
         png(figure),
         ("round", "mb_total", *names),
         rows,
+        [_plot(record, names, rows, 1, axis("MB sent so far", [row[1] for row in rows], low=0))],
     )
 
 
@@ -168,6 +185,7 @@ def clients(record: Record) -> Picture | None:
         png(figure),
         ("round", "client", "metric", "value"),
         rows,
+        [_client_plot(name, series[name], record) for name in shown],
     )
 
 
@@ -219,6 +237,7 @@ def epsilon(record: Record) -> Picture | None:
             (row["round"], row["epsilon"], *(v.get(row["round"]) for v in by_client.values()))
             for row in known
         ],
+        [_epsilon_plot(record, by_client, list(zip(numbers, spent, strict=True)))],
     )
 
 
@@ -236,6 +255,102 @@ def _headline(record: Record) -> list[str]:
     several = [name for name, count in measured.items() if count > 1]
     chosen = [name for name in _HEADLINE if name in several] or several[:3]
     return chosen + [name for name in several if name.startswith("val_") and name not in chosen]
+
+
+def round_places(record: Record) -> Any:
+    """The axis of rounds of a page."""
+    numbers = [row["round"] for row in record.rounds]
+    return axis("round", numbers, whole=True, low=min(numbers) - 0.5, high=max(numbers) + 0.5)
+
+
+def failed_rounds(record: Record) -> list[int]:
+    """Rounds in which a client failed."""
+    return sorted({one["round"] for one in record.failures})
+
+
+def _best(name: str, best: tuple[int, float] | None) -> str:
+    if best is None:
+        return ""
+    return (
+        f" The ring marks the highest {METRIC_NAMES.get(name, name)}, {best[1]:.3f} in round "
+        f"{best[0]}; to choose a round by its test score would flatter it."
+    )
+
+
+def _plot(
+    record: Record,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    at: int,
+    x: Any,
+    best: tuple[int, float] | None = None,
+) -> Plot:
+    """The metrics on a page; `rows` have x in column `at`, and values from the third on."""
+    lines = []
+    for k, name in enumerate(names):
+        points = [(row[at], row[2 + k]) for row in rows if row[2 + k] is not None]
+        title = f"{METRIC_NAMES.get(name, name)} (last {points[-1][1]:.3f})"
+        lines.append(Line(title, points, k, k, dots=bool(marker(len(points)))))
+    values = [y for line in lines for _, y in line.points]
+    return Plot(
+        "",
+        x,
+        axis(f"on the test split{record.positive}", values),
+        lines,
+        rings=[best] if best else [],
+        crosses=failed_rounds(record) if at == 0 else [],
+    )
+
+
+def _client_plot(name: str, by_client: Mapping[str, Mapping[int, float]], record: Record) -> Plot:
+    """One metric that clients report, on a page."""
+    means = Line("mean", list(_means(by_client).items()), 6)
+    areas: list[Area] = []
+    lines: list[Line] = []
+    if len(by_client) >= MANY:
+        numbers, spread = _spread(by_client)
+        areas = bands(numbers, spread, 4)
+    else:
+        few = len(by_client) <= len(COLOURS) - 1
+        for k, (client, values) in enumerate(by_client.items()):
+            title = short(record.client_name(client)) if few else "" if k else "each client"
+            points = list(values.items())
+            dots = len(points) == 1
+            lines.append(Line(title, points, k if few else 4, thin=True, dots=dots))
+    values = [value for known in by_client.values() for value in known.values()]
+    return Plot(
+        name,
+        round_places(record),
+        axis(name, values),
+        [*lines, means],
+        areas,
+        crosses=failed_rounds(record),
+    )
+
+
+def _epsilon_plot(
+    record: Record,
+    by_client: Mapping[str, Mapping[int, float]],
+    spent: Sequence[tuple[int, float]],
+) -> Plot:
+    """Epsilon over rounds on a page."""
+    areas: list[Area] = []
+    lines: list[Line] = []
+    if len(by_client) >= MANY:
+        numbers, spread = _spread(by_client)
+        areas = bands(numbers, spread, 4)
+    else:
+        for k, values in enumerate(by_client.values()):
+            lines.append(Line("" if k else "each client", list(values.items()), 4, thin=True))
+    most = Line("the client that spent most", spent, 0, dots=bool(marker(len(spent))))
+    return Plot(
+        "",
+        round_places(record),
+        axis("ε", [value for _, value in spent], low=0),
+        [*lines, most],
+        areas,
+        crosses=failed_rounds(record),
+    )
 
 
 def _line(axes: Any, x: Sequence[float], y: Sequence[float | None], k: int, name: str) -> None:

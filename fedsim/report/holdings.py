@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, short, span
-from fedsim.report.many import MANY, draw_histogram, told
+from fedsim.report.many import MANY, draw_histogram, histogram, told
+from fedsim.report.plot import Area, Plot, axis, stairs
 from fedsim.report.record import Record
 from fedsim.report.text import typed
 
@@ -64,6 +65,9 @@ def _by_class(
         image,
         ("client", *classes),
         [(name, *row) for name, row in counts.items()],
+        [_many_plot("", {"records": [sum(row) for row in counts.values()]})]
+        if len(counts) >= MANY
+        else [],
     )
 
 
@@ -85,6 +89,28 @@ def _by_size(record: Record, sizes: Mapping[str, Mapping[str, int]]) -> Picture:
         draw(record, title, sizes, splits),
         ("client", *splits),
         [(name, *(row.get(split) for split in splits)) for name, row in sizes.items()],
+        [
+            _many_plot(split, {split: [row.get(split, 0) for row in sizes.values()]}, k)
+            for k, split in enumerate(splits)
+        ]
+        if len(sizes) >= MANY
+        else [],
+    )
+
+
+def _many_plot(title: str, columns: Mapping[str, Sequence[int]], colour: int = 0) -> Plot:
+    """How many clients hold how many records, on a page."""
+    edges, counts = histogram(columns)
+    areas = [
+        Area("", stairs([0] * len(values), edges), stairs(values, edges), colour, 0.75)
+        for values in counts.values()
+    ]
+    every = [value for values in counts.values() for value in values]
+    return Plot(
+        title,
+        axis("records of a client", edges, low=edges[0], high=edges[-1]),
+        axis("clients", every, whole=True, low=0),
+        areas=areas,
     )
 
 

@@ -89,15 +89,24 @@ def draw_histogram(axes: Any, columns: Mapping[str, Sequence[int]], colours: Seq
         columns: name -> whole numbers, one for each client.
         colours: of the columns.
     """
-    top = max(max(values) for values in columns.values())
-    width = max(1, -(-(top + 1) // _BINS))
-    edges = np.arange(0, top + 2 * width, width) - 0.5
+    edges, found = histogram(columns)
+    width = round(edges[1] - edges[0])
     filled = len(columns) == 1
-    for (name, values), colour in zip(columns.items(), colours, strict=False):
-        counts, _ = np.histogram(values, edges)
+    for (name, counts), colour in zip(found.items(), colours, strict=False):
         axes.stairs(counts, edges, color=colour, fill=filled, linewidth=1.6, label=name)
     axes.set_ylabel("clients")
     axes.set_xlabel("records" if width == 1 else f"records (bins of {width})")
+
+
+def histogram(
+    columns: Mapping[str, Sequence[int]],
+) -> tuple[list[float], dict[str, list[int]]]:
+    """Edges of bins of equal width, and of each column how many values lie in each bin."""
+    top = max(max(values) for values in columns.values())
+    width = max(1, -(-(top + 1) // _BINS))
+    edges = np.arange(0, top + 2 * width, width) - 0.5
+    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in columns.items()}
+    return edges.tolist(), counts
 
 
 def told(values: ArrayLike) -> str:

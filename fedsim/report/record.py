@@ -14,6 +14,7 @@ import yaml
 
 from fedsim.errors import InputError, Problem
 from fedsim.identity import edited
+from fedsim.report.tested import Overlaps, Predictions, read_overlaps
 from fedsim.report.text import positive_note
 from fedsim.runfolder import RunFolder, read_arrays
 
@@ -75,6 +76,7 @@ class Record:
         probabilities: float32 [models, n, classes], what each model predicts for them; or None.
         leakage: synthetic/leakage.json, or None.
         missing: what is not there (yet), a sentence each.
+        overlaps: overlaps.npz; None where there is none.
     """
 
     path: Path
@@ -88,6 +90,20 @@ class Record:
     probabilities: np.ndarray | None
     leakage: dict[str, Any] | None
     missing: list[str] = field(default_factory=list)
+    overlaps: Overlaps | None = None
+
+    @property
+    def private(self) -> bool:
+        """Whether the run has a privacy mechanism: then it publishes no counts of classes."""
+        return self.run.get("privacy") is not None
+
+    @property
+    def tested(self) -> Predictions | Overlaps | None:
+        """What the models say of the test records."""
+        if self.labels is None or self.probabilities is None:
+            return self.overlaps
+        places = np.arange(len(self.labels))
+        return Predictions(self.labels, places, self.probabilities)
 
     @property
     def note(self) -> str:
@@ -154,6 +170,7 @@ def read_record(path: Path) -> Record:
     if summary:
         reader.numbers("summary.json", {"metrics": summary["metrics"]})
     labels, probabilities = reader.predictions("predictions.npz")
+    overlaps = reader.overlaps("overlaps.npz")
     leakage = path / "synthetic" / "leakage.json"
     found = reader.json("synthetic/leakage.json", {}) if leakage.is_file() else None
     for problem in edited(path, run):
@@ -174,6 +191,7 @@ def read_record(path: Path) -> Record:
         probabilities=probabilities,
         leakage=found,
         missing=[f"{name}: {why}" for name, why in reader.missing.items()],
+        overlaps=overlaps,
     )
 
 
@@ -308,7 +326,8 @@ class _Reader:
         """Labels and probabilities on the test split, or None for both."""
         if not (self.folder / name).is_file():
             why = "there is none" if self.done else "not written, for the run has not finished"
-            self.missing[name] = f"{why}; no ROC and precision-recall curves"
+            if not (self.folder / "overlaps.npz").is_file():
+                self.missing[name] = f"{why}; no ROC and precision-recall curves"
             return None, None
         try:
             kinds = {"labels": "iu", "probabilities": "f"}
@@ -324,6 +343,15 @@ class _Reader:
         elif labels.size and not 0 <= labels.min() <= labels.max() < probabilities.shape[2]:
             self.fault(name, f"labels are not all between 0 and {probabilities.shape[2] - 1}")
         return labels, probabilities
+
+    def overlaps(self, name: str) -> Overlaps | None:
+        """What was counted on the test volumes, or None."""
+        if (self.folder / name).is_file():
+            try:
+                return read_overlaps(self.folder / name)
+            except ValueError as error:
+                self.fault(name, f"holds no overlaps: {error}")
+        return None
 
 
 _ABSENT = object()

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -27,11 +27,15 @@ class Table:
         caption: what it shows.
         header: names of the columns; of two columns, the second holds words or numbers.
         rows: any values, see `cell`.
+        digits: behind the point.
     """
+
+    kind: ClassVar[str] = "table"
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    digits: int = 4
 
     def is_number(self, column: int) -> bool:
         """Whether a column of several holds numbers, which end on the right."""
@@ -47,6 +51,8 @@ class Table:
 @dataclass(frozen=True)
 class Image:
     """A PNG that a page holds: what it shows in words, and its caption."""
+
+    kind: ClassVar[str] = "image"
 
     png: bytes
     alt: str
@@ -77,19 +83,22 @@ def environment() -> Environment:
     return found
 
 
-def cell(value: Any) -> str:
+def cell(value: Any, digits: int = 4) -> str:
     """A value for a person; the JSON files beside the page hold it in full.
 
-    Numbers show four digits or more, None is "undefined", and what has parts is told as words.
+    Numbers show so many digits or more, None is "undefined", what has parts is told as words.
     """
     if value is None:
         return "undefined"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 100 or value == 0 else f"{value:.5g}"
+        usual = 1e-3 <= abs(value) < 100 or value == 0
+        return f"{value:.{digits}f}" if usual else f"{value:.{digits + 1}g}"
     if isinstance(value, Mapping):
-        return "; ".join(f"{str(key).replace('_', ' ')}: {cell(one)}" for key, one in value.items())
+        return "; ".join(
+            f"{str(key).replace('_', ' ')}: {cell(one, digits)}" for key, one in value.items()
+        )
     if isinstance(value, list | tuple):
-        return ", ".join(cell(one) for one in value)
+        return ", ".join(cell(one, digits) for one in value)
     return value if isinstance(value, str) else typed(value)

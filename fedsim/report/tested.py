@@ -158,7 +158,7 @@ def read_tested(folder: Path) -> Tested | None:
     if (path := folder / Predictions.file).is_file():
         return _read_predictions(path)
     if (path := folder / Overlaps.file).is_file():
-        return _read_overlaps(path)
+        return read_overlaps(path)
     return None
 
 
@@ -176,7 +176,12 @@ def _read_predictions(path: Path) -> Predictions:
     return found
 
 
-def _read_overlaps(path: Path) -> Overlaps:
+def read_overlaps(path: Path) -> Overlaps:
+    """Read overlaps.npz.
+
+    Raises:
+        ValueError: the file is not what it should be.
+    """
     kinds = {"sites": "iu", "records": "iu", "overlaps": "iuf"}
     found = Overlaps(*read_arrays(path, kinds))
     shape = found.overlaps.shape

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, round_axis, span
+from fedsim.report.plot import Area, Line, Plot, axis, stairs
 from fedsim.report.record import Record
 
 # Fields below this share of a direction's payload are drawn together.
@@ -28,10 +29,14 @@ def traffic(record: Record) -> Picture | None:
     edges = [numbers[0] - 0.5, *(number + 0.5 for number in numbers)]
     fields = sorted({name for _, name in payload})
     colours = {name: COLOURS[k % (len(COLOURS) - 1)] for k, name in enumerate(fields)}
+    plots: list[Plot] = []
     for axes, (direction, bytes_) in zip(panels, counted.items(), strict=True):
         mine = {name: payload[direction, name] for name in fields if (direction, name) in payload}
         base = [0.0] * len(numbers)
+        layers = []
         for label, colour, values in _stack(mine, numbers, colours):
+            place = COLOURS.index(colour) if colour in COLOURS else len(COLOURS) - 2
+            layers.append((place, label, values))
             top = [low + high for low, high in zip(base, values, strict=True)]
             axes.stairs(top, edges, baseline=base, fill=True, color=colour, label=label)
             base = top
@@ -39,6 +44,7 @@ def traffic(record: Record) -> Picture | None:
         axes.stairs(
             total, edges, baseline=None, color="black", linewidth=1.4, label="counted on the wire"
         )
+        plots.append(_plot(direction, layers, total, edges))
         axes.set_ylabel("MB up" if direction == "up" else "MB down")
         axes.set_ylim(0, 1.08 * max(*total, *base) or 1)
         round_axis(axes, record)
@@ -59,6 +65,29 @@ def traffic(record: Record) -> Picture | None:
         png(figure),
         ("round", "direction", "bytes", *(f"{name}_bytes" for name in fields)),
         rows,
+        plots,
+    )
+
+
+def _plot(
+    direction: str,
+    layers: Sequence[tuple[int, str, list[float]]],
+    total: Sequence[float],
+    edges: Sequence[float],
+) -> Plot:
+    """One direction on a page: layers of a colour, a label and megabytes, and what was counted."""
+    areas: list[Area] = []
+    base = [0.0] * len(total)
+    for colour, label, values in layers:
+        top = [low + high for low, high in zip(base, values, strict=True)]
+        areas.append(Area(label, stairs(base, edges), stairs(top, edges), colour, 0.75))
+        base = top
+    return Plot(
+        f"MB {direction}",
+        axis("round", edges, whole=True, low=edges[0], high=edges[-1]),
+        axis(f"MB {direction}", [*total, *base], low=0),
+        [Line("counted on the wire", stairs(total, edges), 6)],
+        areas,
     )
 
 

@@ -1,0 +1,83 @@
+"""Words that several sections share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedsim.report.record import METRIC_NAMES, Record
+from fedsim.report.text import typed
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a reader calls it; "dice/left" is "Dice, left"."""
+    base, _, part = metric.partition("/")
+    name = METRIC_NAMES.get(base, base)
+    return f"{name}, {spoken(part)}" if part else name
+
+
+def spoken(name: str) -> str:
+    """A name of a setting or a structure, without underscores."""
+    return name.replace("_", " ")
+
+
+def is_segmentation(record: Record) -> bool:
+    """Whether the run segments volumes."""
+    if record.overlaps is not None:
+        return True
+    metrics = final_metrics(record)
+    return "dice" in metrics and "auc" not in metrics
+
+
+def records(record: Record) -> str:
+    """What the data set's records are."""
+    return "volumes" if is_segmentation(record) else "images"
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things; `thing` is their plural with an s."""
+    return f"{number:,} {thing.removesuffix('s') if number == 1 else thing}"
+
+
+def final_metrics(record: Record) -> dict[str, Any]:
+    """Metrics of the final model, or of the newest one of a run that has not finished."""
+    if record.summary is not None:
+        found: dict[str, Any] = record.summary["metrics"]
+        return found
+    if record.rounds:
+        newest = record.rounds[-1]["metrics"]
+        return {name: value for name, value in newest.items() if not name.startswith("train_")}
+    return {}
+
+
+def models(record: Record) -> int:
+    """How many final models there are: one, or one a client."""
+    return record.tested.models if record.tested is not None else 1
+
+
+def settings(block: object, *, without: tuple[str, ...] = ("name",)) -> str:
+    """The settings of a block of the scenario, as one types them."""
+    if not isinstance(block, dict):
+        return ""
+    told = {k: typed(v) for k, v in block.items() if k not in without and v not in (None, {}, [])}
+    return ", ".join(f"{key}={value}" for key, value in told.items())
+
+
+def plugin(block: object) -> str | None:
+    """A block of the scenario that names a plugin, on one line."""
+    if not isinstance(block, dict):
+        return None
+    told = settings(block)
+    return f"{block.get('name')} ({told})" if told else str(block.get("name"))
+
+
+def plugin_name(record: Record, key: str) -> str:
+    """The name of a plugin of the scenario; "" where it has none."""
+    block = record.scenario.get(key)
+    return str(block["name"]) if isinstance(block, dict) and block.get("name") else ""
+
+
+def listed(names: list[str], last: str = "and") -> str:
+    """Names as a sentence lists them."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
