@@ -48,7 +48,7 @@ from fedsim.privacy.plan import PrivacyPlan
 from fedsim.progress import Steps
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams, isolated
-from fedsim.report.leakage import leakage_line, write_leakage
+from fedsim.report.leakage import leakage_line, leakage_verdict, write_leakage
 from fedsim.report.page import write_report
 from fedsim.report.text import positive_note
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now
@@ -433,7 +433,7 @@ def _leakage(
         console.line(f"leakage was not measured: {one_line(error)}")
         return
     if found is not None:
-        console.line(leakage_line(found))
+        console.line(leakage_line(found) if console.verbose else leakage_verdict(found))
 
 
 def _report(folder: RunFolder, console: Console) -> None:

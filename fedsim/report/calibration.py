@@ -104,7 +104,7 @@ def calibration(record: Record) -> Picture | None:
         rows,
         [
             Plot(
-                "",
+                f"expected calibration error {found.error:.3f}",
                 shares(across),
                 shares(up),
                 [

@@ -228,7 +228,8 @@ def epsilon(record: Record) -> Picture | None:
         "Privacy spent",
         "Epsilon by Rényi accounting, added up over the rounds"
         + (f", at delta {delta:g}" if isinstance(delta, NUMBER) else "")
-        + ("." if certified else "; the mechanism is not certified to give this guarantee."),
+        + ("." if certified else "; the mechanism is not certified to give this guarantee.")
+        + _tighter(record, spent[-1]),
         f"Epsilon {spent[0]:.3g} after round {numbers[0]}, {spent[-1]:.3g} after round "
         f"{numbers[-1]}.",
         png(figure),
@@ -239,6 +240,14 @@ def epsilon(record: Record) -> Picture | None:
         ],
         [_epsilon_plot(record, by_client, list(zip(numbers, spent, strict=True)))],
     )
+
+
+def _tighter(record: Record, last: float) -> str:
+    """That what is claimed in the end is less than the last point, if it is."""
+    claimed = (record.summary or {}).get("epsilon")
+    if not isinstance(claimed, NUMBER) or claimed >= last:
+        return ""
+    return f" What is claimed in the end, {claimed:.3g}, is a tighter bound of the same releases."
 
 
 _MANY_LINES = "Bands: the values of all, of 5 to 95 % and of 25 to 75 % of the clients."

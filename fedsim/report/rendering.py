@@ -93,8 +93,9 @@ def cell(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        usual = 1e-3 <= abs(value) < 100 or value == 0
-        return f"{value:.{digits}f}" if usual else f"{value:.{digits + 1}g}"
+        if 0 < abs(value) < 1e-3:
+            return f"{value:.3g}"
+        return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.{digits + 1}g}"
     if isinstance(value, Mapping):
         return "; ".join(
             f"{str(key).replace('_', ' ')}: {cell(one, digits)}" for key, one in value.items()

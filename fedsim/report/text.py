@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[str]:
-    """Metrics on the test split, traffic, privacy, time, and the run folder as seen from `here`."""
+    """Metrics on the test split, traffic, privacy, time; folder and page as seen from `here`."""
     scores, external = (_scores(summary["metrics"], prefix) for prefix in ("", "external_"))
     stand_in = summary["data_source"] == "embedded"
     epsilon, claimed = summary["epsilon"], summary["epsilon_claimed"]
@@ -32,6 +32,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     if summary.get("unit") is not None:
         privacy += f" at delta {summary['delta']:g} for every {UNIT_NAMES[summary['unit']]}"
     note = summary.get("unit_note")
+    page = folder / "report" / "index.html"
     failed = summary["failed"]
     missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
@@ -44,6 +45,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         *([f"NOTE {note}"] if note else []),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {seen_from(here, folder)}",
+        *([f"page: {seen_from(here, page)}"] if page.is_file() else []),
     ]
 
 

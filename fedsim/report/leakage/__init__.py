@@ -31,7 +31,7 @@ from fedsim.report.leakage.picture import Shown, draw_pairs
 from fedsim.report.sheets import sheet_names
 from fedsim.runfolder import RunFolder, plain
 
-__all__ = ["leakage_line", "write_leakage"]
+__all__ = ["leakage_line", "leakage_verdict", "write_leakage"]
 
 SCHEMA_VERSION = 1
 REAL_IMAGES = "contains real patient images: do not publish"
@@ -127,16 +127,31 @@ def leakage_line(result: Mapping[str, Any]) -> str:
         parts.append(
             f"membership AUC {attack['auc']:.2f} ({attack['auc_low']:.2f}-{attack['auc_high']:.2f})"
         )
-    copies = overall["near_copies"]
+    signs = _signs(result)
+    parts.append(f"SIGNS OF LEAKAGE: {signs}" if signs else _NO_SIGN)
+    return "leakage: " + "; ".join(parts)
+
+
+def leakage_verdict(result: Mapping[str, Any]) -> str:
+    """The same in words that ask for no reading: whether there are signs, and where numbers are."""
+    signs = _signs(result)
+    told = f"SIGNS OF LEAKAGE: {signs}" if signs else f"{_NO_SIGN} was measured"
+    return f"leakage of real images into the synthetic ones: {told} (numbers: on the page)"
+
+
+_NO_SIGN = "no sign of leakage"
+
+
+def _signs(result: Mapping[str, Any]) -> str:
+    """The signs of leakage, "" for none."""
+    copies = result["overall"]["near_copies"]
     words = {
         "near_copies": f"{copies} near {'copy' if copies == 1 else 'copies'}",
         "training_share": "nearest images by RMSE",
         "correlation_share": "nearest images by correlation",
         "membership": "membership",
     }
-    signs = ", ".join(words[sign] for sign in result["signs"])
-    parts.append(f"SIGNS OF LEAKAGE: {signs}" if signs else "no sign of leakage")
-    return "leakage: " + "; ".join(parts)
+    return ", ".join(words[sign] for sign in result["signs"])
 
 
 def _attack(

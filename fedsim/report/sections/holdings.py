@@ -11,7 +11,7 @@ from fedsim.report.many import MANY, TITLES, spread_rows
 from fedsim.report.plot import Bars
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Table
-from fedsim.report.sections.words import is_segmentation, plugin, settings
+from fedsim.report.sections.words import is_segmentation, plugin
 
 
 def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
@@ -33,12 +33,20 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
         ("clients", len(record.clients) or federation.get("clients")),
         ("take part in a round", _percent(federation.get("participation"))),
         ("partition", plugin(federation.get("partition"))),
-        ("labels of clients", settings(federation.get("labels"), without=())),
+        ("outlined at clients", _labels(federation.get("labels"))),
     ]
     shown = [(name, value) for name, value in rows if value not in (None, "")]
     blocks: list[Block] = [Table("The data", ("what", "value"), shown)]
     blocks += _holdings(record, drawn.get("partition"))
     return Section("data", "Data and clients", blocks)
+
+
+def _labels(block: object) -> object:
+    """Which structures each client outlines; of many clients, that they differ."""
+    found = block.get("clients") if isinstance(block, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    return "differs by client, see scenario.yaml" if len(found) >= MANY else found
 
 
 def _percent(share: object) -> str | None:
@@ -60,5 +68,11 @@ def _holdings(record: Record, picture: Picture | None) -> list[Block]:
         name: [row[1 + k] for row in rows] for k, name in enumerate(names)
     }
     caption = f"How records are spread over {len(rows)} clients"
-    table = Table(caption, ("records", "clients", *TITLES), spread_rows(columns))
+    spread = [tuple(map(_whole, row)) for row in spread_rows(columns)]
+    table = Table(caption, ("records", "clients", *TITLES), spread)
     return [Figure(picture), table]
+
+
+def _whole(value: Any) -> Any:
+    """A quantile of whole numbers, without the noughts behind the point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

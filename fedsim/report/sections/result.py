@@ -54,13 +54,13 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
     outside = {k: v for k, v in metrics.items() if k.startswith(EXTERNAL)}
     travels = {k: v for k, v in metrics.items() if k.endswith(("@own", "@others"))}
     plain = {k: v for k, v in metrics.items() if k not in outside and k not in travels}
-    overall = [(metric_name(k), v) for k, v in plain.items() if "@" not in k]
+    overall = [(metric_name(k), _score(v)) for k, v in plain.items() if "@" not in k]
     blocks.append(Text(told))
     if overall:
         title = f"On the whole test split{record.positive}"
         blocks.append(Table(title, ("metric", "value"), overall))
     if outside:
-        rows = [(metric_name(k.removeprefix(EXTERNAL)), v) for k, v in outside.items()]
+        rows = [(metric_name(k.removeprefix(EXTERNAL)), _score(v)) for k, v in outside.items()]
         title = "On external records, which no client has"
         blocks.append(Table(title, ("metric", "value"), rows))
     blocks += _classes(record)
@@ -134,6 +134,11 @@ def _private(plan: Any, record: Record) -> str:
     return ", with noise for differential privacy"
 
 
+def _score(value: Any) -> Any:
+    """A score to four digits behind the point, however small; summary.json has the others."""
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def chosen(metrics: Mapping[str, Any]) -> str | None:
     """The metric that the run is judged by; None without a defined one."""
     names = [*_HEADLINES, *(name for name in metrics if "@" not in name)]
@@ -145,14 +150,15 @@ def _headline(record: Record, metrics: Mapping[str, Any]) -> list[Block]:
     if name is None:
         return []
     details = []
-    if found := score_interval(record, name, metrics[name]):
+    found = score_interval(record, name, metrics[name])
+    if not isinstance(found, str):
         low, high = found
         details.append(
             f"{LEVEL:.0%} interval {low:.3f} to {high:.3f}, over other test {records(record)} of "
             "the same kind (bootstrap); what other seeds would change is not in it"
         )
     else:
-        details.append("no interval: the run folder does not hold what it would be made from")
+        details.append(f"no interval: {found}")
     if (count := _tested(record)) is not None:
         details.append(f"on {counted(count, f'test {records(record)}')}{_rarest(record)}")
     return [Headline(metric_name(name), f"{metrics[name]:.3f}", details)]
@@ -194,28 +200,26 @@ def _few(record: Record) -> list[Block]:
     return [Text(f"{told}: every score below is rough, and most of all those by site.", "warning")]
 
 
-def score_interval(record: Record, metric: str, told: float) -> tuple[float, float] | None:
-    """The bootstrap interval of a metric, as `fedsim compare` gives it for one run.
-
-    None where the folder does not hold what it takes, where that does not fit the score, or where
-    it would take minutes.
-    """
+def score_interval(record: Record, metric: str, told: float) -> tuple[float, float] | str:
+    """The bootstrap interval of a metric, as `fedsim compare` gives it for one run; or why there
+    is none: the folder does not hold what it takes, or it would take minutes."""
     tested: Any = record.tested
-    if tested is None or tested.metric != metric or len(tested.strata) < 2:
-        return None
+    if tested is None or tested.metric != metric:
+        return "the run folder holds no predictions to make one from"
     score = tested.score([tested])
     if score is None or abs(score[0] - told) > _SAME_SCORE:
-        return None
+        return f"{tested.file} and the score do not agree"
     columns = 1
     if record.probabilities is not None and record.probabilities.shape[2] > 2:
         columns = record.probabilities.shape[2]
     if len(tested.strata) * REPLICATES * tested.models * columns > _WORK:
-        return None
-    return interval(
+        return "it takes minutes here; fedsim compare makes it"
+    found = interval(
         tested.strata,
         lambda weights: tested.score([tested], weights),
         Streams(0).numpy("bootstrap"),
     )
+    return found or "the score is undefined for some resamples"
 
 
 def _classes(record: Record) -> list[Block]:
@@ -321,7 +325,9 @@ def _structures(record: Record) -> list[Block]:
             continue
         of_volumes = column[held]
         low, high = np.quantile(of_volumes, (0.1, 0.9)).tolist()
-        rows.append((spoken(name), int(held[0].sum()), float(of_volumes.mean()), low, high))
+        rows.append(
+            (spoken(name), int(held[0].sum()), *map(_score, (float(of_volumes.mean()), low, high)))
+        )
     title = "Dice of each structure; a volume without it counts for the others alone"
     if record.private:
         header = ("structure", "Dice")
@@ -343,7 +349,7 @@ def _sites(metrics: Mapping[str, Any], travels: Mapping[str, Any]) -> list[Block
     if travels:
         places = {"own": "at home", "others": "elsewhere"}
         rows = [
-            (f"{metric_name(metric)} {places[place]}", value)
+            (f"{metric_name(metric)} {places[place]}", _score(value))
             for (metric, _, place), value in ((k.partition("@"), v) for k, v in travels.items())
         ]
         title = "Each client's model at its own site, and at the others: means over clients"
@@ -365,5 +371,7 @@ def _by_site(metrics: Mapping[str, Any]) -> list[Block]:
             Table(title, ("metric", "sites with a value", *TITLES), spread_rows(columns)),
             Text(f"summary.json has the scores of each of {len(scores)} sites."),
         ]
-    rows = [(site, *(of_site.get(name) for name in names)) for site, of_site in scores.items()]
+    rows = [
+        (site, *(_score(of_site.get(name)) for name in names)) for site, of_site in scores.items()
+    ]
     return [Table(title, ("site", *map(metric_name, names)), rows)]

@@ -51,12 +51,13 @@ def failures(record: Record) -> Section:
 def repeating(record: Record) -> Section:
     """What was run, and what to type."""
     run, scenario = record.run, record.scenario
+    planned = scenario.get("rounds")
     rows = [
         ("scenario", run["scenario"]),
         ("description", scenario.get("description")),
         ("seed", run["seed"]),
         ("status", run["status"]),
-        ("rounds", f"{len(record.rounds)} of {scenario.get('rounds')}"),
+        ("rounds", f"{len(record.rounds)} of {planned}" if planned else len(record.rounds)),
         ("model", plugin(scenario.get("model"))),
         ("strategy", plugin(scenario.get("strategy"))),
         ("client method", plugin(scenario.get("client"))),
