@@ -15,7 +15,14 @@ from PIL import Image, ImageDraw
 from fedsim.client import Task
 from fedsim.data.store import Store
 from fedsim.federation import Federation
-from fedsim.report.leakage import REAL_IMAGES, leakage_line, membership, nearest, write_leakage
+from fedsim.report.leakage import (
+    REAL_IMAGES,
+    leakage_line,
+    leakage_verdict,
+    membership,
+    nearest,
+    write_leakage,
+)
 from fedsim.report.leakage.membership import (
     auc_of_losses,
     found_at_few_alarms,
@@ -522,3 +529,7 @@ def test_the_line_is_one_line_with_every_measure() -> None:
         "training images from each other (closest 1.2); nearest is a training image in 52% "
         "(95% 45-59%, 50% expected); membership AUC 0.51 (0.49-0.53); no sign of leakage"
     )
+    told = leakage_verdict(result)
+    assert "no sign of leakage was measured" in told
+    assert "%" not in told
+    assert "SIGNS OF LEAKAGE: membership (" in leakage_verdict(result | {"signs": ["membership"]})

@@ -160,6 +160,37 @@ def test_the_sentence_of_one_shot_private_and_own_models(make_run: Callable[...,
     assert "trained a model each" in sentence(read_record(folder))
 
 
+def test_real_images_that_were_sent_are_not_on_the_page(make_run: Callable[..., Path]) -> None:
+    folder = make_run([round_row(1)], released_without_privacy=["REAL IMAGES: 3 of each class"])
+    (folder / "synthetic").mkdir()
+    (folder / "synthetic" / "sheet.png").write_bytes(b"patients")
+    line = {"round": 1, "client": 0, "direction": "up", "bytes": 900, "fields": {"images": 800}}
+    (folder / "traffic.jsonl").write_text(json.dumps(line) + "\n")
+    page = page_of(folder)
+    assert "<img" not in page
+    assert "The clients sent real images." in told(page)
+    assert "sent some of them, on which the server trained one model" in told(page)
+    change_run(folder, source="embedded")
+    assert "<img" in page_of(folder)
+
+
+def test_cases_are_shown_of_the_stand_in_alone(make_run: Callable[..., Path]) -> None:
+    folder = make_run([round_row(1)])
+    (folder / "segmentation").mkdir()
+    (folder / "segmentation" / "overlays.png").write_bytes(b"cases")
+    page = page_of(folder)
+    assert "<img" not in page
+    assert "which this page does not hold" in told(page)
+    change_run(folder, source="embedded")
+    assert "<img" in page_of(folder)
+
+
+def test_a_run_without_a_round_says_so(make_run: Callable[..., Path]) -> None:
+    text = told(page_of(make_run([], status="interrupted")))
+    assert "No round has finished yet of a run in which 2 clients that have 40 training" in text
+    assert "There is no result" in text
+
+
 # --- The one number -------------------------------------------------------------------------------
 
 

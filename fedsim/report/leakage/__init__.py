@@ -127,14 +127,14 @@ def leakage_line(result: Mapping[str, Any]) -> str:
         parts.append(
             f"membership AUC {attack['auc']:.2f} ({attack['auc_low']:.2f}-{attack['auc_high']:.2f})"
         )
-    signs = _signs(result)
+    signs = _in_words(result)
     parts.append(f"SIGNS OF LEAKAGE: {signs}" if signs else _NO_SIGN)
     return "leakage: " + "; ".join(parts)
 
 
 def leakage_verdict(result: Mapping[str, Any]) -> str:
     """The same in words that ask for no reading: whether there are signs, and where numbers are."""
-    signs = _signs(result)
+    signs = _in_words(result)
     told = f"SIGNS OF LEAKAGE: {signs}" if signs else f"{_NO_SIGN} was measured"
     return f"leakage of real images into the synthetic ones: {told} (numbers: on the page)"
 
@@ -142,7 +142,7 @@ def leakage_verdict(result: Mapping[str, Any]) -> str:
 _NO_SIGN = "no sign of leakage"
 
 
-def _signs(result: Mapping[str, Any]) -> str:
+def _in_words(result: Mapping[str, Any]) -> str:
     """The signs of leakage, "" for none."""
     copies = result["overall"]["near_copies"]
     words = {

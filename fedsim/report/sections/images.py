@@ -8,7 +8,7 @@ from fedsim.report.blocks import Block, Section, Text
 from fedsim.report.many import MANY, some
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Image, Table
-from fedsim.report.sections.words import spoken
+from fedsim.report.sections.words import sends_real_images, spoken
 from fedsim.report.sheets import sheet_names
 
 _SHEET_MB = 8.0  # Larger sheets are named, not embedded.
@@ -28,9 +28,16 @@ def sections(record: Record) -> list[Section]:
 def _synthetic(record: Record) -> list[Block]:
     """The sheets of what was sent, and the numbers of the check for copies of real images.
 
-    Only sheets of sent images are embedded: other pictures of the folder may show patients'.
+    Only sheets of synthetic images are embedded: other pictures of the folder may show patients'.
     """
     folder = record.path / "synthetic"
+    real = sends_real_images(record)
+    if real and not record.note and (folder / "sheet.png").is_file():
+        told = (
+            "The clients sent real images. synthetic/sheet.png shows them: they are patients', and "
+            "this page does not hold them."
+        )
+        return [Text(told, "warning")]
     sheets = [folder / "sheet.png"]
     if not sheets[0].is_file():
         clients = some(record.clients, _SHEETS) if len(record.clients) >= MANY else record.clients
@@ -43,7 +50,8 @@ def _synthetic(record: Record) -> list[Block]:
         if sheet.stat().st_size > _SHEET_MB * 1e6:
             blocks.append(Text(f"synthetic/{sheet.name} is too large to be shown here."))
             continue
-        told = "Synthetic images that the clients sent to the server, in rows by class."
+        kind = "Images of the stand-in" if real else "Synthetic images"
+        told = f"{kind} that the clients sent to the server, in rows by class."
         caption = f"{told} {record.note.capitalize()}." if record.note else told
         blocks.append(Image(sheet.read_bytes(), told, caption))
     if record.leakage is not None:

@@ -23,6 +23,7 @@ from fedsim.report.sections.words import (
     models,
     plugin_name,
     records,
+    sends_real_images,
     spoken,
 )
 from fedsim.report.statistics import LEVEL, REPLICATES, interval, mean_auc
@@ -95,8 +96,11 @@ def sentence(record: Record) -> str:
     method = f"; {', '.join(how)}" if how else ""
     has = "that has" if clients == 1 else "that have"
     begin = f"{who} {has} {held}"
+    if not record.rounds:
+        return f"No round has finished yet of a run in which {_lower(who)} {has} {held} take part."
     if any(m["direction"] == "up" and "images" in m["fields"] for m in record.traffic):
-        done = "sent synthetic images, on which the server trained one model"
+        kind = "some of them" if sends_real_images(record) else "synthetic images"
+        done = f"sent {kind}, on which the server trained one model"
     elif models(record) > 1:
         done = "trained a model each"
     elif clients == 1:
@@ -106,6 +110,10 @@ def sentence(record: Record) -> str:
     task = _task(record)
     privacy = _private(run.get("privacy"), record)
     return f"{begin} {done} {task}, in {counted(rounds, 'rounds')}{privacy}{method}."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _task(record: Record) -> str:

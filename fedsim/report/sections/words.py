@@ -76,6 +76,12 @@ def plugin_name(record: Record, key: str) -> str:
     return str(block["name"]) if isinstance(block, dict) and block.get("name") else ""
 
 
+def sends_real_images(record: Record) -> bool:
+    """Whether clients say that what they send are images of their data, as a baseline does."""
+    released = record.run.get("released_without_privacy") or []
+    return any(str(item).upper().startswith("REAL IMAGES") for item in released)
+
+
 def listed(names: list[str], last: str = "and") -> str:
     """Names as a sentence lists them."""
     if len(names) < 2:
