@@ -326,11 +326,11 @@ def _client_plot(name: str, by_client: Mapping[str, Mapping[int, float]], record
             points = list(values.items())
             dots = len(points) == 1
             lines.append(Line(title, points, k if few else 4, thin=True, dots=dots))
-    values = [value for known in by_client.values() for value in known.values()]
+    every = [value for known in by_client.values() for value in known.values()]
     return Plot(
         name,
         round_places(record),
-        axis(name, values),
+        axis(name, every),
         [*lines, means],
         areas,
         crosses=failed_rounds(record),
@@ -349,8 +349,8 @@ def _epsilon_plot(
         numbers, spread = _spread(by_client)
         areas = bands(numbers, spread, 4)
     else:
-        for k, values in enumerate(by_client.values()):
-            lines.append(Line("" if k else "each client", list(values.items()), 4, thin=True))
+        for k, own in enumerate(by_client.values()):
+            lines.append(Line("" if k else "each client", list(own.items()), 4, thin=True))
     most = Line("the client that spent most", spent, 0, dots=bool(marker(len(spent))))
     return Plot(
         "",

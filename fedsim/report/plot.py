@@ -109,7 +109,8 @@ class Plot:
     legend: Sequence[Line | Area] = field(init=False)
 
     def __post_init__(self) -> None:
-        named = [one for one in (*self.areas, *self.lines) if one.name]
+        every: list[Line | Area] = [*self.areas, *self.lines]
+        named = [one for one in every if one.name]
         object.__setattr__(self, "legend", named)
 
     def path(self, points: Iterable[Point]) -> str:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.report.blocks import Block, Details, Figure, Heading, Items, Section, Text
 from fedsim.report.drawing import Picture
 from fedsim.report.many import MANY, TITLES, spread_rows
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Table
-from fedsim.report.sections.words import spoken
+from fedsim.report.sections.words import spoken, unit_name
 
 _NAMES = {
     "certified": "proved",
@@ -73,7 +72,7 @@ def _promise(record: Record, plan: Mapping[str, Any]) -> list[Block]:
     summary = record.summary or {}
     newest = record.rounds[-1] if record.rounds else {}
     unit = summary.get("unit") or plan.get("unit") or newest.get("unit") or "record"
-    one = UNIT_NAMES.get(unit, str(unit))
+    one = unit_name(unit)
     delta = summary.get("delta") or plan.get("delta") or newest.get("delta")
     epsilon = _spent(record)
     blocks: list[Block] = []
@@ -206,7 +205,7 @@ def _value(key: str, value: Any) -> Any:
     if key == "across_clients":
         return _ACROSS.get(str(value), value)
     if key == "unit":
-        return UNIT_NAMES.get(value, value)
+        return unit_name(value)
     if key == "mechanism" and value == "dp_sgd":
         return "DP-SGD: gradients of each step are clipped, and noise is added to their sum"
     return value

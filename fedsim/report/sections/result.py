@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
 from fedsim.report.blocks import Block, Figures, Heading, Headline, Matrix, Section, Text
 from fedsim.report.drawing import Picture
@@ -25,6 +24,7 @@ from fedsim.report.sections.words import (
     records,
     sends_real_images,
     spoken,
+    unit_name,
 )
 from fedsim.report.statistics import LEVEL, REPLICATES, interval, mean_auc
 from fedsim.segmentation_metrics import dice
@@ -135,7 +135,7 @@ def _private(plan: Any, record: Record) -> str:
         return ""
     summary = record.summary or {}
     if isinstance(epsilon := summary.get("epsilon"), NUMBER):
-        unit = UNIT_NAMES.get(summary.get("unit") or plan.get("unit"), "unit")
+        unit = unit_name(summary.get("unit") or plan.get("unit"))
         return f", with differential privacy (epsilon {epsilon:.3g} for every {unit})"
     if summary:
         return ", with noise that no proof of differential privacy stands behind"

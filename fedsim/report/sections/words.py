@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.report.record import METRIC_NAMES, Record
 from fedsim.report.text import typed
 
@@ -80,6 +81,12 @@ def sends_real_images(record: Record) -> bool:
     """Whether clients say that what they send are images of their data, as a baseline does."""
     released = record.run.get("released_without_privacy") or []
     return any(str(item).upper().startswith("REAL IMAGES") for item in released)
+
+
+def unit_name(unit: object) -> str:
+    """What a guarantee is for, as a reader calls it."""
+    names = {str(key): name for key, name in UNIT_NAMES.items()}
+    return names.get(str(unit), str(unit))
 
 
 def listed(names: list[str], last: str = "and") -> str:
