@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedsim.report.blocks import Block, Section, Text
+from fedsim.report.blocks import Block, Details, Section, Text
 from fedsim.report.many import MANY, some
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Image, Table
@@ -74,11 +74,12 @@ def _leakage(found: dict[str, Any]) -> list[Block]:
     ]
     signs = ", ".join(spoken(str(sign)) for sign in found.get("signs") or [])
     caption = "Nearness to real images, all clients together (synthetic/leakage.json)"
+    table = Table(caption, ("measure", "value", "what it is"), rows)
     return [
         Text(f"Signs of leakage: {signs}.", "warning")
         if signs
         else Text("No sign of leakage was measured."),
-        Table(caption, ("measure", "value", "what it is"), rows),
+        Details("What was measured", [table]),
     ]
 
 
