@@ -18,6 +18,7 @@ _SIDE = 1000  # of the drawing, in its own units
 _POINTS = 1200  # of a line; of more, some are drawn
 _THIN_POINTS = 200
 _TICKS = 5
+_FARTHEST = 1e300  # Differences of larger numbers may be infinite.
 
 Point = tuple[float, float]
 
@@ -115,7 +116,7 @@ class Plot:
 
     def path(self, points: Iterable[Point]) -> str:
         """A line as the attribute `d` of a path, without places that round to the one before."""
-        places = groupby(self._place(point) for point in points)
+        places = groupby(self._place(point) for point in points if _drawable(*point))
         return "M" + "L".join(place for place, _ in places)
 
     def outline(self, area: Area) -> str:
@@ -125,11 +126,16 @@ class Plot:
 
     def dots(self, points: Iterable[Point]) -> str:
         """Points as the attribute `d` of a path with round ends."""
-        return "".join(f"M{self._place(point)}h0" for point in points)
+        return "".join(f"M{self._place(point)}h0" for point in points if _drawable(*point))
 
     def _place(self, point: Point) -> str:
         x, y = self.x.share(point[0]), self.y.share(point[1])
         return f"{round(_SIDE * x)} {round(_SIDE * (1 - y))}"
+
+
+def _drawable(*values: float) -> bool:
+    """Whether there is a place for these: not for what is no number, nor for the infinite."""
+    return all(abs(value) < _FARTHEST for value in values)
 
 
 def axis(
@@ -141,7 +147,7 @@ def axis(
     high: float | None = None,
     form: str = "{:.10g}",
 ) -> Axis:
-    """An axis with room for these values, at least one.
+    """An axis with room for these values.
 
     Args:
         label: what it shows, and in which unit.
@@ -152,7 +158,7 @@ def axis(
     """
     from matplotlib.ticker import MaxNLocator
 
-    known = list(values)
+    known = [value for value in values if _drawable(value)] or [0.0]
     least, most = min(known), max(known)
     room = 0.05 * (most - least) or (0.5 if whole else 0.05 * abs(most) or 0.5)
     first = least - room if low is None else low

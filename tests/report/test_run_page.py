@@ -445,6 +445,16 @@ def test_stairs_and_bars() -> None:
     assert bars.widths("y") == [0, 50]
 
 
+def test_what_is_no_number_has_no_place() -> None:
+    nan, far = float("nan"), float("inf")
+    found = axis("x", [nan, 1.0, far])
+    assert found.low < 1 < found.high < 2
+    plot = Plot("", found, Axis("y", 0, 4, []))
+    assert plot.path([(1.0, nan), (1.0, 2.0), (far, 2.0)]) == "M500 500"
+    assert plot.dots([(nan, 1.0)]) == ""
+    assert axis("x", []).ticks
+
+
 def test_long_lines_are_thinned_and_end_where_they_end() -> None:
     points = [(float(k), 0.0) for k in range(5000)]
     assert len(Line("", points).drawn) == 1200
