@@ -9,7 +9,9 @@ from functools import cache
 from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from fedsim.printing import harmless
 from fedsim.report.text import typed
 
 # Nothing is loaded and nothing runs, even if some text slipped through unescaped.
@@ -76,11 +78,18 @@ def environment() -> Environment:
         loader=PackageLoader("fedsim.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     found.filters["cell"] = cell
     return found
+
+
+def _harmless(value: Any) -> Any:
+    """Text with its control characters written out: some turn the reading around."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return harmless(value) if plain else value
 
 
 def cell(value: Any, digits: int = 4) -> str:

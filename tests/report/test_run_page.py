@@ -399,6 +399,12 @@ def test_cells_are_for_people() -> None:
     assert cell(0.256, 2) == "0.26"
 
 
+def test_marks_that_mislead_a_reader_are_written_out(make_run: Callable[..., Path]) -> None:
+    page = page_of(make_run(name="ward \x1b[31m \u202egnp"))
+    assert "ward \\x1b[31m \\u202egnp" in page
+    assert not set("\x1b\u202e") & set(page)
+
+
 def test_templates_escape_every_text() -> None:
     nasty = "<b>&\"'"
     table = Table(nasty, (nasty, nasty), [(nasty, nasty)])
