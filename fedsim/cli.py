@@ -45,6 +45,7 @@ from fedsim.verbs import (
     run,
     scenarios,
     sweep,
+    watch,
 )
 
 
@@ -151,7 +152,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
     running = (scenarios, run, sweep, curve, audit)
-    for module in (*running, compare, report, predict, export, clean, data, plugins, bench):
+    looking = (watch, compare, report, predict, export)
+    for module in (*running, *looking, clean, data, plugins, bench):
         module.add(verbs)
     return parser, verbs.names
 
