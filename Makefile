@@ -49,6 +49,7 @@ table: $(READY) ## The README's table, some hours: make table DATA=DIR (HAM10000
 	$(SWEEP) isic_noniid_fedavg strategy.codec=float32,uint8 --seeds 0 1 2
 	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seeds 0
 	$(VENV)/bin/fedsim compare $(RUNS) --baseline isic_noniid_local --csv $(RUNS)/table.csv --markdown $(RUNS)/table.md --latex $(RUNS)/table.tex
+	@$(VENV)/bin/fedsim report $(RUNS) --together --baseline isic_noniid_local
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]

@@ -19,6 +19,7 @@ from fedsim.errors import EXIT_INTERRUPTED, InputError
 from fedsim.report import privacy_picture
 from fedsim.report.privacy_curve import HEADER, Point, curve_of, table
 from fedsim.report.privacy_picture import picture
+from fedsim.report.rows import find_runs
 from fedsim.runfolder import RunFolder
 from fedsim.sweep.cells import fingerprints
 from fedsim.sweep.epsilons import CurveCell, plan_curve
@@ -236,6 +237,15 @@ def test_what_is_missing_runs_what_fails_stops_no_other_and_what_is_there_is_dra
     (run,) = [place.parent for place in Path("runs/plain").glob("2*/summary.json")]
     assert float(rows[2]["value"]) == RunFolder(run).read_json("summary.json")["metrics"]["auc"]
     assert Image.open(BytesIO((folder / "curve.png").read_bytes())).size == (800, 680)
+
+    page = folder / "index.html"
+    assert out.splitlines()[-1] == f"page: {page}"
+    assert "Utility over epsilon: mine" in page.read_text()
+    moved = Path("moved")
+    Path("runs").rename(moved)
+    named = find_runs([moved / "curves" / "mine"])
+    assert [one.path.parent.name for one in named] == ["private", "private", "plain"]
+    moved.rename("runs")
 
     code, out, err = typed(*names[:2], "--epsilons", "0.5", "2")
     assert (code, err) == (0, "")

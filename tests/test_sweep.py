@@ -53,7 +53,7 @@ def typed(
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """The records of the sweeps below a folder of runs, in order."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "sweeps").iterdir())]
+    return [json.loads(path.read_text()) for path in sorted((folder / "sweeps").glob("*.json"))]
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -319,7 +319,13 @@ def test_a_failing_cell_stops_no_other_and_what_is_done_is_left_alone(typed: Typ
     assert "RuntimeError: the scanner is on fire\n  again: fedsim run tiny.yaml" in err
     assert f"goes on with {first.folder.relative_to(Path.cwd())}" in out
     assert "epochs: 2}: auc 0." in out
-    assert out.splitlines()[-1] == "fedsim compare runs/tiny"
+    (page,) = Path("runs/sweeps").glob("*.html")
+    assert out.splitlines()[-2:] == ["fedsim compare runs/tiny", f"page: {page}"]
+    assert page.with_suffix(".json").is_file()
+    assert typed("report", str(page.with_suffix(".json")), "--together")[1:] == (
+        f"all together: {page}\n",
+        "",
+    )
     (record,) = records(Path("runs"))
     assert record["status"] == "failed"
     assert [cell["status"] for cell in record["cells"]] == ["done", "failed", "done"]

@@ -122,7 +122,7 @@ def compare(
     ]
     main = "dice" if "dice" in have and "auc" not in have else "auc"
     title = _SCORES[main]
-    base = _find(rows, baseline)
+    base = rows[0] if baseline is None else find_row(rows, baseline)
     have += _parts(rows, main)
     columns = [
         Column(name, name, _SCORES.get(name) or _part_title(name), "fraction", "scores", 1, 100.0)
@@ -223,10 +223,8 @@ def _part_title(name: str) -> str:
     return name[name.index("@") :] if "@" in name else name.partition("/")[2].replace("_", " ")
 
 
-def _find(rows: Sequence[Row], words: str | None) -> Row:
+def find_row(rows: Sequence[Row], words: str) -> Row:
     """The row with this label, or the only one that has all these words in label and data."""
-    if words is None:
-        return rows[0]
     found = [row for row in rows if words in (row.name, row.label)]
     if len(found) != 1:
         wanted = set(words.split())

@@ -59,7 +59,7 @@ def _predictions(runs: Sequence[Run]) -> list[Tested] | None:
     return found if len(found) == len(runs) else None
 
 
-def _pairs(row: Row, base: Row) -> list[tuple[Run, Run]]:
+def pairs_of(row: Row, base: Row) -> list[tuple[Run, Run]]:
     """Runs of both rows with the same seed."""
     others = {run.seed: run for run in base.runs}
     return [(run, others[run.seed]) for run in row.runs if run.seed in others]
@@ -70,7 +70,7 @@ def why_unpaired(row: Row, base: Row, metric: str) -> str:
     if row.fingerprint != base.fingerprint:
         same = f"two versions of {row.data}" if row.data == base.data else ""
         return "not the same data: " + (same or f"{row.data}, {base.data}")
-    pairs = _pairs(row, base)
+    pairs = pairs_of(row, base)
     if not pairs:
         seeds = [", ".join(map(str, one.seeds)) for one in (row, base)]
         return f"no seed in common: {seeds[0]} and {seeds[1]}"
@@ -91,7 +91,7 @@ def _same_test(one: Run, other: Run) -> bool:
 
 def difference(row: Row, base: Row, metric: str) -> Measure:
     """Mean over common seeds of the difference from the baseline, with its interval."""
-    pairs = _pairs(row, base)
+    pairs = pairs_of(row, base)
     values = [(ours.value(metric), theirs.value(metric)) for ours, theirs in pairs]
     known = [None if a is None or b is None else a - b for a, b in values]
     found = None

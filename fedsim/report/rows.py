@@ -14,6 +14,7 @@ import yaml
 
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.identity import edited
+from fedsim.report.lists import listed
 from fedsim.report.paths import paths_in, shortest, without_paths
 from fedsim.report.record import NUMBER
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
@@ -152,7 +153,8 @@ class Row:
 def find_runs(places: Iterable[Path], damaged: list[Problem] | None = None) -> list[RunFolder]:
     """Run folders at these places: runs, or folders that hold runs up to four levels below.
 
-    Links inside a folder, such as `latest`, are not followed; a run is found once.
+    The record of a sweep, and the folder of a curve, are places, too: they name their runs. Links
+    inside a folder, such as `latest`, are not followed; a run is found once.
 
     Args:
         places: where to look.
@@ -165,7 +167,12 @@ def find_runs(places: Iterable[Path], damaged: list[Problem] | None = None) -> l
     problems: list[Problem] = []
     lacking = damaged if damaged is not None else problems
     for place in places:
-        folders = list(_below(place, _LEVELS))
+        named = listed(place)
+        folders = list(_below(place, _LEVELS)) if named is None else named
+        if named is not None:
+            lost = [one for one in named if not any(_below(one, 0))]
+            lacking += [Problem(str(one), "is gone, or no run folder") for one in lost]
+            folders = [one for one in named if one not in lost]
         if not folders:
             what = "holds no run folder" if place.is_dir() else "does not exist"
             problems.append(Problem(str(place), what))
@@ -370,8 +377,7 @@ def _tell_apart(rows: Sequence[Row], paths: bool) -> None:
     for name in {row.label for row in rows}:
         alike = [row for row in rows if row.label == name]
         methods = [_method(row.runs[0]) for row in alike]
-        keys = sorted({key for one in methods for key in one})
-        differing = [key for key in keys if len({repr(one.get(key)) for one in methods}) > 1]
+        differing = _telling(methods)
         if len({row.data for row in alike}) > 1:  # The column says it.
             differing = [key for key in differing if key != "data.name"]
         values = [{k: typed(one[k]) for k in differing if k in one} for one in methods]
@@ -386,6 +392,56 @@ def _tell_apart(rows: Sequence[Row], paths: bool) -> None:
     labels = [row.label for row in rows]
     for row in rows:
         row.name = row.label if labels.count(row.label) == 1 else f"{row.label} ({row.data})"
+
+
+def _telling(methods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that tell methods apart; not those that follow from another one, as that all have
+    the same delta where one has no privacy block at all."""
+    keys = sorted({key for one in methods for key in one})
+    blocks = {block for key in keys for block in _blocks(key)}
+    differing = [
+        key
+        for key in keys
+        # A block that some have and others set to null is told there.
+        if key in blocks or len({repr(one.get(key)) for one in methods}) > 1
+    ]
+    return [key for key in differing if not _follows(key, methods)]
+
+
+def _follows(key: str, methods: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all that have a key have the same value, and the others a block that lacks it: none
+    at all, or one of another name."""
+    holders = [one for one in methods if key in one]
+    if len({repr(one[key]) for one in holders}) > 1 or len(holders) == len(methods):
+        return False
+    names = {block: {repr(one.get(f"{block}.name")) for one in holders} for block in _blocks(key)}
+    return all(
+        any(
+            block in one or (f"{block}.name" in one and repr(one[f"{block}.name"]) not in theirs)
+            for block, theirs in names.items()
+        )
+        for one in methods
+        if key not in one
+    )
+
+
+def _blocks(key: str) -> list[str]:
+    """The blocks that a dotted key is in, the outermost first."""
+    parts = key.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def settings(rows: Sequence[Row], paths: bool = False) -> list[dict[str, str]]:
+    """Of each row the settings in which the rows differ, as one would type them.
+
+    Args:
+        rows: the methods.
+        paths: whether absolute paths are shown whole, instead of their ends.
+    """
+    methods = [_method(row.runs[0]) for row in rows]
+    keys = _telling(methods)
+    values = [{key: typed(one[key]) for key in keys if key in one} for one in methods]
+    return values if paths else _without_paths(values)
 
 
 def _without_paths(values: Sequence[dict[str, str]]) -> list[dict[str, str]]:

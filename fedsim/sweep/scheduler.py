@@ -100,6 +100,11 @@ class Sweep:
         self._write("failed" if code else "done")
         return code
 
+    @property
+    def record(self) -> Path:
+        """The file that says what this sweep did."""
+        return self._record.path
+
     def finished(self) -> list[RunFolder]:
         """The run folders of the cells that are done, in order."""
         return [RunFolder(entry.folder) for entry in self._with("done") if entry.folder]

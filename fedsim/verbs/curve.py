@@ -15,6 +15,7 @@ from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, seed_
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from fedsim.console import Console
     from fedsim.report.privacy_curve import Point
@@ -84,6 +85,7 @@ def _curve(arguments: argparse.Namespace) -> int:
         say("error: interrupted; to go on, type the same command again", file=sys.stderr)
     # What is there is drawn, and the picture says what is missing.
     _draw(arguments, _points(cells, sweep), cells, console)
+    _write_page(arguments, cells, sweep, console)
     if code != EXIT_INTERRUPTED:
         require_whole(list(sweep.damaged))
     return code
@@ -164,7 +166,6 @@ def _draw(
     """Write curve.csv, and curve.png where a point has an epsilon; print the table."""
     if not points:
         return
-    from fedsim.files import file_name
     from fedsim.report.privacy_curve import curve_of, table
     from fedsim.report.privacy_picture import picture
     from fedsim.runfolder import write_whole
@@ -176,9 +177,7 @@ def _draw(
         console.line("nothing to draw: no run with an epsilon is finished")
         return
     drawn = picture(curve)
-    name = arguments.name or "+".join(dict.fromkeys(one.cell.scenario.name for one in cells))
-    name = file_name(name)
-    folder = arguments.runs / "curves" / name
+    folder = _folder(arguments, cells)
     try:
         for path, content in (("curve.csv", drawn.csv), ("curve.png", drawn.png)):
             write_whole(folder / path, content)
@@ -187,3 +186,29 @@ def _draw(
         raise InputError(
             f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
         ) from error
+
+
+def _folder(arguments: argparse.Namespace, cells: Sequence[CurveCell]) -> Path:
+    """Where the files of the curve lie."""
+    from fedsim.files import file_name
+
+    name = arguments.name or "+".join(dict.fromkeys(one.cell.scenario.name for one in cells))
+    folder: Path = arguments.runs / "curves" / file_name(name)
+    return folder
+
+
+def _write_page(
+    arguments: argparse.Namespace, cells: Sequence[CurveCell], sweep: Sweep, console: Console
+) -> None:
+    """Write the page of the finished runs, if there are several, and name it."""
+    finished = sweep.finished()
+    if len(finished) < 2:
+        return
+    from fedsim.report.lists import write_list
+    from fedsim.report.overview import place_for, title_for, write_overview
+
+    folder = _folder(arguments, cells)
+    write_list(folder, [one.path for one in finished])
+    page = place_for([folder])
+    if write_overview(finished, page, title=title_for([folder]), damaged=[], replace=True):
+        console.line(f"page: {page}")

@@ -72,6 +72,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
         say("error: interrupted; to go on, type the same command again", file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
         _print_table(sweep, console)
+    if code != EXIT_INTERRUPTED and len(sweep.finished()) > 1:
+        _write_page(sweep, console)
     if code != EXIT_INTERRUPTED:
         require_whole(list(sweep.damaged))
     return code
@@ -141,6 +143,16 @@ def print_failed(sweep: Sweep, code: int) -> None:
         if entry.status in told:
             text = f"{entry.status}: {entry.cell.label}: {entry.error}\n  again: {entry.repeat}"
             say(text, file=sys.stderr)
+
+
+def _write_page(sweep: Sweep, console: Console) -> None:
+    """Write the page of the finished cells beside the sweep's record, and name it."""
+    from fedsim.report.overview import place_for, title_for, write_overview
+
+    page, title = place_for([sweep.record]), title_for([sweep.record])
+    damaged = list(sweep.damaged)
+    if write_overview(sweep.finished(), page, title=title, damaged=damaged, replace=True):
+        console.line(f"page: {seen_from(Path.cwd(), page)}")
 
 
 def _print_table(sweep: Sweep, console: Console) -> None:
