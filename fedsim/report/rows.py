@@ -183,7 +183,7 @@ def find_runs(places: Iterable[Path], damaged: list[Problem] | None = None) -> l
                 found.setdefault(folder.resolve(), RunFolder(folder))
     if problems:
         raise InputError(
-            "there is nothing to compare in some places",
+            "there are no runs in some places",
             problems,
             hint="run folders lie in runs/<scenario>/; a run folder holds run.json",
         )
