@@ -467,7 +467,8 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     strategy = build_strategy(scenario, len(federation.train), privacy)
     _subject(scenario, federation, privacy, seed)
     with engine(scenario, seed, federation, strategy, console, None, steps, privacy) as rounds:
-        rounds.trial()
+        if nothing := rounds.trial():
+            console.line(f"NOTHING LEARNED: {nothing}; a run of such rounds learns nothing")
         up, down = rounds.ledger.total_megabytes()
         server = rounds.server.steps
         assert isinstance(server, Steps)
@@ -533,6 +534,11 @@ def _finish(
         name, found = federation.task.predictions(predicted, federation.view("test"))
         external = _external_scores(federation, rounds)
     folder.write_arrays(name, **found)
+    if not rounds.learned:
+        rounds.console.line(
+            f"NOTHING LEARNED: after {rounds.finished} round(s) the model has the very bits that "
+            "the run began with"
+        )
     task: object = federation.task
     if isinstance(task, SegmentationTask):
         _overlays(federation, rounds, folder, predicted[0], task)

@@ -34,11 +34,13 @@ from fedsim.verbs import (
     Verbs,
     audit,
     bench,
+    check_plugin,
     clean,
     compare,
     curve,
     data,
     export,
+    new,
     plugins,
     predict,
     report,
@@ -153,7 +155,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     verbs = Verbs(parser)
     running = (scenarios, run, sweep, curve, audit)
     looking = (watch, compare, report, predict, export)
-    for module in (*running, *looking, clean, data, plugins, bench):
+    own = (data, plugins, new, check_plugin)
+    for module in (*running, *looking, clean, *own, bench):
         module.add(verbs)
     return parser, verbs.names
 

@@ -22,7 +22,7 @@ from fedsim.buffers import Buffers, roles_of
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client, Task
 from fedsim.console import Console
-from fedsim.errors import InputError
+from fedsim.errors import InputError, Problem
 from fedsim.federation import Federation, cache_folder, stand_in_note
 from fedsim.flower_strategies import filled_in, refusal, wants_losses
 from fedsim.grid.base import BaseGrid
@@ -50,6 +50,7 @@ from fedsim.randomness import SERVER, Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
+from fedsim.scenario_checks import refused_for_clients
 from fedsim.schema import Privacy
 from fedsim.strategy import Server, Strategy
 
@@ -100,6 +101,12 @@ def build_strategy(
             f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
             f"{scenario.rounds}",
             hint="type rounds=1",
+        )
+    for key, why in refused_for_clients(strategy, clients, parameters):
+        place = scenario.place("strategy", key) if key else scenario.place("strategy")
+        raise InputError(
+            f"strategy {block.name!r} does not go with {clients} client(s)",
+            [Problem(place, f"{f'strategy.{key}' if key else 'strategy'}: {why}")],
         )
     for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
         asked = getattr(strategy, name, 0)

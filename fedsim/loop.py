@@ -58,6 +58,17 @@ def not_finite(record: ArrayRecord, known: Mapping[str, np.ndarray] | None = Non
     return f"NaN or infinite in {', '.join(bad[:5])}" if bad else ""
 
 
+def same_arrays(one: ArrayRecord, other: ArrayRecord) -> bool:
+    """Whether two records have the same names and, for each, the same bits; NaN is like itself."""
+    here, there = flower.tensors(one), flower.tensors(other)
+    return here.keys() == there.keys() and all(
+        value.dtype == there[name].dtype
+        and value.shape == there[name].shape
+        and value.tobytes() == there[name].tobytes()
+        for name, value in here.items()
+    )
+
+
 @dataclass
 class Rounds:
     """The loop over rounds, and what came of it.
@@ -113,6 +124,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
+        self._first = self.arrays
 
     @property
     def seconds(self) -> float:
@@ -124,9 +136,14 @@ class Rounds:
         """Whether there is one model, and not one a client."""
         return not (isinstance(self.strategy, Strategy) and self.strategy.local)
 
-    def run(self) -> None:
-        """Run the rounds of the scenario that are not finished."""
-        for number in range(self.finished + 1, self.scenario.rounds + 1):
+    @property
+    def learned(self) -> bool:
+        """Whether a model differs in any bit from the one that the run began with."""
+        return any(not same_arrays(model, self._first) for model in self.models())
+
+    def run(self, last: int | None = None) -> None:
+        """Run the rounds that are not finished: of the scenario, or up to round `last`."""
+        for number in range(self.finished + 1, (last or self.scenario.rounds) + 1):
             try:
                 self._round(number)
             except _BudgetSpentError as stop:
@@ -169,13 +186,21 @@ class Rounds:
                 hint="resume with the code that the run began with, or start again",
             )
 
-    def trial(self) -> None:
-        """Exchange the messages of one round, aggregate and score; write nothing."""
+    def trial(self) -> str:
+        """Exchange the messages of one round, aggregate and score; write nothing.
+
+        Returns:
+            What a person must know of a round that changed nothing; "" if it changed the model.
+        """
         self._exchange(1, {})
         with plugin_code("the model of round 1 could not be scored"):
             self.score_test(self.arrays)
         with self._foreign("state_dict", 1):
             strategy_state(self.strategy)
+        if self._returned_nothing:
+            name = self.scenario.strategy.name
+            return f"strategy {name!r} returned no arrays from aggregate_train in the tiny round"
+        return "" if self.learned else "the tiny round changed no bit of the model"
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()
@@ -317,7 +342,7 @@ class Rounds:
         if last % self.scenario.evaluation.every:
             self._score(last, {}, final=True)
 
-    def _models(self) -> list[ArrayRecord]:
+    def models(self) -> list[ArrayRecord]:
         """The global model or, where there is none, each client's own."""
         if self.has_global_model:
             return [self.arrays]
@@ -333,7 +358,7 @@ class Rounds:
             return self._scored(heard)
 
     def _scored(self, heard: dict[str, dict[str, Any]]) -> Scores:
-        models = self._models()
+        models = self.models()
         scores: Scores = {}
         if self.score_val is not None:
             headline = self.server.task.headline

@@ -104,12 +104,17 @@ def construct(
             return factory(**values, **supplied)
         except BaseException as error:
             reraise_interruption(error)
-            text = one_line(error)
-            plain = isinstance(error, ValueError) and ": " in text
-            message = text.partition(": ")[2] if plain else describe(error)
-            problems = [Problem(_named_in(message, values), message)]
+            problems = [Problem(*blamed(error, values))]
             raise InputError(f"{name_of(factory)} cannot be constructed", problems) from error
     raise InputError(f"{name_of(factory)} cannot be constructed", problems)
+
+
+def blamed(error: BaseException, names: Iterable[str]) -> tuple[str, str]:
+    """What an exception of a plugin says of its parameters: which one, or "", and why."""
+    text = one_line(error)
+    plain = isinstance(error, ValueError) and ": " in text
+    message = text.partition(": ")[2] if plain else describe(error)
+    return _named_in(message, names), message
 
 
 def is_factory(value: object) -> bool:

@@ -38,6 +38,9 @@ GROUPS = {
 }
 """Group -> what one of its plugins is called in a sentence."""
 
+KINDS = dict(zip(("strategy", "client", "dataset", "model", "partition"), GROUPS, strict=True))
+"""What one types for a kind of plugin -> its group."""
+
 _HINT = "type 'fedsim plugins' for the names, or write a dotted path: package.module:Class"
 
 

@@ -103,6 +103,11 @@ def load(
         )
     scenario = Scenario.model_validate(document.values)
     scenario._path = text.path
+    scenario._places = {
+        (*block, *map(str, below)): str(place)
+        for block in Scenario.blocks
+        for below, place in document.places_below(block).items()
+    }
     return scenario
 
 

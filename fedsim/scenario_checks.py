@@ -12,6 +12,7 @@ from typing import Any
 from fedsim.errors import InputError
 from fedsim.flower_strategies import filled_in, refusal
 from fedsim.parameters import (
+    blamed,
     check_parameters,
     construct,
     describe,
@@ -26,6 +27,8 @@ from fedsim.yaml_lines import Document, KeyPath, Place
 
 SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch")}
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
+
+_CLIENTS = ("federation", "clients")
 
 Problems = list[tuple[Place, str]]
 """What is wrong, each with where it was written."""
@@ -108,7 +111,7 @@ def _absolute(path: str, base: Path | None = None) -> str:
 def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
     """Keys that are right, each for itself, and wrong together."""
     problems: Problems = []
-    clients, share = ("federation", "clients"), ("federation", "participation")
+    clients, share = _CLIENTS, ("federation", "participation")
     if not {clients, share, clients[:1]} & wrong.keys():
         number, part = document.get(clients), document.get(share, 1.0)
         # 1/49 of 49 clients is one client, although its product is a little less.
@@ -216,6 +219,8 @@ def _check_block(
             made = construct(factory, given)
         except InputError as error:
             found = [(problem.where, problem.message) for problem in error.problems]
+    if group == "strategies" and isinstance(count := document.get(_CLIENTS), int):
+        found += refused_for_clients(made, count, given)
     problems = []
     for key, message in found:
         place = document.place((*path, key) if key else path)
@@ -226,6 +231,21 @@ def _check_block(
         options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
         problems += _check_stand_in(document, factory if made is None else made, options)
     return problems
+
+
+def refused_for_clients(
+    strategy: object, clients: int, parameters: Iterable[str]
+) -> list[tuple[str, str]]:
+    """What a strategy says of this number of clients: the parameter, or "", and why; or nothing."""
+    check = getattr(strategy, "check_clients", None)
+    if check is None or clients < 1:
+        return []
+    try:
+        check(clients)
+    except BaseException as error:
+        reraise_interruption(error)
+        return [blamed(error, parameters)]
+    return []
 
 
 def _filled_in(document: Document, registry: Registry, strategy: Any) -> dict[str, Any]:

@@ -409,11 +409,16 @@ class Scenario(Block):
     profiles: dict[ProfileName, dict[StrictStr, Any]] = Field(default_factory=dict)
 
     _path: Path | None = PrivateAttr(default=None)
+    _places: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
         """The file the scenario was read from."""
         return self._path
+
+    def place(self, *path: str) -> str:
+        """Where a key of a plugin's block, or the block, was written: "file.yaml:12", or ""."""
+        return self._places.get(path) or self._places.get(path[:1], "")
 
     def data_root(self) -> Path | None:
         """The folder of the data set; None: its embedded stand-in is generated."""

@@ -101,6 +101,20 @@ class Strategy(FlowerStrategy):
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""
 
+    order_matters: ClassVar[bool] = False
+    """Whether another order of the replies gives another model, beyond rounding. They are always
+    handed on in client order; `fedsim check-plugin` asks."""
+
+    def check_clients(self, clients: int) -> None:
+        """Refuse parameters that do not go with this number of clients.
+
+        Called when a scenario is read or, where its partition decides how many clients there are,
+        before anything runs.
+
+        Raises:
+            ValueError: says which parameter is wrong, and why.
+        """
+
     def setup(self, server: Server) -> None:
         """Take what the run offers; called once before the first round."""
         self.server = server

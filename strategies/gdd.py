@@ -67,6 +67,7 @@ class GDD(Strategy):
     """
 
     one_shot = True
+    order_matters = True  # Batches are drawn by position.
     payload = "images"
     made_for = "images"
 

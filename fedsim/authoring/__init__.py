@@ -1,0 +1,1 @@
+"""Where a plugin's author begins: a package that works, written by `fedsim new`."""

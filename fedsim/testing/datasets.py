@@ -1,0 +1,118 @@
+"""Checks of a data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.data.dataset import usable
+from fedsim.data.volumes.dataset import VolumeDataset
+from fedsim.data.volumes.store import VolumeStore
+from fedsim.federation import open_store
+from fedsim.registry import construct
+from fedsim.testing import strategies
+from fedsim.testing.bench import Bench, global_states, undisturbed
+from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
+
+
+def _store(bench: Bench) -> Any:
+    return bench.federation(bench.scenario()).store
+
+
+def prepared(bench: Bench) -> str:
+    """The data can be read, or generated, and say what they are."""
+    store = _store(bench)
+    origin = "the stand-in" if store.source == "embedded" else str(store.root)
+    if isinstance(store, VolumeStore):
+        return f"{origin}: {len(store.ids)} cases, structures {', '.join(store.structures)}"
+    counts = Counter(store.labels.tolist())
+    each = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(store.classes))
+    if absent := [name for label, name in enumerate(store.classes) if not counts[label]]:
+        raise CheckFailed(f"{origin}: there is no record of class {', '.join(absent)} ({each})")
+    return f"{origin}: {len(store)} records ({each}), {len(store.site_names)} site(s)"
+
+
+def groups(bench: Bench) -> str:
+    """Patients are told apart, so that none is on two sides of a split."""
+    store = _store(bench)
+    found = len(np.unique(store.groups))
+    if len(store.groups) > 2 and found == 1:
+        raise CheckFailed(
+            f"all {len(store.groups)} records are of one group: nothing can be split; where the "
+            'patient is not known, the group is ""'
+        )
+    if found == len(store.groups):
+        return f"{found} groups, one for each record"
+    return f"{len(store.groups)} records of {found} patients or lesions"
+
+
+def repeats(bench: Bench) -> str:
+    """Read or generated twice, the data have the same bits."""
+    scenario = bench.scenario()
+    first = _store(bench)
+    with bench.own_cache():
+        import os
+
+        os.environ["FEDSIM_CACHE"] = str(bench.folder / "again")
+        second = open_store(scenario)
+    if first.fingerprint != second.fingerprint:
+        raise CheckFailed(
+            "prepared twice, the data differ: the order of files on a disk is not fixed, sort "
+            "them; a stand-in draws from numpy.random.default_rng(seed)"
+        )
+    return f"twice the fingerprint {first.fingerprint[:12]}..."
+
+
+def manifest(bench: Bench) -> str:
+    """The manifest lists what is there, each record once."""
+    scenario = bench.scenario()
+    root = scenario.data_root()
+    if root is None:
+        raise NotApplicable("no folder is given: --with data.root=DIR")
+    dataset = construct(bench.factory, scenario.data.parameters)
+    found = usable(dataset.manifest, root, scenario.data.skip_bad)
+    if isinstance(dataset, VolumeDataset):
+        raise NotApplicable("the manifest of volumes is checked as it is read")
+    twice = [name for name, count in Counter(found.ids).items() if count > 1]
+    if twice:
+        raise CheckFailed(f"{len(twice)} ids are given to several records, such as {twice[0]!r}")
+    if gone := [path for path in found.paths if not Path(path).is_file()]:
+        raise CheckFailed(
+            f"{len(gone)} of {len(found.paths)} files are not there, such as {gone[0]}"
+        )
+    if np.asarray(found.labels).dtype != np.int64:
+        raise CheckFailed(f"labels are {np.asarray(found.labels).dtype}, not int64")
+    return f"{len(found.paths)} records, each file is there"
+
+
+def randomness(bench: Bench) -> str:
+    """Chance comes from a seed of the data set's own."""
+    scenario = bench.scenario()
+    before = global_states()
+    with undisturbed("reading or generating the data"), bench.own_cache():
+        import os
+
+        os.environ["FEDSIM_CACHE"] = str(bench.folder / "third")
+        open_store(scenario)
+    assert before == global_states()
+    return "none used, none disturbed"
+
+
+def trained(bench: Bench) -> str:
+    """A run learns from it."""
+    return strategies.require_learned(bench.run)
+
+
+CHECKS: dict[str, Callable[[Bench], str]] = {
+    "the data are there": prepared,
+    "patients": groups,
+    "the manifest": manifest,
+    "read twice, the same bits": repeats,
+    "no global randomness": randomness,
+    "a run learns from it": trained,
+    ON_RAY: strategies.on_ray,
+}
