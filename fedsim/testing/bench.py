@@ -88,6 +88,12 @@ _PARTNERS: dict[str, dict[str, Any]] = {
         "client": {"name": "local", "batch_size": 8, "steps": 3, "learning_rate": 0.05},
     },
 }
+_VOLUME_PARTNERS: dict[str, dict[str, Any]] = {
+    "nothing": {
+        "strategy": {"name": "local_only"},
+        "client": {"name": "local_segmentation", "steps": 2, "batch_size": 2},
+    },
+}
 _FEW = {"steps": 3, "epochs": 4, "batch_size": 8, "iterations": 1, "images_per_class": 1}
 
 
@@ -189,7 +195,8 @@ class Bench:
         volumes = data_of(factory) == "volumes"
         values = dict(_VOLUMES if volumes else _IMAGES)
         if self.group in ("strategies", "clients"):
-            values |= {} if volumes else _PARTNERS.get(payload_of(factory), {})
+            partners = _VOLUME_PARTNERS if volumes else _PARTNERS
+            values |= partners.get(payload_of(factory), {})
         if getattr(factory, "one_shot", False):
             values["rounds"] = 1
         if self.group == "strategies" and not _ours(factory):
@@ -239,10 +246,10 @@ class Bench:
             ) from error
 
     @contextlib.contextmanager
-    def own_cache(self) -> Iterator[None]:
+    def own_cache(self, name: str = "cache") -> Iterator[None]:
         """Prepare data below the bench's folder: a data set that changes must not be remembered."""
         before = os.environ.get("FEDSIM_CACHE")
-        os.environ["FEDSIM_CACHE"] = str(self.folder / "cache")
+        os.environ["FEDSIM_CACHE"] = str(self.folder / name)
         try:
             yield
         finally:

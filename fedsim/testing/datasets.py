@@ -15,12 +15,14 @@ from fedsim.data.volumes.store import VolumeStore
 from fedsim.federation import open_store
 from fedsim.registry import construct
 from fedsim.testing import strategies
-from fedsim.testing.bench import Bench, global_states, undisturbed
+from fedsim.testing.bench import Bench, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
 
 
-def _store(bench: Bench) -> Any:
-    return bench.federation(bench.scenario()).store
+def _store(bench: Bench, cache: str = "cache") -> Any:
+    """The prepared data; those of another cache are prepared anew."""
+    with bench.own_cache(cache):
+        return open_store(bench.scenario())
 
 
 def prepared(bench: Bench) -> str:
@@ -52,13 +54,7 @@ def groups(bench: Bench) -> str:
 
 def repeats(bench: Bench) -> str:
     """Read or generated twice, the data have the same bits."""
-    scenario = bench.scenario()
-    first = _store(bench)
-    with bench.own_cache():
-        import os
-
-        os.environ["FEDSIM_CACHE"] = str(bench.folder / "again")
-        second = open_store(scenario)
+    first, second = _store(bench), _store(bench, "again")
     if first.fingerprint != second.fingerprint:
         raise CheckFailed(
             "prepared twice, the data differ: the order of files on a disk is not fixed, sort "
@@ -91,14 +87,8 @@ def manifest(bench: Bench) -> str:
 
 def randomness(bench: Bench) -> str:
     """Chance comes from a seed of the data set's own."""
-    scenario = bench.scenario()
-    before = global_states()
-    with undisturbed("reading or generating the data"), bench.own_cache():
-        import os
-
-        os.environ["FEDSIM_CACHE"] = str(bench.folder / "third")
-        open_store(scenario)
-    assert before == global_states()
+    with undisturbed("reading or generating the data"):
+        _store(bench, "watched")
     return "none used, none disturbed"
 
 

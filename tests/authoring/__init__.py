@@ -1,0 +1,1 @@
+"""The package that `fedsim new` writes."""
