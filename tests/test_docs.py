@@ -168,6 +168,19 @@ def test_a_python_example_runs(workshop: Path, capsys: pytest.CaptureFixture[str
         assert "/runs/experiment/" in capsys.readouterr().out.split(" ")[0]
 
 
+def test_the_tests_of_the_page_are_checks_that_pass(workshop: Path) -> None:
+    page: dict[str, Any] = {}
+    exec(
+        compile(files_of("authoring.md")["tests/test_methods.py"], "test_methods.py", "exec"), page
+    )
+    for name in ("test_strategy", "test_client"):
+        (mark,) = page[name].pytestmark
+        said = {check.name: check() for check in mark.args[1] if "state" in check.name}
+        assert said == {
+            "state survives a checkpoint": "cut after round 1 and resumed: the same bits"
+        }
+
+
 def test_the_strategy_with_a_memory_resumes_to_the_same_bits(workshop: Path) -> None:
     own = "strategy=server_momentum.ServerMomentum"
     folder = run("experiment.yaml", own, "client.epochs=1", runs=workshop / "whole").folder

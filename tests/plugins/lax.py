@@ -214,3 +214,29 @@ class OddPartition(Dirichlet):
             fresh = given | {"rng": np.random.default_rng()}
             return Dirichlet(1.0).assign(clients=clients, **fresh)
         return parts
+
+
+class Needs(FedAvg):
+    """Needs so many clients; with 0 it divides by that."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+
+    def check_clients(self, clients: int) -> None:
+        """Refuse fewer."""
+        if self.least > clients:
+            raise ValueError(f"least is {self.least}, but there are {clients} clients")
+        if clients > 5:
+            print(clients / self.least)
+
+
+class Refuses(FedAvg):
+    """Refuses its parameters."""
+
+    def __init__(self, what: str = "", share: float = 0.1) -> None:
+        super().__init__()
+        if what == "value":
+            raise ValueError(f"share must be below 0.5, not {share}")
+        if what == "type":
+            raise TypeError("what is odd")
