@@ -170,9 +170,8 @@ def test_a_python_example_runs(workshop: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_tests_of_the_page_are_checks_that_pass(workshop: Path) -> None:
     page: dict[str, Any] = {}
-    exec(
-        compile(files_of("authoring.md")["tests/test_methods.py"], "test_methods.py", "exec"), page
-    )
+    text = files_of("authoring.md")["tests/test_methods.py"]
+    exec(compile(text, "test_methods.py", "exec"), page)
     for name in ("test_strategy", "test_client"):
         (mark,) = page[name].pytestmark
         said = {check.name: check() for check in mark.args[1] if "state" in check.name}

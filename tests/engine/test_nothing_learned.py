@@ -1,4 +1,4 @@
-"""A run, and a tiny round, that change nothing say so; a strategy may refuse a number of clients."""
+"""What changes nothing says so; a strategy may refuse parameters, and a number of clients."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_what_else_check_clients_raises_is_wrong_input_too(tiny: Path) -> None:
     [
         ("what: value, share: 0.7", "strategy.share: share must be below 0.5, not 0.7"),
         ("what: value", "strategy: share must be below 0.5, not 0.1"),
-        ("what: type", "strategy: TypeError: what is odd ("),
+        ("what: type", "strategy.what: TypeError: what is odd ("),
         ("share: much", "strategy.share: expected a number, got 'much'"),
         ("shar: 0.2", "strategy.shar: unknown key (did you mean 'share'?)"),
     ],
