@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = ROOT / "fedsim" / "authoring" / "templates"
 
 
 @pytest.mark.parametrize("room", ["strategies", "clients", "scenarios"])
@@ -50,6 +51,9 @@ def test_the_wheel_runs_a_scenario_on_ray_from_an_empty_folder(tmp_path: Path) -
     assert "fedsim/strategies/gdd.py" in files
     assert "fedsim/py.typed" in files
     assert {"fedsim/report/templates/base.html", "fedsim/report/templates/base.css"} <= set(files)
+    written = {f"fedsim/{path.relative_to(ROOT / 'fedsim')}" for path in TEMPLATES.rglob("*.txt")}
+    assert len(written) == 3 + 5 * 4
+    assert written <= set(files)
 
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"

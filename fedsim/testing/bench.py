@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,15 +169,17 @@ class Bench:
     ) -> None:
         self.group, self.name, self.parameters = group, name, parameters
         self.overrides, self.plugins = overrides, [os.path.abspath(p) for p in plugins]
-        self._temporary = tempfile.TemporaryDirectory(prefix="fedsim-check-")
         self._federations: dict[str, Federation] = {}
         self._count = 0
         self._broken = False
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """A folder of the bench's own, which goes with it."""
-        return Path(self._temporary.name)
+        path = tempfile.mkdtemp(prefix="fedsim-check-")
+        # Not a TemporaryDirectory, which warns where a test's own checks end with the process.
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
+        return Path(path)
 
     @functools.cached_property
     def factory(self) -> Any:
@@ -306,7 +309,7 @@ class Bench:
             if around is not None:
                 around(rounds)
             rounds.run(last)
-            state = getattr(strategy, "state_dict", dict)()
+            state: dict[str, Any] = getattr(strategy, "state_dict", dict)()
             return Ran(
                 first=first,
                 arrays=_copied(rounds.arrays),
