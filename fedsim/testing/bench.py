@@ -206,6 +206,8 @@ class Bench:
             # Flower's own refuse clients that report different metrics: a site with one class has
             # no AUC.
             values["evaluation"] = {"on_clients": False}
+        if self.group == "clients" and not isinstance(factory, type):
+            values["evaluation"] = {"on_clients": False}  # A ClientApp may have no `evaluate`.
         block = {"name": self.name} | self.parameters
         if self.group == "clients":
             block = _few(factory) | block

@@ -60,7 +60,10 @@ def _divide(partition: Any, clients: int | None, seed: int = 0) -> dict[str, np.
 
 def clients_for(bench: Bench) -> int | None:
     """How many clients it takes: four, or None where it decides itself."""
-    partition = construct(bench.factory, bench.parameters | _given(bench))
+    try:
+        partition = construct(bench.factory, bench.parameters | _given(bench))
+    except InputError:  # Said, with its place, where the scenario is loaded.
+        return _CLIENTS
     try:
         _divide(partition, _CLIENTS)
     except InputError:

@@ -60,8 +60,6 @@ def _check(arguments: argparse.Namespace) -> int:
     )
     rows: list[dict[str, Any]] = []
     width = max(len(check.name) for check in found)
-    if not arguments.json:
-        say(f"{GROUPS[group]} {arguments.name}")
     for check in found:
         try:
             state, text = "ok", check()
@@ -69,6 +67,8 @@ def _check(arguments: argparse.Namespace) -> int:
             state, text = "failed", str(error)
         except NotApplicable as error:
             state, text = "does not apply", str(error)
+        if not rows and not arguments.json:
+            say(f"{GROUPS[group]} {arguments.name}")
         rows.append({"check": check.name, "state": state, "detail": text})
         if not arguments.json:
             mark = {"ok": "ok", "failed": "FAILED", "does not apply": "--"}[state]

@@ -44,6 +44,7 @@ def test_a_failure_says_why_and_exits_with_1(capsys: pytest.CaptureFixture[str])
 def test_what_does_not_apply_is_neither(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = typed(capsys, "natural")
     assert code == 0
+    assert "it decides itself: 3 clients, of 3 sites" in out
     assert "--      more clients than patients" in out
     assert out.splitlines()[-1] == "6 ok, 0 failed, 1 do not apply"
 
@@ -68,8 +69,9 @@ def test_wrong_input_is_one_error_and_exit_2(
     if words == ["lax:Odd"]:
         monkeypatch.setattr(sys, "path", [p for p in sys.path if p != PLUGINS])
         monkeypatch.delitem(sys.modules, "lax", raising=False)
-    code, _, err = typed(capsys, *words)
+    code, out, err = typed(capsys, *words)
     assert code == 2
+    assert not out
     assert said in err
     assert len(err.splitlines()) < 10
     assert "Traceback" not in err
