@@ -71,6 +71,7 @@ class Odd(FedAvg):
         shift = {
             "forgets": self.seen,
             "class": float(type(self).heard),
+            "beside": OddClient.trained / 100,
             "draws": float(np.random.normal()) if self.what == "draws" else 0.0,
         }.get(self.what, 0.0)
         moved = {k: (v + 0.01 * shift).astype(v.dtype) for k, v in tensors(arrays).items()}
@@ -80,11 +81,14 @@ class Odd(FedAvg):
 class OddClient(Client):
     """Trains a little, and breaks the rule that it is told."""
 
+    trained: ClassVar[int] = 0
+
     def __init__(self, what: str = "") -> None:
         self.what, self.seen = what, 0
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Move the weights a little."""
+        type(self).trained += 1
         model = site.new_model()
         load_state(model, content.array_records["arrays"])
         self.seen += 1

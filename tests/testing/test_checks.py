@@ -187,6 +187,21 @@ def test_ray_is_asked_for() -> None:
     assert not [check for check in checks("clients", "supervised") if "Ray" in check.name]
 
 
+@pytest.mark.slow
+def test_on_ray_what_passes_beside_the_messages_shows() -> None:
+    parameters = {"what": "beside"}
+    found = checks(
+        "strategies",
+        "lax:Odd",
+        ["client=lax:OddClient"],
+        plugins=PLUGINS,
+        ray=True,
+        parameters=parameters,
+    )
+    with pytest.raises(CheckFailed, match="a run on Ray differs .* in the model's"):
+        found[-1]()
+
+
 def test_each_check_is_a_test_of_pytest() -> None:
     test = strategy_checks("lax:Odd", "federation.clients=4", plugins=PLUGINS, what="same")
     (mark,) = test.pytestmark  # type: ignore[attr-defined]
