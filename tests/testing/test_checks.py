@@ -198,7 +198,7 @@ def test_on_ray_what_passes_beside_the_messages_shows() -> None:
         ray=True,
         parameters=parameters,
     )
-    with pytest.raises(CheckFailed, match="a run on Ray differs .* in the model's"):
+    with pytest.raises(CheckFailed, match=r"a run on Ray differs .* in the model's"):
         found[-1]()
 
 
