@@ -14,15 +14,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from fedsim.errors import InputError, Problem
 from fedsim.files import require_regular
+from fedsim.printing import harmless
 from fedsim.report.comparison import find_row
 from fedsim.report.overview.facts import Section, sections_of
 from fedsim.report.overview.groups import groups_of
 from fedsim.report.paths import without_paths
+from fedsim.report.rendering import environment
 from fedsim.report.rows import Run, rows_of
 from fedsim.runfolder import RunFolder, write_whole
 
@@ -132,15 +133,9 @@ def render(
          for run in row.runs]
         for one in sections
     ]  # fmt: skip
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(lambda name: _file(f"templates/{name}")),
-    )
-    environment.filters |= {"sortable": _sortable, "breakable": _breakable}
-    return environment.get_template("overview.html").render(
+    pages = environment()
+    pages.filters |= {"sortable": _sortable, "breakable": _breakable}
+    return pages.get_template("overview.html").render(
         title=title,
         generator=GENERATOR,
         sections=list(zip(sections, runs, strict=True)),
@@ -190,13 +185,22 @@ def _sortable(key: float | str | None) -> str:
 
 def _breakable(name: str) -> Markup:
     """A name as HTML that may be broken where it has a joint."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._=/-])", name))
+    return Markup("<wbr>").join(re.split(r"(?<=[._=/-])", harmless(name)))
 
 
 def _json(value: Any) -> str:
     """JSON that no HTML reader takes for an element's end."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_harmless(value), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _harmless(value: Any) -> Any:
+    """The value with control characters of its texts written out."""
+    if isinstance(value, str):
+        return harmless(value)
+    if isinstance(value, dict):
+        return {key: _harmless(inner) for key, inner in value.items()}
+    return [_harmless(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @lru_cache
