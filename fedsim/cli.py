@@ -46,6 +46,7 @@ from fedsim.verbs import (
     report,
     run,
     scenarios,
+    start,
     sweep,
     watch,
 )
@@ -153,7 +154,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    running = (scenarios, run, sweep, curve, audit)
+    running = (start, scenarios, run, sweep, curve, audit)
     looking = (watch, compare, report, predict, export)
     own = (data, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):

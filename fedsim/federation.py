@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 
 from fedsim.client import Task
-from fedsim.data.columns import as_patient
+from fedsim.data.columns import as_patient, plain
 from fedsim.data.copies import in_common
 from fedsim.data.split import split_records
 from fedsim.data.store import Store, prepare
 from fedsim.data.volumes.dataset import VolumeDataset
 from fedsim.data.volumes.split import split_cases, split_fold
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, nearest
 from fedsim.label_views import label_scheme
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
@@ -42,6 +42,8 @@ class Federation:
         task: what is to be learned.
         external: a store, and positions in it of records that no client has, to score finished
             models on.
+        torn: patients (or lesions) with records at several clients by the table, each of which is
+            with one.
     """
 
     store: Any
@@ -50,6 +52,7 @@ class Federation:
     val: dict[str, np.ndarray]
     task: Task
     external: tuple[Any, np.ndarray] | None = None
+    torn: int = 0
 
     def view(self, split: str) -> Any:
         """The pooled records of one split."""
@@ -105,8 +108,12 @@ class Federation:
             ]
             if single:
                 notes.append(f"clients with records of one class only: {_some(single)}")
-        pairs = np.unique(np.stack([store.groups, store.sites], axis=1), axis=0)
-        several = int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
+        if self.torn:
+            notes.append(
+                f"patients (or lesions) with records at several clients of the table: {self.torn}; "
+                "each is with the one that has most of it"
+            )
+        several = _at_several(store.groups, store.sites)
         if several:
             notes.append(
                 f"patients (or lesions) with records at several sites: {several}; each is with one "
@@ -135,6 +142,12 @@ class Federation:
             ).tolist()
             for name, positions in self.train.items()
         }
+
+
+def _at_several(groups: np.ndarray, holders: np.ndarray) -> int:
+    """How many groups have records at several holders."""
+    pairs = np.unique(np.stack([groups, holders], axis=1), axis=0)
+    return int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
 
 
 def _some(names: list[str]) -> str:
@@ -355,22 +368,22 @@ def build_federation(
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)
     here = split["train"]
-    # Sites that take no part are none that a partition may wait for.
-    names = [name for name in store.site_names if name not in _outsiders(scenario)]
-    codes = np.array([names.index(n) if n in names else -1 for n in store.site_names], np.int64)
+    column = getattr(partition, "column", None)
+    names, holders = _holders(scenario, store, inside, column)
     with plugin_code(f"partition {block.name!r} failed in assign"):
         parts = partition.assign(
             labels=store.labels[here],
             groups=store.groups[here],
-            sites=codes[store.sites[here]],
+            sites=holders[here],
             site_names=tuple(names),
             clients=scenario.federation.clients,
             rng=Streams(seed).numpy("partition"),
         )
     train = {name: here[positions] for name, positions in parts.items()}
-    val = _share_validation(store, split["val"], list(train))
+    val = _share_validation(store, split["val"], list(train), names, holders)
     task = _task(scenario, store, list(train))
-    return Federation(store, split, train, val, task, external)
+    torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
+    return Federation(store, split, train, val, task, external, torn)
 
 
 def stand_in_note(store: Store | VolumeStore) -> str:
@@ -379,15 +392,45 @@ def stand_in_note(store: Store | VolumeStore) -> str:
     return "embedded stand-in: generated images, not real data" if embedded else ""
 
 
+def _holders(
+    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray, column: str | None
+) -> tuple[list[str], np.ndarray]:
+    """Whom a partition may go by: names, and for each record of the store a position in them or -1.
+
+    They are the sites that take part, or what a column of the table says of those records.
+    """
+    if column is None:
+        # Sites that take no part are none that a partition may wait for.
+        names = [name for name in store.site_names if name not in _outsiders(scenario)]
+        codes = np.array([names.index(n) if n in names else -1 for n in store.site_names], np.int64)
+        return names, codes[store.sites]
+    titles = {plain(title): title for title in store.columns}
+    if plain(column) not in titles:
+        message = f"is {column!r}; columns of the data: {', '.join(store.columns) or 'none'}"
+        raise InputError(
+            f"the data have no column {column!r}{nearest(column, store.columns)}",
+            [Problem("federation.partition.column", message)],
+        )
+    values = store.columns[titles[plain(column)]]
+    names = sorted({values[i] for i in inside.tolist()})
+    place = {name: code for code, name in enumerate(names)}
+    return names, np.array([place.get(value, -1) for value in values], np.int64)
+
+
 def _share_validation(
-    store: Store | VolumeStore, val: np.ndarray, names: list[str]
+    store: Store | VolumeStore,
+    val: np.ndarray,
+    names: list[str],
+    known: list[str],
+    holders: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Validation records go to their own site where clients are sites, else evenly by label."""
-    if set(names) <= set(store.site_names):
-        codes = {name: list(store.site_names).index(name) for name in names}
-        return {name: val[store.sites[val] == codes[name]] for name in names}
+    """Validation records go to their own client where clients are sites, or those of a column, else
+    evenly by label.
+    """
+    if set(names) <= set(known):
+        return {name: val[holders[val] == known.index(name)] for name in names}
     groups, first = np.unique(store.groups[val], return_index=True)
     dealt = groups[np.argsort(store.labels[val][first], kind="stable")]
     owner = dict(zip(dealt.tolist(), np.arange(len(dealt)) % len(names), strict=True))
-    holders = np.array([owner[group] for group in store.groups[val].tolist()], dtype=np.int64)
-    return {name: val[holders == client] for client, name in enumerate(names)}
+    owners = np.array([owner[group] for group in store.groups[val].tolist()], dtype=np.int64)
+    return {name: val[owners == client] for client, name in enumerate(names)}

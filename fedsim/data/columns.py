@@ -17,7 +17,7 @@ SURE: Mapping[str, frozenset[str]] = {
         "group grp patient pat pt subject subj participant person lesion mrn pid ptid donor "
         "specimen volunteer proband individual animal family patienten paciente paziente"
     ),
-    "site": _words("site centre center hospital institution institute clinic client"),
+    "site": _words("site centre center hospital institution institute clinic"),
 }
 """Optional column -> what people call it. Such a column is never passed over."""
 

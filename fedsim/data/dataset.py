@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +29,8 @@ class Manifest:
         bad: what is wrong with records that are not listed, since they cannot be used (a table
             gives no label, or an unknown one): an error, or left out with `data.skip_bad`.
         notes: what a person must know about what was read, a sentence each.
+        columns: what else a table says of the records, by the column's name: a partition may go by
+            it.
     """
 
     paths: list[Path]
@@ -39,6 +41,7 @@ class Manifest:
     classes: tuple[str, ...] = ()
     bad: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
     def checked(self) -> Manifest:
         """This manifest; raises BadRecords where `bad` says that records are not listed."""
@@ -64,6 +67,16 @@ def usable(manifest_of: Callable[[Path], Any], root: Path, skip_bad: bool) -> An
         if not skip_bad or not error.left:
             raise
         return error.manifest
+
+
+def columns_of(manifest: Any, ids: Sequence[str]) -> dict[str, list[str]]:
+    """What a manifest's columns say of some of its records."""
+    if not manifest.columns:
+        return {}
+    place = {name: i for i, name in enumerate(manifest.ids)}
+    return {
+        column: [values[place[name]] for name in ids] for column, values in manifest.columns.items()
+    }
 
 
 @dataclass(frozen=True)

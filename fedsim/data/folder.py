@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from fedsim.data import dicom
 from fedsim.data.columns import alike, as_number, plain
 from fedsim.data.dataset import Dataset, Manifest
+from fedsim.data.finding import SUFFIXES, files_below, images_below, located
+from fedsim.data.headers import with_headers
 from fedsim.data.table import (
     ONE_SITE,
     belonging,
+    check_called,
     coded,
     find_table,
+    other_columns,
     read_table,
     refuse_one_file_twice,
     tables_in,
@@ -22,11 +27,15 @@ from fedsim.data.table import (
 from fedsim.data.table import SUFFIXES as TABLES
 from fedsim.errors import InputError, Problem
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+Level = Literal["label", "group", "site", "skip"]
+"""What a level of folders says."""
+
 _COLUMNS, _OPTIONAL = ("path", "label"), ("group", "site")
-_SIDES = frozenset(
+SIDES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "holdout"}
 )
+"""What people call the folders of a split."""
+
 _NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "?"})
 _SHOWN = 5  # files named in a note
 
@@ -35,12 +44,18 @@ class Folder(Dataset):
     """Images below one folder, without a stand-in.
 
     Either a folder for each class (with images at any depth below it), or a table with the columns
-    path (relative to the root), label and, if known, group (patient or lesion) and site.
+    path (relative to the root), label and, if known, group (patient or lesion) and site. A path
+    that is a bare name, with or without suffix, may lie in any folder below the root. Of DICOM
+    files without a table, or where it does not name patients, the headers do.
 
     Args:
         csv: the table's name below the root. Without it the only one there that has the columns is
             read. A root without any table is read as a folder for each class.
         classes: class names in label order; without it those found, sorted.
+        columns: what the table calls its columns: {group: Patient, label: dx}.
+        levels: what the folders say, from the root down; without it [label]. With [site, label] a
+            site has a folder for each class; "group" is a patient or lesion, and "skip" says
+            nothing. The folders below may have any names.
     """
 
     layout = (
@@ -48,24 +63,46 @@ class Folder(Dataset):
         "known, group and site"
     )
 
-    def __init__(self, csv: str | None = None, classes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        csv: str | None = None,
+        classes: list[str] | None = None,
+        columns: dict[str, str] | None = None,
+        levels: list[Level] | None = None,
+    ) -> None:
         if classes is not None and (len(classes) < 2 or len(set(classes)) != len(classes)):
             raise ValueError(f"classes must name at least two different classes, not {classes}.")
+        known = [name for name in levels or () if name != "skip"]
+        if levels is not None and ("label" not in known or len(set(known)) < len(known)):
+            raise ValueError(f"levels must name label once, and the others at most once: {levels}.")
+        if levels is not None and (csv is not None or columns):
+            raise ValueError("levels is of folders without a table: leave out csv and columns.")
         self.csv = csv
         self.classes = tuple(classes or ())
+        self.columns = check_called(columns, (*_COLUMNS, *_OPTIONAL))
+        self.levels = tuple(levels or ())
 
     def manifest(self, root: Path) -> Manifest:
         """List the images of the table, or of the class folders."""
+        if self.levels:
+            return self._from_levels(root)
         if self.csv is not None:
             return self._from_table(root, self.csv)
-        if (found := find_table(root, _COLUMNS, _OPTIONAL, self.layout)) is not None:
+        found = find_table(root, _COLUMNS, _OPTIONAL, self.layout, self.columns)
+        if found is not None:
             name, note = found
             return self._from_table(root, name, note)
+        if self.columns:
+            message = "has no table, and data.columns says what a table calls its columns"
+            raise InputError("which table lists the records?", [Problem(str(root), message)])
         return self._from_folders(root)
 
     def _from_table(self, root: Path, name: str, note: str = "") -> Manifest:
-        rows = read_table(root / name, _COLUMNS, unique="path", optional=_OPTIONAL)
+        rows = read_table(
+            root / name, _COLUMNS, unique="path", optional=_OPTIONAL, called=self.columns
+        )
         refuse_one_file_twice(rows, "path", name)
+        paths, searched = located(root, rows, name)
         found = {row["label"] for row in rows if plain(row["label"]) not in _NO_LABEL}
         classes = self.classes or tuple(sorted(found))
         _refuse_alike(classes, root / name)
@@ -73,20 +110,72 @@ class Folder(Dataset):
         order = {label: i for i, label in enumerate(classes)}
         good, labels, bad = coded(rows, "label", order.get, ", ".join(classes))
         groups, sites, notes = belonging(good)
-        return Manifest(
-            paths=[root / row["path"] for row in good],
+        records = Manifest(
+            paths=[paths[row.where] for row in good],
             labels=np.array(labels, dtype=np.int64),
             groups=groups,
             sites=sites,
             ids=[row["path"] for row in good],
             classes=classes,
             bad=tuple(bad),
-            notes=tuple(filter(None, (note, *notes))),
+            notes=tuple(filter(None, (note, searched, *notes))),
+            columns=other_columns(good, _COLUMNS, self.columns),
+        )
+        return with_headers(records).checked()
+
+    def _from_levels(self, root: Path) -> Manifest:
+        """The images below levels of folders."""
+        depth = len(self.levels)
+        files = images_below(root)
+        said = [file.relative_to(root).parts[:-1] for file in files]
+        bad = [
+            Problem(str(file), f"lies outside of the {depth} levels {', '.join(self.levels)}")
+            for file, folders in zip(files, said, strict=True)
+            if len(folders) < depth
+        ]
+        records = [
+            (file, dict(zip(self.levels, folders, strict=False)))
+            for file, folders in zip(files, said, strict=True)
+            if len(folders) >= depth
+        ]
+        found = {levels["label"] for _, levels in records}
+        classes = self.classes or tuple(sorted(found))
+        _refuse_alike(classes, root)
+        _refuse_one_class(classes, root)
+        if strangers := sorted(found - set(classes)):
+            message = f"has folders of {', '.join(strangers)}, none of {', '.join(classes)}"
+            raise InputError("the folders do not match the classes", [Problem(str(root), message)])
+        # A patient's number may begin anew at each site; one patient may be in two classes.
+        groups = [
+            "/".join(one[name] for name in ("site", "group") if name in one)
+            if "group" in one
+            else ""
+            for _, one in records
+        ]
+        notes = []
+        if "skip" in self.levels:
+            sides = sorted({one["skip"] for _, one in records})
+            if sides and all(plain(side) in SIDES for side in sides):
+                notes.append(
+                    f"folders {', '.join(sides)} are pooled; data.split decides what is for "
+                    "training and test"
+                )
+        return with_headers(
+            Manifest(
+                paths=[file for file, _ in records],
+                labels=np.array([classes.index(one["label"]) for _, one in records], np.int64),
+                groups=groups,
+                sites=[levels.get("site", ONE_SITE) for _, levels in records],
+                ids=[file.relative_to(root).as_posix() for file, _ in records],
+                classes=classes,
+                bad=tuple(bad),
+                notes=tuple(notes),
+            )
         ).checked()
 
     def _from_folders(self, root: Path) -> Manifest:
         found = {
-            folder.name: _images(folder)
+            folder.name: images_below(folder)
             for folder in sorted(root.iterdir())
             if folder.is_dir() and not folder.name.startswith(".")
         }
@@ -112,22 +201,25 @@ class Folder(Dataset):
             raise InputError("the folders do not match the classes", problems, "check data.root")
         _refuse_alike(classes, root)
         _refuse_one_class(classes, root)
-        if not self.classes and all(plain(name) in _SIDES for name in classes):
+        if not self.classes and all(plain(name) in SIDES for name in classes):
             raise InputError(
                 "folders of classes are expected, not of the sides of a split",
                 [Problem(str(root), f"has the folders {', '.join(classes)}")],
                 "fedsim splits by itself: put the images of a class into one folder, or write a "
-                f"table. If these are the classes, add data.classes=[{', '.join(classes)}]",
+                "table; or, where each of them holds the classes, add data.levels=[skip, label]. "
+                f"If these are the classes, add data.classes=[{', '.join(classes)}]",
             )
         records = [(path, label) for label, name in enumerate(classes) for path in found[name]]
-        return Manifest(
-            paths=[path for path, _ in records],
-            labels=np.array([label for _, label in records], dtype=np.int64),
-            groups=[""] * len(records),
-            sites=[ONE_SITE] * len(records),
-            ids=[path.relative_to(root).as_posix() for path, _ in records],
-            classes=classes,
-            notes=_not_read(root, classes),
+        return with_headers(
+            Manifest(
+                paths=[path for path, _ in records],
+                labels=np.array([label for _, label in records], dtype=np.int64),
+                groups=[""] * len(records),
+                sites=[ONE_SITE] * len(records),
+                ids=[path.relative_to(root).as_posix() for path, _ in records],
+                classes=classes,
+                notes=_not_read(root, classes),
+            )
         )
 
 
@@ -139,8 +231,10 @@ def _not_read(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
     others = [
         file.suffix.lower() or file.name
         for name in classes
-        for file in _files(root / name)
-        if file.suffix.lower() not in {*SUFFIXES, *TABLES} and file.is_file()
+        for file in files_below(root / name)
+        if file.suffix.lower() not in {*SUFFIXES, *TABLES}
+        and file.is_file()
+        and not dicom.is_dicom(file)
     ]
     kinds = ", ".join(sorted(set(others))[:_SHOWN])
     notes = (
@@ -148,39 +242,6 @@ def _not_read(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
         f"not read: {len(others)} files of other kinds than images ({kinds})" if others else "",
     )
     return tuple(filter(None, notes))
-
-
-def _images(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted. A link that leads nowhere is listed: reading it says
-    so.
-    """
-    return sorted(
-        file
-        for file in _files(folder)
-        if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists())
-    )
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files at any depth; names with a leading dot are not data.
-
-    Links to folders are followed, except to one that they lie in.
-    """
-
-    def refuse(error: OSError) -> None:
-        problem = Problem(str(error.filename), f"cannot be read: {error.strerror}")
-        raise InputError("a folder of images cannot be read", [problem])
-
-    found = []
-    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        inside = Path(here).resolve()
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not inside.is_relative_to((inside / name).resolve())
-        ]
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return found
 
 
 def _refuse_alike(classes: Sequence[str], where: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fedsim.data import dicom
 from fedsim.errors import RunError
 from fedsim.files import require_regular
 
@@ -27,23 +28,62 @@ _DEEP = (";16", ";32")  # in Pillow's names of raw modes
 _SPAN = 32  # files a task: small enough for a smooth progress bar, large enough to hide its cost
 
 
+BY_WINDOW, BY_FILE = "window", "file"
+"""Who says which grey values become black and white: `data.window` or percentiles, or the file."""
+
+
 def read_image(path: str | Path, size: int, window: Window | None = None) -> np.ndarray:
     """Read a picture as uint8 RGB [size, size, 3].
 
     The shorter side is scaled to `size` with the aspect ratio kept, then the centre is cropped: a
     lesion lies in the middle of its picture and is not stretched. Bilinear with antialiasing.
     EXIF orientation is ignored, an alpha channel dropped; palettes, grey, 1-bit and CMYK pictures
-    become RGB as Pillow converts them. Grey values of more than 8 bits: see `window`.
+    become RGB as Pillow converts them. Grey values of more than 8 bits: see `window`. DICOM files
+    are turned so that the smallest value is black.
 
     Args:
         window: of a picture with grey values of more than 8 bits, what becomes 0 and what 255; None
-            takes its `PERCENTILES`.
+            takes the window that a DICOM file names, or the picture's `PERCENTILES`.
 
     Raises:
         OSError: the file is missing, unreadable, truncated, or no picture.
         ValueError: it holds several pictures, colours of more than 8 bits a channel, or values that
             are no finite numbers.
     """
+    is_dicom = dicom.is_dicom(Path(path))
+    picture = _dicom(path, window) if is_dicom else _picture(path, size, window)
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = picture.resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + side, top + side),
+        reducing_gap=3.0,
+    )
+    return np.asarray(square)
+
+
+def _dicom(path: str | Path, window: Window | None) -> Image.Image:
+    """The picture of a DICOM file as RGB."""
+    found = dicom.read_picture(path)
+    if found.values.ndim == 3:
+        return Image.fromarray(found.values)
+    grey = found.values
+    if (how := _who(found.deep, found.window, window)) is not None:
+        grey = _scaled(grey, found.window if how == BY_FILE else window)
+    return Image.fromarray(255 - grey if found.inverted else grey).convert("RGB")
+
+
+def _who(deep: bool, by_file: Window | None, window: Window | None) -> str | None:
+    """Who says which grey values of a DICOM picture become black and white; None for nobody."""
+    if deep and (window is not None or by_file is None):
+        return BY_WINDOW
+    return BY_FILE if by_file is not None else None
+
+
+def _picture(path: str | Path, size: int, window: Window | None) -> Image.Image:
+    """The picture of a file that Pillow reads, as RGB; a large JPEG may be scaled down."""
     with warnings.catch_warnings():
         # Pillow refuses pictures of more than 179 million pixels; it warns of half as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -60,33 +100,40 @@ def read_image(path: str | Path, size: int, window: Window | None = None) -> np.
                 )
             # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
             opened.draft("RGB", (2 * size, 2 * size))
-            picture = _windowed(opened, window) if deep else opened.convert("RGB")
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = picture.resize(
-        (size, size),
-        Image.Resampling.BILINEAR,
-        box=(left, top, left + side, top + side),
-        reducing_gap=3.0,
-    )
-    return np.asarray(square)
+            if deep:
+                grey = Image.fromarray(_scaled(np.asarray(opened), window))
+                return grey.convert("RGB")
+            return opened.convert("RGB")
 
 
-def _has_deep(path: str) -> bool:
-    """`_is_deep` of a file."""
+def _windowed(path: Path, window: Window | None) -> str | None:
+    """Who says which grey values of a file become black and white; None for nobody."""
+    if dicom.is_dicom(path):
+        return _who(*dicom.read_depth(path), window)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as opened:
-            return _is_deep(opened)
+            return BY_WINDOW if _is_deep(opened) else None
 
 
-def window_note(count: int, window: Window | None) -> str:
-    """What was done to so many pictures of more than 8 bits; "" for none."""
-    if not count:
-        return ""
-    ends = "the percentiles 1 and 99 of each" if window is None else "{:g} and {:g}".format(*window)
-    return f"{count} images have more than 8 bits: {ends} become black and white (data.window)"
+def window_note(count: int, window: Window | None, by_file: int = 0) -> str:
+    """What was done to so many pictures of more than 8 bits, and to so many whose DICOM file names
+    a window; "" for none.
+    """
+    notes = []
+    if count:
+        ends = "the percentiles 1 and 99 of each"
+        if window is not None:
+            ends = "{:g} and {:g}".format(*window)
+        notes.append(
+            f"{count} images have more than 8 bits: {ends} become black and white (data.window)"
+        )
+    if by_file:
+        notes.append(
+            f"{by_file} DICOM images are shown in the window that each file names (data.window "
+            "sets one for all)"
+        )
+    return "; ".join(notes)
 
 
 def _is_deep(opened: Image.Image) -> bool:
@@ -94,17 +141,16 @@ def _is_deep(opened: Image.Image) -> bool:
     return opened.mode[0] in "IF"
 
 
-def _windowed(opened: Image.Image, window: Window | None) -> Image.Image:
-    """Grey values of more than 8 bits as RGB: those of the window become 0 to 255."""
-    values = np.asarray(opened).astype(np.float64)
+def _scaled(grey: np.ndarray, window: Window | None) -> np.ndarray:
+    """Grey values as uint8: those of the window, or of the percentiles, become 0 to 255."""
+    values = grey.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("grey values that are no finite numbers")
     low, high = window if window is not None else np.percentile(values, PERCENTILES)
     if high <= low:  # nearly all of the picture has one value
         low, high = values.min(), values.max()
     scaled = (values - low) / ((high - low) or 1.0)
-    grey = np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    return np.asarray(np.rint(255 * np.clip(scaled, 0, 1)).astype(np.uint8))
 
 
 def decode_files(
@@ -116,6 +162,7 @@ def decode_files(
     progress: Callable[[int, int], None] | None = None,
     window: Window | None = None,
     deep: Callable[[int], None] | None = None,
+    by_file: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
     """Decode every file into `target`, a new .npy file holding uint8 [n, size, size, 3].
 
@@ -123,7 +170,9 @@ def decode_files(
         workers: processes that decode; 1 decodes here.
         progress: called with (files done, files in all).
         window: see `read_image`.
-        deep: called with the position of each picture of more than 8 bits.
+        deep: called with the position of each picture of more than 8 bits, brought into 8 by
+            `window` or its percentiles.
+        by_file: called with the position of each picture whose file names the window.
 
     Returns:
         Why a file could not be decoded, by its position; the array is zero there.
@@ -143,9 +192,10 @@ def decode_files(
     done = 0
     for start, count, failed, found in _decoded(spans, min(workers, len(spans))):
         failures |= {start + offset: reason for offset, reason in failed}
-        if deep is not None:
-            for offset in found:
-                deep(start + offset)
+        told = {BY_WINDOW: deep, BY_FILE: by_file}
+        for offset, how in found:
+            if (tell := told[how]) is not None:
+                tell(start + offset)
         done += count
         if progress is not None:
             progress(done, len(paths))
@@ -164,7 +214,7 @@ def reserve(file: Path) -> None:
 
 
 _Span = tuple[Path, int, list[str], int, Window | None]
-_Decoded = tuple[int, int, list[tuple[int, str]], list[int]]
+_Decoded = tuple[int, int, list[tuple[int, str]], list[tuple[int, str]]]
 
 
 def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
@@ -207,18 +257,19 @@ def _decode_span(span: _Span) -> _Decoded:
     """Decode some files into their rows; a module function, so that any process can run it."""
     target, start, paths, size, window = span
     rows = np.lib.format.open_memmap(target, mode="r+")
-    failed, found = [], []
+    failed: list[tuple[int, str]] = []
+    found: list[tuple[int, str]] = []
     options = {} if window is None else {"window": window}
     for offset, path in enumerate(paths):
         try:
             image = read_image(path, size, **options)
-            deep = _has_deep(path)
+            how = _windowed(Path(path), window)
         except Exception as error:  # a broken file makes a decoder raise almost anything
             failed.append((offset, reason(error)))
         else:
             rows[start + offset] = image
-            if deep:
-                found.append(offset)
+            if how is not None:
+                found.append((offset, how))
     return start, len(paths), failed, found
 
 

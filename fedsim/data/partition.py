@@ -20,7 +20,14 @@ _COUNT = "federation.clients"
 
 
 class Partition(ABC):
-    """A way to divide records over clients. The constructor takes its parameters."""
+    """A way to divide records over clients. The constructor takes its parameters.
+
+    Attributes:
+        column: a column of the data's table, whose values `assign` gets in place of the sites;
+            None: it gets the sites.
+    """
+
+    column: str | None = None
 
     @abstractmethod
     def assign(
@@ -232,6 +239,64 @@ class Natural(Partition):
                 "a site is too small to be a client",
                 problems,
                 "set a smaller federation.partition.min_samples, or leave the site out of the data",
+            )
+        return parts
+
+
+class Table(Partition):
+    """A column of the data's table says which client a record is with.
+
+    A group with records at two clients stays at the one that has most of it.
+
+    Args:
+        column: of the table of a data set `folder`, `volumes` or the like.
+        min_samples: a client with fewer records is an error.
+    """
+
+    def __init__(self, column: str, min_samples: PositiveInt = 2) -> None:
+        if min_samples < 1:
+            raise ValueError(f"min_samples must be 1 or more, not {min_samples}.")
+        self.column = column
+        self.min_samples = min_samples
+
+    def assign(
+        self,
+        *,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        sites: np.ndarray,
+        site_names: tuple[str, ...],
+        clients: int | None,
+        rng: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        """Divide records over clients, whose names and records come as sites."""
+        where = f"column {self.column!r}"
+        if "" in site_names:
+            count = int((sites == site_names.index("")).sum())
+            raise InputError(
+                "some records have no client",
+                [Problem(where, f"is empty for {count} of {len(sites)} training records")],
+                "name a client in every row of the table",
+            )
+        if clients not in (None, len(site_names)):
+            message = f"is {clients}, but {where} names {len(site_names)} clients"
+            raise InputError(
+                "the table says who the clients are",
+                [Problem(_COUNT, message)],
+                f"leave {_COUNT} out",
+            )
+        counts, group = count_by_group(groups, sites)
+        parts = _parts(majority(counts)[group], site_names)
+        problems = [
+            Problem(f"client {name!r}", f"holds {len(part)} records, below {self.min_samples}")
+            for name, part in parts.items()
+            if len(part) < self.min_samples
+        ]
+        if problems:
+            raise InputError(
+                "a client of the table has too few records to train on",
+                problems,
+                "set a smaller federation.partition.min_samples, or merge clients in the table",
             )
         return parts
 

@@ -20,7 +20,7 @@ import yaml
 
 from fedsim.data.building import fingerprint, keep_rows, new_folder, publish, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
-from fedsim.data.dataset import Dataset, Embedded, Manifest, usable
+from fedsim.data.dataset import Dataset, Embedded, Manifest, columns_of, usable
 from fedsim.data.images import CHANNELS, Window, decode_files, window_note
 from fedsim.data.kept import (
     found_whole,
@@ -77,6 +77,7 @@ class Store:
         digests: uint8 [n, 16], see `fedsim.data.copies`.
         positive_rule: why the second of two classes is the positive one; "" where the data set
             says so.
+        columns: what else a table says of each record, by the column's name.
     """
 
     images: np.ndarray
@@ -96,6 +97,7 @@ class Store:
     patients: tuple[str, ...] = ()
     digests: Digests = field(default_factory=lambda: np.zeros((0, BYTES), np.uint8))
     positive_rule: str = ""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path, checked: bool = False) -> Store:
@@ -179,7 +181,8 @@ def prepare(
         store = Store.open(folder, checked)
         rule = "" if positive or dataset.classes else _rule(classes)
         notes = (*manifest.notes, *store.notes)
-        return replace(store, root=str(root), notes=notes, positive_rule=rule)
+        columns = columns_of(manifest, store.ids)
+        return replace(store, root=str(root), notes=notes, positive_rule=rule, columns=columns)
 
     # Two folders: what was built without some images must not serve who did not allow that.
     whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size, window)}"
@@ -189,6 +192,7 @@ def prepare(
             return store
 
     deep: set[int] = set()
+    by_file: set[int] = set()
     with new_folder(cache) as building:
         failures = decode_files(
             manifest.paths,
@@ -198,6 +202,7 @@ def prepare(
             progress=progress,
             window=window,
             deep=deep.add,
+            by_file=by_file.add,
         )
         content = digests(np.load(building / "images.npy", mmap_mode="r", allow_pickle=False))
         names = [below(path, root) for path in manifest.paths]
@@ -229,7 +234,9 @@ def prepare(
             root=str(root),
             skipped=[*lines_below(manifest.bad, root), *skipped],
             notes=notes,
-            window=window_note(len(deep.intersection(keep)), window),
+            window=window_note(
+                len(deep.intersection(keep)), window, len(by_file.intersection(keep))
+            ),
             patients=patients,
             content=content[keep],
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.data.columns import alike, as_patient, meant, plain
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, nearest
 from fedsim.files import require_regular
 
 SUFFIXES = (".csv", ".tsv")
@@ -53,6 +53,7 @@ def read_table(
     unique: str,
     optional: Sequence[str] = (),
     hint: str = "",
+    called: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Read a table with a header line, as UTF-8 (or UTF-16 with a byte-order mark).
 
@@ -66,17 +67,25 @@ def read_table(
         unique: the column in which every value must be there and differ from all others.
         optional: columns it may have.
         hint: what to type next when the columns are wrong.
+        called: what the table calls some of the columns: {"group": "Patient"}.
 
     Raises:
         InputError: no such file, not text, columns missing, doubled or misnamed, rows of the wrong
             length, no rows, or values of `unique` missing or repeated. Names all of the rows at
             fault.
     """
-    header, lines = _lines(file, columns)
+    called = called or {}
+    header, lines = _lines(file, columns, called)
     known = [*columns, *optional]
-    names = [plain(name) if plain(name) in known else name for name in header]
-    wrong = _missing(names, columns) + [
-        f"column {name!r} is there {names.count(name)} times"
+    names = _names(header, known, called)
+    wrong = _missing(names, [name for name in columns if name not in called])
+    wrong += [
+        f"data.columns.{name}: there is no column {title!r}{nearest(title, filter(None, header))}"
+        for name, title in called.items()
+        if name not in names
+    ]
+    wrong += [
+        f"column {called.get(name, name)!r} is there {names.count(name)} times"
         for name in known
         if names.count(name) > 1
     ]
@@ -114,13 +123,48 @@ def read_table(
     return rows
 
 
-def missing_columns(file: Path, columns: Sequence[str]) -> str:
+def check_called(called: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:
+    """What a table calls its columns, as a data set's option `columns`; ValueError if wrong."""
+    called = dict(called or {})
+    for name, title in called.items():
+        if name not in known:
+            raise ValueError(
+                f"columns names {name!r}, which is none of {', '.join(known)}. Write "
+                "{group: Patient}: fedsim's name first, then the table's."
+            )
+        if not plain(title):
+            raise ValueError(f"columns says nothing of what the table calls {name!r}.")
+    if len({plain(title) for title in called.values()}) < len(called):
+        raise ValueError(f"columns takes one column for two: {called}.")
+    return called
+
+
+def columns_in(file: Path) -> dict[str, list[str]]:
+    """All columns of a table with their values; raises InputError for what is no table."""
+    header, lines = _lines(file, ())
+    rows = [line for _, line in lines if len(line) == len(header)]
+    return {name: [row[i].strip() for row in rows] for i, name in enumerate(header) if name}
+
+
+def other_columns(
+    rows: Sequence[Row], known: Sequence[str], called: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The values of all columns but the known ones, by the name that the table gives them."""
+    names = [name for name in (rows[0].values if rows else ()) if name and name not in known]
+    return {called.get(name, name): [row[name] for row in rows] for name in names}
+
+
+def missing_columns(
+    file: Path, columns: Sequence[str], called: Mapping[str, str] | None = None
+) -> str:
     """Why a file is no table with these columns, or ""."""
+    called = called or {}
     try:
-        header, _ = _lines(file, columns)
+        header, _ = _lines(file, columns, called)
     except InputError as error:
         return "; ".join(filter(None, [*(one.message for one in error.problems), error.hint]))
-    return "; ".join(_missing([plain(name) for name in header], columns))
+    wanted = [plain(called.get(name, name)) for name in columns]
+    return "; ".join(_missing([plain(name) for name in header], wanted))
 
 
 def tables_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
@@ -133,7 +177,11 @@ def tables_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
 
 
 def find_table(
-    root: Path, columns: Sequence[str], optional: Sequence[str], layout: str
+    root: Path,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    layout: str,
+    called: Mapping[str, str] | None = None,
 ) -> tuple[str, str] | None:
     """The only table in a folder that has these columns; None where there is no table at all.
 
@@ -149,9 +197,11 @@ def find_table(
     names, sheets = tables_in(root), tables_in(root, SPREADSHEETS)
     if not names and not sheets:
         return None
-    why = {name: missing_columns(root / name, columns) for name in names}
+    why = {name: missing_columns(root / name, columns, called) for name in names}
     right = [name for name in names if not why[name]]
-    related = [name for name in names if about_records(root / name, columns, optional)]
+    related = [
+        name for name in names if name in right or about_records(root / name, columns, optional)
+    ]
     if len(right) == 1 and related == right:
         others = [name for name in (*names, *sheets) if name != right[0]]
         return right[0], f"read {right[0]}, not {', '.join(others)}" if others else ""
@@ -168,7 +218,8 @@ def find_table(
     raise InputError(
         "no table has the columns that are needed",
         problems,
-        f"expected: {layout}. Rename its columns, or move what is no such table elsewhere (folders "
+        f"expected: {layout}. Say what the table calls them, as in "
+        f"data.columns='{{{columns[0]}: File}}', or move what is no such table elsewhere (folders "
         "of images are then read as classes)",
     )
 
@@ -282,8 +333,30 @@ def refuse_one_file_twice(rows: Sequence[Row], column: str, name: str) -> None:
         raise InputError(f"{name} names a file twice", problems, "keep one of the rows")
 
 
-def _lines(file: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _names(header: Sequence[str], known: Sequence[str], called: Mapping[str, str]) -> list[str]:
+    """The columns by fedsim's names, where it has some, else as they are written.
+
+    Where the table calls another column `group`, its own `group` is not fedsim's.
+    """
+    by_title = {plain(title): name for name, title in called.items()}
+    names = []
+    for title in header:
+        name = plain(title)
+        if name in by_title:
+            names.append(by_title[name])
+        elif name in known:
+            names.append(f"{title} (not read)" if name in called else name)
+        else:
+            names.append(title)
+    return names
+
+
+def _lines(
+    file: Path, columns: Sequence[str], called: Mapping[str, str] | None = None
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows that are not blank, each with the number of its line."""
+    called = called or {}
+    wanted = {plain(called.get(name, name)) for name in (*columns, *called)}
     try:
         require_regular(file)
         content = file.read_bytes()
@@ -297,7 +370,7 @@ def _lines(file: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[in
 
         def fits(delimiter: str) -> tuple[int, int]:
             names = [plain(name) for name in headers[delimiter]]
-            return sum(name in names for name in columns), len(names)
+            return sum(name in names for name in wanted), len(names)
 
         lines = list(_parsed(text, max(DELIMITERS, key=fits), strict=True))
     except FileNotFoundError:
@@ -357,7 +430,8 @@ def _refuse_misnamed(
                     Problem(
                         f"{file}: column {other!r}",
                         f"looks like the column {column!r}, which is what fedsim reads: write "
-                        f"{column!r} in the header (or, if it is something else, another name)",
+                        f"{column!r} in the header, or data.columns={{{column}: {other}}} (or, if "
+                        "it is something else, another name)",
                     )
                 )
         elif column == "group" and (apart := _parted(rows, other)):

@@ -20,24 +20,33 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 
-def status_lines() -> list[str]:
-    """Where each data set's files are looked for, whether they are there, and the cache's size."""
+def status_lines(only: str | None = None) -> list[str]:
+    """Where each data set's files are looked for, whether they are there, and the cache's size.
+
+    Args:
+        only: tell of this data set alone, and how its folder must look.
+    """
     from fedsim.federation import cache_folder
 
     lines = []
     base = os.environ.get("FEDSIM_DATA")
-    names = default_registry().names("datasets")
+    names = default_registry().names("datasets") if only is None else [only]
     width = max(map(len, names))
     for name in names:
         stand_in = default_registry().resolve("datasets", name).embedded is not None
-        without = "its embedded stand-in is generated" if stand_in else "data.root is needed"
+        without = "without data.root its embedded stand-in is generated"
+        if not stand_in:
+            without = "data.root is needed"
         if base is None:
-            state = f"FEDSIM_DATA is not set; without data.root {without}"
+            state = f"FEDSIM_DATA is not set; {without}"
         elif (Path(base) / name).is_dir():
             state = f"found in {Path(base) / name}"
         else:
-            state = f"not in {Path(base) / name}; without data.root {without}"
+            state = f"not in {Path(base) / name}; {without}"
         lines.append(f"{name:<{width}}  {state}")
+    if only is not None:
+        layout = getattr(default_registry().resolve("datasets", only), "layout", "")
+        lines += [f"data.root=DIR reads a folder; expected there: {layout}"] if layout else []
     cache = cache_folder()
     size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
     lines.append(f"prepared data: {cache} ({size / 1e6:.1f} MB; safe to delete)")

@@ -203,12 +203,12 @@ def test_what_lies_beside_the_images_is_named(tmp_path):
     assert Folder().manifest(tmp_path).notes == ("not read: dog/patients.csv",)
     picture(tmp_path / "loose.png", 3)
     (tmp_path / "labels.txt").write_text("1.png a")
-    for name in ("1.dcm", "2.DCM", "deep/3.jp2"):
+    for name in ("1.svs", "2.SVS", "deep/3.jp2"):
         (tmp_path / "dog" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "dog" / name).write_bytes(b"")
     assert Folder().manifest(tmp_path).notes == (
         "not read: labels.txt, loose.png, dog/patients.csv",
-        "not read: 3 files of other kinds than images (.dcm, .jp2)",
+        "not read: 3 files of other kinds than images (.jp2, .svs)",
     )
 
 

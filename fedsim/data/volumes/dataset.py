@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -43,7 +43,7 @@ class VolumeManifest:
         groups: the patient; cases with one name never part. "" is a group of its own.
         ids: what a person calls the case; unique.
         structures: names of the label values 1, 2, ...
-        bad, notes: see `fedsim.data.dataset.Manifest`.
+        bad, notes, columns: see `fedsim.data.dataset.Manifest`.
     """
 
     images: list[Path]
@@ -54,6 +54,7 @@ class VolumeManifest:
     structures: tuple[str, ...]
     bad: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, list[str]] = field(default_factory=dict)
 
     def checked(self) -> VolumeManifest:
         """This manifest; raises BadRecords where `bad` says that cases are not listed."""

@@ -1,4 +1,7 @@
-"""Read volumes and outlines from medical image files: NIfTI with nibabel, others with SimpleITK."""
+"""Read volumes and outlines from medical image files: NIfTI with nibabel, others with SimpleITK.
+
+A folder with the files of one DICOM series is a volume, too.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data import dicom
+from fedsim.data.volumes.series import read_series
+from fedsim.data.volumes.unreadable import Unreadable
 from fedsim.files import require_regular
 
 if TYPE_CHECKING:
@@ -27,10 +33,6 @@ _FLAT = 1e-6
 """The volume of a cell of unit axes, below which they lie in a plane."""
 
 _INSTALL = "is not installed; type: pip install {}"
-
-
-class Unreadable(Exception):
-    """A file is no volume that can be used; the message says why, without naming the file."""
 
 
 class SeveralChannels(Unreadable):
@@ -80,7 +82,7 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
     """Read a file.
 
     Args:
-        path: with one of `SUFFIXES`.
+        path: with one of `SUFFIXES`, or a folder with the files of one DICOM series.
         channel: which of the last axis of a 4-D file; None accepts only one.
         canonical: turn the axes, so that slices go from the feet to the head, rows from front to
             back and columns to the patient's left, as nearly as the file's axes do. Otherwise they
@@ -95,12 +97,14 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
             raise Unreadable("does not exist" if file == path else f"needs {needed}: no file")
     if path.suffix.lower() in (".mhd", ".mha") and not _header(path)[0].get(_DATA, "LOCAL"):
         raise Unreadable(f"names no file with its voxels: {_DATA} is empty")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if path.is_dir() or dicom.has_name(path):
+        array, affine = _of_itk(read_series(path))
+    elif path.name.lower().endswith((".nii", ".nii.gz")):
         array, affine = _read_nifti(path)
     elif path.name.lower().endswith(SUFFIXES):
         array, affine = _read_itk(path)
     else:
-        raise Unreadable(f"is none of {', '.join(SUFFIXES)}")
+        raise Unreadable(f"is none of {', '.join(SUFFIXES)}, and no folder of a DICOM series")
     if not _is_place(affine):
         raise Unreadable("says nothing usable about the position of its voxels")
     if array.dtype.kind not in "biuf":
@@ -146,8 +150,11 @@ def files_of(path: Path) -> list[Path]:
     """The files that a volume is kept in: a header of MetaImage or NRRD may name others.
 
     They are beside the header, below its folder ("raw/x.raw", "./x.raw"), anywhere ("/data/x.raw"),
-    one a line after LIST, or counted by a pattern ("slice%03d.raw 1 20 1").
+    one a line after LIST, or counted by a pattern ("slice%03d.raw 1 20 1"). Of a folder: its DICOM
+    files.
     """
+    if path.is_dir():
+        return [path, *dicom.series_in(path)]
     if path.suffix.lower() == ".nrrd":
         name, listed = _nrrd_data(path)
     elif path.suffix.lower() in (".mhd", ".mha"):
@@ -268,10 +275,16 @@ def _read_itk(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
     except OSError as error:
         raise Unreadable(str(error.strerror)) from error
     try:
-        image = SimpleITK.ReadImage(str(path))
-        array = SimpleITK.GetArrayFromImage(image)
+        return _of_itk(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
         raise Unreadable(f"is damaged or no volume: {_line(error, path)}") from error
+
+
+def _of_itk(image: Any) -> tuple[np.ndarray, NDArray[np.float64]]:
+    """The array and the affine of an image of SimpleITK."""
+    import SimpleITK
+
+    array = SimpleITK.GetArrayFromImage(image)
     dimension = image.GetDimension()
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)

@@ -8,7 +8,7 @@ them lie one after another in one flat file, and their outlines in another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.building import new_folder, publish
 from fedsim.data.copies import BYTES, Digests
-from fedsim.data.dataset import usable
+from fedsim.data.dataset import columns_of, usable
 from fedsim.data.kept import (
     found_whole,
     read_about,
@@ -74,7 +74,7 @@ class VolumeStore:
         root: the folder it was read from, or None.
         folder: the folder it is kept in.
         skipped: cases left out because they cannot be used, and why.
-        notes, patients, digests: see `fedsim.data.store.Store`.
+        notes, patients, digests, columns: see `fedsim.data.store.Store`.
     """
 
     structures: tuple[str, ...]
@@ -95,6 +95,7 @@ class VolumeStore:
     patients: tuple[str, ...] = ()
     digests: Digests = field(default_factory=lambda: np.zeros((0, BYTES), np.uint8))
     classes: tuple[str, ...] = ("case",)
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path, checked: bool = False) -> VolumeStore:
@@ -216,7 +217,8 @@ def prepare_volumes(
 
     def opened(folder: Path, checked: bool = False) -> VolumeStore:
         store = VolumeStore.open(folder, checked)
-        return replace(store, root=str(root), notes=(*manifest.notes, *store.notes))
+        notes, columns = (*manifest.notes, *store.notes), columns_of(manifest, store.ids)
+        return replace(store, root=str(root), notes=notes, columns=columns)
 
     # Two folders: what was built without some cases must not serve who did not allow that.
     whole = cache / f"{safe(name)}-{size}-{key}"

@@ -1,0 +1,1 @@
+"""From a folder to a scenario: look at the data, and write a file that runs on them."""
