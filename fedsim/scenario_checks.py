@@ -268,6 +268,8 @@ def _check_stand_in(document: Document, dataset: Any, options: set[str]) -> Prob
     given = document.get(("data", "embedded"), {})
     if document.get(("data", "root")) is not None or not isinstance(given, dict):
         return []
+    if getattr(dataset, "rootless", False) is True:
+        return []
     try:
         generator = getattr(dataset, "embedded", None)
     except BaseException as error:  # a property of the plugin

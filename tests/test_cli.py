@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fedsim.cli import main
+from tests.shipped import needed
 
 Typed = Callable[..., tuple[int, str, str]]
 Case = tuple[list[str], list[str]]
@@ -259,11 +260,11 @@ def test_every_shipped_scenario_loads_and_opens_with_what_a_reader_needs(typed: 
 
     assert len(scenario.names()) >= 6
     for name in scenario.names():
-        loaded = scenario.load(name)
+        loaded = scenario.load(name, needed(name))
         assert loaded.name == name
         header = "\n".join(scenario.header(name)).lower()
-        for needed in ("paper:", "expect:", "minutes:"):
-            assert needed in header, f"{name} does not say {needed}"
+        for said in ("paper:", "expect:", "minutes:"):
+            assert said in header, f"{name} does not say {said}"
         if "paper" in loaded.profiles:
             scenario.load(name, ["profile=paper"])
 

@@ -11,6 +11,7 @@ from fedsim.cli import main
 from fedsim.fitting import data_of, payload_of
 from fedsim.registry import default_registry
 from fedsim.scenario import load, names
+from tests.shipped import needed
 
 VOLUMES = "data={name: promise12, size: 16}"
 NATURAL = "federation={partition: natural}"
@@ -103,7 +104,7 @@ def test_the_verbs_refuse_them_before_anything_starts(
 
 def test_every_shipped_scenario_fits() -> None:
     for name in names():
-        load(name)
+        load(name, needed(name))
 
 
 def test_every_built_in_says_what_it_is_made_for() -> None:

@@ -99,11 +99,22 @@ class Dataset(ABC):
             data set's options that it also takes; None when there is no stand-in. Its attribute
             `version` is part of the store's key: change it when the pictures change.
         layout: what a root folder must hold, for error messages.
+        rootless: whether it finds its records itself where no root is given: `fetch` names the
+            folder, then.
     """
 
     classes: tuple[str, ...] = ()
     embedded: ClassVar[Callable[..., Embedded] | None] = None
     layout: ClassVar[str] = "image files"
+
+    @property
+    def rootless(self) -> bool:
+        """Whether it needs no root folder."""
+        return False
+
+    def fetch(self) -> Path:
+        """The folder with the records, of a data set that needs no root."""
+        raise NotImplementedError
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let a class write `embedded = function` without it becoming a method."""

@@ -5,6 +5,8 @@ Values are rescaled (slope and intercept) by SimpleITK. Windows: DICOM PS3.3, C.
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ _PATIENT, _INSTITUTION = "0010|0020", "0008|0080"
 _CENTRE, _WIDTH, _FUNCTION = "0028|1050", "0028|1051", "0028|1056"
 _PHOTOMETRIC, _SHAPE, _BITS = "0028|0004", "2050|0020", "0028|0101"
 _MODALITY = "0008|0060"
+_TURNED = re.compile(rb"(\x28\x00\x04\x00(?:CS\x0c\x00|\x0c\x00\x00\x00)MONOCHROME)1")
 _OUTLINES = {"SEG": "a segmentation", "RTSTRUCT": "contours"}
 
 
@@ -86,6 +89,8 @@ def read_picture(path: str | Path) -> Picture:
     """
     image = _read(Path(path))
     tags = _tags(image)
+    if tags.get(_PHOTOMETRIC) == "MONOCHROME1":
+        image = _as_stored(Path(path))
     if (modality := tags.get(_MODALITY, "")) in _OUTLINES:
         raise ValueError(f"is {_OUTLINES[modality]} (DICOM {modality}), not a picture")
     size = image.GetSize()
@@ -167,6 +172,21 @@ def _read(path: Path) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = lines[-1].replace(str(path), path.name) if lines else "unknown"
         raise OSError(f"is damaged or no DICOM picture: {why}") from error
+
+
+def _as_stored(path: Path) -> Any:
+    """A picture whose smallest value is white, with its values as they are.
+
+    GDCM turns such pictures over while it decodes some kinds of them: by all bits there are, before
+    it rescales. So it is told that the smallest value is black.
+    """
+    content, count = _TURNED.subn(rb"\g<1>2", path.read_bytes())
+    if not count:
+        raise ValueError("is MONOCHROME1 in a form that cannot be read; save it uncompressed")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_bytes(content)
+        return _read(copy)
 
 
 def _reader(path: Path) -> Any:

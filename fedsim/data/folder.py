@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from fedsim.data import dicom
 from fedsim.data.columns import alike, as_number, plain
 from fedsim.data.dataset import Dataset, Manifest
 from fedsim.data.finding import SUFFIXES, files_below, images_below, located
-from fedsim.data.headers import with_headers
+from fedsim.data.headers import by_headers
 from fedsim.data.table import (
     ONE_SITE,
     belonging,
@@ -121,7 +122,7 @@ class Folder(Dataset):
             notes=tuple(filter(None, (note, searched, *notes))),
             columns=other_columns(good, _COLUMNS, self.columns),
         )
-        return with_headers(records).checked()
+        return _told(records).checked()
 
     def _from_levels(self, root: Path) -> Manifest:
         """The images below levels of folders."""
@@ -160,7 +161,7 @@ class Folder(Dataset):
                     f"folders {', '.join(sides)} are pooled; data.split decides what is for "
                     "training and test"
                 )
-        return with_headers(
+        return _told(
             Manifest(
                 paths=[file for file, _ in records],
                 labels=np.array([classes.index(one["label"]) for _, one in records], np.int64),
@@ -210,7 +211,7 @@ class Folder(Dataset):
                 f"If these are the classes, add data.classes=[{', '.join(classes)}]",
             )
         records = [(path, label) for label, name in enumerate(classes) for path in found[name]]
-        return with_headers(
+        return _told(
             Manifest(
                 paths=[path for path, _ in records],
                 labels=np.array([label for _, label in records], dtype=np.int64),
@@ -221,6 +222,12 @@ class Folder(Dataset):
                 notes=_not_read(root, classes),
             )
         )
+
+
+def _told(records: Manifest) -> Manifest:
+    """The records, with what the headers of DICOM files say of them."""
+    groups, sites, notes = by_headers(records.paths, records.groups, records.sites)
+    return replace(records, groups=groups, sites=sites, notes=(*records.notes, *notes))
 
 
 def _not_read(root: Path, classes: Sequence[str]) -> tuple[str, ...]:

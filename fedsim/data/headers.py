@@ -1,34 +1,43 @@
-"""What the headers of DICOM files say of a manifest's records: patients and sites."""
+"""What the headers of DICOM files say of records: their patients, and where they were made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from fedsim.data import dicom
-from fedsim.data.dataset import Manifest
 from fedsim.data.table import ONE_SITE
 
 
-def with_headers(records: Manifest) -> Manifest:
-    """Records whose DICOM files say of which patients they are, and where they were made.
+class Told(NamedTuple):
+    """Groups and sites of the records, and notes on where they are from."""
+
+    groups: list[str]
+    sites: list[str]
+    notes: tuple[str, ...]
+
+
+def by_headers(paths: Sequence[Path], groups: Sequence[str], sites: Sequence[str]) -> Told:
+    """Groups and sites of records, from DICOM headers where nothing else says them.
 
     What a table or a folder says wins. A patient's name that all files share is that of nobody.
+
+    Args:
+        paths: a file, or a folder of a series, for each record.
+        groups, sites: what is known of them.
     """
-    patients_known, sites_known = any(records.groups), set(records.sites) != {ONE_SITE}
+    told = Told(list(groups), list(sites), ())
+    patients_known, sites_known = any(groups), set(sites) != {ONE_SITE}
     if patients_known and sites_known:
-        return records
-    headers = {
-        i: dicom.read_header(path)
-        for i, path in enumerate(records.paths)
-        if dicom.is_dicom(path) and path.is_file()
-    }
-    notes = list(records.notes)
+        return told
+    headers = {i: dicom.read_header(file) for i, path in enumerate(paths) if (file := _file(path))}
+    notes = []
     patients = {i: header.patient for i, header in headers.items() if header.patient}
     if patients and not patients_known:
         names = set(patients.values())
         if len(names) > 1:
-            records = replace(records, groups=_put(records.groups, patients))
+            told = told._replace(groups=[patients.get(i, "") for i in range(len(paths))])
             notes.append(f"patients are those that the DICOM files name: {len(names)}")
         elif len(headers) > 1:
             notes.append(
@@ -36,12 +45,15 @@ def with_headers(records: Manifest) -> Manifest:
             )
     places = {i: header.institution for i, header in headers.items() if header.institution}
     if places and not sites_known:
-        records = replace(records, sites=_put(records.sites, places))
+        told = told._replace(sites=[places.get(i, ONE_SITE) for i in range(len(paths))])
         notes.append(
             f"sites are the institutions that the DICOM files name: {len(set(places.values()))}"
         )
-    return replace(records, notes=tuple(notes))
+    return told._replace(notes=tuple(notes))
 
 
-def _put(values: Sequence[str], new: Mapping[int, str]) -> list[str]:
-    return [new.get(i, value) for i, value in enumerate(values)]
+def _file(path: Path) -> Path | None:
+    """The DICOM file that stands for a record; None where it is none."""
+    if path.is_dir():
+        return next(iter(dicom.series_in(path)), None)
+    return path if path.is_file() and dicom.is_dicom(path) else None

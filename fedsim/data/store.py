@@ -167,6 +167,8 @@ def prepare(
         InputError: the data, or the stand-in's parameters, are wrong.
         RunError: the cache cannot be written, or a decoding process died.
     """
+    if root is None and getattr(dataset, "rootless", False):
+        root = dataset.fetch()
     if root is None:
         return _prepare_embedded(dataset, name, size, embedded, cache, positive)
     manifest = _read_manifest(dataset, name, root, skip_bad)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedsim.data import dicom
 from fedsim.data.dataset import usable
+from fedsim.data.table import ONE_SITE
 from fedsim.data.volumes.reading import Unreadable, Volume, read_volume
 from fedsim.data.volumes.store import VolumeStore
 from fedsim.errors import InputError
@@ -86,16 +87,20 @@ def _patients(store: Any) -> list[str]:
             "column group names them)"
         ]
     most = max(patients.values())
+    if most == 1:
+        return [f"patients (or lesions): {len(patients)}, one record each"]
     return [
         f"patients (or lesions): {len(patients)}, with up to {most} records each; they stay "
-        "together in splits and at clients"
-        + (", and are what a privacy block protects" if most > 1 else "")
+        "together in splits and at clients, and are what a privacy block protects"
     ]
 
 
 def _sites(store: Any) -> str:
     if len(store.site_names) < 2:
-        return "sites: not known (a column site names them)"
+        known = f"only {store.site_names[0]}"
+        if store.site_names[0] == ONE_SITE:
+            known = "not known (a column site names them)"
+        return f"sites: {known}"
     counts = np.bincount(store.sites, minlength=len(store.site_names))
     shown = [f"{n} {c}" for n, c in zip(store.site_names, counts, strict=True)][:_NAMED]
     more = f" and {len(counts) - _NAMED} more" if len(counts) > _NAMED else ""

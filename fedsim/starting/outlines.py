@@ -72,7 +72,7 @@ def with_structures(found: Found, masks: Sequence[Path]) -> Found:
         )
     held = sorted(values)
     names = [f"structure-{value}" for value in held] if len(held) > 1 else ["structure"]
-    settings = [Setting("structures", names, f"what the masks' values {_said(held)} are: rename")]
+    settings = [Setting("structures", names, f"the masks' values {_said(held)}: call them by name")]
     if held != list(range(1, len(held) + 1)):
         settings.append(Setting("values", held, "the masks' value for each of the structures"))
     return replace(found, settings=(*found.settings, *settings))

@@ -13,6 +13,7 @@ from fedsim.models import ConvNet, ResNet9, ResNet18, SmallCNN
 from fedsim.models.conditioning import FEWEST, require_conditioned, values_a_group
 from fedsim.models.dynunet import DynUNet
 from fedsim.models.unet import UNet
+from tests.shipped import needed
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_no_shipped_scenario_trips_over_it() -> None:
     for name in names():
         for words in ([], ["profile=paper"]):
             try:
-                scenario = load(name, words)
+                scenario = load(name, [*needed(name), *words])
             except InputError as error:
                 assert words, str(error)  # It has no such profile.
                 continue

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedsim.data.columns import alike
+from fedsim.data.headers import by_headers
 from fedsim.data.table import (
     ONE_SITE,
     belonging,
@@ -94,15 +95,17 @@ class Volumes(VolumeDataset):
         bad = [Problem(row.where, "mask is empty") for row in rows if not row["mask"]]
         rows = [row for row in rows if row["mask"]]
         groups, sites, notes = belonging(rows)
+        images = [root / row["image"] for row in rows]
+        groups, sites, told = by_headers(images, groups, sites)
         return VolumeManifest(
-            images=[root / row["image"] for row in rows],
+            images=images,
             masks=[(Mask(root / row["mask"], self._meanings()),) for row in rows],
             sites=sites,
             groups=groups,
             ids=[row["image"] for row in rows],
             structures=tuple(self.structures),
             bad=tuple(bad),
-            notes=tuple(filter(None, (note, *notes))),
+            notes=tuple(filter(None, (note, *notes, *told))),
             columns=other_columns(rows, _COLUMNS, self.columns),
         ).checked()
 
@@ -127,12 +130,14 @@ class Volumes(VolumeDataset):
                     )
                 ],
             )
+        images = [pair.image for pair in pairs]
+        groups, sites, told = by_headers(images, [""] * len(pairs), [ONE_SITE] * len(pairs))
         return VolumeManifest(
-            images=[pair.image for pair in pairs],
+            images=images,
             masks=[(Mask(pair.mask, self._meanings()),) for pair in pairs],
-            sites=[ONE_SITE] * len(pairs),
-            groups=[""] * len(pairs),
+            sites=sites,
+            groups=groups,
             ids=[pair.image.relative_to(root).as_posix() for pair in pairs],
             structures=tuple(self.structures),
-            notes=notes,
+            notes=(*notes, *told),
         )
