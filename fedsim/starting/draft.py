@@ -27,7 +27,9 @@ _PASSES = {64: 5_000, 32: 25_000}
 """Size of images -> how many the network sees in about a minute on one core."""
 
 _STEPS = 500  # of patches of 64 x 64, likewise
-_BATCH = 16
+_BY_DATA = ("table", "natural")
+"""Partitions that the data name."""
+
 _ROUNDS = (3, 30)
 
 
@@ -40,12 +42,14 @@ class Draft:
         scenario: the same, loaded.
         federation: who holds what.
         why_positive: why one of two classes is the positive one; "" where the data set says so.
+        unfit: partitions that the data name and that do not fit, and why.
     """
 
     text: str
     scenario: Scenario
     federation: Federation
     why_positive: str = ""
+    unfit: tuple[str, ...] = ()
 
 
 def draft(found: Found, name: str, progress: Progress = None) -> Draft:
@@ -66,17 +70,25 @@ def draft(found: Found, name: str, progress: Progress = None) -> Draft:
         positive, why = positive_of(store.classes)
         sheet = replace(sheet, positive=Setting("positive", positive, why))
     first: InputError | None = None
+    unfit: dict[str, str] = {}
     for candidate in _candidates(sheet, store):
+        by = candidate.partition["name"]
+        unfit_here = [f"{name} does not fit: {why}" for name, why in unfit.items() if name != by]
+        if by not in _BY_DATA and unfit_here:
+            why = "; ".join([candidate.partition_why, *unfit_here])
+            candidate = replace(candidate, partition_why=why)
         try:
             scenario = _loaded(scenario_text(candidate), [])
             federation = build_federation(scenario, scenario.seeds[0], progress)
         except InputError as error:
             first = first or error
+            if by in _BY_DATA:
+                unfit.setdefault(by, error.headline)
             continue
         rounds = _rounds(candidate, federation)
         text = scenario_text(replace(candidate, rounds=rounds, training=_largest(federation)))
         why = sheet.positive.why if sheet.positive is not None else ""
-        return Draft(text, _loaded(text, []), federation, why)
+        return Draft(text, _loaded(text, []), federation, why, tuple(unfit_here))
     assert first is not None
     raise first
 
@@ -115,21 +127,17 @@ def _candidates(sheet: Sheet, store: Any) -> Iterator[Sheet]:
         why = f"each of the {len(store.site_names)} sites is a client, as the data were collected"
         partitions.append(({"name": "natural"}, None, why))
     made_up = "hospitals are made up: the smaller alpha, the more their classes differ"
-    if several:
-        made_up += "; (natural, a client for each site, does not fit: sites are too small)"
     if sheet.found.kind == "images":
         partitions.append(({"name": "dirichlet", "alpha": 0.5, "min_samples": 4}, few, made_up))
     alike = "hospitals are made up, and alike"
     partitions += [({"name": "iid"}, few, alike), ({"name": "iid"}, 2, alike)]
-    for test, val in ((0.2, 0.1), (0.2, 0.0), (0.3, 0.0)):
-        for partition, clients, why in partitions:
-            yield replace(
-                sheet,
-                partition=partition,
-                clients=clients,
-                partition_why=why,
-                split={"val": val, "test": test},
-            )
+    splits = ({"val": 0.1, "test": 0.2}, {"val": 0.0, "test": 0.2}, {"val": 0.0, "test": 0.3})
+    named = [one for one in partitions if one[0]["name"] in _BY_DATA]
+    others = [one for one in partitions if one not in named]
+    order = [(one, split) for one in named for split in splits]
+    order += [(one, split) for split in splits for one in others]
+    for (partition, clients, why), split in order:
+        yield replace(sheet, partition=partition, clients=clients, partition_why=why, split=split)
 
 
 def _largest(federation: Federation) -> int:

@@ -42,6 +42,7 @@ def found_lines(found: Found, draft: Draft) -> list[str]:
     lines.append(_sites(store))
     if found.root is not None:
         lines += _looks(found.root, draft)
+    lines += [f"clients: {why}; made up instead" for why in draft.unfit]
     lines += [note for note in store.notes if not note.startswith(_SAID)]
     if getattr(store, "window", ""):
         lines.append(store.window)

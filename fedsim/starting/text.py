@@ -82,7 +82,7 @@ def scenario_text(sheet: Sheet) -> str:
     lines += ["", "federation:"]
     if sheet.clients is not None:
         lines.append(_line("clients", sheet.clients, "hospitals", 1))
-    lines += [f"  # {sheet.partition_why}"] if sheet.partition_why else []
+    lines += [f"  # {_one_line(sheet.partition_why)}"] if sheet.partition_why else []
     lines += ["  partition:", *(_line(key, one, "", 2) for key, one in sheet.partition.items())]
     lines += ["", *(_training_of_volumes() if volumes else _training_of_images())]
     lines += ["", "resources:", _line("backend", "inline", "ray runs clients in parallel", 1)]
