@@ -28,12 +28,12 @@ class HuggingFace(Dataset):
     """Images and labels of a data set of the package `datasets`, without a stand-in.
 
     All its splits are pooled, and `data.split` decides what is for training and test, unless
-    `split` names one of them.
+    `subset` names one of them.
 
     Args:
         hub: name on the hub, in place of `data.root`; the package downloads it.
         config: of its configurations.
-        split: the only one of its splits that is read.
+        subset: the only one of its splits that is read.
         columns: what the data set calls image, label, group and site: {label: dx}. Without it the
             only column of pictures, the only one of class labels, and columns that are called so.
     """
@@ -44,14 +44,14 @@ class HuggingFace(Dataset):
         self,
         hub: str | None = None,
         config: str | None = None,
-        split: str | None = None,
+        subset: str | None = None,
         columns: dict[str, str] | None = None,
     ) -> None:
         if columns is not None and (strange := sorted(set(columns) - set(_KNOWN))):
             raise ValueError(f"columns names {strange[0]!r}, which is none of {', '.join(_KNOWN)}.")
         self.hub = hub
         self.config = config
-        self.split = split
+        self.subset = subset
         self.columns = dict(columns or {})
 
     @property
@@ -122,15 +122,15 @@ class HuggingFace(Dataset):
 
     def _splits(self, loaded: Any, where: str) -> dict[str, Any]:
         splits = dict(loaded) if isinstance(loaded, Mapping) else {"": loaded}
-        if self.split is None:
+        if self.subset is None:
             return splits
-        if self.split not in splits:
+        if self.subset not in splits:
             known = ", ".join(filter(None, splits)) or "none"
             raise InputError(
-                f"there is no split {self.split!r}{nearest(self.split, filter(None, splits))}",
-                [Problem("data.split", f"of {where}; its splits are {known}")],
+                f"there is no split {self.subset!r}{nearest(self.subset, filter(None, splits))}",
+                [Problem("data.subset", f"of {where}; its splits are {known}")],
             )
-        return {self.split: splits[self.split]}
+        return {self.subset: splits[self.subset]}
 
     def _written(self, splits: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
         features = next(iter(splits.values())).features

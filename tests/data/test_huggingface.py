@@ -113,7 +113,7 @@ def test_a_saved_data_set_is_read(saved: Path) -> None:
     values = np.random.default_rng(3).integers(0, 256, (12, 10, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(Pillow.open(manifest.paths[3])), values)
     assert HuggingFace().manifest(saved).paths == manifest.paths  # from the cache
-    assert len(HuggingFace(split="test").manifest(saved).paths) == 4
+    assert len(HuggingFace(subset="test").manifest(saved).paths) == 4
 
 
 def test_a_name_on_the_hub_needs_no_root(saved: Path) -> None:
@@ -143,7 +143,7 @@ def test_without_a_hub_a_root_is_needed() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"split": "tset"}, "there is no split 'tset' (did you mean 'test'?)"),
+        ({"subset": "tset"}, "there is no split 'tset' (did you mean 'test'?)"),
         ({"columns": {"label": "dx"}}, "there is no column 'dx'"),
     ],
 )

@@ -65,10 +65,9 @@ def pairs_below(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
             "list them in a .csv file with the columns image and mask",
         )
     notes = []
-    for kind, paths in (("images without a mask", images), ("masks without an image", masks)):
-        alone = [
-            str(path.relative_to(root)) for key in paths.keys() - set(found) for path in paths[key]
-        ]
+    for kind, side in (("images without a mask", images), ("masks without an image", masks)):
+        rest = side.keys() - set(found)
+        alone = [str(path.relative_to(root)) for key in rest for path in side[key]]
         if alone and found:
             more = f" and {len(alone) - _SHOWN} more" if len(alone) > _SHOWN else ""
             notes.append(f"not read, {kind}: {', '.join(sorted(alone)[:_SHOWN])}{more}")
