@@ -5,9 +5,11 @@ Values are rescaled (slope and intercept) by SimpleITK. Windows: DICOM PS3.3, C.
 
 from __future__ import annotations
 
+import contextlib
+import locale
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,17 @@ class Header:
 
     patient: str
     institution: str
+
+
+@contextlib.contextmanager
+def same_locale() -> Iterator[None]:
+    """Put the process's locale back: GDCM sets it to C, and then no text file takes an umlaut."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
 
 
 def has_name(path: Path) -> bool:
@@ -110,8 +123,7 @@ def read_picture(path: str | Path) -> Picture:
 
 def read_depth(path: Path) -> tuple[bool, tuple[float, float] | None]:
     """`deep` and `window` of the picture in a file, without reading it."""
-    reader = _reader(path)
-    reader.ReadImageInformation()
+    reader = _informed(path)
     if reader.GetNumberOfComponents() > 1:
         return False, None
     return reader.GetPixelID() != _sitk().sitkUInt8, _window(_tags(reader))
@@ -119,8 +131,7 @@ def read_depth(path: Path) -> tuple[bool, tuple[float, float] | None]:
 
 def read_looks(path: Path) -> tuple[tuple[int, int], str]:
     """Width and height of the picture in a file, and what kind it is, without reading it."""
-    reader = _reader(path)
-    reader.ReadImageInformation()
+    reader = _informed(path)
     width, height = reader.GetSize()[:2]
     kind = "DICOM, colour"
     if reader.GetNumberOfComponents() == 1:
@@ -132,8 +143,7 @@ def read_header(path: Path) -> Header:
     """What a file says of patient and institution; nothing where it cannot be read."""
     try:
         require_regular(path)
-        reader = _reader(path)
-        reader.ReadImageInformation()
+        reader = _informed(path)
     except (OSError, RuntimeError):
         return Header("", "")
     return Header(_tag(reader, _PATIENT), _tag(reader, _INSTITUTION))
@@ -166,8 +176,8 @@ def _read(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(2, "the file does not exist", str(path))
     try:
-        reader = _reader(path)
-        return reader.Execute()
+        with same_locale():
+            return _reader(path).Execute()
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = lines[-1].replace(str(path), path.name) if lines else "unknown"
@@ -187,6 +197,14 @@ def _as_stored(path: Path) -> Any:
         copy = Path(folder, path.name)
         copy.write_bytes(content)
         return _read(copy)
+
+
+def _informed(path: Path) -> Any:
+    """A reader that has read the header of a file."""
+    with same_locale():
+        reader = _reader(path)
+        reader.ReadImageInformation()
+    return reader
 
 
 def _reader(path: Path) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 
-from fedsim.data.dicom import is_dicom, read_header, read_picture
+from fedsim.data.dicom import is_dicom, read_header, read_picture, same_locale
 from fedsim.data.folder import Folder
 from fedsim.data.images import read_image
 from fedsim.data.store import Store, prepare
@@ -195,7 +196,8 @@ def series(
         for tag, value in told.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{(7 * z) % len(values):03d}.dcm"))
-        writer.Execute(image)
+        with same_locale():
+            writer.Execute(image)
     return folder
 
 
@@ -206,6 +208,7 @@ def volume() -> np.ndarray:
 
 def test_a_folder_of_slices_is_the_volume_of_its_file(tmp_path: Path, volume: np.ndarray) -> None:
     """The same voxels at the same places as those that ITK writes into a MetaImage."""
+    before = locale.setlocale(locale.LC_ALL)
     folder = series(tmp_path / "ct", volume)
     image = SimpleITK.GetImageFromArray(volume)
     image.SetSpacing((0.5, 0.5, 3.0))
@@ -216,6 +219,8 @@ def test_a_folder_of_slices_is_the_volume_of_its_file(tmp_path: Path, volume: np
     assert np.allclose(one.affine, other.affine)
     assert one.spacing == pytest.approx((3.0, 0.5, 0.5))
     assert len(files_of(folder)) == 1 + len(volume)
+    # Whatever GDCM does to it, text files must take umlauts.
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_a_missing_slice_is_noticed(tmp_path: Path, volume: np.ndarray) -> None:

@@ -31,7 +31,8 @@ def read_series(path: Path) -> Any:
         raise Unreadable("is DICOM: pip install SimpleITK") from None
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return _series(path, SimpleITK) if path.is_dir() else _file(path, SimpleITK)
+        with dicom.same_locale():
+            return _series(path, SimpleITK) if path.is_dir() else _file(path, SimpleITK)
     except OSError as error:
         raise Unreadable(str(error.strerror or error)) from error
     except RuntimeError as error:
