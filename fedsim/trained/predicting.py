@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.data.folder import SUFFIXES as PICTURES
+from fedsim.data import dicom
+from fedsim.data.finding import SUFFIXES as PICTURES
+from fedsim.data.finding import images_below
+from fedsim.data.volumes.pairing import volumes_below
 from fedsim.data.volumes.reading import SUFFIXES as VOLUMES
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import file_names
 from fedsim.runfolder import write_whole
 from fedsim.trained.load import TrainedModel
@@ -52,50 +55,50 @@ def find_files(
 ) -> tuple[list[Path], list[Problem]]:
     """The files to ask about: those named, and those of the right kind at any depth of folders.
 
-    Names with a leading dot are passed over, and so is what lies in `out`, where masks are written;
-    links to folders are not followed.
+    Names with a leading dot are passed over, and so is what lies in `out`, where masks are written.
+    A folder with the files of one DICOM series is a volume.
 
     Returns:
         The files, each once, those of a folder sorted; and what is wrong with places.
     """
     volumes = trained.about.task == "image-segmentation"
-    suffixes = tuple(VOLUMES if volumes else sorted(PICTURES))
     found: dict[Path, None] = {}
     problems = []
     for place in places:
         if not os.path.lexists(place):
             problems.append(Problem(str(place), "does not exist"))
-        elif not place.is_dir():
-            found[place] = None
-        else:
-            here = sorted(_below(place, suffixes, out, problems))
-            if not here:
-                what = "volumes" if volumes else "images"
-                message = f"holds no {what} ({', '.join(suffixes)})"
-                problems.append(Problem(str(place), message))
-            found |= dict.fromkeys(here)
+            continue
+        here = [place]
+        if place.is_dir():
+            try:
+                here = _volumes_in(place) if volumes else images_below(place)
+            except (InputError, OSError) as error:
+                problems += _told(error, place)
+                continue
+            if out is not None and not _within(place, out):
+                here = [path for path in here if not _within(path, out)]
+        if not here:
+            kinds = ", ".join((*VOLUMES, "DICOM") if volumes else sorted(PICTURES))
+            what = "volumes" if volumes else "images"
+            problems.append(Problem(str(place), f"holds no {what} ({kinds})"))
+        found |= dict.fromkeys(sorted(here))
     return list(found), problems
 
 
-def _below(
-    folder: Path, suffixes: tuple[str, ...], out: Path | None, problems: list[Problem]
-) -> Iterator[Path]:
-    def told(error: OSError) -> None:
-        problems.append(Problem(str(error.filename), f"cannot be read: {error.strerror}"))
-
-    for here, folders, names in os.walk(folder, onerror=told):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not _same(Path(here, name), out)
-        ]
-        for name in names:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(here, name)
+def _volumes_in(folder: Path) -> list[Path]:
+    """The volumes below a folder, or the folder itself where it holds the files of a series."""
+    series = [folder] if len(dicom.series_in(folder)) > 1 else []
+    return series + volumes_below(folder)
 
 
-def _same(folder: Path, out: Path | None) -> bool:
-    return out is not None and os.path.realpath(folder) == os.path.realpath(out)
+def _told(error: InputError | OSError, place: Path) -> list[Problem]:
+    if isinstance(error, OSError):
+        return [Problem(str(error.filename or place), f"cannot be read: {error.strerror}")]
+    return problems_of(error, str(place))
+
+
+def _within(path: Path, out: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out))
 
 
 def classify(trained: TrainedModel, files: Iterable[Path]) -> Iterator[Answer]:

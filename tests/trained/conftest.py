@@ -78,9 +78,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(home: Path) -> Path:
-    """Pictures of two classes, a third of them JPEGs, PNGs and PNGs of 16 bits, and a scenario."""
+    """A scenario of two classes of JPEGs, PNGs, PNGs of 16 bits and DICOM files, alike many."""
     draws = np.random.default_rng(0)
-    for number in range(120):
+    for number in range(160):
         label = ("benign", "malignant")[number % 2]
         folder = home / "pictures" / label
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,12 +88,16 @@ def pictures(home: Path) -> Path:
         if label == "malignant":
             pixels[::4] += 130  # lines
         name = folder / f"case-{number:03d}"
-        if number % 3 == 0:
+        kind = number // 2 % 4
+        if kind == 0:
             Image.fromarray(pixels.astype(np.uint8)).save(name.with_suffix(".jpg"))
-        elif number % 3 == 1:
+        elif kind == 1:
             Image.fromarray(pixels.astype(np.uint8)).save(name.with_suffix(".png"))
-        else:
+        elif kind == 2:
             Image.fromarray((pixels[..., 0] * 256).astype(np.uint16)).save(name.with_suffix(".png"))
+        else:
+            grey = sitk.GetImageFromArray((pixels[..., 0] * 256).astype(np.uint16))
+            sitk.WriteImage(grey, str(name.with_suffix(".dcm")))
     file = home / "pictures.yaml"
     file.write_text(PICTURES.format(root=home / "pictures"))
     return file

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
 from fedsim import InputError, load_model
 from fedsim.cli import main
@@ -27,13 +28,13 @@ EACH = 10
 
 def kind(path: Path) -> str:
     """The loader of a picture."""
-    from PIL import Image
-
+    if path.suffix == ".dcm":
+        return path.suffix
     with Image.open(path) as opened:
         return "deep" if opened.mode.startswith("I") else path.suffix
 
 
-@pytest.mark.parametrize("loader", [".jpg", ".png", "deep"])
+@pytest.mark.parametrize("loader", [".jpg", ".png", "deep", ".dcm"])
 def test_probabilities_of_files_are_those_of_the_run(classifier: Trained, loader: str) -> None:
     stored = np.load(classifier.folder / "predictions.npz")["probabilities"][0]
     chosen = [i for i, path in enumerate(classifier.files) if kind(path) == loader][:EACH]
@@ -54,7 +55,7 @@ def test_the_command_writes_what_is_stored(
     assert "not a medical device" in told
     with table.open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 120
+    assert len(rows) == 160
     stored = np.load(classifier.folder / "predictions.npz")["probabilities"][0]
     for path, (benign, malignant) in zip(classifier.files, stored, strict=True):
         row = rows[str(path)]

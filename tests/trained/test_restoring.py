@@ -18,6 +18,7 @@ from fedsim.data.volumes.reading import read_volume
 from fedsim.data.volumes.restoring import restore_labels
 from fedsim.trained.about import About
 from fedsim.trained.load import TrainedModel
+from fedsim.trained.predicting import find_files, mask_names
 from tests.trained.conftest import oblique
 
 SHAPE, SPACING = (44, 38, 14), (0.7, 0.9, 3.0)  # columns, rows, slices
@@ -65,18 +66,43 @@ def write(folder: Path, suffix: str) -> tuple[Path, np.ndarray]:
     mask, path = blob(), folder / f"scan{suffix}"
     image = (mask * 200 + 30).astype(np.int16)
     affine = oblique(SPACING)
-    if suffix == ".mha":
+    if suffix in (".mha", ""):
         made = sitk.GetImageFromArray(image.transpose(2, 1, 0))
         made.SetSpacing(SPACING)
         made.SetDirection((affine[:3, :3] / np.array(SPACING)).ravel().tolist())
         made.SetOrigin((12.0, -40.0, 7.0))
-        sitk.WriteImage(made, str(path))
+        if suffix:
+            sitk.WriteImage(made, str(path))
+        else:
+            write_series(made, path)
     else:
         nibabel.save(nibabel.nifti1.Nifti1Image(image, affine), path)
     return path, mask.transpose(2, 1, 0)
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha"])
+def write_series(volume: sitk.Image, folder: Path) -> None:
+    """A folder with a DICOM file for each slice."""
+    folder.mkdir()
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    turn = np.array(volume.GetDirection()).reshape(3, 3)
+    for z in range(volume.GetSize()[2]):
+        image = volume[:, :, z]
+        for tag, value in {
+            "0008|0060": "MR",
+            "0008|0018": f"1.2.3.{z + 1}",
+            "0020|000d": "1.2.3.100",
+            "0020|000e": "1.2.3.200",
+            "0020|0032": "\\".join(map(str, volume.TransformIndexToPhysicalPoint((0, 0, z)))),
+            "0020|0037": "\\".join(map(str, [*turn[:, 0], *turn[:, 1]])),
+        }.items():
+            image.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{z:03d}.dcm"))
+        writer.Execute(image)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ""])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_found_lies_where_it_is(way: str, suffix: str, tmp_path: Path) -> None:
     path, truth = write(tmp_path, suffix)
@@ -95,7 +121,7 @@ def test_what_is_found_lies_where_it_is(way: str, suffix: str, tmp_path: Path) -
     assert found.millilitres(1) == pytest.approx(mask.sum() * np.prod(SPACING) / 1000)
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ""])
 def test_a_mask_that_is_written_is_read_where_the_volume_is(suffix: str, tmp_path: Path) -> None:
     path, truth = write(tmp_path, suffix)
     (tmp_path / "mask.nii.gz").write_bytes(finder({}).segment(path).nifti())
@@ -104,6 +130,14 @@ def test_a_mask_that_is_written_is_read_where_the_volume_is(suffix: str, tmp_pat
     assert mask.apart(image).max() < 1e-4
     np.testing.assert_array_equal(mask.array == 1, image.array > 100)
     assert (mask.array == 1).sum() == truth.sum()
+
+
+def test_a_folder_of_a_series_is_a_volume(tmp_path: Path) -> None:
+    path, _ = write(tmp_path, "")
+    scan, _ = write(tmp_path, ".mha")
+    assert find_files([tmp_path], finder({})) == ([path, scan], [])
+    assert find_files([path], finder({})) == ([path], [])
+    assert mask_names([path], tmp_path)[path].name == "scan_mask.nii.gz"
 
 
 def test_the_same_mask_is_the_same_file(tmp_path: Path) -> None:
