@@ -34,11 +34,11 @@ Problems = list[tuple[Place, str]]
 """What is wrong, each with where it was written."""
 
 
-def make_absolute(document: Document, scenario: Path) -> Problems:
+def make_absolute(document: Document) -> Problems:
     """Make `plugins`, `data.root`, `evaluation.external.root` and `model.init` absolute paths.
 
-    Plugin folders are relative to the scenario's file, all else to the current directory. What is
-    not there is a problem.
+    Plugin folders are relative to the file that names them, all else to the current directory.
+    What is not there is a problem.
     """
     problems: Problems = []
     plugins = document.get(("plugins",))
@@ -47,7 +47,7 @@ def make_absolute(document: Document, scenario: Path) -> Problems:
         if not isinstance(folder, str):
             continue
         place = document.place(path)
-        base = scenario.parent if place.line else Path.cwd()
+        base = Path(place.source).parent if place.line else Path.cwd()
         plugins[position] = absolute = _absolute(folder, base)
         if not os.path.isdir(absolute):
             problems.append((place, f"plugins: there is no folder {absolute}"))

@@ -63,8 +63,19 @@ def _text(dumper: _Dumper, text: str) -> yaml.Node:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
+class _OneLine(_Dumper):
+    pass
+
+
+def _text_in_a_line(dumper: _Dumper, text: str) -> yaml.Node:
+    if "\n" in text:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
+    return _text(dumper, text)
+
+
 _Dumper.add_representer(str, _text)
-for _yaml in (_Loader, _Dumper):  # the dumper must know what it has to put in quotes
+_OneLine.add_representer(str, _text_in_a_line)
+for _yaml in (_Loader, _Dumper, _OneLine):  # the dumper must know what it has to put in quotes
     _yaml.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
@@ -169,6 +180,14 @@ def write(values: Mapping[str, Any], sort: bool = False) -> str:
     return yaml.dump(
         dict(values), Dumper=_Dumper, sort_keys=sort, allow_unicode=True, default_flow_style=None
     )
+
+
+def write_value(value: Any) -> str:
+    """One value as YAML in one line."""
+    text = yaml.dump(
+        value, Dumper=_OneLine, allow_unicode=True, default_flow_style=True, width=MOST_BYTES
+    )
+    return str(text).removesuffix("...\n").strip()
 
 
 class _Reader:
