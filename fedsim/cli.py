@@ -1,4 +1,5 @@
-"""The command line: `fedsim VERB ...`.
+# PYTHON_ARGCOMPLETE_OK
+"""The command line: `fedsim VERB ...`. Bare `fedsim` prints help.
 
 Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 3 an audit found a violation;
 130 interrupted.
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fedsim import __version__
+from fedsim.completion import complete
 from fedsim.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -26,6 +28,7 @@ from fedsim.errors import (
     FedsimError,
     InputError,
     Interruption,
+    Problem,
     nearest,
 )
 from fedsim.printing import error, say
@@ -120,18 +123,34 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse; overrides may stand before, between and after options."""
     parser, verbs = _parser()
-    first = arguments[0] if arguments else ""
-    if first and not first.startswith("-") and first not in verbs:
+    complete(parser)
+    first = arguments[0] if arguments else "--help"
+    if not first.startswith("-") and first not in verbs.names:
         raise InputError(
-            f"there is no verb {first!r}{nearest(first, verbs)}", hint="type: fedsim --help"
+            f"there is no verb {first!r}{nearest(first, verbs.names)}", hint="type: fedsim --help"
         )
+    if not arguments:
+        parser.print_help()
+        raise SystemExit(EXIT_DONE)
     parsed, rest = parser.parse_known_args(arguments)
     if "overrides" in parsed:
         parsed.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:
-        raise InputError(f"not understood: {' '.join(rest)}", hint="type: fedsim --help")
+        raise _not_understood(rest, first, verbs.options(first))
     return parsed
+
+
+def _not_understood(words: Sequence[str], verb: str, options: Sequence[str]) -> InputError:
+    """What is wrong with options that a verb does not have, each with the nearest that it has."""
+    problems = []
+    for word in words:
+        name = word.partition("=")[0]
+        # `-s` is short for what begins with it.
+        short = [option for option in options if len(name) == 2 and option[2] == name[1]]
+        near = f" (did you mean {short[0]!r}?)" if len(short) == 1 else nearest(name, options)
+        problems.append(Problem(name, f"{verb} has no such option{near}"))
+    return InputError("not understood", problems, hint=f"type: fedsim {verb} --help")
 
 
 def _fault(error: BaseException, verbose: bool) -> int:
@@ -146,11 +165,23 @@ def _fail(text: str, code: int, verbose: bool) -> int:
     return code
 
 
-def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+_NEXT = """\
+to begin:
+  fedsim ls                       the experiments that ship with fedsim
+  fedsim run isic_noniid_gdd      run one, some minutes; no data and no network are needed
+  fedsim compare runs             the table of all that was run
+
+fedsim VERB --help tells what a verb takes.
+"""
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     """The parser, and the verbs it knows."""
     parser = _Parser(
         prog="fedsim",
         description="Federated and privacy-preserving learning in medical imaging, simulated.",
+        epilog=_NEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
@@ -159,7 +190,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     own = (data, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):
         module.add(verbs)
-    return parser, verbs.names
+    return parser, verbs
 
 
 if __name__ == "__main__":

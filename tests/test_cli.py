@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,7 +96,7 @@ def wrong(case: str, folder: Path) -> Case:
     if case == "unknown verb":
         return ["runn", "isic_noniid_gdd"], ["no verb 'runn'", "'run'", "fedsim --help"]
     if case == "no verb":
-        return [], ["fedsim --help"]
+        return ["--wokers"], ["fedsim --help"]
     if case == "a resume folder that is none":
         (folder / "other").mkdir()
         return ["run", "--resume", "other"], ["other", "not a run folder"]
@@ -107,7 +110,12 @@ def wrong(case: str, folder: Path) -> Case:
         (folder / "mine.yaml").write_text("")
         return ["cp", "isic_noniid_gdd", "mine.yaml"], ["exists already"]
     if case == "unknown option":
-        return [*run, "--wokers", "2"], ["--wokers"]
+        return [*run, "--wokers", "2"], ["--wokers", "did you mean '--workers'", "run --help"]
+    if case == "unknown short option":
+        return [*run, "-s", "3"], ["-s: run has no such option (did you mean '--seed'?)"]
+    if case == "unknown options of another verb":
+        words = ["compare", "runs", "--basline", "x", "--markdwn=y"]
+        return words, ["--basline", "'--baseline'", "--markdwn", "'--markdown'"]
     raise AssertionError(case)
 
 
@@ -134,6 +142,8 @@ CASES = (
     "a run to compare that is none",
     "existing file to copy to",
     "unknown option",
+    "unknown short option",
+    "unknown options of another verb",
 )
 
 
@@ -232,6 +242,90 @@ def test_flower_s_own_strategies_do_not_talk_between_the_lines() -> None:
     assert "INFO" not in finished.stdout + finished.stderr
     assert "WARNING" not in finished.stdout + finished.stderr
     assert "valid" in finished.stdout
+
+
+def test_without_a_verb_the_help_says_what_to_type_next(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from fedsim.cli import _parser
+
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    commands = re.findall(r"^  fedsim (\w+)", told, re.MULTILINE)
+    assert len(commands) == 3
+    assert set(commands) <= set(_parser()[1].names)
+
+
+def test_ls_reads_alone_in_a_narrow_terminal_and_in_a_pipe(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = typed("ls")
+    header, *lines = out.splitlines()
+    assert header.split() == ["name", "data", "method", "min", "about"]
+    (gdd,) = [line for line in lines if line.startswith("isic_noniid_gdd ")]
+    assert gdd.split()[:4] == ["isic_noniid_gdd", "isic2020", "gdd/distill", "2.5"]
+    assert gdd.endswith("the server trains on them (GDD, one-shot).")
+    (private,) = [line for line in lines if line.startswith("isic_iid_dpsgd ")]
+    assert private.split()[2:5] == ["fedavg/supervised", "+DP", "-"], "not measured"
+    assert len(lines) == len(typed("ls", "*")[1].splitlines()) - 1
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, _ = typed("ls", "dpsgd")
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "\n    Five hospitals with equal shares train one model, each with DP-SGD.\n" in out
+
+
+def test_ls_long_and_as_json(typed: Typed) -> None:
+    _, out, _ = typed("ls", "isic_noniid_dsa", "--long")
+    for told in ("extends    isic_noniid_dc", "paper      Zhao and Bilen", "expect     0.64 MB up"):
+        assert told in out
+    found = json.loads(typed("ls", "isic_noniid_*", "--json")[1])
+    (dsa,) = [one for one in found if one["name"] == "isic_noniid_dsa"]
+    assert (dsa["data"], dsa["extends"], dsa["minutes"]) == ("isic2020", "isic_noniid_dc", None)
+    assert dsa["about"]["Expect"].startswith("0.64 MB up")
+
+
+def test_show_resolves_what_a_file_extends_and_what_is_typed(typed: Typed, tmp_path: Path) -> None:
+    from fedsim.scenario import load
+
+    _, written, _ = typed("show", "isic_noniid_dsa")
+    assert "extends: isic_noniid_dc" in written
+    _, resolved, _ = typed("show", "isic_noniid_dsa", "--resolved")
+    assert resolved == load("isic_noniid_dsa").to_yaml()
+    for words in (["client.iterations=3", "--resolved"], ["client.iterations=3"]):
+        _, changed, _ = typed("show", "isic_noniid_dsa", *words)
+        assert changed == load("isic_noniid_dsa", ["client.iterations=3"]).to_yaml()
+    code, _, err = typed("show", "isic_noniid_dsa", "client.iteration=3")
+    assert (code, "did you mean 'iterations'" in err) == (2, True)
+    typed("cp", "isic_noniid_dsa", "mine.yaml")
+    assert "extends" not in (tmp_path / "mine.yaml").read_text()
+    assert load(tmp_path / "mine.yaml").to_yaml() == load("isic_noniid_dsa").to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("fedsim co", {"compare"}),
+        ("fedsim run isic_noniid_gdd_p", {"isic_noniid_gdd_plus", "isic_noniid_gdd_private"}),
+        ("fedsim sweep x --see", {"--seed", "--seeds"}),
+    ],
+)
+def test_a_shell_completes_verbs_options_and_scenarios(
+    line: str, found: set[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("argcomplete")
+    environment = os.environ | {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"),
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    subprocess.run([sys.executable, "-m", "fedsim"], env=environment, check=True, cwd=tmp_path)
+    assert set((tmp_path / "words").read_text().split()) == found
 
 
 def test_ls_show_cp_plugins_data(typed: Typed, tmp_path: Path) -> None:

@@ -7,10 +7,15 @@ so that `fedsim --help` answers at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from fedsim.completion import by_name
 from fedsim.errors import InputError, Problem
+from fedsim.printing import say
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
@@ -35,6 +40,11 @@ class Verbs:
         """Names of the verbs, sorted."""
         return sorted(self._parsers.choices)
 
+    def options(self, name: str) -> list[str]:
+        """The long options of a verb."""
+        known = self._parsers.choices[name]._option_string_actions
+        return [option for option in known if option.startswith("--")]
+
 
 def require_whole(damaged: Sequence[Problem]) -> None:
     """Raise InputError, when all else is done, for the run folders that were left out."""
@@ -46,10 +56,31 @@ def require_whole(damaged: Sequence[Problem]) -> None:
         )
 
 
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; what is no number, or infinite, is null."""
+    say(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
 def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the arguments of verbs that take a scenario with overrides."""
     nargs = None if required else "?"
-    parser.add_argument("name", nargs=nargs, metavar="NAME|FILE", help="`fedsim ls` lists names")
+    help = "`fedsim ls` lists names"
+    by_name(parser.add_argument("name", nargs=nargs, metavar="NAME|FILE", help=help))
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="such as rounds=3")
     parser.add_argument("--seed", type=int, metavar="K", help="only this seed")
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks, Ray's output")

@@ -8,10 +8,12 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from fedsim.completion import by_name
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
-from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, seed_of, sweep_arguments
+from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
+from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, sweep_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,24 +36,20 @@ def add(verbs: Verbs) -> None:
         _curve,
         "Draw utility over epsilon; runs that are finished count, what is missing is run.",
     )
-    one.add_argument(
+    words = one.add_argument(
         "overrides",
         nargs="*",
         metavar="NAME|FILE|key=value",
         help="scenarios (one without a privacy block is a line for all epsilons) and overrides",
     )
+    by_name(words)
     one.add_argument(
         "--epsilons",
         nargs="+",
         metavar="E",
         help="such as 0.5 2 8 inf (inf: without privacy); default: 0.5 1 2 4 8",
     )
-    one.add_argument(
-        "--seeds",
-        nargs="+",
-        metavar="K",
-        help="one number is a count, 3 is the seeds 0 1 2; several are the seeds; default: 1",
-    )
+    seed_arguments(one, "the seed 0")
     one.add_argument("--metric", metavar="NAME", help="default: auc, or dice where there is none")
     one.add_argument(
         "--name", metavar="NAME", help="folder below DIR/curves; default: the scenarios' names"
@@ -98,7 +96,7 @@ def _sort(
     words = list(arguments.overrides)
     problems = []
     epsilons: list[float] = []
-    for part, word in _parts(arguments.epsilons):
+    for part, word in parts_of(arguments.epsilons):
         try:
             epsilons.append(float(part))
         except ValueError:
@@ -106,41 +104,15 @@ def _sort(
     if arguments.epsilons and not epsilons:
         what = f"{arguments.epsilons[0]!r}: expected numbers or inf, such as: 0.5 1 2 inf"
         problems.append(Problem("--epsilons", what))
-    seeds: list[int] = []
-    for part, word in _parts(arguments.seeds):
-        if part.isdecimal():
-            seeds.append(seed_of(part))
-        elif re.fullmatch(r"-?\d*\.?\d+", part):
-            problems.append(Problem("--seeds", f"{part}: expected a whole number, at least 0"))
-        else:
-            words += [word] if word not in words else []
-    if arguments.seeds and not seeds and not problems:
-        what = f"{arguments.seeds[0]!r}: expected a count, such as 3, or seeds, such as 0 1 2"
-        problems.append(Problem("--seeds", what))
-    if seeds == [0]:
-        problems.append(Problem("--seeds", "0: one number is a count; the seed 0 alone: --seeds 1"))
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim curve --help")
-    if len(seeds) < 2:
-        from fedsim.sweep.cells import require_number
-
-        count = seeds[0] if seeds else 1
-        require_number(count)
-        seeds = list(range(count))
+    seeds, more = seeds_of(arguments)
+    words += [word for word in more if word not in words]
     overrides = [word for word in words if _OVERRIDE.match(word)]
     sources = [word for word in words if not _OVERRIDE.match(word)]
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
-    return sources, overrides, epsilons or list(_EPSILONS), seeds
-
-
-def _parts(words: Sequence[str] | None) -> list[tuple[str, str]]:
-    """The words, those that list values with commas divided; each with the word it is of."""
-    found = []
-    for word in words or ():
-        parts = [word] if "=" in word else word.split(",")
-        found += [(part, word) for part in parts if part]
-    return found
+    return sources, overrides, epsilons or list(_EPSILONS), seeds or [0]
 
 
 def _points(cells: Sequence[CurveCell], sweep: Sweep) -> list[Point]:

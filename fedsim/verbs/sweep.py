@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim.completion import by_name
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from fedsim.files import seen_from
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
-from fedsim.yaml_lines import MOST_BITS
+from fedsim.verbs.seeds import seed_arguments, seeds_of
 
 if TYPE_CHECKING:
     from fedsim.console import Console
@@ -30,13 +31,14 @@ def add(verbs: Verbs) -> None:
         "Run scenarios with every combination of values and seeds; what is finished is not run "
         "again, what was interrupted goes on.",
     )
-    one.add_argument(
+    words = one.add_argument(
         "overrides",
         nargs="*",
         metavar="NAME|FILE|key=v1,v2",
         help="scenarios, and values to combine, such as strategy.codec=float32,uint8",
     )
-    one.add_argument("--seeds", nargs="+", metavar="K", help="such as 0 1 2; default: the files'")
+    by_name(words)
+    seed_arguments(one, "the files'")
     sweep_arguments(one)
 
 
@@ -87,31 +89,13 @@ def require_jobs(arguments: argparse.Namespace) -> None:
 
 def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
     """Scenarios, axes and seeds; --seeds takes all words after it, so some belong elsewhere."""
-    words, seeds = list(arguments.overrides), []
-    for word in arguments.seeds or ():
-        parts = word.split(",")
-        if all(part.isdecimal() for part in parts):
-            seeds += [seed_of(part) for part in parts]
-        else:
-            words.append(word)
-    if arguments.seeds and not seeds:
-        raise InputError(
-            f"--seeds {arguments.seeds[0]!r}: expected whole numbers, at least 0",
-            hint="such as: --seeds 0 1 2",
-        )
+    seeds, more = seeds_of(arguments)
+    words = [*arguments.overrides, *more]
     axes = [word for word in words if _AXIS.match(word)]
     sources = [word for word in words if not _AXIS.match(word)]
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
     return sources, axes, seeds
-
-
-def seed_of(digits: str) -> int:
-    """A seed as it was typed; InputError for one that no scenario can name."""
-    if len(digits) > len(str(2**MOST_BITS)):
-        shown = f"{digits[:12]}... ({len(digits)} digits)"
-        raise InputError(f"--seeds {shown}: expected at most {MOST_BITS} bits")
-    return int(digits)
 
 
 def print_forecast(sweep: Sweep) -> None:
