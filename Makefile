@@ -47,7 +47,7 @@ table: $(READY) ## The README's table, some hours: make table DATA=DIR (HAM10000
 	$(SWEEP) isic_noniid_gdd_plus --seeds 0 1 2
 	$(SWEEP) isic_noniid_dm client.image_learning_rate=1.0,2.0 --seeds 0 1 2
 	$(SWEEP) isic_noniid_fedavg strategy.codec=float32,uint8 --seeds 0 1 2
-	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seeds 0
+	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seed 0
 	$(VENV)/bin/fedsim compare $(RUNS) --baseline isic_noniid_local --csv $(RUNS)/table.csv --markdown $(RUNS)/table.md --latex $(RUNS)/table.tex
 	@$(VENV)/bin/fedsim report $(RUNS) --together --baseline isic_noniid_local
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,9 @@ def test_a_cell_is_what_its_result_depends_on(typed: Typed) -> None:
         (["tiny.yaml", "rounds=1", "rounds=2"], ["rounds is given twice"]),
         (["rounds=1,2"], ["which scenarios"]),
         (["tiny.yaml", "--seeds", "one"], ["'one'"]),
+        (["tiny.yaml", "--seeds", "0"], ["one number is a count", "--seed 0"]),
+        (["tiny.yaml", "--seed", "1", "--seeds", "1"], ["give one of them"]),
+        (["tiny.yaml", "--seed", "-1"], ["--seed -1: expected a whole number"]),
         (["tiny.yaml", "--jobs", "0"], ["--jobs 0"]),
         (["tiny.yaml", "data.embedded={images: 2},{images: 3}"], ["images: 2}:", "images: 3}:"]),
     ],
@@ -404,6 +408,30 @@ def test_more_cells_than_anybody_waits_for_are_refused_before_they_are_read(
     assert err.startswith("error: these are ")
     assert "10000" in err
     assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds", "told"),
+    [
+        (["--seeds", "3"], [0, 1, 2], "--seeds 3: the seeds 0 to 2; a number alone is a count. "),
+        (["--seeds", "1", "--quiet"], [0], "--seeds 1: the seed 0; a number alone is a count. "),
+        (["--seeds", "3", "1"], [3, 1], ""),
+        (["--seeds", "0,1"], [0, 1], ""),
+        (["--seed", "3"], [3], ""),
+    ],
+)
+def test_seeds_mean_the_same_to_a_sweep_and_to_a_curve(
+    typed: Typed, words: list[str], seeds: list[int], told: str
+) -> None:
+    private = ["privacy={target_epsilon: 1}", "client.class_balanced=false", "--epsilons", "1"]
+    asked = {"sweep": [], "curve": private}
+    for verb, more in asked.items():
+        code, out, err = typed(verb, "tiny.yaml", *more, *words, "--dry-run")
+        assert code == 0, err
+        lines = out.splitlines()[:-1]
+        assert [int(re.findall(r"seed (\d+)", line)[0]) for line in lines] == seeds
+        assert err.startswith(told if verb == "sweep" else "")
+        assert err.count("\n") == (1 if told and verb == "sweep" else 0)
 
 
 @pytest.mark.parametrize("verb", ["sweep", "curve"])

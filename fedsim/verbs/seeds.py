@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 
 from fedsim.errors import InputError, Problem
-from fedsim.printing import say
 from fedsim.yaml_lines import MOST_BITS
 
 
@@ -27,8 +25,7 @@ def seed_arguments(parser: argparse.ArgumentParser, default: str) -> None:
 def seeds_of(arguments: argparse.Namespace) -> tuple[list[int], list[str]]:
     """The seeds that were asked for, none: not said; and the words that belong elsewhere.
 
-    --seeds takes all words behind it. A single number was a seed to `sweep` once, so what it
-    stands for is said on standard error.
+    --seeds takes all words behind it.
 
     Raises:
         InputError: it names no seeds, or too many.
@@ -83,9 +80,13 @@ def _counted(seeds: Sequence[int]) -> list[int]:
 
     (count,) = seeds
     require_number(count)
-    told = "the seed 0" if count == 1 else f"the seeds 0 to {count - 1}"
-    say(
-        f"--seeds {count}: {told} (one number is a count; the seed {count} alone: --seed {count})",
-        file=sys.stderr,
-    )
     return list(range(count))
+
+
+def note(arguments: argparse.Namespace, seeds: Sequence[int]) -> str:
+    """What a single number stands for; "" where there is none."""
+    if seeds != list(range(len(seeds))) or str(len(seeds)) not in (arguments.seeds or ()):
+        return ""
+    count = len(seeds)
+    told = "the seed 0" if count == 1 else f"the seeds 0 to {count - 1}"
+    return f"--seeds {count}: {told}; a number alone is a count. The seed {count}: --seed {count}"

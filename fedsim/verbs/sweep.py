@@ -14,7 +14,7 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from fedsim.files import seen_from
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
-from fedsim.verbs.seeds import seed_arguments, seeds_of
+from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
     from fedsim.console import Console
@@ -62,6 +62,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
     console = Console(quiet=arguments.quiet)
     cells = plan(sources, axes, seeds, resource_overrides(arguments))
     require_cells(cells)
+    if told := note(arguments, seeds):
+        # A number alone was a seed here once: quiet or not, nobody should run others unawares.
+        say(told, file=sys.stderr)
     data = fingerprints(cells, console.preparing)
     sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
     if arguments.dry_run:
