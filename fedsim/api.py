@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
 from fedsim.console import Console
+from fedsim.costing import Estimate, disk_mb, folder_mb, machine, memory_mb
 from fedsim.data.store import Store
 from fedsim.disclosures import released_without_privacy
 from fedsim.engine import (
@@ -79,31 +81,6 @@ class Result:
     metrics: dict[str, float | None]
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would cost, from one trial round with few steps.
-
-    Attributes:
-        rounds: rounds of the scenario.
-        mb_up, mb_down: megabytes (10^6 bytes) of all rounds.
-        client_seconds: estimated seconds of local work of all clients and rounds.
-        server_seconds: estimated seconds of the server's work of all rounds.
-        workers: clients that run at a time.
-    """
-
-    rounds: int
-    mb_up: float
-    mb_down: float
-    client_seconds: float
-    server_seconds: float
-    workers: int
-
-    @property
-    def seconds(self) -> float:
-        """Estimated duration: client work spread over the workers, then the server's."""
-        return self.client_seconds / self.workers + self.server_seconds
 
 
 def run(
@@ -467,23 +444,44 @@ def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) ->
     strategy = build_strategy(scenario, len(federation.train), privacy)
     _subject(scenario, federation, privacy, seed)
     with engine(scenario, seed, federation, strategy, console, None, steps, privacy) as rounds:
-        if nothing := rounds.trial():
+        nothing, scoring = rounds.trial()
+        if nothing:
             console.line(f"NOTHING LEARNED: {nothing}; a run of such rounds learns nothing")
         up, down = rounds.ledger.total_megabytes()
         server = rounds.server.steps
         assert isinstance(server, Steps)
+        workers = worker_count(scenario, len(federation.train))
+        inline = scenario.resources.backend == "inline"
+        scored = math.ceil(scenario.rounds / scenario.evaluation.every) + 1
         return Estimate(
             rounds=scenario.rounds,
+            clients=len(federation.train),
             mb_up=up * scenario.rounds,
             mb_down=down * scenario.rounds,
             client_seconds=sum(rounds.grid.estimated_seconds.values()) * scenario.rounds,
-            server_seconds=server.estimated_seconds * scenario.rounds,
-            workers=worker_count(scenario, len(federation.train)),
+            server_seconds=server.estimated_seconds * scenario.rounds + scoring * scored,
+            workers=workers,
+            memory_mb=memory_mb(rounds.peak_rss_mb(), workers, inline),
+            disk_mb=disk_mb(rounds, is_one_shot(strategy)),
+            prepared_mb=folder_mb(federation.store.folder),
+            epsilon="" if privacy is None else epsilon_at_the_end(privacy),
+            machine=machine(),
         )
 
 
 def privacy_line(plan: PrivacyPlan) -> str:
     """What a private run promises, or what is claimed of it, in one line."""
+    settings = plan.settings
+    grade = "simulation-grade" if settings.noise == "seeded" else "secret"
+    budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
+    return (
+        f"privacy: {mechanism_name(plan)}, {epsilon_at_the_end(plan)}{budget}; "
+        f"noise multiplier {plan.noise_multiplier:.4g}; {grade} randomness"
+    )
+
+
+def epsilon_at_the_end(plan: PrivacyPlan) -> str:
+    """What a private run will have spent, or will claim, once all its rounds are run."""
     settings, planned = plan.settings, plan.bound()
     costs = "no finite epsilon"
     if planned.epsilon is not None:
@@ -491,12 +489,9 @@ def privacy_line(plan: PrivacyPlan) -> str:
         costs = f"epsilon {planned.epsilon:.3g} ({by})"
     if not plan.certified:
         costs = f"NO GUARANTEE: the paper claims {costs}"
-    grade = "simulation-grade" if settings.noise == "seeded" else "secret"
-    budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
     return (
-        f"privacy: {mechanism_name(plan)}, {costs} at delta {settings.delta:g} after "
-        f"{plan.rounds} round(s) for every {UNIT_NAMES[plan.unit]}{budget}; "
-        f"noise multiplier {plan.noise_multiplier:.4g}; {grade} randomness"
+        f"{costs} at delta {settings.delta:g} after {plan.rounds} round(s) "
+        f"for every {UNIT_NAMES[plan.unit]}"
     )
 
 

@@ -186,21 +186,27 @@ class Rounds:
                 hint="resume with the code that the run began with, or start again",
             )
 
-    def trial(self) -> str:
+    def trial(self) -> tuple[str, float]:
         """Exchange the messages of one round, aggregate and score; write nothing.
 
         Returns:
-            What a person must know of a round that changed nothing; "" if it changed the model.
+            What a person must know of a round that changed nothing, "" if it changed the model; and
+            the seconds that scoring takes.
         """
         self._exchange(1, {})
+        begun = time.perf_counter()
         with plugin_code("the model of round 1 could not be scored"):
             self.score_test(self.arrays)
+        scoring = time.perf_counter() - begun
         with self._foreign("state_dict", 1):
             strategy_state(self.strategy)
+        # Where every client has its own, so many models are scored.
+        scoring *= 1 if self.has_global_model else len(self.server.names)
         if self._returned_nothing:
             name = self.scenario.strategy.name
-            return f"strategy {name!r} returned no arrays from aggregate_train in the tiny round"
-        return "" if self.learned else "the tiny round changed no bit of the model"
+            told = f"strategy {name!r} returned no arrays from aggregate_train in the tiny round"
+            return told, scoring
+        return "" if self.learned else "the tiny round changed no bit of the model", scoring
 
     def _round(self, number: int) -> None:
         begun = time.perf_counter()

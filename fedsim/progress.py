@@ -17,7 +17,8 @@ import numpy as np
 
 from fedsim.randomness import SERVER
 
-_ROW = np.dtype([("done", "i4"), ("total", "i4"), ("label", "S32")])
+_ROW = np.dtype([("done", "i8"), ("total", "i8"), ("label", "S32")])
+_MOST = 2**63 - 1
 
 
 class Board:
@@ -29,7 +30,8 @@ class Board:
 
     def post(self, client: int, done: int, total: int, label: str) -> None:
         """Write how many of `total` steps are done."""
-        self._rows[client if client != SERVER else -1] = (done, total, label.encode()[:32])
+        shown = min(done, _MOST), min(total, _MOST), label.encode()[:32]
+        self._rows[client if client != SERVER else -1] = shown
 
     def read(self, client: int) -> tuple[int, int, str]:
         """Return (done, total, label) of a client or of `SERVER`."""

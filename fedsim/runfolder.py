@@ -315,7 +315,7 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "git_commit": _git_commit(),
         "command": sys.argv,
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
@@ -342,7 +342,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

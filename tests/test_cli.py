@@ -328,6 +328,46 @@ def test_a_shell_completes_verbs_options_and_scenarios(
     assert set((tmp_path / "words").read_text().split()) == found
 
 
+def test_a_dry_run_says_what_a_run_would_cost_and_where_that_was_measured(
+    typed: Typed, tmp_path: Path
+) -> None:
+    from tests.engine.conftest import TINY
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    private = ["client.class_balanced=false", "privacy={noise_multiplier: 2.0, delta: 1e-3}"]
+    code, out, _ = typed("run", "tiny.yaml", *private, "--dry-run")
+    assert code == 0
+    assert re.search(r"  privacy   epsilon [\d.]+ \(PRV upper\) at delta 0.001 after 2 round", out)
+    memory = re.search(r"  memory    up to ([\d,]+) MB", out)
+    disk = re.search(r"  disk      about ([\d.]+) MB", out)
+    assert memory is not None
+    assert disk is not None
+    assert float(memory[1].replace(",", "")) > 200, "PyTorch alone takes as much"
+    assert 1 < float(disk[1]) < 4
+    assert re.search(r"  taken on  .+ \d+ cores?", out)
+
+
+def test_a_dry_run_of_what_never_ends_ends(typed: Typed, tmp_path: Path) -> None:
+    from tests.engine.conftest import TINY
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    for endless in ("client.epochs=1000000000000", f"client.epochs={10**40}", "rounds=10000000000"):
+        code, out, err = typed("run", "tiny.yaml", endless, "--dry-run")
+        assert (code, err) == (0, "")
+        assert re.search(r"  time      roughly [\d.,e+]+ years", out)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0 s"), (119.0, "119 s"), (120.0, "2 min"), (7200.0, "2 h"), (2e5, "2 days"),
+     (6.4e7, "2 years"), (1e20, "3.2e+12 years")],
+)  # fmt: skip
+def test_a_duration_is_told_in_a_unit_that_suits_it(seconds: float, told: str) -> None:
+    from fedsim.costing import duration
+
+    assert duration(seconds) == told
+
+
 def test_ls_show_cp_plugins_data(typed: Typed, tmp_path: Path) -> None:
     code, out, _ = typed("ls", "isic_noniid_*")
     assert code == 0

@@ -23,7 +23,7 @@ def add(verbs: Verbs) -> None:
     resource_arguments(one)
     one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
     one.add_argument(
-        "--dry-run", action="store_true", help="print rounds, megabytes and rough time"
+        "--dry-run", action="store_true", help="print traffic, epsilon, rough time, memory, disk"
     )
     one.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run folder")
     one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -33,19 +33,14 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         return _resume(arguments)
     scenario = load_scenario(arguments)
-    from fedsim import api
+    from fedsim import api, costing
     from fedsim.console import Console
     from fedsim.report.text import closing_lines
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
     if arguments.dry_run:
         cost = api.estimate(scenario, scenario.seeds[0], console)
-        seeds = len(scenario.seeds)
-        say(
-            f"{scenario.name}: {cost.rounds} round(s), up {cost.mb_up:.3f} MB, "
-            f"down {cost.mb_down:.3f} MB, roughly {_duration(cost.seconds)} on this machine "
-            f"({cost.workers} client(s) at a time)" + (f", for each of {seeds} seeds" * (seeds > 1))
-        )
+        say("\n".join(costing.lines(scenario.name, cost, len(scenario.seeds))))
         return EXIT_DONE
     # A plugin may change the process's folder: neither the next seed nor what is told may move.
     here = Path.cwd()
@@ -81,7 +76,3 @@ def _resume(arguments: argparse.Namespace) -> int:
     for line in closing_lines(result.summary, result.folder, here):
         console.line(line)
     return EXIT_DONE
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
