@@ -21,9 +21,9 @@ from fedsim.report.privacy_curve import HEADER, Point, curve_of, table
 from fedsim.report.privacy_picture import picture
 from fedsim.report.rows import find_runs
 from fedsim.runfolder import RunFolder
-from fedsim.sweep.cells import fingerprints
-from fedsim.sweep.epsilons import CurveCell, plan_curve
-from fedsim.sweep.scheduler import Sweep
+from fedsim.sweeping.cells import fingerprints
+from fedsim.sweeping.epsilons import CurveCell, plan_curve
+from fedsim.sweeping.scheduler import Sweep
 from fedsim.verbs import Verbs, curve
 from tests.engine.conftest import TINY
 

@@ -110,7 +110,7 @@ def test_every_verb_refuses_before_anything_starts(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: 0)
     monkeypatch.setattr("fedsim.federation.prepare", lambda *_, **__: pytest.fail("data prepared"))
-    monkeypatch.setattr("fedsim.sweep.cells.open_store", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr("fedsim.sweeping.cells.open_store", lambda *_, **__: pytest.fail("opened"))
     monkeypatch.chdir(tmp_path)
     verb, *options = words
     assert main([verb, "isic_noniid_dpsgd", "profile=paper", *options]) == 2

@@ -23,11 +23,11 @@ from fedsim.cli import main
 from fedsim.console import Console
 from fedsim.locks import is_taken, take
 from fedsim.runfolder import RunFolder
-from fedsim.sweep import capacity, scheduler
-from fedsim.sweep import cells as cells_module
-from fedsim.sweep import epsilons as epsilons_module
-from fedsim.sweep.cells import Cell, fingerprints, plan, split_values, standing
-from fedsim.sweep.scheduler import Sweep
+from fedsim.sweeping import capacity, scheduler
+from fedsim.sweeping import cells as cells_module
+from fedsim.sweeping import epsilons as epsilons_module
+from fedsim.sweeping.cells import Cell, fingerprints, plan, split_values, standing
+from fedsim.sweeping.scheduler import Sweep
 from tests.engine.conftest import TINY
 
 Typed = Callable[..., tuple[int, str, str]]

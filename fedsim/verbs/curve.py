@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from fedsim.console import Console
     from fedsim.report.privacy_curve import Point
-    from fedsim.sweep.epsilons import CurveCell
-    from fedsim.sweep.scheduler import Sweep
+    from fedsim.sweeping.epsilons import CurveCell
+    from fedsim.sweeping.scheduler import Sweep
 
 _EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*\s*=")
@@ -63,9 +63,9 @@ def _curve(arguments: argparse.Namespace) -> int:
     if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
         raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
     from fedsim.console import Console
-    from fedsim.sweep.cells import fingerprints, require_cells
-    from fedsim.sweep.epsilons import plan_curve
-    from fedsim.sweep.scheduler import Sweep
+    from fedsim.sweeping.cells import fingerprints, require_cells
+    from fedsim.sweeping.epsilons import plan_curve
+    from fedsim.sweeping.scheduler import Sweep
 
     console = Console(quiet=arguments.quiet)
     cells = plan_curve(sources, overrides, epsilons, seeds, resource_overrides(arguments))

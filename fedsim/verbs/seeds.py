@@ -76,7 +76,7 @@ def parts_of(words: Sequence[str] | None) -> list[tuple[str, str]]:
 
 def _counted(seeds: Sequence[int]) -> list[int]:
     """The first so many seeds."""
-    from fedsim.sweep.cells import require_number
+    from fedsim.sweeping.cells import require_number
 
     (count,) = seeds
     require_number(count)

@@ -18,7 +18,7 @@ from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
     from fedsim.console import Console
-    from fedsim.sweep.scheduler import Sweep
+    from fedsim.sweeping.scheduler import Sweep
 
 _AXIS = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 
@@ -56,8 +56,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     sources, axes, seeds = _sort(arguments)
     require_jobs(arguments)
     from fedsim.console import Console
-    from fedsim.sweep.cells import fingerprints, plan, require_cells
-    from fedsim.sweep.scheduler import Sweep
+    from fedsim.sweeping.cells import fingerprints, plan, require_cells
+    from fedsim.sweeping.scheduler import Sweep
 
     console = Console(quiet=arguments.quiet)
     cells = plan(sources, axes, seeds, resource_overrides(arguments))

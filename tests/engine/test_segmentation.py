@@ -15,7 +15,7 @@ from fedsim import InputError, Result, federation, run
 from fedsim.api import resume
 from fedsim.console import Console
 from fedsim.scenario import load
-from fedsim.sweep.cells import fingerprints, plan, standing
+from fedsim.sweeping.cells import fingerprints, plan, standing
 from tests.engine.test_bits import assert_same
 
 SMALL = """\

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedsim.errors import InputError, Problem
 from fedsim.scenario import Scenario, load
-from fedsim.sweep.cells import Cell, require_number
+from fedsim.sweeping.cells import Cell, require_number
 
 _TARGET = "privacy.target_epsilon"
 _NOISE = "privacy.noise_multiplier"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.runfolder import SCHEMA_VERSION, now, write_whole
-from fedsim.sweep.cells import Cell
+from fedsim.sweeping.cells import Cell
 
 _KEY_METRICS = ("auc", "dice", "balanced_accuracy")
 

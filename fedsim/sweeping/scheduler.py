@@ -20,10 +20,10 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputErr
 from fedsim.locks import take
 from fedsim.machine import available_mb, cores
 from fedsim.runfolder import RunFolder, now
-from fedsim.sweep.capacity import cores_of, expected_mb
-from fedsim.sweep.cells import Cell, Standing, runs_of, standing
-from fedsim.sweep.entries import Entry, Record, duration, error_of, score
-from fedsim.sweep.signals import Signals
+from fedsim.sweeping.capacity import cores_of, expected_mb
+from fedsim.sweeping.cells import Cell, Standing, runs_of, standing
+from fedsim.sweeping.entries import Entry, Record, duration, error_of, score
+from fedsim.sweeping.signals import Signals
 
 _POLL_SECONDS = 0.2
 _LOOK_AGAIN_SECONDS = 2.0  # at cells that another process runs
