@@ -36,16 +36,23 @@ _prepare_environment()
 if TYPE_CHECKING:
     from fedsim.api import Result, run
     from fedsim.client import Client, Site, Task
+    from fedsim.comparing import compare, load_runs
     from fedsim.data.dataset import Dataset, Embedded, Manifest
     from fedsim.errors import ClientError, FedsimError, InputError, RunError
     from fedsim.scenario import Scenario, load
     from fedsim.strategy import Server, Strategy
+    from fedsim.studies import audit, curve, sweep
     from fedsim.trained.load import load_model
 
 # Imported when first used: `fedsim --help` should not wait for torch, nor the workers for the CLI.
 _HOMES = {
     "run": "fedsim.api",
     "Result": "fedsim.api",
+    "compare": "fedsim.comparing",
+    "load_runs": "fedsim.comparing",
+    "sweep": "fedsim.studies",
+    "curve": "fedsim.studies",
+    "audit": "fedsim.studies",
     "Client": "fedsim.client",
     "Site": "fedsim.client",
     "Task": "fedsim.client",
@@ -78,9 +85,14 @@ __all__ = [
     "Site",
     "Strategy",
     "Task",
+    "audit",
+    "compare",
+    "curve",
     "load",
     "load_model",
+    "load_runs",
     "run",
+    "sweep",
 ]
 
 

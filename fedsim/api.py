@@ -60,6 +60,8 @@ from fedsim.trained.card import write_card
 from fedsim.trained.files import write_models
 
 if TYPE_CHECKING:
+    import pandas
+
     from fedsim.privacy.attacks import Subject
     from fedsim.privacy.verdict import Level
 
@@ -81,6 +83,23 @@ class Result:
     metrics: dict[str, float | None]
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
+
+    def rounds_frame(self) -> pandas.DataFrame:
+        """A line for each round, by its number: metrics, MB, epsilon, seconds; needs pandas."""
+        from fedsim.report.frames import rounds_frame
+
+        return rounds_frame(self.rounds)
+
+    def clients_frame(self) -> pandas.DataFrame:
+        """A line for each round and client: what it reported, and its epsilon; needs pandas."""
+        from fedsim.report.frames import clients_frame
+
+        return clients_frame(self.rounds)
+
+    def _repr_html_(self) -> str:
+        from fedsim.report.snippets import result_html
+
+        return result_html(self.folder, self.seed, self.summary)
 
 
 def run(

@@ -30,11 +30,11 @@ _NAMED = 5  # clients that a line for several names
 
 
 class Console:
-    """Prints a run. With `quiet`, only errors are printed (elsewhere)."""
+    """Prints a run. With `quiet`, only errors are printed (elsewhere); with `stderr`, all there."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, stderr: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
-        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._out = RichConsole(highlight=False, soft_wrap=True, stderr=stderr)
         self._live: Progress | None = None
         self._bars: dict[int, TaskID] = {}
         self._board: Board | None = None

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import InputError, Problem
+from fedsim.report.choosing import chosen_of, renamed
+from fedsim.report.columns import DIFFERENCE, REACH, WIRE, Column
 from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
+from fedsim.report.data_labels import CONTENTS
 from fedsim.report.many import MANY, TITLES, quantiles
 from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaired
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
 from fedsim.report.text import positive_note
 
-DIFFERENCE, REACH, WIRE = "difference", "reach", "wire"
-"""Keys of the measures that are no entries of summary.json."""
+if TYPE_CHECKING:
+    import pandas
 
 _UNPROVED = "* claimed, not certified: no proof stands behind this epsilon"
+_CONTENTS = (
+    f"{CONTENTS} 1, 2: one folder, as many records, but not the same ones (their fingerprints "
+    "differ)."
+)
 _EMBEDDED = "data 'embedded': generated stand-in images, not real data."
-
-
-@dataclass(frozen=True)
-class Column:
-    """One quantity of the comparison.
-
-    Attributes:
-        key: of the measures; for scores the metric's name.
-        name: in files that programs read; says all that the quantity depends on.
-        title: above the column.
-        unit: of the measures, unscaled: "fraction", "MB" or "s".
-        group: "scores", "difference" or "costs".
-        digits: behind the point, in print.
-        scale: what a printed number is multiplied by: 100 for per cent.
-        printed: whether it is more than a line of the CSV.
-    """
-
-    key: str
-    name: str
-    title: str
-    unit: str
-    group: str
-    digits: int
-    scale: float = 1.0
-    printed: bool = True
 
 
 # In the order and under the names of the paper's table (GDD-FL).
@@ -77,17 +60,73 @@ class Line:
 class Comparison:
     """Rows and columns, ready to be printed.
 
+    Printed, it is the table; in a notebook it is shown as one.
+
     Attributes:
         columns: in the order of print.
         lines: one for each row.
         baseline: the row that differences are taken from; None for a single row.
         notes: what a reader must know about the numbers, a sentence or two each.
+        chosen: names of the columns that are shown, in this order; None: all.
+        titles: other titles for columns, by the usual ones.
+        left_out: runs that are not in it, and why.
     """
 
     columns: list[Column]
     lines: list[Line]
     baseline: Row | None
     notes: list[str]
+    chosen: tuple[str, ...] | None = None
+    titles: Mapping[str, str] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+
+    def text(self, width: int = 120) -> str:
+        """As `fedsim compare` prints it, in so many columns."""
+        from fedsim.report.table import text
+
+        return text(self, width)
+
+    def csv(self) -> str:
+        """As tidy CSV: a line for each row and quantity, unrounded."""
+        from fedsim.report.export import csv_text
+
+        return csv_text(self)
+
+    def latex(self) -> str:
+        """As a LaTeX table with the rules of booktabs."""
+        from fedsim.report.export import latex
+
+        return latex(self)
+
+    def markdown(self) -> str:
+        """As a Markdown table."""
+        from fedsim.report.export import markdown
+
+        return markdown(self)
+
+    def frame(self) -> pandas.DataFrame:
+        """The lines of the CSV as a DataFrame; needs pandas."""
+        from fedsim.report.frames import comparison_frame
+
+        return comparison_frame(self)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values: what `fedsim compare --json` prints."""
+        from fedsim.report.export import record
+
+        return record(self)
+
+    def shows(self, name: str) -> bool:
+        """Whether a column is shown."""
+        return self.chosen is None or name in self.chosen
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        from fedsim.report.snippets import comparison_html
+
+        return comparison_html(self)
 
 
 def compare(
@@ -97,6 +136,9 @@ def compare(
     reach: float | None = None,
     link: Link | None = None,
     per_site: bool = False,
+    columns: Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
+    left_out: Sequence[str] = (),
 ) -> Comparison:
     """Compare methods.
 
@@ -107,9 +149,12 @@ def compare(
         reach: adds the megabytes until the score was first this high, between 0 and 1.
         link: adds the seconds that the messages take on such a link.
         per_site: adds the main score on each site's test records.
+        columns: what is shown, in this order; None: all. See `fedsim.report.choosing`.
+        names: other names for rows, scenarios and titles of columns.
+        left_out: runs that are not in it, and why.
 
     Raises:
-        InputError: no rows, or `baseline` names none or several.
+        InputError: no rows, `baseline` names none or several, or there is no such column or name.
     """
     if not rows:
         raise InputError(
@@ -124,7 +169,7 @@ def compare(
     title = _SCORES[main]
     base = rows[0] if baseline is None else find_row(rows, baseline)
     have += _parts(rows, main)
-    columns = [
+    found = [
         Column(name, name, _SCORES.get(name) or _part_title(name), "fraction", "scores", 1, 100.0)
         for name in have
     ]
@@ -132,26 +177,26 @@ def compare(
     many = len(sites) >= MANY
     for name in sites:
         title_ = _part_title(name)
-        columns.append(Column(name, name, title_, "fraction", "scores", 1, 100.0, not many))
+        found.append(Column(name, name, title_, "fraction", "scores", 1, 100.0, not many))
     have += sites
     if many:
         for title_ in TITLES:
             key = f"{main}@{title_}"
             name = f"{main}_of_sites_{title_.replace(' ', '').replace('%', 'percent')}"
-            columns.append(Column(key, name, f"@{title_}", "fraction", "scores", 1, 100.0))
+            found.append(Column(key, name, f"@{title_}", "fraction", "scores", 1, 100.0))
     if len(rows) > 1:
         name = f"{main}_difference"
-        columns.append(
-            Column(DIFFERENCE, name, f"{title} diff", "fraction", "difference", 1, 100.0)
-        )
-    columns += _COSTS
+        found.append(Column(DIFFERENCE, name, f"{title} diff", "fraction", "difference", 1, 100.0))
+    found += _COSTS
     if reach is not None:
         name = f"mb_to_{main}_{reach:g}"
-        columns.append(Column(REACH, name, f"MB to {title} {100 * reach:g}", "MB", "costs", 3))
+        found.append(Column(REACH, name, f"MB to {title} {100 * reach:g}", "MB", "costs", 3))
     if link is not None:
         name = f"wire_seconds_{link.mbit_per_second:g}mbit_{link.latency_ms:g}ms"
-        columns.append(Column(WIRE, name, "wire s", "s", "costs", 2))
+        found.append(Column(WIRE, name, "wire s", "s", "costs", 2))
 
+    chosen = None if columns is None else chosen_of(found, rows, columns)
+    titles = renamed(rows, found, names or {})
     lines, told = [], []
     for row in rows:
         measures = {name: measure([run.value(name) for run in row.runs]) for name in have}
@@ -159,8 +204,8 @@ def compare(
             if trouble := trouble_of(row):
                 told.append(f"{row.name}: {trouble}; no interval.")
             else:
-                found = bootstrap(row.runs, main)
-                measures[main] = measure([run.value(main) for run in row.runs], found)
+                interval = bootstrap(row.runs, main)
+                measures[main] = measure([run.value(main) for run in row.runs], interval)
         if many:
             measures |= _spread(row, main, sites)
         for cost in _COSTS:
@@ -184,7 +229,8 @@ def compare(
             measures[DIFFERENCE] = measure([]) if unpaired else difference(row, base, main)
         lines.append(Line(row, measures, sum(run.failed for run in row.runs), unpaired))
     notes = [*_notes(lines, title, reach, link), *told]
-    return Comparison(columns, lines, base if len(rows) > 1 else None, notes)
+    base_shown = base if len(rows) > 1 else None
+    return Comparison(found, lines, base_shown, notes, chosen, titles, tuple(left_out))
 
 
 def _spread(row: Row, main: str, sites: Sequence[str]) -> dict[str, Measure]:
@@ -288,6 +334,8 @@ def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | 
     outside = [run.data.get("external") for line in lines for run in line.row.runs]
     if len({(one["fingerprint"], *one["sites"]) for one in outside if one}) > 1:
         notes.append("external: not the same external records in all rows.")
+    if any(f"{CONTENTS} 1" in line.row.label for line in lines):
+        notes.append(_CONTENTS)
     if any(line.row.data == "embedded" for line in lines):
         notes.append(_EMBEDDED)
     return notes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fedsim.printing import harmless
-from fedsim.report.comparison import DIFFERENCE, Comparison
+from fedsim.report.columns import DIFFERENCE
+from fedsim.report.comparison import Comparison
 from fedsim.report.csv_file import csv_bytes
 from fedsim.report.rows import Row, Spent
 from fedsim.report.table import label, printed
@@ -18,6 +20,9 @@ CSV_COLUMNS = (
     *("epsilon", "epsilon_claimed", "delta", "privacy_unit", "certified"),
 )
 """The header of the CSV: one line for each row and quantity, numbers unscaled and unrounded."""
+
+MOST_ROWS = 30
+"""Rows of a LaTeX table that is not divided over pages."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -42,13 +47,18 @@ _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reve
 
 def csv_text(comparison: Comparison) -> str:
     """Tidy CSV: unknown numbers are empty; scores and differences are fractions of one."""
-    rows: list[Sequence[Any]] = [CSV_COLUMNS]
+    return csv_bytes([CSV_COLUMNS, *tidy(comparison)]).decode()
+
+
+def tidy(comparison: Comparison) -> list[list[Any]]:
+    """A line for each row and quantity, under `CSV_COLUMNS`; what is unknown is None or ""."""
+    rows: list[list[Any]] = []
     baseline = comparison.baseline.name if comparison.baseline is not None else ""
     for line in comparison.lines:
         privacy = _privacy(line.row.privacy)
         for column in comparison.columns:
             one = line.measures.get(column.key)
-            if one is None:
+            if one is None or not comparison.shows(column.name):
                 continue
             rows.append(
                 [
@@ -58,7 +68,35 @@ def csv_text(comparison: Comparison) -> str:
                     *privacy,
                 ]
             )
-    return csv_bytes(rows).decode()
+    return rows
+
+
+def record(comparison: Comparison) -> dict[str, Any]:
+    """Plain values for JSON, numbers unrounded, what is unknown is None."""
+    baseline = comparison.baseline
+    return {
+        "baseline": baseline.name if baseline is not None else None,
+        "rows": [
+            {
+                "row": line.row.name,
+                "scenario": line.row.runs[0].scenario,
+                "data": line.row.data,
+                "seeds": line.row.seeds,
+                "runs": [str(one.folder.path) for run in line.row.runs for one in run.each],
+                "failed": line.failed,
+                "unpaired": line.unpaired or None,
+                "privacy": asdict(line.row.privacy) if line.row.privacy else None,
+                "measures": {
+                    column.name: {"unit": column.unit, **asdict(line.measures[column.key])}
+                    for column in comparison.columns
+                    if column.key in line.measures and comparison.shows(column.name)
+                },
+            }
+            for line in comparison.lines
+        ],
+        "notes": comparison.notes,
+        "left_out": list(comparison.left_out),
+    }
 
 
 def _privacy(spent: Spent | None) -> tuple[Any, ...]:
@@ -70,27 +108,47 @@ def _privacy(spent: Spent | None) -> tuple[Any, ...]:
 
 
 def latex(comparison: Comparison) -> str:
-    """A `table` with booktabs' rules; its caption names data, split and seeds."""
+    """A table with booktabs' rules; its caption names data, split and seeds.
+
+    One of many rows is a `longtable`, which goes on over pages with its header.
+    """
     header, *rows = _cells(comparison)
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(caption(comparison))}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
-        r"\toprule",
-        " & ".join(map(escape_latex, header)) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join([*map(escape_latex, row[:2]), *map(_latex_number, row[2:])]) + r" \\"
-            for row in rows
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip\footnotesize",
-        *(escape_latex(note) + r"\par" for note in _notes(comparison)),
-        r"\end{table}",
+    left = 1 + (len(header) > 1 and printed(comparison)[0].name == "data")
+    columns = f"{{{'l' * left}{'r' * (len(header) - left)}}}"
+    titles = " & ".join(map(escape_latex, header)) + r" \\"
+    body = [
+        " & ".join([*map(escape_latex, row[:left]), *map(_latex_number, row[left:])]) + r" \\"
+        for row in rows
     ]
+    notes = [escape_latex(note) + r"\par" for note in _notes(comparison)]
+    about = rf"\caption{{{escape_latex(caption(comparison))}}}"
+    if len(rows) > MOST_ROWS:
+        lines = [
+            r"% needs \usepackage{booktabs,longtable}",
+            rf"\begin{{longtable}}{columns}",
+            about + r" \\",
+            *(r"\toprule", titles, r"\midrule", r"\endfirsthead"),
+            *(r"\toprule", titles, r"\midrule", r"\endhead"),
+            *(r"\bottomrule", r"\endfoot"),
+            *body,
+            r"\end{longtable}",
+            r"{\footnotesize",
+            *notes,
+            "}",
+        ]
+    else:
+        lines = [
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            about,
+            rf"\begin{{tabular}}{columns}",
+            *(r"\toprule", titles, r"\midrule", *body, r"\bottomrule"),
+            r"\end{tabular}",
+            r"\par\smallskip\footnotesize",
+            *notes,
+            r"\end{table}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -99,7 +157,7 @@ def markdown(comparison: Comparison) -> str:
     header, *rows = _cells(comparison, plus_minus=" ± ")
     lines = [
         "| " + " | ".join(map(_escape_markdown, header)) + " |",
-        "|---|---|" + "---:|" * (len(header) - 2),
+        "|---|" + "".join("---|" if one.name == "data" else "---:|" for one in printed(comparison)),
         *(
             "| " + " | ".join([_code(row[0]), *map(_escape_markdown, row[1:])]) + " |"
             for row in rows
@@ -142,10 +200,9 @@ def _latex_number(text: str) -> str:
 def _cells(comparison: Comparison, plus_minus: str = "+-") -> list[list[str]]:
     """Header and rows of the whole table."""
     columns = printed(comparison, plus_minus)
-    header = ["method", "data", "seeds", *(one.title for one in columns)]
+    header = [comparison.titles.get("method", "method"), *(one.title for one in columns)]
     rows = [
-        [label(line), line.row.data, str(len(line.row.runs)), *(one.cells[i] for one in columns)]
-        for i, line in enumerate(comparison.lines)
+        [label(line), *(one.cells[i] for one in columns)] for i, line in enumerate(comparison.lines)
     ]
     return [header, *rows]
 
@@ -153,12 +210,14 @@ def _cells(comparison: Comparison, plus_minus: str = "+-") -> list[list[str]]:
 def _notes(comparison: Comparison) -> list[str]:
     """The comparison's notes, and about differences what the terminal says in their block."""
     notes = list(comparison.notes)
-    if comparison.baseline is not None:
+    difference = next((one for one in comparison.columns if one.key == DIFFERENCE), None)
+    shown = difference is not None and comparison.shows(difference.name)
+    if comparison.baseline is not None and shown:
         notes.insert(
             1, f"diff: minus {comparison.baseline.name}: same seeds, same test records, in points."
         )
     for line in comparison.lines:
-        if line.unpaired:
+        if line.unpaired and shown:
             notes.append(f"{line.row.name}: no difference, {line.unpaired}.")
     return notes
 

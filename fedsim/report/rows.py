@@ -14,6 +14,7 @@ import yaml
 
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.identity import edited
+from fedsim.report.data_labels import data_labels
 from fedsim.report.lists import listed
 from fedsim.report.paths import paths_in, shortest, without_paths
 from fedsim.report.record import NUMBER
@@ -79,6 +80,11 @@ class Run:
     planned: Mapping[str, Any] | None = None
 
     @property
+    def data_name(self) -> str:
+        """Name of the data set, or "embedded" for a stand-in."""
+        return "embedded" if self.data["source"] == "embedded" else str(self.data["name"])
+
+    @property
     def each(self) -> tuple[Run, ...]:
         """What was run by itself: the folds, or this run."""
         return self.folds or (self,)
@@ -141,8 +147,7 @@ class Row:
     @property
     def data(self) -> str:
         """Name of the data set, or "embedded" for a stand-in."""
-        data = self.runs[0].data
-        return "embedded" if data["source"] == "embedded" else str(data["name"])
+        return self.runs[0].data_name
 
     @property
     def fingerprint(self) -> str:
@@ -220,7 +225,39 @@ def rows_of(
     Raises:
         InputError: without `damaged`, files of a finished run are missing or damaged, all at once.
     """
+    runs, left_out = finished(folders, damaged, traffic=traffic)
     groups: dict[str, dict[int, tuple[str, Run]]] = {}
+    for started, run in runs:
+        key = repr((_method(run), run.data["fingerprint"]))
+        seeds = groups.setdefault(key, {})
+        before = seeds.get(run.seed)
+        older = run.folder
+        if before is None or before[0] < started:
+            seeds[run.seed] = started, run
+            older = before[1].folder if before is not None else run.folder
+        if before is not None:
+            left_out.append(f"{older.path}: a newer run has its seed {run.seed}, left out")
+    found = [[run for _, (_, run) in sorted(seeds.items())] for seeds in groups.values()]
+    found, parts = _join_folds(found)
+    rows = [Row(runs[0].scenario, runs) for runs in found]
+    _tell_apart(rows, paths)
+    return rows, left_out + parts
+
+
+def finished(
+    folders: Sequence[RunFolder], damaged: list[Problem] | None = None, *, traffic: bool = False
+) -> tuple[list[tuple[str, Run]], list[str]]:
+    """The runs that are done, each with when it started; and which were left out, and why.
+
+    Args:
+        folders: run folders.
+        damaged: takes what is wrong with files of finished runs, which are then left out.
+        traffic: whether traffic.jsonl will be read, too.
+
+    Raises:
+        InputError: without `damaged`, files of a finished run are missing or damaged, all at once.
+    """
+    runs: list[tuple[str, Run]] = []
     left_out: list[str] = []
     problems = damaged if damaged is not None else []
     for folder in folders:
@@ -235,32 +272,17 @@ def rows_of(
             run = _read(folder, record)
             if traffic:
                 folder.read_lines("traffic.jsonl")
-            key = repr((_method(run), run.data["fingerprint"]))
-            started = str(record["started"])
+            run.data["fingerprint"]
+            runs.append((str(record["started"]), run))
         except KeyError as error:
             problems.append(Problem(str(folder.path), f"run.json has no entry {error}"))
-            continue
         except InputError as error:
             problems += problems_of(error)
-            continue
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             problems.append(Problem(str(folder.path), str(error)))
-            continue
-        seeds = groups.setdefault(key, {})
-        before = seeds.get(run.seed)
-        older = folder
-        if before is None or before[0] < started:
-            seeds[run.seed] = started, run
-            older = before[1].folder if before is not None else folder
-        if before is not None:
-            left_out.append(f"{older.path}: a newer run has its seed {run.seed}, left out")
     if problems and damaged is None:
         raise InputError("some finished runs cannot be read", problems)
-    found = [[run for _, (_, run) in sorted(seeds.items())] for seeds in groups.values()]
-    found, parts = _join_folds(found)
-    rows = [Row(runs[0].scenario, runs) for runs in found]
-    _tell_apart(rows, paths)
-    return rows, left_out + parts
+    return runs, left_out
 
 
 def _join_folds(rows: Sequence[list[Run]]) -> tuple[list[list[Run]], list[str]]:
@@ -376,19 +398,17 @@ def _tell_apart(rows: Sequence[Row], paths: bool) -> None:
     """Name, in the label of rows of one scenario, the settings in which they differ."""
     for name in {row.label for row in rows}:
         alike = [row for row in rows if row.label == name]
-        methods = [_method(row.runs[0]) for row in alike]
-        differing = _telling(methods)
-        if len({row.data for row in alike}) > 1:  # The column says it.
-            differing = [key for key in differing if key != "data.name"]
-        values = [{k: typed(one[k]) for k in differing if k in one} for one in methods]
-        if not paths:
-            values = _without_paths(values)
-        settings = [[f"{k}={value}" for k, value in one.items()] for one in values]
+        settings = [
+            [f"{key}={value}" for key, value in one.items()]
+            for one in differing([row.runs[0] for row in alike], paths)
+        ]
         # Two sets of data under one name, as where a folder's content has changed.
         seen = [(row.data, *told) for row, told in zip(alike, settings, strict=True)]
-        for row, told, one in zip(alike, settings, seen, strict=True):
-            prints = [f"data={row.fingerprint[:8]}"] if seen.count(one) > 1 else []
-            row.label = " ".join([name, *told, *prints])
+        for one in set(seen):
+            same = [row for row, other in zip(alike, seen, strict=True) if other == one]
+            told = data_labels([row.runs[0].data for row in same], paths) if len(same) > 1 else [""]
+            for row, data in zip(same, told, strict=True):
+                row.label = " ".join(filter(None, [name, *one[1:], data]))
     labels = [row.label for row in rows]
     for row in rows:
         row.name = row.label if labels.count(row.label) == 1 else f"{row.label} ({row.data})"
@@ -438,8 +458,26 @@ def settings(rows: Sequence[Row], paths: bool = False) -> list[dict[str, str]]:
         rows: the methods.
         paths: whether absolute paths are shown whole, instead of their ends.
     """
-    methods = [_method(row.runs[0]) for row in rows]
-    keys = _telling(methods)
+    return _settings([row.runs[0] for row in rows], paths)
+
+
+def differing(runs: Sequence[Run], paths: bool = False) -> list[dict[str, str]]:
+    """Of each run the settings in which these differ, as one would type them; the name of the data
+    has a column of its own.
+
+    Args:
+        runs: of one scenario, or of several.
+        paths: whether absolute paths are shown whole, instead of their ends.
+    """
+    several = len({run.data_name for run in runs}) > 1
+    return _settings(runs, paths, ("data.name",) if several else ())
+
+
+def _settings(
+    runs: Sequence[Run], paths: bool, without: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    methods = [_method(run) for run in runs]
+    keys = [key for key in _telling(methods) if key not in without]
     values = [{key: typed(one[key]) for key in keys if key in one} for one in methods]
     return values if paths else _without_paths(values)
 

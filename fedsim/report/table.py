@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fedsim.report.comparison import DIFFERENCE, REACH, Column, Comparison, Line, contains_zero
+from fedsim.report.columns import DIFFERENCE, REACH, Column
+from fedsim.report.comparison import Comparison, Line, contains_zero
 from fedsim.report.rows import Spent
 from fedsim.report.statistics import Measure
 
@@ -18,33 +19,42 @@ _INTERVAL = "95%"
 
 @dataclass(frozen=True)
 class Cells:
-    """A printed column: its title, one cell for each line, and the group it belongs to."""
+    """A printed column: its title, one cell for each line, the group it belongs to, and the name of
+    the column that it is, or that it comes with."""
 
     title: str
     cells: list[str]
     group: str
+    name: str = ""
 
 
 def printed(comparison: Comparison, plus_minus: str = "+-") -> list[Cells]:
     """The columns as text.
 
-    A column whose measures have intervals is followed by these; that of differences comes after the
-    number of seeds behind them. Those of privacy come last, if a row is private.
+    Data and seeds come first. A column whose measures have intervals is followed by these; that of
+    differences comes after the number of seeds behind them. Those of privacy come last, if a row is
+    private. Where columns were chosen, these alone, in their order.
     """
-    found = []
+    found = [
+        Cells("data", [line.row.data for line in comparison.lines], "about", "data"),
+        Cells("seeds", [str(len(line.row.runs)) for line in comparison.lines], "about", "seeds"),
+    ]
     for column in comparison.columns:
-        if not column.printed:
+        if not column.printed and column.name not in (comparison.chosen or ()):
             continue
         measures = [line.measures.get(column.key) for line in comparison.lines]
         if column.key == DIFFERENCE:
             cells = ["-" if m is None or not m.n else str(m.n) for m in measures]
-            found.append(Cells("pairs", cells, column.group))
+            found.append(Cells("pairs", cells, column.group, column.name))
         cells = ["-" if m is None else value(column, m, plus_minus) for m in measures]
-        found.append(Cells(column.title, cells, column.group))
+        found.append(Cells(column.title, cells, column.group, column.name))
         if any(m is not None and m.interval for m in measures):
             cells = ["-" if m is None else interval(column, m) for m in measures]
-            found.append(Cells(_INTERVAL, cells, column.group))
-    return found + _privacy([line.row.privacy for line in comparison.lines])
+            found.append(Cells(_INTERVAL, cells, column.group, column.name))
+    found += _privacy([line.row.privacy for line in comparison.lines])
+    if comparison.chosen is not None:
+        found = [one for name in comparison.chosen for one in found if one.name == name]
+    return [replace(one, title=comparison.titles.get(one.title, one.title)) for one in found]
 
 
 def _privacy(spent: Sequence[Spent | None]) -> list[Cells]:
@@ -53,7 +63,9 @@ def _privacy(spent: Sequence[Spent | None]) -> list[Cells]:
         return []
 
     def cells(title: str, of: Callable[[Spent], str]) -> Cells:
-        return Cells(title, ["-" if one is None else of(one) or "-" for one in spent], "privacy")
+        return Cells(
+            title, ["-" if one is None else of(one) or "-" for one in spent], "privacy", title
+        )
 
     return [
         cells("epsilon", epsilon),
@@ -106,13 +118,10 @@ def text(comparison: Comparison, width: int = 120) -> str:
     """
     cells = printed(comparison)
     labels = [label(line) for line in comparison.lines]
-    about = [
-        Cells("data", [line.row.data for line in comparison.lines], ""),
-        Cells("seeds", [str(len(line.row.runs)) for line in comparison.lines], ""),
-    ]
-    table = [one for one in cells if one.group != "difference"]
+    about = [one for one in cells if one.group == "about"]
+    table = [one for one in cells if one.group not in ("about", "difference")]
     blocks = [_block(labels, [*about, *part]) for part in _parts(labels, about, table, width)]
-    if comparison.baseline is not None:
+    if comparison.baseline is not None and any(one.group == "difference" for one in cells):
         about_them = f"minus {comparison.baseline.name}: same seeds, same test records, in points"
         blocks.append([*_wrapped(about_them, width), *_differences(comparison, cells)])
     notes = [line for note in comparison.notes for line in _wrapped(note, width)]
@@ -132,7 +141,7 @@ def _parts(
     def fits(part: Sequence[Cells]) -> bool:
         return max(map(len, _block(labels, [*about, *part]))) <= width
 
-    if fits(columns):
+    if not columns or fits(columns):
         return [list(columns)]
     units: list[list[Cells]] = []
     for one in columns:
@@ -159,8 +168,8 @@ def _differences(comparison: Comparison, cells: Sequence[Cells]) -> list[str]:
         if one.group == "difference"
     ]
     reasons = [line.unpaired for line in lines]
-    data = Cells("data", [line.row.data for line in lines], "")
-    return _block([label(line) for line in lines], [data, *columns], reasons)
+    data = [Cells("data", [line.row.data for line in lines], "")] * comparison.shows("data")
+    return _block([label(line) for line in lines], [*data, *columns], reasons)
 
 
 def _block(
@@ -176,7 +185,7 @@ def _block(
     def laid_out(head: str, cells: Sequence[str], remark: str = "") -> str:
         parts = [head.ljust(first)]
         for column, cell, width in zip(columns, cells, widths, strict=True):
-            left = column.title in ("data", _INTERVAL)
+            left = column.name == "data" or column.title in ("data", _INTERVAL)
             parts.append(cell.ljust(width) if left else cell.rjust(width))
         return _GAP.join([*parts, remark]).rstrip()
 

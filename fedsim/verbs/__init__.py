@@ -49,11 +49,9 @@ class Verbs:
 def require_whole(damaged: Sequence[Problem]) -> None:
     """Raise InputError, when all else is done, for the run folders that were left out."""
     if damaged:
-        raise InputError(
-            "files of run folders are damaged; these runs were left out",
-            list(dict.fromkeys(damaged)),
-            hint="put back the files that the runs wrote, or run them anew",
-        )
+        from fedsim.comparing import damage
+
+        raise damage(damaged)
 
 
 def json_argument(parser: argparse.ArgumentParser) -> None:

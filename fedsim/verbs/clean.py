@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, Problem
 from fedsim.files import seen_from
 from fedsim.printing import say
-from fedsim.verbs import Verbs, require_whole
+from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
     from fedsim.cleaning import Item
@@ -42,6 +42,7 @@ def add(verbs: Verbs) -> None:
         action="store_true",
         help="also prepared data, and checkpoints of unfinished runs that are named",
     )
+    json_argument(one)
 
 
 def _clean(arguments: argparse.Namespace) -> int:
@@ -59,6 +60,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     items += prepared if arguments.stores else []
 
     freed, count, code = 0, 0, EXIT_DONE
+    told: list[dict[str, Any]] = []
     for item in items:
         size, verdict = item.bytes, f"kept: {item.kept}"
         if not item.kept:
@@ -70,7 +72,15 @@ def _clean(arguments: argparse.Namespace) -> int:
                 code = EXIT_RUN_FAILED
                 continue
             freed, count = freed + size, count + 1
-        say(f"{_megabytes(size):>12}  {seen_from(Path.cwd(), item.path)} ({item.what}): {verdict}")
+        about = {"path": item.path, "what": item.what, "bytes": size, "kept": item.kept or None}
+        told.append(about | {"removed": not item.kept and not arguments.dry_run})
+        if not arguments.json:
+            seen = seen_from(Path.cwd(), item.path)
+            say(f"{_megabytes(size):>12}  {seen} ({item.what}): {verdict}")
+    if arguments.json:
+        print_json({"items": told, "bytes": freed, "count": count, "dry_run": arguments.dry_run})
+        require_whole(damaged)
+        return code
     say(
         f"{count} {'to remove' if arguments.dry_run else 'removed'}, {_megabytes(freed)} "
         + ("would be freed" if arguments.dry_run else "freed")

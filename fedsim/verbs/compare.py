@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
 from fedsim.printing import say
-from fedsim.verbs import Verbs, require_whole
+from fedsim.verbs import Verbs, json_argument, print_json, require_whole
+
+if TYPE_CHECKING:
+    from fedsim.report.comparison import Comparison
 
 _FILES = ("csv", "latex", "markdown")
 
@@ -42,72 +46,93 @@ def add(verbs: Verbs) -> None:
     one.add_argument(
         "--paths", action="store_true", help="show absolute paths whole, not only how they end"
     )
+    one.add_argument(
+        "--columns",
+        metavar="A,B",
+        help="only these, in this order, such as auc,mb_up_total,epsilon",
+    )
+    one.add_argument(
+        "--names",
+        nargs="+",
+        action="extend",
+        metavar="OLD=NEW",
+        help="other names for rows, scenarios or titles, such as isic_noniid_gdd=GDD",
+    )
+    json_argument(one)
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    _require_sound(arguments)
-    from fedsim.report import export
-    from fedsim.report.compare import compare, find_runs, rows_of, text
-    from fedsim.report.costs import Link
-    from fedsim.runfolder import write_named
+    from fedsim.comparing import compared, unsound
 
+    problems = unsound(arguments.reach, arguments.bandwidth, arguments.latency)
+    for name in _FILES:
+        path = getattr(arguments, name)
+        if path is not None and path.is_dir():
+            problems.append(Problem(f"--{name}", f"{path} is a folder; name a file"))
+    problems += _twice(
+        [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
+    )
+    if problems:
+        raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
-    found = find_runs(arguments.runs, damaged)
-    with_traffic = arguments.bandwidth is not None
-    rows, left_out = rows_of(found, damaged, traffic=with_traffic, paths=arguments.paths)
-    if not rows:
-        require_whole(damaged)
-    link = None
-    if arguments.bandwidth is not None:
-        link = Link(arguments.bandwidth, arguments.latency or 0.0)
-    comparison = compare(
-        rows,
+    comparison = compared(
+        arguments.runs,
+        damaged,
         baseline=arguments.baseline,
         reach=arguments.reach,
-        link=link,
-        per_site=arguments.sites,
+        bandwidth=arguments.bandwidth,
+        latency=arguments.latency,
+        sites=arguments.sites,
+        paths=arguments.paths,
+        columns=None if arguments.columns is None else arguments.columns.split(","),
+        names=_names(arguments.names or ()),
     )
-    say(text(comparison, shutil.get_terminal_size((120, 24)).columns))
-    for line in left_out:
+    if arguments.json:
+        print_json(comparison.record())
+    else:
+        say(comparison.text(shutil.get_terminal_size((120, 24)).columns))
+    for line in comparison.left_out:
         say(line, file=sys.stderr)
-    formats = {"csv": export.csv_text, "latex": export.latex, "markdown": export.markdown}
+    _write(arguments, comparison)
+    require_whole(damaged)
+    return EXIT_DONE
+
+
+def _twice(places: Sequence[tuple[str, Path]]) -> list[Problem]:
+    """Options that name one file: the second table would be written over the first."""
+    return [
+        Problem(name, f"{path} is the file of {other}, too")
+        for i, (name, path) in enumerate(places)
+        for other, before in places[:i]
+        if os.path.realpath(path) == os.path.realpath(before) and not path.is_char_device()
+    ]
+
+
+def _names(words: Sequence[str]) -> dict[str, str]:
+    """OLD=NEW; a label has "=" of its own, so it is the last one that divides."""
+    problems = [
+        Problem("--names", f"{word!r}: expected OLD=NEW") for word in words if "=" not in word
+    ]
+    if problems:
+        raise InputError("the options do not fit", problems, hint="such as: --names a_run=Ours")
+    parts = [word.rpartition("=") for word in words]
+    return {old.strip(): new.strip() for old, _, new in parts}
+
+
+def _write(arguments: argparse.Namespace, comparison: Comparison) -> None:
+    """Write the files that were asked for."""
+    from fedsim.runfolder import write_named
+
+    formats = {"csv": comparison.csv, "latex": comparison.latex, "markdown": comparison.markdown}
     for name in _FILES:
         path = getattr(arguments, name)
         if path is None:
             continue
         try:
-            write_named(path, formats[name](comparison).encode())
+            write_named(path, formats[name]().encode())
         except OSError as error:
             raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
-        say(f"written: {path}")
-    require_whole(damaged)
-    return EXIT_DONE
-
-
-def _require_sound(arguments: argparse.Namespace) -> None:
-    """Raise InputError unless the options make sense."""
-    problems = []
-    places = [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
-    for i, (name, path) in enumerate(places):
-        for other, before in places[:i]:
-            if os.path.realpath(path) == os.path.realpath(before) and not path.is_char_device():
-                problems.append(Problem(name, f"{path} is the file of {other}, too"))
-    reach, bandwidth, latency = arguments.reach, arguments.bandwidth, arguments.latency
-    if reach is not None and not 0 < reach <= 1:
-        percent = f" (did you mean {reach / 100:g}?)" if 1 < reach <= 100 else ""
-        problems.append(Problem("--reach", f"must lie above 0 and not above 1{percent}"))
-    if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
-        problems.append(Problem("--bandwidth", "must be above 0, in Mbit a second"))
-    if latency is not None and not (math.isfinite(latency) and latency >= 0):
-        problems.append(Problem("--latency", "must not be negative, in milliseconds"))
-    if latency is not None and bandwidth is None:
-        problems.append(Problem("--latency", "needs --bandwidth, too"))
-    for name in _FILES:
-        path = getattr(arguments, name)
-        if path is not None and path.is_dir():
-            problems.append(Problem(f"--{name}", f"{path} is a folder; name a file"))
-    if problems:
-        raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
+        say(f"written: {path}", file=sys.stderr if arguments.json else None)

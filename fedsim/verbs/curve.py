@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -13,18 +12,17 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
 from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
-from fedsim.verbs.sweep import print_failed, print_forecast, require_jobs, sweep_arguments
+from fedsim.verbs.sweep import print_failed, print_forecast, sweep_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from fedsim.console import Console
-    from fedsim.report.privacy_curve import Point
+    from fedsim.studies import CurveResult
     from fedsim.sweeping.epsilons import CurveCell
     from fedsim.sweeping.scheduler import Sweep
 
-_EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -58,21 +56,24 @@ def add(verbs: Verbs) -> None:
 
 
 def _curve(arguments: argparse.Namespace) -> int:
-    require_jobs(arguments)
     sources, overrides, epsilons, seeds = _sort(arguments)
     if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
         raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
     from fedsim.console import Console
-    from fedsim.sweeping.cells import fingerprints, require_cells
-    from fedsim.sweeping.epsilons import plan_curve
-    from fedsim.sweeping.scheduler import Sweep
+    from fedsim.studies import EPSILONS, drawn_curve, prepared_curve
 
     console = Console(quiet=arguments.quiet)
-    cells = plan_curve(sources, overrides, epsilons, seeds, resource_overrides(arguments))
-    runs = [one.cell for one in cells]
-    require_cells(runs)
-    data = fingerprints(runs, console.preparing)
-    sweep = Sweep(runs, data, arguments.runs, console, arguments.jobs, arguments.verbose)
+    cells, sweep = prepared_curve(
+        sources,
+        overrides,
+        epsilons or EPSILONS,
+        seeds,
+        resource_overrides(arguments),
+        arguments.runs,
+        console,
+        jobs=arguments.jobs,
+        verbose=arguments.verbose,
+    )
     if arguments.dry_run:
         print_forecast(sweep)
         require_whole(list(sweep.damaged))
@@ -82,7 +83,7 @@ def _curve(arguments: argparse.Namespace) -> int:
     if code == EXIT_INTERRUPTED:
         say("error: interrupted; to go on, type the same command again", file=sys.stderr)
     # What is there is drawn, and the picture says what is missing.
-    _draw(arguments, _points(cells, sweep), cells, console)
+    _tell(drawn_curve(cells, sweep, arguments.runs, arguments.metric, arguments.name), console)
     _write_page(arguments, cells, sweep, console)
     if code != EXIT_INTERRUPTED:
         require_whole(list(sweep.damaged))
@@ -112,52 +113,20 @@ def _sort(
     sources = [word for word in words if not _OVERRIDE.match(word)]
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
-    return sources, overrides, epsilons or list(_EPSILONS), seeds or [0]
+    return sources, overrides, epsilons, seeds or [0]
 
 
-def _points(cells: Sequence[CurveCell], sweep: Sweep) -> list[Point]:
-    """The cells that are done, with what their run folders say."""
-    from fedsim.report.privacy_curve import Point
-    from fedsim.runfolder import RunFolder
-
-    points = []
-    for one, entry in zip(cells, sweep.entries, strict=True):
-        if entry.status == "done" and entry.folder is not None:
-            data = RunFolder(entry.folder).read_json("run.json")["data"]
-            name, seed = one.cell.scenario.name, one.cell.seed
-            points.append(Point(name, one.epsilon, seed, one.reference, entry.summary, data))
-    return points
-
-
-def _draw(
-    arguments: argparse.Namespace,
-    points: Sequence[Point],
-    cells: Sequence[CurveCell],
-    console: Console,
-) -> None:
-    """Write curve.csv, and curve.png where a point has an epsilon; print the table."""
-    if not points:
+def _tell(drawn: CurveResult, console: Console) -> None:
+    """Print the table, and what was written."""
+    if drawn.curve is None:
         return
-    from fedsim.report.privacy_curve import curve_of, table
-    from fedsim.report.privacy_picture import picture
-    from fedsim.runfolder import write_whole
-
-    curve = curve_of(points, arguments.metric, len(cells))
     console.line()
-    console.line(table(curve))
-    if all(math.isinf(point.epsilon) for point in points):
+    console.line(str(drawn))
+    if drawn.folder is None:
         console.line("nothing to draw: no run with an epsilon is finished")
         return
-    drawn = picture(curve)
-    folder = _folder(arguments, cells)
-    try:
-        for path, content in (("curve.csv", drawn.csv), ("curve.png", drawn.png)):
-            write_whole(folder / path, content)
-            console.line(f"written: {folder / path}")
-    except OSError as error:
-        raise InputError(
-            f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
-        ) from error
+    for name in ("curve.csv", "curve.png"):
+        console.line(f"written: {drawn.folder / name}")
 
 
 def _folder(arguments: argparse.Namespace, cells: Sequence[CurveCell]) -> Path:

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE
 from fedsim.printing import say
-from fedsim.verbs import Verbs, load_scenario, scenario_arguments
+from fedsim.verbs import (
+    Verbs,
+    json_argument,
+    load_scenario,
+    print_json,
+    scenario_arguments,
+)
 
 if TYPE_CHECKING:
     from fedsim.console import Console
+    from fedsim.federation import Federation
     from fedsim.scenario import Scenario
 
 
@@ -26,13 +33,15 @@ def add(verbs: Verbs) -> None:
     one.add_argument("what", choices=("status", "prepare", "show"))
     scenario_arguments(one, required=False)
     one.add_argument("--out", type=Path, metavar="FILE", help="picture of `show`")
+    json_argument(one)
 
 
 def _data(arguments: argparse.Namespace) -> int:
     from fedsim.report import data as report
+    from fedsim.report import data_facts
 
     if arguments.what == "status":
-        say("\n".join(_status(arguments)))
+        _status(arguments)
         return EXIT_DONE
     from fedsim.console import Console
     from fedsim.data.volumes.store import VolumeStore
@@ -40,29 +49,31 @@ def _data(arguments: argparse.Namespace) -> int:
     from fedsim.report import volumes
     from fedsim.scenario import activate_plugins
 
-    console = Console()
+    console = Console(stderr=arguments.json)
     scenario = _scenario(arguments, console)
     activate_plugins(scenario)
+    if arguments.json:
+        # `prepare` and `show` differ in the picture.
+        federation = build_federation(scenario, scenario.seeds[0], console.preparing)
+        shown = arguments.what == "show"
+        picture = _picture(scenario, federation, arguments.out) if shown else None
+        print_json(data_facts.holdings(scenario, federation, picture))
+        return EXIT_DONE
     if arguments.what == "prepare":
         store = open_store(scenario, console.preparing)
         lines = volumes.store_lines if isinstance(store, VolumeStore) else report.store_lines
         say("\n".join(lines(scenario.data.name, store)))
         return EXIT_DONE
-    seed = scenario.seeds[0]
-    federation = build_federation(scenario, seed, console.preparing)
+    federation = build_federation(scenario, scenario.seeds[0], console.preparing)
     if isinstance(held := federation.store, VolumeStore):
         say("\n".join(volumes.store_lines(scenario.data.name, held)))
         say("\n".join(volumes.site_lines(held)))
         say("\n".join(volumes.client_lines(held, federation.train, federation.split)))
-        out = arguments.out or Path(f"{scenario.name}-volumes.png")
-        volumes.save_sites(held, scenario.data.name, out)
-        say(f"picture: {out}")
+        say(f"picture: {_picture(scenario, federation, arguments.out)}")
         return EXIT_DONE
     say("\n".join(report.store_lines(scenario.data.name, federation.store)))
     say("\n".join(report.class_lines(federation)))
-    out = arguments.out or Path(f"{scenario.name}-partition.png")
-    report.save_partition(federation, scenario, seed, out)
-    say(f"picture: {out}")
+    say(f"picture: {_picture(scenario, federation, arguments.out)}")
     return EXIT_DONE
 
 
@@ -76,28 +87,52 @@ def _scenario(arguments: argparse.Namespace, console: Console) -> Scenario:
     return scenario_of(name, arguments.overrides, arguments.seed, console.preparing)
 
 
-def _status(arguments: argparse.Namespace) -> list[str]:
-    """Of all data sets, or of one; or what a folder holds."""
-    from fedsim.report.data import status_lines
-
-    name = arguments.name
-    if name is None:
-        return status_lines()
+def _status(arguments: argparse.Namespace) -> None:
+    """Tell of all data sets, or of one; or what a folder holds."""
     from fedsim.registry import default_registry
+    from fedsim.report.data import status_lines
+    from fedsim.report.data_facts import status
     from fedsim.starting.named import is_file
 
-    if is_file(name) or not Path(name).expanduser().is_dir():
-        if name in default_registry().names("datasets"):
-            return status_lines(name)
-        return status_lines(load_scenario(arguments).data.name)
+    name, only = arguments.name, None
+    if name is not None and not is_file(name) and Path(name).expanduser().is_dir():
+        _folder(name, arguments.json)
+        return
+    if name is not None:
+        known = name in default_registry().names("datasets")
+        only = name if known else load_scenario(arguments).data.name
+    if arguments.json:
+        print_json(status(only))
+    else:
+        say("\n".join(status_lines(only)))
+
+
+def _folder(name: str, as_json: bool) -> None:
+    """Tell what a folder holds, and how it is read."""
     from fedsim.starting.looking import look
 
     found = look(Path(name).expanduser().absolute())
-    settings = "; ".join(f"data.{one.key}: {one.value}" for one in found.settings)
-    return [
-        f"{name}: {found.layout}",
-        *found.notes,
-        f"read by the data set {found.dataset}"
-        + (f", with {'; '.join(settings)}" if settings else ""),
-        f"what is in it: fedsim data show {name}; a scenario for it: fedsim start {name}",
-    ]
+    settings = {f"data.{one.key}": one.value for one in found.settings}
+    if as_json:
+        about = {"folder": name, "layout": found.layout, "notes": list(found.notes)}
+        print_json({**about, "dataset": found.dataset, "settings": settings})
+        return
+    words = "; ".join(f"{key}: {value}" for key, value in settings.items())
+    say("\n".join([f"{name}: {found.layout}", *found.notes]))
+    say(f"read by the data set {found.dataset}" + (f", with {words}" if words else ""))
+    say(f"what is in it: fedsim data show {name}; a scenario for it: fedsim start {name}")
+
+
+def _picture(scenario: Scenario, federation: Federation, out: Path | None) -> Path:
+    """Draw whose data there are; the file."""
+    from fedsim.data.volumes.store import VolumeStore
+    from fedsim.report import data as report
+    from fedsim.report import volumes
+
+    if isinstance(federation.store, VolumeStore):
+        out = out or Path(f"{scenario.name}-volumes.png")
+        volumes.save_sites(federation.store, scenario.data.name, out)
+    else:
+        out = out or Path(f"{scenario.name}-partition.png")
+        report.save_partition(federation, scenario, scenario.seeds[0], out)
+    return out

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from fedsim.errors import EXIT_DONE
 from fedsim.printing import say
-from fedsim.verbs import Verbs
+from fedsim.verbs import Verbs, json_argument, print_json
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     one = verbs.add("plugins", _plugins, "List the plugins that scenarios can name.")
-    one.add_argument("--json", action="store_true", help="as JSON")
+    json_argument(one)
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
@@ -31,7 +30,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
         for plugin in default_registry().plugins()
     ]
     if arguments.json:
-        say(json.dumps(found, indent=2))
+        print_json(found)
         return EXIT_DONE
     width = max((len(plugin["name"]) for plugin in found), default=0)
     group = None

@@ -134,7 +134,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from fedsim.api import estimate
     from fedsim.console import Console
 
-    console = Console(verbose=arguments.verbose, quiet=arguments.json)
+    console = Console(verbose=arguments.verbose, stderr=arguments.json)
     estimate(scenario, scenario.seeds[0], console, steps=1)
     if arguments.json:
         print_json({"scenario": scenario.name, "valid": True, "resolved": scenario.resolved()})

@@ -54,19 +54,24 @@ def sweep_arguments(one: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     sources, axes, seeds = _sort(arguments)
-    require_jobs(arguments)
     from fedsim.console import Console
-    from fedsim.sweeping.cells import fingerprints, plan, require_cells
-    from fedsim.sweeping.scheduler import Sweep
+    from fedsim.studies import prepared_sweep, require_jobs
 
-    console = Console(quiet=arguments.quiet)
-    cells = plan(sources, axes, seeds, resource_overrides(arguments))
-    require_cells(cells)
+    require_jobs(arguments.jobs)
     if told := note(arguments, seeds):
         # A number alone was a seed here once: quiet or not, nobody should run others unawares.
         say(told, file=sys.stderr)
-    data = fingerprints(cells, console.preparing)
-    sweep = Sweep(cells, data, arguments.runs, console, arguments.jobs, arguments.verbose)
+    console = Console(quiet=arguments.quiet)
+    sweep = prepared_sweep(
+        sources,
+        axes,
+        seeds,
+        resource_overrides(arguments),
+        arguments.runs,
+        console,
+        jobs=arguments.jobs,
+        verbose=arguments.verbose,
+    )
     if arguments.dry_run:
         print_forecast(sweep)
         require_whole(list(sweep.damaged))
@@ -82,12 +87,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if code != EXIT_INTERRUPTED:
         require_whole(list(sweep.damaged))
     return code
-
-
-def require_jobs(arguments: argparse.Namespace) -> None:
-    """Raise InputError unless --jobs makes sense."""
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise InputError(f"--jobs {arguments.jobs}: expected at least 1")
 
 
 def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:

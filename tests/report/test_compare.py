@@ -173,8 +173,41 @@ def test_rows_of_different_data_have_different_names(make: Make, tmp_path: Path)
     make("b", data={"source": "embedded", "fingerprint": "dd" * 32})
     rows, _ = rows_of(find_runs([tmp_path / "runs"]))
     assert {row.name for row in rows} == {
-        *("a data=ffffffff", "a data=eeeeeeee", "b (ham10000)", "b (embedded)"),
+        *("a data=data (contents 1)", "a data=data (contents 2)", "b (ham10000)", "b (embedded)"),
     }
+    (note,) = [one for one in compare(rows).notes if one.startswith("contents 1, 2")]
+    assert "not the same ones" in note
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "labels"),
+    [
+        ({"root": "/x/2024/ham"}, {"root": "/x/2025/ham"}, ["2024/ham", "2025/ham"]),
+        ({"root": "/x/ham"}, {"root": "/y/old"}, ["ham", "old"]),
+        (
+            {"root": "/x/ham", "sizes": {"train": 1900, "test": 100}},
+            {"root": "/x/ham", "sizes": {"train": 900, "test": 100}},
+            ["ham (2,000 records)", "ham (1,000 records)"],
+        ),
+        (
+            {"root": "/x/ham", "skipped": 3, "sizes": {}},
+            {"root": "/x/ham", "skipped": 0, "sizes": {}},
+            ["ham (3 left out)", "ham"],
+        ),
+        (
+            {"root": "/x/ham", "positive": "mel"},
+            {"root": "/x/ham", "positive": "nevus"},
+            ["ham (positive mel)", "ham (positive nevus)"],
+        ),
+    ],
+)
+def test_data_of_one_name_are_called_by_folder_and_what_differs(
+    one: dict[str, Any], other: dict[str, Any], labels: list[str], make: Make, tmp_path: Path
+) -> None:
+    make("a", data=one | {"fingerprint": "ff" * 32})
+    make("a", data=other | {"fingerprint": "ee" * 32})
+    rows, _ = rows_of(find_runs([tmp_path / "runs"]))
+    assert [row.name for row in rows] == [f"a data={label}" for label in labels]
 
 
 def damage(path: Path, name: str) -> None:
