@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim import yaml_lines
-from fedsim.auditing import audit_subject
+from fedsim import auditing, yaml_lines
 from fedsim.comparing import compare, load_runs
 from fedsim.console import Console
 from fedsim.errors import EXIT_INTERRUPTED, InputError, Problem
 from fedsim.files import file_name
 from fedsim.identity import edited, refuse
+from fedsim.privacy import verdict
 from fedsim.privacy.verdict import Level, Verdict
-from fedsim.privacy.verdict import audit as attack
 from fedsim.report.privacy_curve import Curve, Point, curve_of, table
 from fedsim.runfolder import RunFolder, damaged, write_whole
 from fedsim.scenario import Scenario, load
@@ -375,7 +374,7 @@ def verdict_of(scenario: Scenario, level: Level, seed: int | None, console: Cons
             f"nothing to audit: {scenario.name} has no privacy block, so it claims no epsilon",
             hint="`fedsim ls dpsgd` lists scenarios that have one",
         )
-    subject = audit_subject(scenario)
+    subject = auditing.audit_subject(scenario)
     claim = "none" if subject.claimed_epsilon is None else f"{subject.claimed_epsilon:.2f}"
     console.line(
         f"{subject.name}: claims epsilon {claim} (delta {subject.delta:g}, {subject.accountant}) "
@@ -383,7 +382,7 @@ def verdict_of(scenario: Scenario, level: Level, seed: int | None, console: Cons
         + ("" if subject.certified else ", without a guarantee")
     )
     chosen = scenario.seeds[0] if seed is None else seed
-    return attack(subject, level, chosen, say=console.line, watch=_Watch(console))
+    return verdict.audit(subject, level, chosen, say=console.line, watch=_Watch(console))
 
 
 class _Watch:

@@ -351,7 +351,7 @@ def test_a_dry_run_of_what_never_ends_ends(typed: Typed, tmp_path: Path) -> None
     from tests.engine.conftest import TINY
 
     (tmp_path / "tiny.yaml").write_text(TINY)
-    for endless in ("client.epochs=1000000000000", f"client.epochs={10**40}", "rounds=10000000000"):
+    for endless in ("client.epochs=1000000000000", f"client.epochs={10**18}", "rounds=10000000000"):
         code, out, err = typed("run", "tiny.yaml", endless, "--dry-run")
         assert (code, err) == (0, "")
         assert re.search(r"  time      roughly [\d.,e+]+ years", out)

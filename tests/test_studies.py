@@ -333,7 +333,7 @@ def test_an_audit_gives_the_verdict(
         bound = LowerBound(0.5, 0.95, cap=6.0, trials=1000, errors=3)
         return Verdict(level, claimed, subject.delta, subject.accountant, True, bound, "a stub")
 
-    monkeypatch.setattr("fedsim.studies.attack", attack)
+    monkeypatch.setattr("fedsim.privacy.verdict.audit", attack)
     verdict = fedsim.audit("tiny.yaml", *PRIVATE, level="run", seed=5)
     assert not verdict.violation
     of_run = fedsim.audit(results[3].folder)
