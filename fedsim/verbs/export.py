@@ -36,14 +36,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _onnx(arguments: argparse.Namespace) -> None:
-    from fedsim.runfolder import write_whole
+    from fedsim.runfolder import write_named
     from fedsim.trained.load import load_model
     from fedsim.trained.onnx_file import INPUT, OUTPUTS, export_onnx
 
     trained = load_model(arguments.run, arguments.client)
     target = _target(arguments.onnx, trained.file.with_suffix(".onnx"))
     exported = export_onnx(trained)
-    write_whole(target, exported.content)
+    write_named(target, exported.content)
     shape = ", ".join(map(str, exported.shape))
     say(f"{target}: {len(exported.content) / 1e6:.2f} MB")
     say(f"input {INPUT}, float32 [n, {shape}]; outputs {' and '.join(OUTPUTS)}")
@@ -51,7 +51,7 @@ def _onnx(arguments: argparse.Namespace) -> None:
 
 
 def _card(arguments: argparse.Namespace) -> None:
-    from fedsim.runfolder import CARD, RunFolder, write_whole
+    from fedsim.runfolder import CARD, RunFolder, write_named
     from fedsim.trained.card import build_card
 
     RunFolder.open(arguments.run)
@@ -62,7 +62,7 @@ def _card(arguments: argparse.Namespace) -> None:
             f"{target} is there, and somebody may have written into it",
             hint="name another file: --card FILE",
         )
-    write_whole(target, text.encode())
+    write_named(target, text.encode())
     say(str(target))
 
 

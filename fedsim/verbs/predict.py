@@ -41,7 +41,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from fedsim.report.csv_file import csv_bytes
-    from fedsim.runfolder import write_whole
+    from fedsim.runfolder import write_named
     from fedsim.trained.load import load_model
     from fedsim.trained.predicting import classify, find_files, require_elsewhere, segment, table
 
@@ -74,7 +74,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     finally:
         # What was found out is kept, whatever ends it.
         if arguments.csv is not None and answers:
-            write_whole(arguments.csv, csv_bytes(table(answers, trained)))
+            write_named(arguments.csv, csv_bytes(table(answers, trained)))
     for line in _closing(answers, trained, arguments.csv):
         say(line)
     problems += [Problem(str(one.path), one.error) for one in answers if one.error]
