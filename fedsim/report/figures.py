@@ -72,10 +72,10 @@ def metric_rounds(record: Record) -> Picture | None:
         (row["round"], len(row["failed"]), *(row["metrics"].get(name) for name in names))
         for row in record.rounds
     ]
-    figure, (axes,) = frame(record, "Test metrics over rounds")
+    figure, (axes,) = frame(record, f"Test metrics over rounds{record.positive}")
     for k, name in enumerate(names):
         _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, name)
-    axes.set_ylabel(f"on the test split{record.positive}")
+    axes.set_ylabel("on the test split")
     round_axis(axes, record)
     legend_above(axes)
     best = best_round(record, names[0])
@@ -114,12 +114,12 @@ def metric_megabytes(record: Record) -> Picture | None:
         )
         for row in record.rounds
     ]
-    figure, (axes,) = frame(record, "Test metrics over traffic")
+    figure, (axes,) = frame(record, f"Test metrics over traffic{record.positive}")
     for k, name in enumerate(names):
         _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, name)
     axes.set_xlim(left=0)
     axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)")
-    axes.set_ylabel(f"on the test split{record.positive}")
+    axes.set_ylabel("on the test split")
     legend_above(axes)
     return Picture(
         "metric_megabytes",
