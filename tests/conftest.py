@@ -35,6 +35,7 @@ STARTING_PROCESSES = {
         "test_run",
     ),
     *("test_cli", "test_curve", "test_deployment", "test_docs", "test_packaging", "test_sweep"),
+    *("test_tutorial_curves_and_tables", "test_tutorial_own_images", "test_walk"),
 }
 
 # A loaded machine must not fail a test: examples have no time limit of their own.
@@ -86,6 +87,7 @@ def pytest_fixture_setup(
     return (yield)
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist looks for groups.
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the tests, and keep those that start processes from each other's way."""
     order = config.getoption("--shuffle")
