@@ -14,7 +14,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table curve test test-fast lint clean
+.PHONY: help setup scenario table curve test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -70,5 +70,10 @@ lint: $(READY) ## ruff and mypy
 	@for inner in fedsim/* strategies clients scenarios; do ln -s "$(CURDIR)/$$inner" "build/types/fedsim/$$(basename $$inner)"; done
 	cd build/types && MYPYPATH=. "$(CURDIR)/$(VENV)/bin/mypy" --config-file "$(CURDIR)/pyproject.toml" -p fedsim
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(READY) ## The documentation as a site: site/index.html
+	$(VENV)/bin/python -m mkdocs build --strict --quiet --site-dir site
+	@echo 'site/index.html'
+
 clean: ## Remove what was built (never runs/ nor data)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
