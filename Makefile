@@ -72,7 +72,7 @@ lint: $(READY) ## ruff and mypy
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(READY) ## The documentation as a site: site/index.html
-	$(VENV)/bin/python -m mkdocs build --strict --quiet --site-dir site
+	$(VENV)/bin/python -m mkdocs build --strict --site-dir site  # --quiet would hide warnings from --strict
 	@echo 'site/index.html'
 
 clean: ## Remove what was built (never runs/ nor data)

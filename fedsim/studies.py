@@ -226,7 +226,11 @@ def curve(
         seeds: a number is a count, 3 is the seeds 0, 1, 2; a list is the seeds.
         metric: by default "auc", or "dice" where there is none.
         name: of the folder; by default the scenarios' names.
-        runs, backend, workers, jobs, quiet: as for `sweep`.
+        runs: the folder of runs.
+        backend: "inline" or "ray"; by default the scenarios'.
+        workers: clients that run at a time; by default the scenarios'.
+        jobs: runs at a time; by default as many as fit.
+        quiet: print nothing.
 
     Raises:
         InputError: with all that is wrong, before anything runs; or nothing can be written.

@@ -61,8 +61,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         pytest.skip(f"{', '.join(missing)} missing: install the extra `docs`")
     folder = tmp_path_factory.mktemp("site")
+    # Not --quiet: what is not printed does not count as a warning either.
     build = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
