@@ -41,6 +41,7 @@ _LATEX = {
     '"': "''",
     "†": r"$\dagger$",
     "+-": r"$\pm$",
+    "10^6": "$10^6$",
 }
 _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reverse=True))))
 

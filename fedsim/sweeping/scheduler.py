@@ -266,7 +266,12 @@ class Sweep:
         """End the running cells as Ctrl-C does: they leave resumable runs."""
         running = self._with("running")
         if running:
-            self._console.line(f"interrupted; {len(running)} run(s) close their folders")
+            told = (
+                "1 run closes its folder"
+                if len(running) == 1
+                else f"{len(running)} runs close their folders"
+            )
+            self._console.line(f"interrupted; {told}")
         for entry in running:
             assert entry.process is not None
             entry.process.terminate()

@@ -12,7 +12,7 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
 from fedsim.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
 from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
-from fedsim.verbs.sweep import print_failed, print_forecast, sweep_arguments
+from fedsim.verbs.sweep import interrupted, print_failed, print_forecast, sweep_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _curve(arguments: argparse.Namespace) -> int:
     code = sweep.run()
     print_failed(sweep, code)
     if code == EXIT_INTERRUPTED:
-        say("error: interrupted; to go on, type the same command again", file=sys.stderr)
+        say(interrupted(sweep), file=sys.stderr)
     # What is there is drawn, and the picture says what is missing.
     _tell(drawn_curve(cells, sweep, arguments.runs, arguments.metric, arguments.name), console)
     _write_page(arguments, cells, sweep, console)

@@ -79,7 +79,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     code = sweep.run()
     print_failed(sweep, code)
     if code == EXIT_INTERRUPTED:
-        say("error: interrupted; to go on, type the same command again", file=sys.stderr)
+        say(interrupted(sweep), file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
         _print_table(sweep, console)
     if code != EXIT_INTERRUPTED and len(sweep.finished()) > 1:
@@ -129,6 +129,12 @@ def print_failed(sweep: Sweep, code: int) -> None:
         if entry.status in told:
             text = f"{entry.status}: {entry.cell.label}: {entry.error}\n  again: {entry.repeat}"
             say(text, file=sys.stderr)
+
+
+def interrupted(sweep: Sweep) -> str:
+    """How far an interrupted sweep has come, and what goes on with it."""
+    done, cells = len(sweep.finished()), len(sweep.entries)
+    return f"error: interrupted, {done} of {cells} finished; to go on, type the same command again"
 
 
 def _write_page(sweep: Sweep, console: Console) -> None:
