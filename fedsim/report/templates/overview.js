@@ -123,7 +123,7 @@
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.soft, activecolor: colours.ink },
       // Of many methods the signs in the table are the legend.
       showlegend: rows.length > 1 && rows.length <= (narrow() ? 4 : 14),
-      legend: { orientation: "h", y: -0.22, yanchor: "top", font: { size: 12 } },
+      legend: { orientation: "h", y: narrow() ? -0.42 : -0.22, yanchor: "top", font: { size: 12 } },
       height: Math.max(narrow() ? 330 : 420, more.tall || 0),
       xaxis: { ...axis, ...more.x }, yaxis: { ...axis, ...more.y },
     };
