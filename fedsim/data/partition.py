@@ -227,14 +227,8 @@ class Natural(Partition):
                 [Problem(_COUNT, message + ", ".join(site_names))],
                 f"leave {_COUNT} out, or take another partition",
             )
-        counts, group = count_by_group(groups, sites)
-        parts = _parts(majority(counts)[group], site_names)
-        problems = [
-            Problem(f"site {name!r}", f"holds {len(part)} records, below {self.min_samples}")
-            for name, part in parts.items()
-            if len(part) < self.min_samples
-        ]
-        if problems:
+        parts = _by_majority(groups, sites, site_names)
+        if problems := _too_small(parts, "site", self.min_samples):
             raise InputError(
                 "a site is too small to be a client",
                 problems,
@@ -285,14 +279,8 @@ class Table(Partition):
                 [Problem(_COUNT, message)],
                 f"leave {_COUNT} out",
             )
-        counts, group = count_by_group(groups, sites)
-        parts = _parts(majority(counts)[group], site_names)
-        problems = [
-            Problem(f"client {name!r}", f"holds {len(part)} records, below {self.min_samples}")
-            for name, part in parts.items()
-            if len(part) < self.min_samples
-        ]
-        if problems:
+        parts = _by_majority(groups, sites, site_names)
+        if problems := _too_small(parts, "client", self.min_samples):
             raise InputError(
                 "a client of the table has too few records to train on",
                 problems,
@@ -397,6 +385,23 @@ def _client_count(clients: int | None, labels: np.ndarray, groups: np.ndarray) -
 
 def _names(count: int) -> list[str]:
     return [f"client-{number}" for number in range(count)]
+
+
+def _by_majority(
+    groups: np.ndarray, sites: np.ndarray, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The records of each site; a group at several is at the one that has most of it."""
+    counts, group = count_by_group(groups, sites)
+    return _parts(majority(counts)[group], names)
+
+
+def _too_small(parts: Mapping[str, np.ndarray], what: str, least: int) -> list[Problem]:
+    """A problem for each part with fewer records than `least`."""
+    return [
+        Problem(f"{what} {name!r}", f"holds {len(part)} records, below {least}")
+        for name, part in parts.items()
+        if len(part) < least
+    ]
 
 
 def _parts(holder: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
