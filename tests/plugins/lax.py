@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from fedsim.flower import load_state, pack_state, tensor_record, tensors
 from fedsim.strategies.fedavg import FedAvg
 
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
+
+_CALLS = itertools.count()  # Another seed for each call, as chance of its own would be.
 
 
 class Odd(FedAvg):
@@ -215,7 +218,7 @@ class OddPartition(Dirichlet):
         if self.what == "unsorted":
             parts[first] = parts[first][::-1]
         if self.what == "own chance":
-            fresh = given | {"rng": np.random.default_rng()}
+            fresh = given | {"rng": np.random.default_rng(next(_CALLS))}
             return Dirichlet(1.0).assign(clients=clients, **fresh)
         return parts
 
