@@ -198,7 +198,8 @@ def test_divergence_is_named_in_evaluation_too(
     with pytest.raises(RunError, match="the model diverged: its predictions are NaN") as error:
         run_tiny(overflows, backend=backend)
     assert "Traceback" not in str(error.value)
-    with pytest.raises(RunError, match=r"client 0 .* in round 1: the model diverged") as error:
+    # All diverge; on Ray any of them may answer first.
+    with pytest.raises(RunError, match=r"client \d .* in round 1: the model diverged") as error:
         run_tiny(overflows, IN_EVALUATION, backend=backend)
     assert "Traceback" not in str(error.value)
 

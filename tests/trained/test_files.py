@@ -71,7 +71,7 @@ def test_a_private_model_gives_away_neither_seed_nor_counts(private: Trained) ->
     found = metadata(private.folder / "model.safetensors")
     assert "dp_sgd, epsilon" in found["privacy"]
     assert "seed" not in found
-    sizes_of_images = ("preprocessing", "architecture_arguments", "run_id")
+    sizes_of_images = ("preprocessing", "architecture_arguments", "run_id", "privacy")
     text = json.dumps({k: v for k, v in found.items() if k not in sizes_of_images})
     record = record_of(private.folder)
     assert record["seed"] == 41
