@@ -98,7 +98,7 @@ def text(content: str, rng: random.Random) -> bytes:
     elif what == 10:
         return content.replace("\n", rng.choice(("\r\n", "\r"))).encode()
     elif what == 11:
-        return (content + "é").encode("latin-1")
+        return (content + "é").encode("latin-1", "replace")
     elif what == 12:
         return noise(content.encode(), rng)
     else:
