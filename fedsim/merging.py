@@ -50,7 +50,7 @@ def apply_profile(document: Document) -> Problems:
         places = document.places_below(("profiles", selected))
         for key in (*PROFILE_KEYS, EXTENDS):
             if key in profile:
-                problems.append((places[(key,)], f"a profile cannot set {key!r}"))
+                problems.append((places.get((key,), places[()]), f"a profile cannot set {key!r}"))
         rest = {k: v for k, v in profile.items() if k not in (*PROFILE_KEYS, EXTENDS)}
         problems += over(document, rest, places)
     return problems

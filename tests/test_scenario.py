@@ -538,6 +538,8 @@ def test_a_profile_may_be_on_the_command_line(small: str) -> None:
     (problem,) = problems(small, "profiles={wide: {zzz: 7}}", "profile=wide")
     assert problem[0] == "command line (profiles={wide: {zzz: 7}})"
     assert problem[1].startswith("zzz: unknown key")
+    (problem,) = problems(small, "profiles={wide: {profile: x}}", "profile=wide")
+    assert problem[1] == "a profile cannot set 'profile'"
 
 
 def test_a_problem_in_a_profile_has_the_profiles_line(write: Callable[[str], str]) -> None:
