@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,15 @@ def scenario_edited(folder: Path, record: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def refuse(folder: Path, problems: list[Problem]) -> None:
+def refuse(
+    folder: Path, problems: Sequence[Problem], way_out: str = "run it anew: fedsim run NAME"
+) -> None:
     """Raise InputError with these problems of a run folder, if there are any."""
     if problems:
         raise InputError(
             f"{folder} is not as its run left it",
             problems,
-            hint="put back the files that the run wrote, or run it anew: fedsim run NAME",
+            hint=f"put back the files that the run wrote, or {way_out}",
         )
 
 

@@ -1,9 +1,9 @@
-"""Pages from Jinja2 templates: every text is escaped by them, and nowhere else."""
+"""Pages from Jinja2 templates, which escape every text of theirs."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -73,7 +73,12 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """The templates, with the filter `cell`; a name that a page does not get is an error."""
+    """The templates of the page of a run."""
+    return templates()
+
+
+def templates(**filters: Callable[..., Any]) -> Environment:
+    """The templates, with the filter `cell` and others; a name that a page lacks is an error."""
     found = Environment(
         loader=PackageLoader("fedsim.report"),
         autoescape=True,
@@ -82,7 +87,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["cell"] = cell
+    found.filters |= {"cell": cell, **filters}
     return found
 
 

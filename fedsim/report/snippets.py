@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.printing import harmless
 from fedsim.report.table import label, printed
 from fedsim.report.text import typed
 
@@ -46,18 +47,23 @@ def result_html(folder: Path, seed: int, summary: Mapping[str, Any]) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts; the first cell of a row is its header."""
-    head = "".join(f"<th>{escape(one)}</th>" for one in header)
+    head = "".join(f"<th>{_text(one)}</th>" for one in header)
     body = "".join(
-        f'<tr><th style="text-align: left">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in others)
+        f'<tr><th style="text-align: left">{_text(first)}</th>'
+        + "".join(f"<td>{_text(cell)}</td>" for cell in others)
         + "</tr>\n"
         for first, *others in rows
     )
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
 
+def _text(text: str) -> str:
+    """Text for HTML, with its control characters written out."""
+    return escape(harmless(text))
+
+
 def _notes(notes: Iterable[str]) -> str:
-    return "".join(f"<div><small>{escape(note)}</small></div>\n" for note in notes)
+    return "".join(f"<div><small>{_text(note)}</small></div>\n" for note in notes)
 
 
 def _number(value: Any) -> str:

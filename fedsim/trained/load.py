@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,18 @@ from safetensors.torch import load_file
 from fedsim import flower
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import read_regular
-from fedsim.identity import edited, run_record
+from fedsim.identity import edited, refuse, run_record
 from fedsim.models.build import require_module
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.runfolder import RunFolder
-from fedsim.scenario_checks import activate
+from fedsim.scenario_checks import SUPPLIED, activate
 from fedsim.trained.about import About
 from fedsim.trained.files import SUFFIX, model_file, read_about
 from fedsim.trained.pictures import probabilities, read_picture
 from fedsim.trained.volumes import Segmented, read_prepared, segment_file
 from fedsim.yaml_lines import MOST_BYTES
-
-# What a model's constructor is given by its task, and not by the scenario.
-_SUPPLIED = ("num_classes", "in_channels", "image_size", "patch")
 
 
 @dataclass(frozen=True)
@@ -123,11 +120,11 @@ def load_model(
             hint="install the plugin that has it, or name the whole run folder, whose code is then "
             "run",
         )
-    parameters = {k: v for k, v in about.arguments.items() if k not in _SUPPLIED}
+    parameters = {k: v for k, v in about.arguments.items() if k not in SUPPLIED["models"]}
     supplied: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v
         for k, v in about.arguments.items()
-        if k in _SUPPLIED
+        if k in SUPPLIED["models"]
     }
     hint = f"load it with the version of fedsim, or of the plugin, that wrote it: {about.version}"
     try:
@@ -149,18 +146,9 @@ def _require_run(folder: Path) -> Path:
     """The folder of a run as the run left it; its plugin folders can then be imported from."""
     opened = RunFolder.open(folder)
     record = run_record(opened)
-    _refuse(folder, edited(folder, record))
+    refuse(folder, edited(folder, record), "name the model file alone")
     activate(_plugins(folder))
     return folder
-
-
-def _refuse(folder: Path, problems: Sequence[Problem]) -> None:
-    if problems:
-        raise InputError(
-            f"{folder} is not as its run left it",
-            problems,
-            hint="put back the files that the run wrote, or name the model file alone",
-        )
 
 
 def _plugins(folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from fedsim.report.comparison import find_row
 from fedsim.report.overview.facts import Section, sections_of
 from fedsim.report.overview.groups import groups_of
 from fedsim.report.paths import without_paths
-from fedsim.report.rendering import environment
+from fedsim.report.rendering import templates
 from fedsim.report.rows import Run, rows_of
 from fedsim.runfolder import RunFolder, write_whole
 
@@ -133,8 +133,7 @@ def render(
          for run in row.runs]
         for one in sections
     ]  # fmt: skip
-    pages = environment()
-    pages.filters |= {"sortable": _sortable, "breakable": _breakable}
+    pages = templates(sortable=_sortable, breakable=_breakable)
     return pages.get_template("overview.html").render(
         title=title,
         generator=GENERATOR,
