@@ -14,7 +14,8 @@ Loading imports the plugins a scenario names and so runs their code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
@@ -93,6 +94,7 @@ def load(
     problems += make_absolute(document)
     problems += check_together(document, wrong)
     problems += check_plugins(document, registry or default_registry())
+    problems += _not_numbers(document, problems)
     if problems:
         problems.sort(key=lambda problem: (problem[0].line == 0, problem[0].line))
         lines = list(dict.fromkeys(Problem(str(place), message) for place, message in problems))
@@ -138,7 +140,8 @@ def _parse(overrides: Iterable[str]) -> tuple[list[_Override], Problems]:
         try:
             value, wrong = yaml_lines.read_value(text, place)
         except InputError as error:
-            problems += [(place, f"the value is not YAML: {p.message}") for p in error.problems]
+            what = "" if "cannot be used" in error.headline else "the value is not YAML: "
+            problems += [(place, f"{what}{p.message}") for p in error.problems]
             continue
         if value is None and text.strip() not in ("null", "~"):
             wrong = [*wrong, (place, f"a value is missing after '='; for none: {key}=null")]
@@ -162,6 +165,29 @@ def _schema_problems(document: Document) -> dict[KeyPath, tuple[Place, str]]:
             message += nearest(str(path[-1]), _keys(path[:-1]))
         problems[path] = (document.place(path), f"{dotted(path)}: {message}")
     return problems
+
+
+def _not_numbers(document: Document, said: Problems) -> Problems:
+    """Where `.nan` stands, unless something else has been said of the key.
+
+    Infinity is left to the schema, and to the types of a plugin's parameters: one without a type
+    may mean "no limit" by it.
+    """
+    keys = {message.partition(":")[0] for _, message in said}
+    return [
+        (document.place(path), f"{dotted(path)}: expected a finite number, got {value}")
+        for path, value in _numbers(document.values, ())
+        if math.isnan(value) and keys.isdisjoint(dotted(path[: n + 1]) for n in range(len(path)))
+    ]
+
+
+def _numbers(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, float]]:
+    """The numbers with a fraction in blocks and lists, each with its path."""
+    if isinstance(value, float):
+        yield path, value
+    inner = value.items() if isinstance(value, dict) else ()
+    for key, one in enumerate(value) if isinstance(value, list) else inner:
+        yield from _numbers(one, (*path, key))
 
 
 def _keys(path: KeyPath) -> list[str]:

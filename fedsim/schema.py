@@ -29,7 +29,10 @@ from pydantic_core import PydanticCustomError
 from fedsim import yaml_lines
 from fedsim.files import file_name
 
-Count = Annotated[StrictInt, Field(ge=1)]
+MOST_PIXELS = 16384
+"""Height and width of an image, at most; one of it takes 0.8 GB."""
+_MOST = 1_000_000_000
+Count = Annotated[StrictInt, Field(ge=1, le=_MOST)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 
 DEFAULT_PROFILE = "default"
@@ -112,7 +115,7 @@ class Data(PluginBlock):
     """
 
     root: StrictStr | None = None
-    size: Annotated[StrictInt, Field(ge=8)] = 32
+    size: Annotated[StrictInt, Field(ge=8, le=MOST_PIXELS)] = 32
     patch: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
     embedded: dict[str, Any] = Field(default_factory=dict)
     split: Split = Split()

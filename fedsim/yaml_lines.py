@@ -2,8 +2,9 @@
 
 PyYAML's safe loader with four differences: `1e-3` is a number (YAML 1.1 reads text); a key that is
 written twice is a problem; so is what YAML 1.1 reads as something else than it looks like (`010`,
-`1:30`, `no`, a date, `<<`), "not a number" and numbers of hundreds of digits; and a document may
-have so many values, and no more, however its aliases multiply them.
+`1:30`, `no`, a date, `<<`) and a number of hundreds of digits; and a document may have so many
+values, and no more, however its aliases multiply them. `.inf` and `.nan` are read: who takes the
+document says where they are allowed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _READ = {_BOOL, _INT, _FLOAT, _TIME, *(f"tag:yaml.org,2002:{n}" for n in ("str",
 _DEEPEST = 50
 MOST_BITS = 256
 """What a whole number may have."""
+_SHOWN = 20
+_NOT_YAML = "is not YAML"
 _MOST_NODES = 20_000
 _TOO_MANY = f"there are more than {_MOST_NODES} values, counted as often as aliases repeat them"
 MOST_BYTES = 1_000_000
@@ -50,6 +53,10 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=mark)
         return super().compose_node(parent, index)
+
+
+class _Unusable(yaml.MarkedYAMLError):
+    """It is YAML, but a value that nothing here can hold."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -220,13 +227,16 @@ class _Reader:
             if "'\\t'" in what:
                 what = "a tab stands here; YAML wants spaces"
             line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-            raise self._unreadable(line, column, what) from error
+            headline = "holds what cannot be used" if isinstance(error, _Unusable) else _NOT_YAML
+            raise self._unreadable(line, column, what, headline) from error
         except RecursionError as error:
             raise self._unreadable(1, 1, "blocks inside blocks without an end") from error
 
-    def _unreadable(self, line: int, column: int, what: str) -> InputError:
+    def _unreadable(
+        self, line: int, column: int, what: str, headline: str = _NOT_YAML
+    ) -> InputError:
         where = f"{self.source}:{line}:{column}" if self.is_file else self.source
-        return InputError(f"{self.source} is not YAML", [Problem(where, what)])
+        return InputError(f"{self.source} {headline}", [Problem(where, what)])
 
     def _place(self, node: yaml.Node) -> Place:
         return Place(self.source, node.start_mark.line + 1 if self.is_file else 0)
@@ -278,7 +288,12 @@ class _Reader:
     def _key(self, loader: _Loader, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=node.start_mark)
-        return node.value if node.tag == _MERGE else self._scalar(loader, node)
+        key = node.value if node.tag == _MERGE else self._scalar(loader, node)
+        if isinstance(key, float) and math.isnan(key):  # It is not even equal to itself.
+            raise yaml.MarkedYAMLError(
+                problem=f"a key must be text, not {node.value}", problem_mark=node.start_mark
+            )
+        return key
 
     def _scalar(self, loader: _Loader, node: yaml.Node) -> Any:
         if node.tag in loader.yaml_constructors and node.tag not in _READ:
@@ -291,18 +306,16 @@ class _Reader:
         except yaml.YAMLError:
             raise
         except Exception as error:  # a date or number that does not exist; PyYAML does not say more
-            raise yaml.MarkedYAMLError(
-                problem=f"cannot be read as {node.tag.rpartition(':')[2]}",
-                problem_mark=node.start_mark,
-            ) from error
-        unusable = isinstance(value, float) and math.isnan(value)
-        unusable |= isinstance(value, int) and value.bit_length() > MOST_BITS
-        if unusable:
-            raise yaml.MarkedYAMLError(
-                problem=f"expected a number, of at most {MOST_BITS} bits if it is whole",
-                problem_mark=node.start_mark,
-            )
+            what = f"{_cut(node.value)} cannot be read as {node.tag.rpartition(':')[2]}"
+            raise _Unusable(problem=what, problem_mark=node.start_mark) from error
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            what = f"expected a number of at most {MOST_BITS} bits, got {_cut(node.value)}"
+            raise _Unusable(problem=what, problem_mark=node.start_mark)
         return value
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _surprise(node: yaml.Node, value: Any) -> str:

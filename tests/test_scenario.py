@@ -412,6 +412,13 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("evaluation.external.root=nowhere", "evaluation.external.root: "),
         ("resources.backend=rey", "resources.backend: expected 'inline' or 'ray', got 'rey'"),
         ("resources.gpus=.inf", "resources.gpus: expected a finite number, got inf"),
+        ("resources.gpus=.nan", "resources.gpus: expected a finite number, got nan"),
+        ("rounds=.inf", "rounds: expected a whole number, got inf"),
+        ("rounds=1e20", "rounds: expected a whole number, got 1e+20"),
+        (f"rounds={10**20}", "rounds: expected at most 1000000000, got "),
+        ("data.size=1e20", "data.size: expected a whole number, got 1e+20"),
+        (f"data.size={10**20}", "data.size: expected at most 16384, got "),
+        (f"rounds={'9' * 99}", "expected a number of at most 256 bits, got 999"),
         (
             "faults.on_client_error=go",
             "faults.on_client_error: expected 'stop' or 'skip', got 'go'",
@@ -426,7 +433,14 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("model.num_classes=2", "model.num_classes: is set by fedsim itself; remove it"),
         ("model.widht=2", "model.widht: unknown key (did you mean 'width'?)"),
         ("strategy.rate=.inf", "strategy.rate: expected a finite number"),
+        ("strategy.rate=.nan", "strategy.rate: expected a finite number, got nan"),
         ("strategy.rate=1e400", "strategy.rate: expected a finite number"),
+        ("data.embedded.images=.nan", "data.embedded.images: expected a whole number, got nan"),
+        (
+            "profiles.quick.rounds=.nan",
+            "profiles.quick.rounds: expected a finite number, got nan",
+        ),
+        ("profiles.x.client.y=[1, .nan]", "profiles.x.client.y.1: expected a finite number, got n"),
         ("strategy.rate=1e300", "strategy.rate: expected a number below 3.4e+38"),
         (f"data.embedded.images={2**63}", "data.embedded.images: expected a number below "),
         ("privacy.noise_multiplier=1e300", "privacy.noise_multiplier: expected at most 1e+06"),
@@ -462,6 +476,16 @@ def test_problems_of_file_and_command_line_come_together(write: Callable[[str], 
     ]
 
 
+def test_a_number_that_is_not_finite_names_its_line(write: Callable[[str], str]) -> None:
+    faults = "faults: {dropout: .inf, delay: .nan}\n"
+    path = write(TEXT.replace("rounds: 2\n", f"rounds: .nan\n{faults}"))
+    assert problems(path) == [
+        ("file:6", "rounds: expected a whole number, got nan"),
+        ("file:7", "faults.dropout: expected a finite number, got inf"),
+        ("file:7", "faults.delay: expected a finite number, got nan"),
+    ]
+
+
 def test_a_key_that_is_written_twice_names_both_lines(write: Callable[[str], str]) -> None:
     path = write(TEXT.replace("rounds: 2\n", "rounds: 2\nrounds: 3\n"))
     assert problems(path) == [("file:7", "'rounds' is already set in line 6")]
@@ -482,7 +506,9 @@ def test_a_key_that_is_no_text_is_a_problem(write: Callable[[str], str]) -> None
         ("name: x: y", "file:1:8", "mapping values are not allowed"),
         ("name: !!python/object:os.system x", "file:1:7", "could not determine a constructor"),
         ("name: x\nwhen: 2024-13-45", "file:2:7", "cannot be read as timestamp"),
-        ("name: x\nrate: .nan", "file:2:7", "expected a number"),
+        ("name: x\nrate: " + "9" * 99, "file:2:7", "expected a number of at most 256 bits"),
+        ("name: x\nrate: " + "9" * 5000, "file:2:7", "99... cannot be read as int"),
+        ("name: x\n.nan: 3", "file:2:1", "a key must be text, not .nan"),
         ("name: &a [*a]", "file:1:7", "contains itself"),
         ("name: " + "[" * 5000, "file:1:1", "blocks inside blocks"),
         ("name: " + "[" * 80 + "]" * 80, "file:1:57", "more than 50 blocks deep"),
