@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedsim.data import dicom
@@ -15,28 +15,43 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp",
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files at any depth, sorted. A link that leads nowhere is listed: reading it says
-    so.
+    """The image files at any depth, sorted.
+
+    What is called as an image is listed, and can be none: a link that leads nowhere, a pipe, a
+    device, a folder without images. Reading it says so.
     """
-    return sorted(
+    found = [
         file
         for file in files_below(folder)
-        if (file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists()))
+        if file.suffix.lower() in SUFFIXES
         or (dicom.may_be(file) and file.is_file() and dicom.is_dicom(file))
-    )
+    ]
+    holding = {above for file in found for above in file.parents}
+    named = (Path(here, name) for here, names, _ in _walked(folder) for name in names)
+    found += [one for one in named if one.suffix.lower() in SUFFIXES and one not in holding]
+    return sorted(found)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files at any depth; names with a leading dot are not data.
+    """The files at any depth, and what else is no folder; names with a leading dot are not data.
 
     Links to folders are followed, except to one that they lie in.
     """
+    return [
+        Path(here, name)
+        for here, _, names in _walked(folder)
+        for name in names
+        if not name.startswith(".")
+    ]
+
+
+def _walked(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder, with the names of the folders and of the files in it."""
 
     def refuse(error: OSError) -> None:
         problem = Problem(str(error.filename), f"cannot be read: {error.strerror}")
         raise InputError("a folder of images cannot be read", [problem])
 
-    found = []
     for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         inside = Path(here).resolve()
         folders[:] = [
@@ -44,8 +59,7 @@ def files_below(folder: Path) -> list[Path]:
             for name in folders
             if not name.startswith(".") and not inside.is_relative_to((inside / name).resolve())
         ]
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return found
+        yield here, folders, names
 
 
 def located(root: Path, rows: Sequence[Row], name: str) -> tuple[dict[str, Path], str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,6 +23,8 @@ from fedsim.files import require_regular
 
 CHANNELS = 3
 Window = tuple[float, float]
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
+"""What Pillow may take a file for, whatever it is called; it has readers of programs, too."""
 PERCENTILES = (1.0, 99.0)
 """Of a picture's grey values of more than 8 bits: what becomes 0 and what 255."""
 
@@ -50,6 +54,8 @@ def read_image(path: str | Path, size: int, window: Window | None = None) -> np.
         ValueError: it holds several pictures, colours of more than 8 bits a channel, or values that
             are no finite numbers.
     """
+    if os.path.isdir(path):
+        raise OSError(errno.EISDIR, "it is a folder, not a file")
     is_dicom = dicom.is_dicom(Path(path))
     picture = _dicom(path, window) if is_dicom else _picture(path, size, window)
     width, height = picture.size
@@ -82,38 +88,49 @@ def _who(deep: bool, by_file: Window | None, window: Window | None) -> str | Non
     return BY_FILE if by_file is not None else None
 
 
-def _picture(path: str | Path, size: int, window: Window | None) -> Image.Image:
-    """The picture of a file that Pillow reads, as RGB; a large JPEG may be scaled down."""
+@contextlib.contextmanager
+def opened_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A file that Pillow reads, open, as one of `FORMATS`.
+
+    Raises:
+        OSError: it is missing, unreadable or no picture.
+    """
+    require_regular(path)
     with warnings.catch_warnings():
         # Pillow refuses pictures of more than 179 million pixels; it warns of half as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        require_regular(path)
-        with Image.open(path) as opened:
-            # The second picture of a camera's MPO file is a preview.
-            frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
-            if frames > 1:
-                raise ValueError(f"holds {frames} pictures (pages or frames), not one")
-            deep = _is_deep(opened)
-            if not deep and any(bits in str(tile) for tile in opened.tile for bits in _DEEP):
-                raise ValueError(
-                    f"colours of more than 8 bits a channel (mode {opened.mode}); save it with 8"
-                )
-            # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
-            opened.draft("RGB", (2 * size, 2 * size))
-            if deep:
-                grey = Image.fromarray(_scaled(np.asarray(opened), window))
-                return grey.convert("RGB")
-            return opened.convert("RGB")
+        # Alpha is dropped, that of a palette, too.
+        warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+        with Image.open(path, formats=FORMATS) as opened:
+            yield opened
+
+
+def _picture(path: str | Path, size: int, window: Window | None) -> Image.Image:
+    """The picture of a file that Pillow reads, as RGB; a large JPEG may be scaled down."""
+    with opened_picture(path) as opened:
+        # The second picture of a camera's MPO file is a preview.
+        frames = getattr(opened, "n_frames", 1) if opened.format != "MPO" else 1
+        if frames > 1:
+            raise ValueError(f"holds {frames} pictures (pages or frames), not one")
+        deep = _is_deep(opened)
+        if not deep and any(bits in str(tile) for tile in opened.tile for bits in _DEEP):
+            raise ValueError(
+                f"colours of more than 8 bits a channel (mode {opened.mode}); save it with 8"
+            )
+        # libjpeg scales large JPEGs down while decoding; twice the target is left to filter.
+        opened.draft("RGB", (2 * size, 2 * size))
+        if deep:
+            grey = Image.fromarray(_scaled(np.asarray(opened), window))
+            return grey.convert("RGB")
+        return opened.convert("RGB")
 
 
 def _windowed(path: Path, window: Window | None) -> str | None:
     """Who says which grey values of a file become black and white; None for nobody."""
     if dicom.is_dicom(path):
         return _who(*dicom.read_depth(path), window)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as opened:
-            return BY_WINDOW if _is_deep(opened) else None
+    with opened_picture(path) as opened:
+        return BY_WINDOW if _is_deep(opened) else None
 
 
 def window_note(count: int, window: Window | None, by_file: int = 0) -> str:
@@ -134,6 +151,20 @@ def window_note(count: int, window: Window | None, by_file: int = 0) -> str:
             "sets one for all)"
         )
     return "; ".join(notes)
+
+
+def doubts_note(doubts: Mapping[int, str], names: Sequence[str]) -> str:
+    """Which pictures were read although their decoder warned, and what it said; "" for none.
+
+    Args:
+        doubts: what was said, by position.
+        names: of all pictures.
+    """
+    if not doubts:
+        return ""
+    first = min(doubts)
+    many = f"{len(doubts)} images were" if len(doubts) > 1 else "1 image was"
+    return f"{many} read with a warning, such as {names[first]}: {doubts[first]}"
 
 
 def _is_deep(opened: Image.Image) -> bool:
@@ -163,6 +194,7 @@ def decode_files(
     window: Window | None = None,
     deep: Callable[[int], None] | None = None,
     by_file: Callable[[int], None] | None = None,
+    warned: Callable[[int, str], None] | None = None,
 ) -> dict[int, str]:
     """Decode every file into `target`, a new .npy file holding uint8 [n, size, size, 3].
 
@@ -173,6 +205,8 @@ def decode_files(
         deep: called with the position of each picture of more than 8 bits, brought into 8 by
             `window` or its percentiles.
         by_file: called with the position of each picture whose file names the window.
+        warned: called with the position of each picture that was read although its decoder warned,
+            and what that said.
 
     Returns:
         Why a file could not be decoded, by its position; the array is zero there.
@@ -190,8 +224,10 @@ def decode_files(
     ]
     failures: dict[int, str] = {}
     done = 0
-    for start, count, failed, found in _decoded(spans, min(workers, len(spans))):
+    for start, count, failed, found, doubts in _decoded(spans, min(workers, len(spans))):
         failures |= {start + offset: reason for offset, reason in failed}
+        for offset, doubt in doubts if warned is not None else ():
+            warned(start + offset, doubt)
         told = {BY_WINDOW: deep, BY_FILE: by_file}
         for offset, how in found:
             if (tell := told[how]) is not None:
@@ -214,7 +250,7 @@ def reserve(file: Path) -> None:
 
 
 _Span = tuple[Path, int, list[str], int, Window | None]
-_Decoded = tuple[int, int, list[tuple[int, str]], list[tuple[int, str]]]
+_Decoded = tuple[int, int, list[tuple[int, str]], list[tuple[int, str]], list[tuple[int, str]]]
 
 
 def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
@@ -259,18 +295,23 @@ def _decode_span(span: _Span) -> _Decoded:
     rows = np.lib.format.open_memmap(target, mode="r+")
     failed: list[tuple[int, str]] = []
     found: list[tuple[int, str]] = []
+    doubts: list[tuple[int, str]] = []
     options = {} if window is None else {"window": window}
     for offset, path in enumerate(paths):
         try:
-            image = read_image(path, size, **options)
-            how = _windowed(Path(path), window)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                image = read_image(path, size, **options)
+                how = _windowed(Path(path), window)
         except Exception as error:  # a broken file makes a decoder raise almost anything
             failed.append((offset, reason(error)))
         else:
             rows[start + offset] = image
             if how is not None:
                 found.append((offset, how))
-    return start, len(paths), failed, found
+            if said:
+                doubts.append((offset, " ".join(str(said[0].message).split())))
+    return start, len(paths), failed, found, doubts
 
 
 def reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.files import file_name
+from fedsim.raising import one_line
 
 _SHOWN = 10  # broken records listed by name
 
@@ -83,6 +84,27 @@ def stand_in(
     if problems:
         raise InputError(f"wrong parameters of the stand-in of {name!r}", problems)
     return generator, {**own, **embedded}
+
+
+def generated(generator: Callable[..., Any], parameters: Mapping[str, Any], name: str) -> Any:
+    """What the generator of a stand-in makes of its parameters.
+
+    Raises:
+        InputError: it refuses them, or what they ask for does not fit into memory.
+    """
+    try:
+        return generator(**parameters)
+    except ValueError as error:
+        problem = Problem("data.embedded", str(error))
+        raise InputError(f"wrong parameters of the stand-in of {name!r}", [problem]) from error
+    except MemoryError as error:
+        size = f", in data.size {parameters['size']}" if "size" in parameters else ""
+        problem = Problem("data.size and data.embedded", one_line(error))
+        raise InputError(
+            f"the stand-in of {name!r}{size} does not fit into memory",
+            [problem],
+            "make data.size, or the counts of data.embedded, smaller",
+        ) from error
 
 
 def refuse_broken(

@@ -21,7 +21,7 @@ import yaml
 from fedsim.data.building import fingerprint, keep_rows, new_folder, publish, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
 from fedsim.data.dataset import Dataset, Embedded, Manifest, columns_of, usable
-from fedsim.data.images import CHANNELS, Window, decode_files, window_note
+from fedsim.data.images import CHANNELS, Window, decode_files, doubts_note, window_note
 from fedsim.data.kept import (
     found_whole,
     read_about,
@@ -35,6 +35,7 @@ from fedsim.data.source import (
     below,
     check_root,
     file_state,
+    generated,
     hashed,
     lines_below,
     origin,
@@ -195,6 +196,7 @@ def prepare(
 
     deep: set[int] = set()
     by_file: set[int] = set()
+    doubts: dict[int, str] = {}
     with new_folder(cache) as building:
         failures = decode_files(
             manifest.paths,
@@ -205,6 +207,7 @@ def prepare(
             window=window,
             deep=deep.add,
             by_file=by_file.add,
+            warned=doubts.__setitem__,
         )
         content = digests(np.load(building / "images.npy", mmap_mode="r", allow_pickle=False))
         names = [below(path, root) for path in manifest.paths]
@@ -225,6 +228,7 @@ def prepare(
         ids = [manifest.ids[i] for i in keep]
         patients = [manifest.groups[i] for i in keep]
         groups, notes = keep_together(content[keep], patients, ids)
+        doubted = doubts_note({i: doubts[i] for i in keep if i in doubts}, names)
         write_records(
             building,
             labels=labels[keep],
@@ -235,7 +239,7 @@ def prepare(
             source="path",
             root=str(root),
             skipped=[*lines_below(manifest.bad, root), *skipped],
-            notes=notes,
+            notes=[*notes, *filter(None, [doubted])],
             window=window_note(
                 len(deep.intersection(keep)), window, len(by_file.intersection(keep))
             ),
@@ -292,13 +296,7 @@ def _prepare_embedded(
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
     if (store := found_whole(Store.open, folder)) is not None:
         return store
-    try:
-        made = generator(**parameters)
-    except ValueError as error:
-        raise InputError(
-            f"wrong parameters of the stand-in of {name!r}",
-            [Problem("data.embedded", str(error))],
-        ) from error
+    made = generated(generator, parameters, name)
     ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
     _check(name, made.labels, made.groups, made.sites, ids, made.classes)
     shape = (len(ids), size, size, CHANNELS)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fedsim.data import dicom
 from fedsim.data.dataset import usable
+from fedsim.data.images import opened_picture
 from fedsim.data.table import ONE_SITE
 from fedsim.data.volumes.reading import Unreadable, Volume, read_volume
 from fedsim.data.volumes.store import VolumeStore
@@ -147,12 +146,10 @@ def _look(file: Path) -> tuple[tuple[int, int], str]:
     """Width and height, and what kind of picture it is."""
     if dicom.is_dicom(file):
         return dicom.read_looks(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(file) as opened:
-            if opened.mode[0] in "IF":
-                return opened.size, "grey of more than 8 bits"
-            return opened.size, "8-bit grey" if opened.mode in ("L", "1", "LA") else "8-bit colour"
+    with opened_picture(file) as opened:
+        if opened.mode[0] in "IF":
+            return opened.size, "grey of more than 8 bits"
+        return opened.size, "8-bit grey" if opened.mode in ("L", "1", "LA") else "8-bit colour"
 
 
 def _volume_looks(files: Sequence[Path]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,32 @@ def test_a_folder_is_a_class(tmp_path):
     assert manifest.labels.tolist() == [0, 1, 1]
     assert manifest.groups == ["", "", ""]
     assert manifest.sites == [ONE_SITE] * 3
+
+
+@pytest.mark.parametrize("levels", [None, ["label"]])
+def test_what_is_called_as_an_image_and_is_none_is_counted(tmp_path, levels):
+    root = images(tmp_path / "root", "a/1.png", "b/1.png", "b/scan.png/1.png", "b/2.jpg")
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "a" / "zero.tif").symlink_to("/dev/zero")
+    (root / "b" / "zz.png").mkdir()
+    (root / "b" / "zz.dcm").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(root / "a" / "s.bmp"))
+    options = {"name": "f", "root": root, "size": 8, "embedded": {}, "cache": tmp_path / "cache"}
+    with pytest.raises(InputError, match="5 of 9 images of 'f' cannot be read") as caught:
+        prepare(Folder(levels=levels), skip_bad=False, **options)
+    assert [
+        (Path(p.message.split(":")[0]).name, p.message.split(": ")[1])
+        for p in caught.value.problems
+    ] == [
+        ("pipe.png", "it is a pipe, a device or a socket, not a file"),
+        ("s.bmp", "it is a pipe, a device or a socket, not a file"),
+        ("zero.tif", "it is a pipe, a device or a socket, not a file"),
+        ("zz.dcm", "it is a folder, not a file"),
+        ("zz.png", "it is a folder, not a file"),
+    ]
+    store = prepare(Folder(levels=levels), skip_bad=True, **options)
+    assert (len(store), len(store.skipped)) == (4, 5)
 
 
 def test_the_order_of_classes_can_be_fixed(tmp_path):

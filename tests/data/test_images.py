@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import fedsim.data.images
-from fedsim.data.images import decode_files, read_image
+from fedsim.data.images import decode_files, doubts_note, read_image
 from fedsim.errors import RunError
 
 
@@ -125,6 +125,47 @@ def test_a_bomb_is_refused_and_large_pictures_are_read_without_a_warning(tmp_pat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
     failures = decode_files([tmp_path / "x.png"], 8, tmp_path / "images.npy")
     assert "decompression bomb" in failures[0]
+
+
+POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 9 9
+%%EndComments
+(/tmp/executed) (w) file closefile
+"""
+
+
+def test_no_reader_of_other_things_than_images_is_tried(tmp_path, monkeypatch):
+    Image.preinit()
+    Image.init()
+    (tmp_path / "0.png").write_bytes(POSTSCRIPT)
+    Image.new("RGB", (9, 9)).save(tmp_path / "1.png", "ICO")
+    Image.new("RGB", (9, 9)).save(tmp_path / "2.png", "PDF")
+    Image.new("RGB", (9, 9)).save(tmp_path / "3.png", "JPEG")  # it is one, whatever its name says
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    failures = decode_files(paths, 8, tmp_path / "images.npy")
+    assert failures == dict.fromkeys(range(3), "not a picture in a known format")
+
+
+def test_what_a_decoder_warns_of_is_counted_and_not_printed(tmp_path, capfd):
+    clear = Image.new("P", (9, 9))
+    clear.putpalette(bytes(range(256)) * 3)
+    clear.save(tmp_path / "0.png", transparency=bytes(9))
+    Image.new("L", (9, 9)).save(tmp_path / "1.tif")
+    doubtful = bytearray((tmp_path / "1.tif").read_bytes())
+    at = int.from_bytes(doubtful[4:8], "little") + 2
+    tags = [at + 12 * k for k in range(int.from_bytes(doubtful[at - 2 : at], "little"))]
+    rows = next(tag for tag in tags if doubtful[tag : tag + 2] == b"\x16\x01")  # RowsPerStrip
+    doubtful[rows + 4 : rows + 8] = (2).to_bytes(4, "little")
+    (tmp_path / "1.tif").write_bytes(doubtful)
+    told = {}
+    paths = [tmp_path / "0.png", tmp_path / "1.tif"]
+    with warnings.catch_warnings(record=True) as shown:
+        failures = decode_files(paths, 8, tmp_path / "images.npy", warned=told.__setitem__)
+    assert (failures, shown, capfd.readouterr().err) == ({}, [], "")
+    assert list(told) == [1]
+    note = doubts_note(told, ["0.png", "1.tif"])
+    assert note.startswith("1 image was read with a warning, such as 1.tif: ")
+    assert doubts_note({}, []) == ""
 
 
 def test_who_has_more_than_8_bits_is_told(tmp_path):

@@ -32,6 +32,7 @@ from fedsim.data.source import (
     below,
     check_root,
     file_state,
+    generated,
     hashed,
     lines_below,
     origin,
@@ -281,13 +282,7 @@ def _prepare_embedded(
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
     if (store := found_whole(VolumeStore.open, folder)) is not None:
         return store
-    try:
-        made = generator(**parameters)
-    except ValueError as error:
-        raise InputError(
-            f"wrong parameters of the stand-in of {name!r}",
-            [Problem("data.embedded", str(error))],
-        ) from error
+    made = generated(generator, parameters, name)
     with new_folder(cache) as building:
         writer = StoreWriter(building)
         names: list[tuple[str, str]] = []
