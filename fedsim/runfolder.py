@@ -196,7 +196,7 @@ class RunFolder:
         path = self.path / name
         try:
             require_regular(path)
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parsed(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise damaged(path, error) from error
         if not isinstance(value, dict):
@@ -220,13 +220,40 @@ class RunFolder:
             raise damaged(path, error) from error
         for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
+                row = parsed(line)
             except (ValueError, RecursionError) as error:
                 raise damaged(path, f"line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise damaged(path, f"line {number} holds no JSON object")
             rows.append(row)
         return rows
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON as a run writes it.
+
+    Raises:
+        ValueError: it is none, or has numbers that no run writes: NaN, infinities, or more digits
+            than a seed has.
+        RecursionError: it is too deep.
+    """
+    return json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_real)
+
+
+_DIGITS = len(str(2**256)) + 1
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"the number {digits[:_DIGITS]}... is none that a run writes")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:_DIGITS]} is none that a run writes")
+    return value
 
 
 def missing_of(path: Path) -> str:

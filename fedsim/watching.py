@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from fedsim.files import require_regular
 from fedsim.locks import is_taken
 from fedsim.printing import harmless
 from fedsim.report.record import METRIC_NAMES, NUMBER
-from fedsim.runfolder import RunFolder, damaged
+from fedsim.runfolder import RunFolder, damaged, parsed
 
 _SCORES = ("auc", "dice", "balanced_accuracy", "accuracy")
 _TAIL_BYTES = 4_000_000  # The end of rounds.jsonl that is read: the newest rounds, of any length.
@@ -219,7 +218,7 @@ def _newest(folder: RunFolder) -> tuple[list[dict[str, Any]], float]:
     rows = []
     for line in lines[-_RECENT:]:
         try:
-            row = json.loads(line)
+            row = parsed(line)
         except (ValueError, RecursionError) as error:
             raise damaged(path, error) from error
         if not isinstance(row, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +13,10 @@ import yaml
 
 from fedsim.errors import InputError, Problem
 from fedsim.identity import edited
+from fedsim.report.shapes import wrong_in
 from fedsim.report.tested import Overlaps, Predictions, read_overlaps
 from fedsim.report.text import positive_note
-from fedsim.runfolder import RunFolder, read_arrays
+from fedsim.runfolder import RunFolder, parsed, read_arrays
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -160,6 +160,7 @@ def read_record(path: Path) -> Record:
     run = reader.json("run.json", _RUN)
     if not reader.problems and reader.require("run.json: data", run["data"], _DATA):
         reader.holdings("run.json: data", run["data"])
+    reader.shape("run.json", "run.json", run)
     if reader.problems:
         reader.stop()
     reader.done = run["status"] == "done"
@@ -169,6 +170,7 @@ def read_record(path: Path) -> Record:
     summary = reader.json("summary.json", _SUMMARY) if reader.there("summary.json") else None
     if summary:
         reader.numbers("summary.json", {"metrics": summary["metrics"]})
+        reader.shape("summary.json", "summary.json", summary)
     labels, probabilities = reader.predictions("predictions.npz")
     overlaps = reader.overlaps("overlaps.npz")
     leakage = path / "synthetic" / "leakage.json"
@@ -237,11 +239,17 @@ class _Reader:
     def json(self, name: str, kinds: _Kinds) -> dict[str, Any]:
         """A JSON file; {} and a problem where it is none."""
         try:
-            value = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            value = parsed((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             self.fault(name, f"is not readable JSON: {error}")
             return {}
         return value if self.require(name, value, kinds) else {}
+
+    def shape(self, file: str, where: str, value: Mapping[str, Any]) -> None:
+        """Name what else in an object of a file is not as a run writes it, if nothing is known."""
+        if not any(known.where.startswith(str(self.folder / where)) for known in self.problems):
+            for why in wrong_in(file, value):
+                self.fault(where, why)
 
     def yaml(self, name: str) -> tuple[str, dict[str, Any]]:
         """The text and the content of a YAML file."""
@@ -313,12 +321,13 @@ class _Reader:
             return []
         for number, line in enumerate(lines, 1):
             try:
-                value = json.loads(line)
+                value = parsed(line)
             except (ValueError, RecursionError) as error:
                 self.fault(f"{name}:{number}", f"is not JSON: {error}")
                 continue
             if self.require(f"{name}:{number}", value, kinds):
                 check(f"{name}:{number}", value)
+                self.shape(name, f"{name}:{number}", value)
                 rows.append(value)
         return rows
 

@@ -18,6 +18,7 @@ from fedsim.report.data_labels import data_labels
 from fedsim.report.lists import listed
 from fedsim.report.paths import paths_in, shortest, without_paths
 from fedsim.report.record import NUMBER
+from fedsim.report.shapes import refuse_misshapen
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.report.text import typed
 from fedsim.runfolder import RunFolder, missing_of
@@ -263,6 +264,7 @@ def finished(
     for folder in folders:
         try:
             record = folder.read_json("run.json")
+            refuse_misshapen(folder, "run.json", [record])
             if record["status"] != "done":
                 left_out.append(f"{folder.path}: {record['status']}, left out")
                 continue
@@ -271,7 +273,7 @@ def finished(
                 continue
             run = _read(folder, record)
             if traffic:
-                folder.read_lines("traffic.jsonl")
+                refuse_misshapen(folder, "traffic.jsonl", folder.read_lines("traffic.jsonl"))
             run.data["fingerprint"]
             runs.append((str(record["started"]), run))
         except KeyError as error:
@@ -373,6 +375,8 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
     for number, line in enumerate(rounds, 1):
         if not isinstance(line.get("failed"), list):
             raise damaged_file(folder.path / "rounds.jsonl", f"line {number} is not a round's")
+    refuse_misshapen(folder, "summary.json", [summary])
+    refuse_misshapen(folder, "rounds.jsonl", rounds)
     name, seed, data = str(record["scenario"]), int(record["seed"]), record["data"]
     planned = record.get("privacy")
     return Run(
