@@ -29,15 +29,16 @@ class Signals:
 
     @contextlib.contextmanager
     def ignored(self) -> Iterator[None]:
-        """Processes started here ignore Ctrl-C; a terminal sends it to them, but we end them."""
+        """Processes started here get no Ctrl-C, although a terminal sends it: we end them."""
         if signal.SIGINT not in self._before:
             yield
             return
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Blocked, and not ignored: what comes meanwhile is counted afterwards, not lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, self._note)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
