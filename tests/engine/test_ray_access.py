@@ -57,8 +57,7 @@ def _token() -> str:
 
 @pytest.fixture
 def own_ray(run_tiny: Callable[..., Result]) -> Result:
-    """A run on a Ray of its own, which still lives."""
-    grid.shutdown()
+    """A run on a Ray that fedsim started, and which still lives; any earlier test's will do."""
     return run_tiny(backend="ray")
 
 

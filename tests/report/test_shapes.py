@@ -50,7 +50,7 @@ ROUNDS = [
     ("seconds", 10**320),
     ("peak_rss_mb", {}),
     ("clients", "x"),
-    ("failed", [5]),
+    ("failed", 5),
 ]
 TRAFFIC = [
     ("bytes", HUGE),
