@@ -28,6 +28,7 @@ from fedsim.sweeping import cells as cells_module
 from fedsim.sweeping import epsilons as epsilons_module
 from fedsim.sweeping.cells import Cell, fingerprints, plan, split_values, standing
 from fedsim.sweeping.scheduler import Sweep
+from fedsim.sweeping.signals import Signals
 from tests.engine.conftest import TINY
 
 Typed = Callable[..., tuple[int, str, str]]
@@ -442,3 +443,24 @@ def test_seeds_that_no_scenario_can_name_are_refused(typed: Typed, verb: str, di
     assert not out
     assert "256 bits" in err
     assert err.count("\n") <= 4
+
+
+def test_an_interruption_while_a_child_is_started_is_counted_and_does_not_reach_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    wait = "import sys; print(1, flush=True); sys.stdin.read()"
+    try:
+        with Signals() as signals:
+            with signals.ignored():
+                child = subprocess.Popen(
+                    [sys.executable, "-c", wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+                signal.raise_signal(signal.SIGINT)
+                assert signals.count == 0
+            assert signals.count == 1
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"1\n"
+            child.send_signal(signal.SIGINT)
+            child.communicate(b"", timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert child.returncode == 0
