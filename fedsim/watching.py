@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +21,7 @@ from fedsim.files import require_regular
 from fedsim.locks import is_taken
 from fedsim.printing import harmless
 from fedsim.report.record import METRIC_NAMES, NUMBER
+from fedsim.report.rows import differing_of
 from fedsim.runfolder import RunFolder, damaged, parsed
 
 _SCORES = ("auc", "dice", "balanced_accuracy", "accuracy")
@@ -47,6 +48,8 @@ class State:
         epsilon: spent so far, as text.
         up, down: MB sent; None before the first round.
         memory: peak in MB; None before the first round.
+        config: the settings, as scenario.yaml holds them.
+        settings: those in which it differs from runs of the same name, as one would type them.
     """
 
     path: Path
@@ -61,6 +64,8 @@ class State:
     up: float | None = None
     down: float | None = None
     memory: float | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    settings: str = ""
 
     @property
     def running(self) -> bool:
@@ -73,6 +78,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._finished: dict[Path, State] = {}
+        self._told: dict[Path, str] = {}
 
     def look(self, folders: Sequence[RunFolder], problems: list[Problem]) -> list[State]:
         """The state of each run, those that run first; `problems` takes the damaged ones."""
@@ -89,8 +95,21 @@ class Watch:
             if state.status == "done":
                 self._finished[folder.path] = state
             states.append(state)
+        if self._told.keys() != {one.path for one in states}:
+            self._told = _tell_apart(states)
+        states = [replace(one, settings=self._told[one.path]) for one in states]
         order = {status: place for place, status in enumerate(_ORDER)}
         return sorted(states, key=lambda one: order.get(one.status, len(order)))
+
+
+def _tell_apart(states: Sequence[State]) -> dict[Path, str]:
+    """Of each run folder the settings in which runs of one name differ; a folder's never change."""
+    told: dict[Path, str] = {}
+    for name in {one.name for one in states}:
+        alike = [one for one in states if one.name == name]
+        for one, settings in zip(alike, differing_of([o.config for o in alike]), strict=True):
+            told[one.path] = " ".join(f"{key}={value}" for key, value in settings.items())
+    return told
 
 
 def look(folder: RunFolder, now: float) -> State:
@@ -134,6 +153,7 @@ def look(folder: RunFolder, now: float) -> State:
         up=_number(last.get("mb_up_total")),
         down=_number(last.get("mb_down_total")),
         memory=_number(last.get("peak_rss_mb")),
+        config=config,
     )
 
 
@@ -143,7 +163,7 @@ def frame(states: Sequence[State], width: int, most: int | None = None, caption:
     Args:
         states: as `Watch.look` orders them.
         width: columns of the terminal; a narrow one has no bars and no megabytes.
-        most: rows; of those that are too many the last ones are counted, not shown.
+        most: lines; of runs that are too many the last ones are counted, not shown.
         caption: stands below it.
     """
     wide = width >= _WIDE
@@ -156,12 +176,12 @@ def frame(states: Sequence[State], width: int, most: int | None = None, caption:
     names = ["left", "score", "epsilon", *(["MB up/down"] if wide else []), "MB RAM"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    shown = states if most is None or len(states) <= most else states[: max(most, 1)]
+    shown = states if most is None else _that_fit(states, most)
     for one in shown:
         bar = ProgressBar(total=one.rounds or 1, completed=min(one.round, one.rounds or 1))
         sent = "" if one.up is None or one.down is None else f"{one.up:.3f}/{one.down:.3f}"
         table.add_row(
-            _text(f"{one.name}/{one.path.name}"),
+            _run(one),
             Text(harmless(one.status), style=_STYLES.get(one.status, "")),
             _text(f"{one.round}/{one.rounds if one.rounds is not None else '?'}"),
             *([bar] if wide else []),
@@ -180,6 +200,22 @@ def frame(states: Sequence[State], width: int, most: int | None = None, caption:
 
 
 _STYLES = {"running": "green", "stopped": "yellow", "failed": "red", "interrupted": "yellow"}
+
+
+def _that_fit(states: Sequence[State], lines: int) -> Sequence[State]:
+    """The first of the runs, at least one; one that others have the name of takes two lines."""
+    taken = 0
+    for count, one in enumerate(states):
+        taken += 2 if one.settings else 1
+        if taken > lines:
+            return states[: max(count, 1)]
+    return states
+
+
+def _run(one: State) -> Text:
+    """The folder, and below it what tells it from others."""
+    told = _text(f"{one.name}/{one.path.name}")
+    return told.append(f"\n  {harmless(one.settings)}", style="dim") if one.settings else told
 
 
 def _text(value: object) -> Text:

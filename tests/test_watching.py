@@ -216,6 +216,35 @@ def test_of_more_runs_than_fit_the_rest_is_counted_and_narrow_terminals_get_less
     assert frame(states, 80).caption is None
 
 
+def test_runs_of_one_name_are_told_apart_by_their_settings(
+    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    scenario = "rounds: 5\nseeds: [{seed}]\nclient: {{learning_rate: {rate}}}\n"
+    for name, seed, rate in (("a", 0, 0.01), ("b", 1, 0.01), ("c", 0, 0.1)):
+        make(name, "done", line(5), scenario.format(seed=seed, rate=rate))
+    alone = make("d", "done", line(5), scenario.format(seed=0, rate=0.3))
+    assert main(["watch", str(alone), "--once"]) == 0
+    assert "learning_rate" not in capsys.readouterr().out, "there is nothing to tell it from"
+    (alone / "run.json").unlink()
+    (alone / "scenario.yaml").unlink()
+    (alone / "rounds.jsonl").unlink()
+    assert main(["watch", str(alone.parent), "--once"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {k.split()[0]: lines[n + 1].strip() for n, k in enumerate(lines) if "tiny/" in k}
+    assert told == {
+        "tiny/a": "client.learning_rate=0.01",
+        "tiny/b": "client.learning_rate=0.01",
+        "tiny/c": "client.learning_rate=0.1",
+    }
+
+
+def test_a_run_with_settings_takes_two_lines_of_those_that_fit() -> None:
+    states = [State(Path(f"/r/{k}"), "tiny", k, "done", settings="a=1") for k in range(9)]
+    assert frame(states, 120, 5).row_count == 2
+    assert frame(states, 120, 1).row_count == 1
+
+
 @pytest.mark.parametrize("every", ["0", "-1", "nan", "1e9"])
 def test_a_pause_that_makes_no_sense_is_wrong_input(make: Make, every: str) -> None:
     assert main(["watch", str(make()), "--every", every]) == 2

@@ -394,7 +394,11 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
 
 def _method(run: Run) -> dict[str, Any]:
     """The settings that make the method, as dotted keys."""
-    flat = _flat({k: v for k, v in run.config.items() if k not in _NOT_THE_METHOD})
+    return _method_of(run.config)
+
+
+def _method_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = _flat({k: v for k, v in config.items() if k not in _NOT_THE_METHOD})
     return {key: value for key, value in flat.items() if key not in _NOT_THE_DATA}
 
 
@@ -462,7 +466,7 @@ def settings(rows: Sequence[Row], paths: bool = False) -> list[dict[str, str]]:
         rows: the methods.
         paths: whether absolute paths are shown whole, instead of their ends.
     """
-    return _settings([row.runs[0] for row in rows], paths)
+    return _settings([row.runs[0].config for row in rows], paths)
 
 
 def differing(runs: Sequence[Run], paths: bool = False) -> list[dict[str, str]]:
@@ -474,13 +478,19 @@ def differing(runs: Sequence[Run], paths: bool = False) -> list[dict[str, str]]:
         paths: whether absolute paths are shown whole, instead of their ends.
     """
     several = len({run.data_name for run in runs}) > 1
-    return _settings(runs, paths, ("data.name",) if several else ())
+    return _settings([run.config for run in runs], paths, ("data.name",) if several else ())
+
+
+def differing_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Of each scenario, as it was resolved, the settings in which these differ, as one would type
+    them; of absolute paths the ends."""
+    return _settings(configs, paths=False)
 
 
 def _settings(
-    runs: Sequence[Run], paths: bool, without: Sequence[str] = ()
+    configs: Sequence[Mapping[str, Any]], paths: bool, without: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    methods = [_method(run) for run in runs]
+    methods = [_method_of(config) for config in configs]
     keys = [key for key in _telling(methods) if key not in without]
     values = [{key: typed(one[key]) for key in keys if key in one} for one in methods]
     return values if paths else _without_paths(values)
