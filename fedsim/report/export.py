@@ -116,9 +116,9 @@ def latex(comparison: Comparison) -> str:
     header, *rows = _cells(comparison)
     left = 1 + (len(header) > 1 and printed(comparison)[0].name == "data")
     columns = f"{{{'l' * left}{'r' * (len(header) - left)}}}"
-    titles = " & ".join(map(escape_latex, header)) + r" \\"
+    titles = _latex_row(map(escape_latex, header))
     body = [
-        " & ".join([*map(escape_latex, row[:left]), *map(_latex_number, row[left:])]) + r" \\"
+        _latex_row([*map(escape_latex, row[:left]), *map(_latex_number, row[left:])])
         for row in rows
     ]
     notes = [escape_latex(note) + r"\par" for note in _notes(comparison)]
@@ -190,6 +190,12 @@ def caption(comparison: Comparison) -> str:
 def escape_latex(text: str) -> str:
     """Plain text as LaTeX shows it, with signs for plus-minus, dagger and "~"."""
     return _LATEX_PATTERN.sub(lambda found: _LATEX[found.group()], _in_a_line(text))
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    """A row; what ends the row before would take a bracket or a star at its start for its own."""
+    text = " & ".join(cells)
+    return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 
 
 def _latex_number(text: str) -> str:

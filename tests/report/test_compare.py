@@ -791,6 +791,28 @@ def test_the_latex_table_is_whole(make: Make, tmp_path: Path) -> None:
     assert r"$\pm$" in rows[1]
 
 
+@pytest.mark.parametrize("name", ["[x] {0.5}", "* & $%#_^~\\\\", "<a|b>"])
+def test_any_name_is_a_cell_of_latex_and_nothing_more(
+    make: Make, tmp_path: Path, name: str
+) -> None:
+    for seed in range(2):
+        make("plain", seed)
+    runs = find_runs([tmp_path / "runs"])
+    rows, _ = rows_of(runs)
+    rows[0].label = rows[0].name = name
+    made = latex(compare(rows))
+    (line,) = [one for one in made.splitlines() if one.endswith(r"\\") and "ham10000" in one]
+    # What ends the row before takes a bracket or a star for its own.
+    assert line[0] not in "[*"
+    (titles,) = [one for one in made.splitlines() if one.startswith("method & ")]
+    assert len(re.findall(r"(?<!\\)&", line)) == titles.count("&")
+    bare = re.sub(r"\\[\\{}&$%#_]", "", made)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert "#" not in bare
+    assert bare.count("%") == 1, "the comment of the first line"
+
+
 def test_the_markdown_table_has_cells_for_every_column(make: Make, tmp_path: Path) -> None:
     two_methods(make)
     make("c", settings={"client": {"pattern": "x|`y`"}})

@@ -183,8 +183,8 @@ def _sortable(key: float | str | None) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A name as HTML that may be broken where it has a joint."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._=/-])", harmless(name)))
+    """A name as HTML that may be broken where it has a joint, but in no number (0.01, 1e-4)."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_=/])|(?<=[.-])(?!\d)", harmless(name)))
 
 
 def _json(value: Any) -> str:
