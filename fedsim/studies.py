@@ -23,6 +23,7 @@ from fedsim.scenario import Scenario, load
 from fedsim.sweeping.cells import fingerprints, plan, require_cells, require_number
 from fedsim.sweeping.epsilons import CurveCell, plan_curve
 from fedsim.sweeping.scheduler import Sweep
+from fedsim.ticking import Ticker
 
 if TYPE_CHECKING:
     import pandas
@@ -127,7 +128,8 @@ def prepared_sweep(
 ) -> Sweep:
     """The cells, all validated, with their data prepared; see `fedsim.sweeping.cells.plan`."""
     require_jobs(jobs)
-    cells = plan(sources, axes, seeds, common)
+    tell = Ticker("reading the settings of the cells", quiet=console.quiet)
+    cells = plan(sources, axes, seeds, common, tell)
     require_cells(cells)
     data = fingerprints(cells, console.preparing)
     return Sweep(cells, data, runs, console, jobs, verbose)

@@ -130,6 +130,7 @@ def plan(
     words: Sequence[str],
     seeds: Sequence[int] = (),
     common: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Cell]:
     """The cells, in the order of the command line, each once; all of them validated.
 
@@ -138,6 +139,7 @@ def plan(
         words: "key=v1,v2", the axes.
         seeds: the seeds; empty: each scenario's own.
         common: "key=value" words that hold for every cell.
+        progress: is told how many combinations of how many are read.
 
     Raises:
         InputError: with all problems of all cells.
@@ -161,7 +163,12 @@ def plan(
     require_number(len(sources) * math.prod(map(len, axes)) * max(len(seeds), 1))
     varying = [axis for axis in axes if len(axis) > 1]
     loaded = []
-    for source, overrides in itertools.product(sources, itertools.product(*axes)):
+    combinations = len(sources) * math.prod(map(len, axes))
+    for count, (source, overrides) in enumerate(
+        itertools.product(sources, itertools.product(*axes))
+    ):
+        if progress is not None:
+            progress(count, combinations)
         try:
             loaded.append((source, overrides, load(source, [*overrides, *common])))
         except InputError as error:

@@ -24,6 +24,7 @@ from fedsim.sweeping.capacity import cores_of, expected_mb
 from fedsim.sweeping.cells import Cell, Standing, runs_of, standing
 from fedsim.sweeping.entries import Entry, Record, duration, error_of, score
 from fedsim.sweeping.signals import Signals
+from fedsim.ticking import Ticker
 
 _POLL_SECONDS = 0.2
 _LOOK_AGAIN_SECONDS = 2.0  # at cells that another process runs
@@ -68,7 +69,11 @@ class Sweep:
 
     def forecast(self) -> list[tuple[Entry, Standing]]:
         """What would be done with each cell."""
-        return [(entry, self._standing(entry)) for entry in self.entries]
+        tell, found = Ticker("looking for runs of the cells", quiet=self._console.quiet), []
+        for count, entry in enumerate(self.entries):
+            tell(count, len(self.entries))
+            found.append((entry, self._standing(entry)))
+        return found
 
     def run(self) -> int:
         """Run what is missing; the exit code.
@@ -112,7 +117,9 @@ class Sweep:
     # --- starting ------------------------------------------------------------------------------
 
     def _skip_what_is_done(self) -> None:
-        for entry in self._with("waiting"):
+        tell = Ticker("looking for runs of the cells", quiet=self._console.quiet)
+        for count, entry in enumerate(self._with("waiting")):
+            tell(count, len(self.entries))
             found = self._standing(entry)
             if found.action == "done":
                 self._skip(entry, found)
