@@ -104,7 +104,7 @@ def lines(name: str, cost: Estimate, seeds: int) -> list[str]:
     several = f", for each of {seeds} seeds" * (seeds > 1)
     found = [
         f"{name}: {cost.rounds} round(s) of {cost.clients} client(s){several}",
-        f"  traffic   up {cost.mb_up:.3f} MB, down {cost.mb_down:.3f} MB",
+        f"  traffic   about {cost.mb_up:.3f} MB up, {cost.mb_down:.3f} MB down",
     ]
     found += [f"  privacy   {cost.epsilon}"] if cost.epsilon else []
     return [

@@ -374,8 +374,9 @@ def test_ls_show_cp_plugins_data(typed: Typed, tmp_path: Path) -> None:
     assert {"isic_noniid_gdd", "isic_noniid_fedavg"} <= {
         line.split()[0] for line in out.splitlines()
     }
-    code, _, _ = typed("cp", "isic_noniid_gdd", "mine.yaml")
+    code, out, _ = typed("cp", "isic_noniid_gdd", "mine.yaml")
     assert code == 0
+    assert "its name is still isic_noniid_gdd" in out
     assert (tmp_path / "mine.yaml").read_text() == typed("show", "isic_noniid_gdd")[1]
     code, out, _ = typed("plugins")
     assert code == 0

@@ -328,7 +328,7 @@ def test_a_failing_cell_stops_no_other_and_what_is_done_is_left_alone(typed: Typ
     assert out.splitlines()[-2:] == ["fedsim compare runs/tiny", f"page: {page}"]
     assert page.with_suffix(".json").is_file()
     assert typed("report", str(page.with_suffix(".json")), "--together")[1:] == (
-        f"all together: {page}\n",
+        f"page: {page}\n",
         "",
     )
     (record,) = records(Path("runs"))

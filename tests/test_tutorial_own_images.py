@@ -38,7 +38,7 @@ def test_the_page_from_its_first_line_to_its_last(desk: Path) -> None:
         expected = "\n".join(command.expected).replace("folder from ...", "...").splitlines()
         assert re.fullmatch(pattern(expected), output), output
         tried += 1
-    assert tried == 5
+    assert tried == 6
     assert next(commands, None) is None
     page = Path("runs/my-images/latest/report/index.html")
     assert page.stat().st_size > 10_000

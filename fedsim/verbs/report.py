@@ -81,7 +81,7 @@ def _report(arguments: argparse.Namespace) -> int:
         for line in record.missing:
             say(f"  not in the folder: {line}")
     if written:
-        say(f"all together: {out or place_for(named)}")
+        say(f"page: {out or place_for(named)}")
     elif together:
         say("no page for all: no run is finished and whole")
     # Each run's own page has been refused with more words than the comparison has for it.

@@ -112,7 +112,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cp(arguments: argparse.Namespace) -> int:
-    from fedsim import scenario
+    from fedsim import scenario, yaml_lines
 
     text = scenario.standalone(arguments.name)
     if arguments.file.exists():
@@ -122,6 +122,9 @@ def _cp(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"cannot write {arguments.file}: {error.strerror}") from error
     say(f"{arguments.file}: edit it, then type: fedsim run {_as_typed(arguments.file)}")
+    name = yaml_lines.read(text, str(arguments.file)).values.get("name")
+    if name is not None and name != arguments.file.stem:
+        say(f"its name is still {name}, and so is the folder of its runs: change `name:`, too")
     return EXIT_DONE
 
 

@@ -43,12 +43,13 @@ def _start(arguments: argparse.Namespace) -> int:
     write_whole(out, made.text.encode())
     file = shlex.quote(str(out))
     say(f"\nwrote {out}: {planned_line(made)}\nnext, type:")
-    for verb, what in (
-        ("data show", "who holds what, as a table and a picture"),
-        ("check", "everything is right, and one tiny round runs"),
-        ("run", "about a minute; a page with the result at the end"),
+    for command, what in (
+        (f"data show {file}", "who holds what, as a table and a picture"),
+        (f"check {file}", "everything is right, and one tiny round runs"),
+        (f"run {file}", "about a minute; a page with the result at the end"),
+        ("predict RUN FILE", "then: what its model says of other files; RUN is the run's folder"),
     ):
-        say(f"  {f'fedsim {verb} {file}':<38}  {what}")
+        say(f"  {f'fedsim {command}':<38}  {what}")
     return EXIT_DONE
 
 

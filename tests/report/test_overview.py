@@ -275,7 +275,7 @@ def test_the_page_names_what_it_leaves_out(
     (damaged / "summary.json").write_text("{")
     assert main(["report", str(tmp_path / "runs"), "--together"]) == 2
     out = capsys.readouterr()
-    assert f"all together: {tmp_path / 'runs' / 'index.html'}" in out.out
+    assert f"page: {tmp_path / 'runs' / 'index.html'}" in out.out
     assert str(damaged / "summary.json") in out.err
     page = (tmp_path / "runs" / "index.html").read_text()
     assert "a/failed: failed, left out" in page
@@ -332,9 +332,9 @@ def test_the_page_lies_in_the_folder_that_was_named_or_where_one_says(
     monkeypatch.chdir(tmp_path)
     words = [str(path.relative_to(tmp_path)) for path in (first, second)]
     assert main(["report", *words, "--together"]) == 0
-    assert capsys.readouterr().out == "all together: runs/index.html\n"
+    assert capsys.readouterr().out == "page: runs/index.html\n"
     assert main(["report", "runs/a", "--together", "--out", "mine.html"]) == 0
-    assert capsys.readouterr().out == "all together: mine.html\n"
+    assert capsys.readouterr().out == "page: mine.html\n"
     assert main(["report", "runs", "--together", "--baseline", "b"]) == 0
     page = Path("runs/index.html").read_text()
     assert re.search(r'<option value="1" selected>b</option>', page)
@@ -371,7 +371,7 @@ def test_each_run_has_its_page_besides_and_one_run_has_no_other(
     *each, last = capsys.readouterr().out.splitlines()
     assert each == [str(runs / "tiny" / name / "report" / "index.html") for name in ("one", "two")]
     assert all(Path(one).is_file() for one in each)
-    assert last == f"all together: {runs / 'index.html'}"
+    assert last == f"page: {runs / 'index.html'}"
     page = (runs / "index.html").read_text()
     assert "Generated stand-in images" in page
     assert "a newer run has its seed 0" in page
@@ -396,7 +396,7 @@ def test_runs_of_a_sweep_that_are_gone_are_named(
     record.write_text(json.dumps({"cells": [*cells, {"run": None}]}))
     assert main(["report", str(record), "--together"]) == 2
     out = capsys.readouterr()
-    assert f"all together: {record.with_suffix('.html')}" in out.out
+    assert f"page: {record.with_suffix('.html')}" in out.out
     assert "gone: is gone, or no run folder" in out.err
 
 

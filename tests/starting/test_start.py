@@ -60,7 +60,9 @@ def test_it_says_what_it_found(own: str) -> None:
     ):
         assert said in own
     commands = [line.split("  ")[1] for line in own.splitlines() if line.startswith("  fedsim ")]
-    assert commands == [f"fedsim {verb} experiment.yaml" for verb in ("data show", "check", "run")]
+    verbs = ("data show", "check", "run")
+    here = [f"fedsim {verb} experiment.yaml" for verb in verbs]
+    assert commands == [*here, "fedsim predict RUN FILE"]
 
 
 def test_the_file_is_what_was_said(own: str, desk: Path) -> None:

@@ -141,11 +141,11 @@ def oblique(spacing: tuple[float, float, float], degrees: float = 20.0) -> NDArr
 
 @pytest.fixture(scope="session")
 def volumes(home: Path) -> Path:
-    """Twelve volumes with masks, half of them askew NIfTI files, half MetaImages; a scenario."""
+    """28 volumes with masks, half of them askew NIfTI files, half MetaImages; a scenario."""
     root, draws = home / "volumes", np.random.default_rng(1)
     root.mkdir()
     rows = [("image", "mask", "group", "site")]
-    for number in range(12):
+    for number in range(28):
         shape = (32 + number % 3, 32 + number % 4, 5 + number % 2)
         places = np.indices(shape) - np.array(shape)[:, None, None, None] / 2
         far = np.sqrt((places**2 / np.array([9, 9, 2.0])[:, None, None, None] ** 2).sum(axis=0))
@@ -154,7 +154,7 @@ def volumes(home: Path) -> Path:
         if number % 2 == 0:
             names = f"case-{number:02d}.nii.gz", f"outline-{number:02d}.nii.gz"
             for name, array in zip(names, (image, mask), strict=True):
-                made = nibabel.nifti1.Nifti1Image(array, oblique((0.8, 1.1, 3.5), 5.0 * number))
+                made = nibabel.nifti1.Nifti1Image(array, oblique((0.8, 1.1, 3.5), 5.0 * (number % 12)))
                 nibabel.save(made, root / name)
         else:
             names = f"case-{number:02d}.mha", f"outline-{number:02d}.mha"
@@ -162,7 +162,7 @@ def volumes(home: Path) -> Path:
                 made_by_itk = sitk.GetImageFromArray(array.transpose(2, 1, 0))
                 made_by_itk.SetSpacing((0.8, 1.1, 3.5))
                 made_by_itk.SetOrigin((4.5, -6.0, 12.5))
-                made_by_itk.SetDirection(turned(7.0 * number).ravel().tolist())
+                made_by_itk.SetDirection(turned(7.0 * (number % 12)).ravel().tolist())
                 sitk.WriteImage(made_by_itk, str(root / name))
         rows.append((*names, f"patient-{number}", "here"))
     with (root / "table.csv").open("w", newline="") as file:

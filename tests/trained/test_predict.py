@@ -153,8 +153,8 @@ def test_masks_overlap_the_truth_as_the_run_counted(segmenter: Trained, suffix: 
     stored = np.load(segmenter.folder / "overlaps.npz")["overlaps"][0]
     model = load_model(segmenter.folder)
     chosen = [i for i, path in enumerate(segmenter.files) if path.name.endswith(suffix)]
-    assert len(chosen) >= 3
-    for i in chosen:
+    assert len(chosen) >= EACH
+    for i in chosen[:EACH]:
         found = model.segment(segmenter.files[i])
         truth = read_volume(outline(segmenter.files[i]), canonical=False)
         np.testing.assert_allclose(found.labels.affine, truth.affine, atol=1e-9)
