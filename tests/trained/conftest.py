@@ -154,7 +154,9 @@ def volumes(home: Path) -> Path:
         if number % 2 == 0:
             names = f"case-{number:02d}.nii.gz", f"outline-{number:02d}.nii.gz"
             for name, array in zip(names, (image, mask), strict=True):
-                made = nibabel.nifti1.Nifti1Image(array, oblique((0.8, 1.1, 3.5), 5.0 * (number % 12)))
+                made = nibabel.nifti1.Nifti1Image(
+                    array, oblique((0.8, 1.1, 3.5), 5.0 * (number % 12))
+                )
                 nibabel.save(made, root / name)
         else:
             names = f"case-{number:02d}.mha", f"outline-{number:02d}.mha"
