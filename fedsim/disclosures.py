@@ -59,6 +59,10 @@ def _of_clients(scenario: Scenario, federation: Federation, plan: PrivacyPlan) -
         items.append("what clients keep from round to round, without noise (checkpoint/)")
         items.append("updates of the clients, to the server, which is trusted with them")
         items.append("training metrics of each client, as the server saw them (rounds.jsonl)")
+    if scenario.federation.local is not None:
+        items.append("each client's own model, and its scores (models/, rounds.jsonl, checkpoint/)")
+        if plan.unit == "client":
+            items.append("what stays of a model at its client, trained without noise (models/)")
     if plan.most_records > 1:
         items.append(f"largest number of records of one {UNIT_NAMES['patient']} (run.json)")
     if scenario.evaluation.on_clients:

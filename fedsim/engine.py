@@ -52,6 +52,7 @@ from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
 from fedsim.scenario_checks import refused_for_clients
 from fedsim.schema import Privacy
+from fedsim.sharing import Sharing, sharing_of
 from fedsim.strategy import Server, Strategy
 
 
@@ -326,13 +327,18 @@ def worker_count(scenario: Scenario, clients: int) -> int:
 
 
 def buffers_of(
-    model: torch.nn.Module, strategy: FlowerStrategy, privacy: PrivacyPlan | None
+    model: torch.nn.Module,
+    strategy: FlowerStrategy,
+    privacy: PrivacyPlan | None,
+    sharing: Sharing | None = None,
 ) -> Buffers:
     """What of the model goes past the strategy, averaged with the strategy's own weights."""
+    if sharing is not None and privacy is not None:
+        sharing = sharing.in_private(model)
     weighted = getattr(strategy, "weighted_by_key", "num-examples")
     if getattr(strategy, "weighting", "samples") == "uniform":
         weighted = None
-    roles = roles_of(model, getattr(strategy, "arrayrecord_key", "arrays"))
+    roles = roles_of(model, getattr(strategy, "arrayrecord_key", "arrays"), sharing)
     return Buffers(roles, privacy is None, weighted)
 
 
@@ -360,8 +366,10 @@ def engine(
         board_path = Path(temporary) / "progress"
         board = Board(board_path, len(names), create=True)
         arrays = first_arrays(scenario, task, seed)
-        buffers = buffers_of(model, strategy, privacy)
+        buffers = buffers_of(model, strategy, privacy, sharing_of(scenario, model))
         buffers.begin(arrays)
+        if folder is not None and (told := buffers.told()):
+            console.line(told)
         noise = None
         if privacy is not None:
             digest = run_digest(scenario, seed, federation, arrays, privacy)
@@ -383,6 +391,7 @@ def engine(
             privacy if at_clients else None,
             noise if at_clients else None,
             buffers.roles,
+            buffers.stays,
         )
 
         traffic: list[dict[str, Any]] = []

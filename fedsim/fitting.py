@@ -80,6 +80,28 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
     return wrong
 
 
+def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
+    """Why no rule on what travels of a model makes sense with these plugins; "" where one does.
+
+    Args:
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    for group, role in (("strategies", "strategy"), ("clients", "client method")):
+        name, factory = found.get(group, ("", None))
+        one_shot, payload = getattr(_class_of(factory), "one_shot", False), payload_of(factory)
+        if one_shot is True or payload == "images":
+            return (
+                f"with {role} {name!r} no model travels: clients send {_PAYLOADS['images']}; for "
+                "one that does type strategy.name=fedavg and a client method that trains it"
+            )
+        if payload == "nothing":
+            return (
+                f"with {role} {name!r} no model travels: each client trains its own; leave the "
+                "key out, or type strategy.name=fedavg and a client method that sends its model"
+            )
+    return ""
+
+
 def _class_of(factory: Any) -> type | None:
     while isinstance(factory, functools.partial):
         factory = factory.func

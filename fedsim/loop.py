@@ -134,7 +134,12 @@ class Rounds:
     @property
     def has_global_model(self) -> bool:
         """Whether there is one model, and not one a client."""
-        return not (isinstance(self.strategy, Strategy) and self.strategy.local)
+        return not self._averages_nothing and not self.buffers.roles.local
+
+    @property
+    def _averages_nothing(self) -> bool:
+        """Whether clients share nothing of their models."""
+        return isinstance(self.strategy, Strategy) and self.strategy.local
 
     @property
     def learned(self) -> bool:
@@ -159,7 +164,8 @@ class Rounds:
         self._require_fitting(checkpoint)
         self.finished, self.seconds_before = checkpoint.round, checkpoint.seconds
         self.arrays = flower.tensor_record(checkpoint.arrays)
-        self.selected = [flower.tensor_record(arrays) for arrays in checkpoint.selected]
+        selected = [flower.tensor_record(arrays) for arrays in checkpoint.selected]
+        self.selected = [self.buffers.like(self.arrays, one) for one in selected]
         self.metrics, self._best = checkpoint.loop["metrics"], checkpoint.loop["best"]
         self.failed = checkpoint.loop["failed"]
         self._returned_nothing = checkpoint.loop.get("returned_nothing")
@@ -304,7 +310,7 @@ class Rounds:
             arrays = self.buffers.restored(arrays)
             self._check(arrays, number)
             self.arrays = arrays
-        if self.has_global_model and replies.read:
+        if not self._averages_nothing and replies.read:
             self._returned_nothing = arrays is None and self._returned_nothing is not False
             if self._returned_nothing and number == self.scenario.rounds:
                 raise RunError(
@@ -353,6 +359,8 @@ class Rounds:
         if self.has_global_model:
             return [self.arrays]
         states = self.grid.states().values()
+        if not self._averages_nothing:
+            return [self.buffers.of_client(self.arrays, state) for state in states]
         return [state.array_records.get("arrays", self.arrays) for state in states]
 
     def _score(self, number: int, heard: dict[str, dict[str, Any]], final: bool = False) -> Scores:

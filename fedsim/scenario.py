@@ -108,7 +108,7 @@ def load(
     scenario._path = text.path
     scenario._places = {
         (*block, *map(str, below)): str(place)
-        for block in Scenario.blocks
+        for block in (("federation",), *Scenario.blocks)
         for below, place in document.places_below(block).items()
     }
     return scenario

@@ -29,6 +29,8 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch")}
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 _CLIENTS = ("federation", "clients")
+# The keys that say what of a model travels -> what they are where nothing is said.
+_SHARING = ((("federation", "local"), None), (("model", "trainable"), "all"))
 
 Problems = list[tuple[Place, str]]
 """What is wrong, each with where it was written."""
@@ -173,7 +175,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
 
 def _check_pairs(document: Document, registry: Registry) -> Problems:
     """Plugins that are right, each for itself, and do not go together."""
-    from fedsim.fitting import misfits
+    from fedsim.fitting import misfits, without_travelling_model
 
     paths = {group: path for path, (group, _) in Scenario.blocks.items()}
     found = {
@@ -181,10 +183,17 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         for group, path in paths.items()
         if isinstance(name := document.get((*path, "name")), str)
     }
-    return [
+    problems = [
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
         for group, why in misfits(registry, found).items()
     ]
+    if why := without_travelling_model(found):
+        problems += [
+            (document.place(path), f"{dotted(path)}: {why}")
+            for path, unused in _SHARING
+            if document.get(path, unused) != unused
+        ]
+    return problems
 
 
 def _check_block(

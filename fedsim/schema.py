@@ -47,6 +47,9 @@ def _not_default(name: str) -> str:
     return name
 
 
+Patterns = Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+"""Names of a model's state, as a shell's patterns (`fedsim.sharing`)."""
+
 ProfileName = Annotated[StrictStr, AfterValidator(_not_default)]
 
 
@@ -170,6 +173,8 @@ class Federation(Block):
         partition: a partition plugin.
         labels: of volumes, who outlines which structures; None: every client outlines all.
         appearance: of volumes, client name -> how its own look; scores are of the data as they are.
+        local: what of the model stays at each client, which has its own: normalisation layers, the
+            last layers, or what patterns of names match; None: the clients share all of it.
     """
 
     clients: Count | None = None
@@ -177,12 +182,20 @@ class Federation(Block):
     partition: PluginBlock = PluginBlock(name="iid")
     labels: Labels | None = None
     appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
+    local: Literal["norm", "head"] | Patterns | None = None
 
 
 class Model(PluginBlock):
-    """A model plugin; `init` is a file with its first weights, or None."""
+    """A model plugin.
+
+    Attributes:
+        init: a file with its first weights, or None.
+        trainable: what of it is trained: all, the last layers, or what patterns of names match. The
+            rest stays as it was at first, and does not travel.
+    """
 
     init: StrictStr | None = None
+    trainable: Literal["all", "head"] | Patterns = "all"
 
 
 class External(Block):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, MessageType
+from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fedsim.buffers import Roles, receive, withhold
@@ -49,6 +49,7 @@ class Job:
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
+        stays: the first arrays of what of the model does not travel.
     """
 
     scenario: Scenario
@@ -62,6 +63,7 @@ class Job:
     privacy: PrivacyPlan | None = None
     noise: Noise | None = None
     roles: Roles = field(default_factory=Roles)
+    stays: ArrayRecord = field(default_factory=ArrayRecord)
 
     @property
     def names(self) -> list[str]:
@@ -191,14 +193,16 @@ class Worker:
         if threads != wanted:
             torch.set_num_threads(wanted)
         client, process = int(context.node_config["partition-id"]), os.getpid()
-        receive(self.job.roles, message.content, context.state)
+        receive(self.job.roles, message.content, context.state, self.job.stays)
+        trains = message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
             with isolated(self._streams.sequence("client-global", round, client)):
                 reply = self._app(message, context)
             if reply.has_content():
-                withhold(self.job.roles, reply.content)
-            if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
+                kept = context.state if trains else None
+                withhold(self.job.roles, reply.content, kept, self.job.stays)
+            if trains:
                 self._require_planned_releases()
         finally:
             if os.getpid() != process:

@@ -14,6 +14,7 @@ from fedsim.errors import InputError
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
+from fedsim.sharing import freeze, sharing_of
 
 if TYPE_CHECKING:
     from fedsim.client import Task
@@ -25,7 +26,8 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
     """Construct the scenario's model for this task; it initialises from torch's global state.
 
     Raises:
-        InputError: the model's constructor refuses a parameter, or does not make a module.
+        InputError: the model's constructor refuses a parameter, or does not make a module; or the
+            scenario's rules on what travels do not go with it.
     """
     block = scenario.model
     model = construct(
@@ -33,7 +35,8 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
         block.parameters,
         **task.model_arguments,
     )
-    return require_module(model, block.name)
+    model = require_module(model, block.name)
+    return freeze(model, sharing_of(scenario, model))
 
 
 def require_module(model: object, name: str) -> torch.nn.Module:

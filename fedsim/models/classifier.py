@@ -15,9 +15,11 @@ class Classifier(nn.Module):
     Attributes:
         features: images float32 [N, in_channels, H, W] -> embedding [N, D].
         classifier: embedding [N, D] -> logits [N, num_classes].
+        head: the last layer's path.
     """
 
     made_for: ClassVar[str] = "images"
+    head: ClassVar[str] = "classifier"
 
     features: nn.Sequential
     classifier: nn.Linear

@@ -42,6 +42,8 @@ class DynUNet(nn.Module):
     """
 
     made_for: ClassVar[str] = "volumes"
+    head: ClassVar[tuple[str, ...]] = ("network.output_block", "network.deep_supervision_heads")
+    """The layers that give logits, at full and at lower resolutions."""
 
     def __init__(
         self,

@@ -38,6 +38,8 @@ class UNet(nn.Module):
     """
 
     made_for: ClassVar[str] = "volumes"
+    head: ClassVar[str] = "network.model.2"
+    """The last block, which gives the logits at full resolution."""
 
     def __init__(
         self,

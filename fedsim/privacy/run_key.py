@@ -16,6 +16,7 @@ from fedsim import __version__, flower, yaml_lines
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.sources import sources
 from fedsim.registry import default_registry
+from fedsim.sharing import ALL
 
 if TYPE_CHECKING:
     from fedsim.federation import Federation
@@ -51,6 +52,10 @@ def run_digest(
     if values["privacy"] is not None:
         del values["privacy"]["audit"]
     values["data"]["root"] = values["model"]["init"] = None
+    # A scenario that does not use them has the noise that it had before there were such keys.
+    for block, key, unused in (("federation", "local", None), ("model", "trainable", ALL)):
+        if values[block][key] == unused:
+            del values[block][key]
     if values["evaluation"]["external"] is not None:
         values["evaluation"]["external"]["root"] = None
     found = hashlib.sha256()

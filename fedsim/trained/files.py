@@ -55,7 +55,7 @@ def write_models(
             seed=seed,
             run_id=run_id,
             data_source=federation.store.source,
-            private=_mechanism(privacy),
+            private=_mechanism(privacy, scenario),
             client=client,
         )
         # Not `ascontiguousarray`: it gives a scalar an axis.
@@ -78,7 +78,7 @@ def _encoded(values: Mapping[str, np.ndarray], about: About) -> bytes:
     return len(text).to_bytes(8, "little") + text + written[8 + length :]
 
 
-def _mechanism(privacy: PrivacyLedger | None) -> str:
+def _mechanism(privacy: PrivacyLedger | None, scenario: Scenario) -> str:
     """The mechanism, and what was spent: both are public."""
     if privacy is None:
         return ""
@@ -90,7 +90,9 @@ def _mechanism(privacy: PrivacyLedger | None) -> str:
     elif not found["certified"]:
         told = "" if claimed is None else f", epsilon {claimed:.3g} is claimed"
         worth = f"no guarantee{told}"
-    return f"{mechanism_name(privacy.plan)}, {worth}, of every {UNIT_NAMES[found['unit']]}"
+    bare = found["unit"] == "client" and scenario.federation.local is not None
+    part = "; what stays at the client was trained without noise" if bare else ""
+    return f"{mechanism_name(privacy.plan)}, {worth}, of every {UNIT_NAMES[found['unit']]}{part}"
 
 
 def read_about(path: Path) -> About:
