@@ -9,6 +9,7 @@ from typing import Any
 
 from fedsim.files import seen_from
 from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.runfolder import MODELS
 
 _NAMES = {
     "auc": "AUC",
@@ -38,6 +39,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     return [
         *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
+        *_own_models(summary["metrics"], folder),
         *filter(None, [positive_note(_positive(folder))]),
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
@@ -47,6 +49,21 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         f"run folder: {seen_from(here, folder)}",
         *([f"page: {seen_from(here, page)}"] if page.is_file() else []),
     ]
+
+
+def _own_models(metrics: Mapping[str, float | None], folder: Path) -> list[str]:
+    """That scores are means over the clients' own models, and what these do at home; or nothing."""
+    count = len(list((folder / MODELS).glob("*.safetensors")))
+    if count < 2:
+        return []
+    places = {"own": "at home", "others": "elsewhere"}
+    found = [
+        f"{_NAMES[name]} {value:.3f} {places[place]}"
+        for key, value in metrics.items()
+        for name, _, place in [key.partition("@")]
+        if name in _NAMES and place in places and value is not None
+    ]
+    return ["own models: means over " + ", ".join([f"{count} clients' models", *found])]
 
 
 def _positive(folder: Path) -> str | None:
