@@ -170,13 +170,14 @@ class _Rule:
             return found
         if self.value == HEAD:
             return self._head(model)
-        problems, found_all = [], set()
+        problems: list[str] = []
+        named: set[str] = set()
         for pattern in self.value:
-            found = {
+            matched = {
                 carrier for name, carrier in self.carriers.items() if fnmatchcase(name, pattern)
             }
-            found_all |= found
-            if not found:
+            named |= matched
+            if not matched:
                 problems.append(f"{pattern!r} matches no name{self._nearest(pattern)}")
         if problems:
             count = len(set(self.carriers.values()))
@@ -185,7 +186,7 @@ class _Rule:
                 f"patterns are those of a shell (* ? []), on the whole of a name; the model "
                 f"{self.scenario.model.name!r} has {count} names",
             )
-        return frozenset(found_all)
+        return frozenset(named)
 
     def refusal(self, why: str | list[str], hint: str) -> InputError:
         """The error, at the place where the key is written."""

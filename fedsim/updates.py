@@ -86,8 +86,8 @@ def _decoded(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]]:
 
 def _staying(content: RecordDict) -> frozenset[str]:
     """The names of what the worker added to the received model."""
-    found = content.config_records.get(STAYS, {})
-    return frozenset(cast(list[str], found.get("names", [])))
+    found = content.config_records.get(STAYS)
+    return frozenset() if found is None else frozenset(cast(list[str], found["names"]))
 
 
 def _codec(content: RecordDict) -> Codec | None:

@@ -53,9 +53,9 @@ def run_digest(
         del values["privacy"]["audit"]
     values["data"]["root"] = values["model"]["init"] = None
     # A scenario that does not use them has the noise that it had before there were such keys.
-    for block, key, unused in (("federation", "local", None), ("model", "trainable", ALL)):
-        if values[block][key] == unused:
-            del values[block][key]
+    for part, key, unused in (("federation", "local", None), ("model", "trainable", ALL)):
+        if values[part][key] == unused:
+            del values[part][key]
     if values["evaluation"]["external"] is not None:
         values["evaluation"]["external"]["root"] = None
     found = hashlib.sha256()
