@@ -16,7 +16,6 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsim import flower
 from fedsim.console import Console
 from fedsim.costing import Estimate, disk_mb, folder_mb, machine, memory_mb
-from fedsim.data.store import Store
 from fedsim.disclosures import released_without_privacy
 from fedsim.engine import (
     build_strategy,
@@ -55,7 +54,6 @@ from fedsim.report.page import write_report
 from fedsim.report.text import positive_note
 from fedsim.runfolder import SCHEMA_VERSION, RunFolder, environment, now
 from fedsim.scenario import Scenario, activate_plugins, load
-from fedsim.segmentation.task import SegmentationTask
 from fedsim.trained.card import write_card
 from fedsim.trained.files import write_models
 
@@ -162,6 +160,7 @@ def execute(scenario: Scenario, seed: int, runs: Path, console: Console) -> Resu
             "name": scenario.data.name,
             **federation.describe(count_classes=privacy is None),
         },
+        "task": federation.task.facts.record(),
         "privacy": describe(privacy) if privacy else None,
         "unit_from": None if privacy is None else "data" if by_data else "scenario",
         "released_without_privacy": released_without_privacy(
@@ -303,7 +302,7 @@ def _go(
                 summary = _finish(federation, rounds, folder, record)
                 if attacked is not None:
                     summary = _audit(*attacked, seed, folder, console)
-                if is_one_shot(strategy):
+                if is_one_shot(strategy) and federation.task.compares_images:
                     _leakage(federation, rounds, folder, console, Streams(seed))
             status = "done"
         except KeyboardInterrupt as interrupt:
@@ -379,30 +378,28 @@ def _external_scores(federation: Federation, rounds: Rounds) -> dict[str, float 
     return {f"external_{name}": value for name, value in mean_scores(found).items()}
 
 
-def _overlays(
-    federation: Federation,
-    rounds: Rounds,
-    folder: RunFolder,
-    counts: np.ndarray,
-    task: SegmentationTask,
+def _pictures(
+    federation: Federation, rounds: Rounds, folder: RunFolder, predicted: np.ndarray
 ) -> None:
-    """Draw typical test cases with truth and prediction; of the first model, if there are many.
+    """Draw what the model makes of test records; the first model, if there are many.
 
     A picture that fails does not fail a finished run.
     """
-    from fedsim.report.overlays import overlays, save_overlays
-
     model = rounds.server.new_model()
     flower.load_state(model, rounds.selected[0])
     owner = "" if rounds.has_global_model else f", model of {rounds.server.names[0]}"
-    title = f"{rounds.scenario.name}{owner}: typical test cases"
     try:
-        cases = overlays(model, federation.view("test"), counts, task, rounds.server.device)
-        save_overlays(
-            folder.path / "segmentation", cases, task.structures, title, rounds.server.note
+        federation.task.pictures(
+            folder.path,
+            model,
+            federation.view("test"),
+            predicted,
+            rounds.server.device,
+            title=f"{rounds.scenario.name}{owner}",
+            note=rounds.server.note,
         )
     except Exception as error:
-        rounds.console.line(f"no overlays: {one_line(error)}")
+        rounds.console.line(f"no pictures of test records: {one_line(error)}")
 
 
 def _leakage(
@@ -521,7 +518,7 @@ def _data_line(scenario: Scenario, federation: Federation) -> str:
         origin = f"EMBEDDED STAND-IN for {scenario.data.name} (generated images, not real data)"
     else:
         origin = f"{scenario.data.name} from {store.root}"
-    things = "images" if isinstance(store, Store) else "cases"
+    things = federation.task.things
     told = positive_note(federation.task.positive, getattr(store, "positive_rule", ""))
     return "; ".join(
         filter(None, (origin, f"{len(federation.train)} clients", f"{things}: {sizes}", told))
@@ -553,9 +550,8 @@ def _finish(
             f"NOTHING LEARNED: after {rounds.finished} round(s) the model has the very bits that "
             "the run began with"
         )
-    task: object = federation.task
-    if isinstance(task, SegmentationTask):
-        _overlays(federation, rounds, folder, predicted[0], task)
+    if federation.task.pictures_told:
+        _pictures(federation, rounds, folder, predicted[0])
     up, down = rounds.ledger.total_megabytes()
     summary = {
         "metrics": rounds.metrics | external,

@@ -16,7 +16,6 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from fedsim import flower
-from fedsim.client import Task
 from fedsim.console import Console
 from fedsim.engine import build_strategy, engine, is_one_shot, privacy_plan, with_unit
 from fedsim.errors import FedsimError, InputError
@@ -58,7 +57,7 @@ def subject_of(scenario: Scenario, federation: Federation, plan: PrivacyPlan, se
     client, bound = plan.clients[name], _claim(plan, name)
     trained = _Trained(scenario, federation, plan, name, seed)
     by_record = plan.unit == "record"
-    scored = by_record and not trained.one_shot and type(federation.task) is Task
+    scored = by_record and not trained.one_shot and federation.task.gives_probabilities
     return Subject(
         name=scenario.name,
         mechanism=client.mechanism,

@@ -9,8 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -18,87 +17,11 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.randomness import Streams, as_int
+from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
     from fedsim.data.views import View
     from fedsim.privacy.releases import Releases
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be learned: the shape of the data, the same at all sites.
-
-    Attributes:
-        classes: class names in label order.
-        in_channels: channels of an image.
-        image_size: height and width in pixels.
-    """
-
-    classes: tuple[str, ...]
-    in_channels: int
-    image_size: int
-    headline: ClassVar[str] = "auc"
-    """The metric that models are chosen by on validation records."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def positive(self) -> str | None:
-        """Of two classes the positive one, which is the second; None for more."""
-        return self.classes[1] if self.num_classes == 2 else None
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one record as a model sees it: channels, height, width."""
-        return self.in_channels, self.image_size, self.image_size
-
-    @property
-    def model_arguments(self) -> dict[str, Any]:
-        """What a model's constructor is given beside the scenario's parameters."""
-        return {
-            "num_classes": self.num_classes,
-            "in_channels": self.in_channels,
-            "image_size": self.image_size,
-        }
-
-    def open_store(self, folder: Path) -> Any:
-        """The prepared data in a folder."""
-        from fedsim.data.store import Store
-
-        return Store.open(folder, checked=True)
-
-    def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
-        """The records at these positions: as a client has them, or as a scorer needs them."""
-        from fedsim.data.views import View
-
-        return View(store, positions)
-
-    def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:
-        """What a model says of a view, enough to score it: class probabilities [n, classes]."""
-        from fedsim.evaluation import predict
-
-        return predict(model, view, device)
-
-    def score(
-        self, predicted: np.ndarray, view: Any, per_site: bool = False
-    ) -> dict[str, float | None]:
-        """Metrics of what `predict` gave."""
-        from fedsim.evaluation import score
-
-        return score(predicted, view, per_site=per_site)
-
-    def predictions(self, predicted: np.ndarray, view: Any) -> tuple[str, dict[str, np.ndarray]]:
-        """The file of a run folder, and its arrays, for predictions [models, ...] of a view."""
-        arrays = {
-            "labels": view.labels.numpy(),
-            "records": view.indices,
-            "groups": view.groups,
-            "probabilities": predicted,
-        }
-        return "predictions.npz", arrays
 
 
 @dataclass
@@ -110,7 +33,7 @@ class Site:
         name: name of the site.
         round: the current round, from 1.
         rounds: how many the run has.
-        task: shape of the data.
+        task: what is learned.
         train, val: the site's records of the training and validation split.
         state: what the client keeps between rounds; the driver owns it.
         device: where to compute.
@@ -155,7 +78,8 @@ class Client(ABC):
     """What it sends: "arrays" (a model), "images" (with labels), "nothing" (it keeps its own
     model); "": not declared. A strategy that declares another is refused."""
     made_for: ClassVar[str] = ""
-    """The data it learns from: "images" (to classify), "volumes" (to segment); "": not declared."""
+    """The task that it learns, by the task's own `made_for`: "images" (to classify), "volumes" (to
+    segment), or another package's; "": not declared."""
 
     @property
     def releases(self) -> tuple[str, ...]:

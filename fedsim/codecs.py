@@ -64,7 +64,7 @@ def encode_images(images: Tensor, codec: Codec) -> NDArray[Any]:
     if wrong:
         raise ValueError(f"{wrong} of {images.numel()} values of the images are not finite.")
     if codec == "uint8":
-        return (_intensities(images).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        return (intensities(images).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     if codec == "float16":
         return images.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16).numpy()
     return images.to(torch.float32).contiguous().numpy().copy()
@@ -94,7 +94,7 @@ def clipped_fraction(images: Tensor) -> float:
     Args:
         images: float32 [N, 3, H, W], normalised.
     """
-    grey = _intensities(images.detach()) * 255
+    grey = intensities(images.detach()) * 255
     return float(((grey < -0.5) | (grey > 255.5)).float().mean()) if grey.numel() else 0.0
 
 
@@ -186,7 +186,7 @@ def _standardise(grey: Tensor) -> Tensor:
     return grey.float().div_(255).sub_(mean).div_(std)
 
 
-def _intensities(images: Tensor) -> Tensor:
+def intensities(images: Tensor) -> Tensor:
     """Normalised [N, 3, H, W] -> intensities; 0 to 1 is what a picture can hold."""
     _require_colour(images)
     mean, std = _statistics(images.device)

@@ -36,7 +36,7 @@ def compare(
     Args:
         runs: results, run folders, or folders of runs such as "runs".
         baseline: the row to take differences from, by label; by default the first.
-        reach: adds the megabytes until the test score was first this high, between 0 and 1.
+        reach: adds the megabytes until the test score was first this good, such as 0.75.
         bandwidth: adds the seconds on the wire at so many Mbit a second.
         latency: milliseconds of each message, with `bandwidth`.
         sites: adds the score on each site's test records.
@@ -131,9 +131,8 @@ def load_runs(*places: str | Path | Result, paths: bool = False) -> pandas.DataF
 def unsound(reach: float | None, bandwidth: float | None, latency: float | None) -> list[Problem]:
     """Why options make no sense."""
     problems = []
-    if reach is not None and not 0 < reach <= 1:
-        percent = f" (did you mean {reach / 100:g}?)" if 1 < reach <= 100 else ""
-        problems.append(Problem("--reach", f"must lie above 0 and not above 1{percent}"))
+    if reach is not None and not (math.isfinite(reach) and reach > 0):
+        problems.append(Problem("--reach", "must be above 0"))
     if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
         problems.append(Problem("--bandwidth", "must be above 0, in Mbit a second"))
     if latency is not None and not (math.isfinite(latency) and latency >= 0):

@@ -20,9 +20,8 @@ from rich.progress import (
 from fedsim.printing import harmless
 from fedsim.progress import Board
 from fedsim.randomness import SERVER
+from fedsim.tasks.facts import TaskFacts
 
-# The metrics of a round's line, in this order, as far as a scenario has them.
-_HEADLINE = ("auc", "balanced_accuracy", "dice")
 _PLAIN_SECONDS = 15.0
 # From so many clients on, what each of them did is told in one line for all.
 _MANY = 20
@@ -42,6 +41,7 @@ class Console:
         self._rounds = 0
         self._sent: dict[int, int] = {}
         self._budget: float | None = None
+        self._task: TaskFacts | None = None
         self._last = 0.0
 
     @property
@@ -75,10 +75,24 @@ class Console:
     # --- a run ---------------------------------------------------------------------------------
 
     def begin(
-        self, names: list[str], rounds: int, board: Board | None, budget: float | None = None
+        self,
+        names: list[str],
+        rounds: int,
+        board: Board | None,
+        budget: float | None = None,
+        task: TaskFacts | None = None,
     ) -> None:
-        """Start to watch the local work of these clients; `budget` is the largest epsilon."""
+        """Start to watch the local work of these clients.
+
+        Args:
+            names: of the clients.
+            rounds: how many there will be.
+            board: where they say how far they are.
+            budget: the largest epsilon.
+            task: what is learned; it says which scores are told and how.
+        """
         self._names, self._rounds, self._board, self._budget = names, rounds, board, budget
+        self._task = task
         self._sent = {}
         self._last = time.monotonic()
 
@@ -131,9 +145,9 @@ class Console:
             self.line(f"  {len(sizes)} clients sent {each}")
             self._sent = {}
         scores = [
-            f"{name} {row['metrics'][name]:.3f}"
-            for name in _HEADLINE
-            if row["metrics"].get(name) is not None
+            f"{name} {self._task.text(name, row['metrics'][name])}"
+            for name in (self._task.in_rounds if self._task else ())
+            if self._task and row["metrics"].get(name) is not None
         ]
         asked, failed = len(row["clients"]), {f["client"] for f in row["failed"]}
         missing = [f"{asked - len(failed)} of {asked} clients"] if failed else []

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsim.data.volumes.store import VolumeStore
 from fedsim.federation import Federation
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
@@ -78,15 +77,14 @@ def _of_clients(scenario: Scenario, federation: Federation, plan: PrivacyPlan) -
 
 def _of_scores(scenario: Scenario, federation: Federation) -> list[str]:
     """What scoring says of records that nobody trains on."""
-    volumes = isinstance(federation.store, VolumeStore)
-    files = "overlaps.npz" if volumes else "predictions.npz"
-    items = [f"scores on the test split, and what is predicted of each record ({files})"]
+    task = federation.task
+    items = [f"scores on the test split, and what is predicted of each record ({task.file})"]
     if len(np.unique(federation.store.sites[federation.split["test"]])) > 1:
         items.append("scores on the test records of each site")
     if scenario.evaluation.external is not None:
         items.append("scores on external records")
-    if volumes:
-        items.append("images and masks of typical test cases (segmentation/)")
+    if task.pictures_told:
+        items.append(task.pictures_told)
     return items
 
 
@@ -100,7 +98,7 @@ def _of_the_simulation(
     ]
     if federation.store.skipped:
         items.append("number of records that could not be read (run.json)")
-    if one_shot and not isinstance(federation.store, VolumeStore):
+    if one_shot and federation.task.compares_images:
         items.append("comparisons with real images, and some of these (synthetic/)")
     audited = plan.settings.audit
     if audited in ("run", "lira"):

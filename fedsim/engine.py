@@ -461,7 +461,7 @@ def engine(
         if isinstance(strategy, Strategy):
             with plugin_code(f"strategy {scenario.strategy.name!r} failed in setup"):
                 strategy.setup(server)
-        console.begin(names, scenario.rounds, board, _budget(scenario))
+        console.begin(names, scenario.rounds, board, _budget(scenario), task.facts)
         try:
             yield Rounds(
                 scenario=scenario,

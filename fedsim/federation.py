@@ -7,27 +7,22 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from fedsim.client import Task
 from fedsim.data.columns import as_patient, plain
 from fedsim.data.copies import in_common
-from fedsim.data.split import split_records
-from fedsim.data.store import Store, prepare
-from fedsim.data.volumes.dataset import VolumeDataset
-from fedsim.data.volumes.split import split_cases, split_fold
-from fedsim.data.volumes.store import VolumeStore, prepare_volumes
+from fedsim.data.dataset import method_of
 from fedsim.errors import InputError, Problem, nearest
-from fedsim.label_views import label_scheme
+from fedsim.parameters import shown
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
-from fedsim.segmentation.task import SegmentationTask
-
-_SHOWN = 8  # names in a note
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.task import Task
+from fedsim.tasks.words import some
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Federation:
     """Positions in a store, by split and by client.
 
     Attributes:
-        store: the data: a `Store` of images, or a `VolumeStore`.
+        store: the data, prepared: such as a `Store` of images, or a `VolumeStore`.
         split: "train", "val", "test" -> positions, int64.
         train: client name -> positions of its training records, in client order.
         val: client name -> positions of its validation records (may be none).
@@ -71,6 +66,7 @@ class Federation:
 
         A private run publishes how many records clients have, but not of which classes.
         """
+        counts = self.task.counts_by_client(self.store, self.train) if count_classes else None
         return {
             "source": self.store.source,
             "root": self.store.root,
@@ -79,7 +75,7 @@ class Federation:
             "classes": list(self.task.classes),
             "positive": self.task.positive,
             "window": getattr(self.store, "window", "") or None,
-            "classes_by_client": self._classes_by_client() if count_classes else None,
+            "classes_by_client": counts,
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "external": self._describe_external(),
             "sizes_by_client": {
@@ -100,14 +96,7 @@ class Federation:
             notes.append(f"left out because they cannot be used: {len(store.skipped)}")
         if not counts:
             return notes
-        if not isinstance(store, VolumeStore):
-            single = [
-                f"{name} ({self.task.classes[store.labels[held[0]]]})"
-                for name, held in self.train.items()
-                if len(held) and (store.labels[held] == store.labels[held[0]]).all()
-            ]
-            if single:
-                notes.append(f"clients with records of one class only: {_some(single)}")
+        notes += self.task.notes(store, self.train)
         if self.torn:
             notes.append(
                 f"patients (or lesions) with records at several clients of the table: {self.torn}; "
@@ -132,28 +121,11 @@ class Federation:
             "size": len(positions),
         }
 
-    def _classes_by_client(self) -> dict[str, list[int]] | None:
-        """Training records of each class; None where a record is a volume with all of them."""
-        if isinstance(self.store, VolumeStore):
-            return None
-        return {
-            name: np.bincount(
-                self.store.labels[positions], minlength=len(self.task.classes)
-            ).tolist()
-            for name, positions in self.train.items()
-        }
-
 
 def _at_several(groups: np.ndarray, holders: np.ndarray) -> int:
     """How many groups have records at several holders."""
     pairs = np.unique(np.stack([groups, holders], axis=1), axis=0)
     return int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
-
-
-def _some(names: list[str]) -> str:
-    """Names, the first few where there are many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def cache_folder() -> Path:
@@ -164,37 +136,51 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim"
 
 
+def dataset_of(scenario: Scenario) -> Any:
+    """The scenario's data set."""
+    data = scenario.data
+    return construct(default_registry().resolve("datasets", data.name), data.parameters)
+
+
 def open_store(
     scenario: Scenario,
     progress: Callable[[int, int], None] | None = None,
     root: Path | None = None,
 ) -> Any:
-    """The scenario's data, prepared if need be: a `Store` of images, or a `VolumeStore`.
+    """The scenario's data, prepared if need be; see `Dataset.open`.
 
     Data of the same kind in another folder, where `root` names one.
+
+    Raises:
+        InputError: the data, or keys of the scenario that do not go with them.
     """
-    data = scenario.data
-    dataset = construct(default_registry().resolve("datasets", data.name), data.parameters)
-    options: dict[str, Any] = {
-        "name": data.name,
-        "root": root or scenario.data_root(),
-        "size": data.size,
-        "embedded": dict(data.embedded),
-        "skip_bad": data.skip_bad,
-        "cache": cache_folder(),
-        "progress": progress,
-    }
-    if isinstance(dataset, VolumeDataset):
-        for key in ("positive", "window"):
-            if getattr(data, key) is not None:
-                raise InputError(
-                    f"data.{key} is for images, but {data.name!r} has volumes", hint="leave it out"
-                )
-        with _preparing(data.name):
-            return prepare_volumes(dataset, **options)
-    options |= {"positive": data.positive, "window": data.window}
+    data, dataset = scenario.data, dataset_of(scenario)
+    task_of(dataset).refuse(scenario)
     with _preparing(data.name):
-        return prepare(dataset, workers=os.cpu_count() or 1, **options)
+        return method_of(dataset, "open")(
+            name=data.name,
+            root=root or scenario.data_root(),
+            size=data.size,
+            embedded=dict(data.embedded),
+            skip_bad=data.skip_bad,
+            cache=cache_folder(),
+            workers=os.cpu_count() or 1,
+            progress=progress,
+            positive=data.positive,
+            window=data.window,
+        )
+
+
+def task_of(dataset: Any) -> type[Task]:
+    """The task of a data set, or of its class: that which it names, or else classification."""
+    found = getattr(dataset, "learns", Classification)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        name = getattr(dataset, "__name__", type(dataset).__name__)
+        raise InputError(
+            f"{name}.learns is {shown(found)}, which is no task",
+            hint="a task is a class that derives from fedsim.tasks.Task",
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -217,7 +203,10 @@ def _outsiders(scenario: Scenario) -> tuple[str, ...]:
 
 
 def _external(
-    scenario: Scenario, store: Store | VolumeStore, progress: Callable[[int, int], None] | None
+    scenario: Scenario,
+    store: Any,
+    task: type[Task],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[Any, np.ndarray] | None:
     """Records that no client has: of sites that take no part, or of another folder."""
     wanted = scenario.evaluation.external
@@ -233,8 +222,7 @@ def _external(
         codes = [known.index(name) for name in wanted.sites]
         return store, np.flatnonzero(np.isin(store.sites, codes))
     other = open_store(scenario, progress, Path(wanted.root))
-    names = "structures" if isinstance(store, VolumeStore) else "classes"
-    here, there = tuple(getattr(store, names)), tuple(getattr(other, names))
+    (names, here), (_, there) = task.agrees_in(store), task.agrees_in(other)
     if here != there:
         raise InputError(
             f"evaluation.external.root has the {names} {', '.join(there)}, but the scenario's "
@@ -246,7 +234,7 @@ def _external(
     return other, np.arange(len(other.sites))
 
 
-def _refuse_overlap(store: Store | VolumeStore, other: Store | VolumeStore) -> None:
+def _refuse_overlap(store: Any, other: Any) -> None:
     """Raise InputError where external data have records or patients of the scenario's data."""
     records = in_common(store.digests, other.digests)
     # A case that is its own group is no patient's name: half of all data sets have a Case00.
@@ -266,7 +254,7 @@ def _refuse_overlap(store: Store | VolumeStore, other: Store | VolumeStore) -> N
         message = f"{records} of {len(other.sites)} records are also in the scenario's data"
         problems.append(Problem("evaluation.external.root", message))
     if patients:
-        message = f"{len(patients)} of {len(there)} patients are also there: {_some(patients)}"
+        message = f"{len(patients)} of {len(there)} patients are also there: {some(patients)}"
         problems.append(Problem("evaluation.external.root", message))
     if problems:
         raise InputError(
@@ -275,77 +263,6 @@ def _refuse_overlap(store: Store | VolumeStore, other: Store | VolumeStore) -> N
             "take them out of one of the folders (or, where patients only share a name, rename "
             "them in one of the tables)",
         )
-
-
-def _split(
-    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Positions in `inside`: which of these records are for what; of the split seed alone."""
-    share = scenario.data.split
-    if isinstance(store, VolumeStore):
-        cases = store.sites[inside], store.groups[inside], store.site_names
-        if share.folds is not None:
-            return split_fold(
-                *cases, fold=share.fold, folds=share.folds, val=share.val, seed=share.seed
-            )
-        return split_cases(*cases, val=share.val, test=share.test, seed=share.seed)
-    if share.folds is not None:
-        raise InputError(
-            "data.split.folds is for data of volumes", hint="type data.split.folds=null"
-        )
-    return split_records(
-        store.labels[inside],
-        store.groups[inside],
-        store.sites[inside],
-        val=share.val,
-        test=share.test,
-        seed=share.seed,
-        classes=store.classes,
-    )
-
-
-def _task(scenario: Scenario, store: Store | VolumeStore, clients: list[str]) -> Task:
-    """What is to be learned."""
-    labels = scenario.federation.labels
-    if not isinstance(store, VolumeStore):
-        if labels is not None:
-            raise InputError(
-                "federation.labels says who outlines which structure, but the data are images",
-                hint="remove the block",
-            )
-        if scenario.federation.appearance:
-            raise InputError(
-                "federation.appearance changes how volumes look, but the data are images",
-                hint="remove the block",
-            )
-        _, height, _, channels = store.images.shape
-        return Task(tuple(store.classes), channels, height)
-    wanted = labels.clients if labels else None
-    outlined = dict.fromkeys(clients, store.structures) if wanted is None else wanted
-    strangers = sorted(set(clients) ^ set(outlined))
-    if strangers:
-        raise InputError(
-            f"federation.labels.clients names {', '.join(outlined)}, but the clients are "
-            f"{', '.join(clients)}",
-            hint="give every client the list of structures that it outlines",
-        )
-    scheme = label_scheme(
-        store.structures,
-        outlined,
-        labels.organs if labels else None,
-        labels.union if labels else False,
-        where="federation.labels",
-    )
-    appearances = scenario.federation.appearance
-    if strangers := sorted(set(appearances) - set(clients)):
-        raise InputError(
-            f"federation.appearance names {', '.join(strangers)}, but the clients are "
-            f"{', '.join(clients)}"
-        )
-    size = scenario.data.size
-    # It answers all that the engine asks of a task.
-    patch = scenario.data.patch or (size, size)
-    return cast(Task, SegmentationTask(scheme, patch, appearances=appearances))
 
 
 def build_federation(
@@ -357,14 +274,15 @@ def build_federation(
     same test records; the partition depends on the run's seed.
     """
     store = open_store(scenario, progress)
-    external = _external(scenario, store, progress)
+    kind = task_of(dataset_of(scenario))
+    external = _external(scenario, store, kind, progress)
     inside = np.arange(len(store.sites))
     if external is not None and external[0] is store:
         # A patient who was also at a site outside is of no use as an unseen one: leave them out.
         inside = np.flatnonzero(~np.isin(store.groups, store.groups[external[1]]))
         if not len(inside):
             raise InputError("evaluation.external.sites names all sites: nobody is left to train")
-    split = {name: inside[where] for name, where in _split(scenario, store, inside).items()}
+    split = {name: inside[where] for name, where in kind.split(scenario, store, inside).items()}
     block = scenario.federation.partition
     partition = construct(default_registry().resolve("partitions", block.name), block.parameters)
     here = split["train"]
@@ -381,19 +299,19 @@ def build_federation(
         )
     train = {name: here[positions] for name, positions in parts.items()}
     val = _share_validation(store, split["val"], list(train), names, holders)
-    task = _task(scenario, store, list(train))
+    task = kind.of(scenario, store, list(train))
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
     return Federation(store, split, train, val, task, external, torn)
 
 
-def stand_in_note(store: Store | VolumeStore) -> str:
+def stand_in_note(store: Any) -> str:
     """What pictures must say about data that are not real; "" for data that are."""
     embedded = store.source == "embedded"
     return "embedded stand-in: generated images, not real data" if embedded else ""
 
 
 def _holders(
-    scenario: Scenario, store: Store | VolumeStore, inside: np.ndarray, column: str | None
+    scenario: Scenario, store: Any, inside: np.ndarray, column: str | None
 ) -> tuple[list[str], np.ndarray]:
     """Whom a partition may go by: names, and for each record of the store a position in them or -1.
 
@@ -418,7 +336,7 @@ def _holders(
 
 
 def _share_validation(
-    store: Store | VolumeStore,
+    store: Any,
     val: np.ndarray,
     names: list[str],
     known: list[str],

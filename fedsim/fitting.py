@@ -11,16 +11,18 @@ from typing import Any
 
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
-from fedsim.data.volumes.dataset import VolumeDataset
 from fedsim.errors import InputError
 from fedsim.registry import Registry
+from fedsim.segmentation.task import Segmentation
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.task import Task
 
 _PAYLOADS = {
     "arrays": "models",
     "images": "images with labels",
     "nothing": "no model: each keeps its own",
 }
-_DATA = {"images": "images to classify", "volumes": "volumes to segment"}
+_DATA = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
 
 
 def payload_of(factory: Any) -> str:
@@ -33,12 +35,23 @@ def payload_of(factory: Any) -> str:
 
 
 def data_of(factory: Any) -> str:
-    """What a plugin is made for, or a data set has: "images", "volumes", or "" (not said)."""
+    """The task that a plugin is made for, or that a data set names, by its `made_for`: "images",
+    "volumes", another package's, or "" (not said).
+    """
     made = _class_of(factory)
-    if made is not None and issubclass(made, VolumeDataset):
-        return "volumes"
+    learns = getattr(made, "learns", None)
+    if isinstance(learns, type) and issubclass(learns, Task):
+        return learns.made_for
     found = getattr(made, "made_for", "")
-    return found if isinstance(found, str) and found in _DATA else ""
+    return found if isinstance(found, str) else ""
+
+
+def _words(kind: str, dataset: Any) -> str:
+    """What a task learns from, in words."""
+    learns = getattr(_class_of(dataset), "learns", None)
+    if learns is not None and learns.made_for == kind:
+        return str(learns.learns_from)
+    return _DATA.get(kind, f"{kind!r}")
 
 
 def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, str]:
@@ -50,7 +63,7 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
     """
     wrong: dict[str, str] = {}
     data_name, dataset = found.get("datasets", ("", None))
-    # A data set that is no class of volumes has images, whoever wrote it.
+    # A data set that names no task has images to classify, whoever wrote it.
     kind = "" if _class_of(dataset) is None else data_of(dataset) or "images"
     for group in ("strategies", "clients", "models"):
         name, factory = found.get(group, ("", None))
@@ -58,8 +71,8 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
         if kind and made_for and made_for != kind:
             fit = _names(registry, group, lambda one: data_of(one) in ("", kind))
             wrong[group] = (
-                f"{name!r} is made for {_DATA[made_for]}, but {data_name!r} has {_DATA[kind]}; "
-                f"with these go: {fit}"
+                f"{name!r} is made for {_words(made_for, dataset)}, but {data_name!r} has "
+                f"{_words(kind, dataset)}; with these go: {fit}"
             )
     (strategy, expecting), (client, sending) = (
         found.get(group, ("", None)) for group in ("strategies", "clients")

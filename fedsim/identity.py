@@ -25,7 +25,7 @@ from fedsim.runfolder import MODEL, MODELS, RunFolder, damaged, plain
 _CHANGING = ("status", "finished", "digest")
 _RESULTS = (
     *("rounds.jsonl", "traffic.jsonl", "privacy.jsonl", "summary.json"),
-    *(MODEL, "predictions.npz", "overlaps.npz"),
+    *(MODEL, "predictions.npz", "overlaps.npz", "scores.npz"),
 )
 # A client's own model; nothing that leads elsewhere.
 _OF_CLIENT = re.compile(rf"{MODELS}/[^/\\]+\.safetensors")

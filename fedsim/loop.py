@@ -376,11 +376,12 @@ class Rounds:
         scores: Scores = {}
         if self.score_val is not None:
             headline = self.server.task.headline
-            val = mean_scores([self.score_val(arrays) for arrays in models]).get(headline)
-            scores[f"val_{headline}"] = val
-            if val is None or (self._best is not None and val <= self._best):
+            found = mean_scores([self.score_val(arrays) for arrays in models])
+            scores[f"val_{headline}"] = found.get(headline)
+            merit = self.server.task.merit(found)
+            if merit is None or (self._best is not None and merit <= self._best):
                 return self.metrics | scores
-            self._best = val
+            self._best = merit
         self.selected = models
         each = [self.score_test(arrays) for arrays in models]
         self.metrics = mean_scores(each)

@@ -28,7 +28,7 @@ MODEL, MODELS, CARD = "model.safetensors", "models", "MODEL_CARD.md"
 """The global model; the folder of the clients' own models, where there is none; what is told."""
 _FILES = (
     *("run.json", "scenario.yaml", "rounds.jsonl", "traffic.jsonl", "privacy.jsonl"),
-    *("summary.json", MODEL, CARD, "predictions.npz", "overlaps.npz"),
+    *("summary.json", MODEL, CARD, "predictions.npz", "overlaps.npz", "scores.npz"),
 )
 _FOLDERS = ("checkpoint", MODELS, "report", "segmentation", "synthetic")
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")

@@ -28,7 +28,7 @@ class Server:
     """What a strategy may use, for the length of a run.
 
     Attributes:
-        task: shape of the data.
+        task: what is learned.
         names: client names in client order.
         rounds: how many the run has.
         participation: share of the clients that join a round, 0 < share <= 1.
@@ -96,7 +96,7 @@ class Strategy(FlowerStrategy):
     """What clients must send: "arrays" (a model), "images" (with labels), "nothing" (each keeps its
     own model); "": not declared. A client method that declares another is refused."""
     made_for: ClassVar[str] = ""
-    """The data it works on: "images" (to classify), "volumes" (to segment); "": not declared."""
+    """The task that it is for, as `Client.made_for`; "": not declared."""
     local: ClassVar[bool] = False
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""

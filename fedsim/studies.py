@@ -226,7 +226,7 @@ def curve(
         values: key -> its value, for every run.
         epsilons: the budgets; `float("inf")` is without privacy.
         seeds: a number is a count, 3 is the seeds 0, 1, 2; a list is the seeds.
-        metric: by default "auc", or "dice" where there is none.
+        metric: by default the headline of the task, such as "auc".
         name: of the folder; by default the scenarios' names.
         runs: the folder of runs.
         backend: "inline" or "ray"; by default the scenarios'.
@@ -310,9 +310,10 @@ def _points(cells: Sequence[CurveCell], running: Sweep) -> list[Point]:
     points = []
     for one, entry in zip(cells, running.entries, strict=True):
         if entry.status == "done" and entry.folder is not None:
-            data = RunFolder(entry.folder).read_json("run.json")["data"]
+            run = RunFolder(entry.folder).read_json("run.json")
+            told = run["data"], run.get("task")
             name, seed = one.cell.scenario.name, one.cell.seed
-            points.append(Point(name, one.epsilon, seed, one.reference, entry.summary, data))
+            points.append(Point(name, one.epsilon, seed, one.reference, entry.summary, *told))
     return points
 
 

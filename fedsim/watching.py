@@ -20,11 +20,11 @@ from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import require_regular
 from fedsim.locks import is_taken
 from fedsim.printing import harmless
-from fedsim.report.record import METRIC_NAMES, NUMBER
+from fedsim.report.record import NUMBER
 from fedsim.report.rows import differing_of
 from fedsim.runfolder import RunFolder, damaged, parsed
+from fedsim.tasks.facts import TaskFacts
 
-_SCORES = ("auc", "dice", "balanced_accuracy", "accuracy")
 _TAIL_BYTES = 4_000_000  # The end of rounds.jsonl that is read: the newest rounds, of any length.
 _WIDE = 104  # columns that all that is told takes
 _RECENT = 8  # rounds that the time of a round is the mean of
@@ -148,7 +148,7 @@ def look(folder: RunFolder, now: float) -> State:
         round=finished,
         rounds=planned,
         left=left,
-        score=_score(rows),
+        score=_score(rows, record, folder),
         epsilon=_epsilon(last, config.get("privacy")),
         up=_number(last.get("mb_up_total")),
         down=_number(last.get("mb_down_total")),
@@ -274,14 +274,19 @@ def _left(rows: Sequence[Mapping[str, Any]], rounds: int, gone: float) -> float 
     return rounds * each - min(max(gone, 0.0), each)
 
 
-def _score(rows: Sequence[Mapping[str, Any]]) -> str:
+def _score(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], folder: RunFolder) -> str:
     """The score of the newest round that was scored."""
     for row in reversed(rows):
         metrics = row.get("metrics")
         found = metrics if isinstance(metrics, Mapping) else {}
-        for name in _SCORES:
-            if (value := _number(found.get(name))) is not None:
-                return f"{METRIC_NAMES[name]} {value:.3f}"
+        known = {name: one for name, value in found.items() if (one := _number(value)) is not None}
+        try:
+            task = TaskFacts.read(record, known)
+        except ValueError as error:
+            raise damaged(folder.path / "run.json", error) from error
+        for name in (task.headline, *(one.name for one in task.metrics)):
+            if name in known:
+                return f"{task.title(name)} {task.text(name, known[name])}"
     return ""
 
 

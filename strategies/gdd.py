@@ -223,7 +223,7 @@ class GDD(Strategy):
             for step in server.steps(total, "train on synthetic images"):
                 yield step
                 if best is not None and server.validate and (step + 1) % steps_an_epoch == 0:
-                    best.offer(server.validate(model).get("auc"))
+                    best.offer(server.task.merit(server.validate(model)))
                     model.train()
 
         loss = fit(

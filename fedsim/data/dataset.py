@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fedsim.errors import InputError, Problem
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.task import Task
+
+if TYPE_CHECKING:
+    from fedsim.schema import Data
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,11 @@ class Manifest:
     bad: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     columns: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """A file of each record."""
+        return self.paths
 
     def checked(self) -> Manifest:
         """This manifest; raises BadRecords where `bad` says that records are not listed."""
@@ -99,6 +110,7 @@ class Dataset(ABC):
             data set's options that it also takes; None when there is no stand-in. Its attribute
             `version` is part of the store's key: change it when the pictures change.
         layout: what a root folder must hold, for error messages.
+        learns: what is learned from it: classification, unless it names another task.
         rootless: whether it finds its records itself where no root is given: `fetch` names the
             folder, then.
     """
@@ -106,11 +118,51 @@ class Dataset(ABC):
     classes: tuple[str, ...] = ()
     embedded: ClassVar[Callable[..., Embedded] | None] = None
     layout: ClassVar[str] = "image files"
+    learns: ClassVar[type[Task]] = Classification
 
     @property
     def rootless(self) -> bool:
         """Whether it needs no root folder."""
         return False
+
+    def open(self, **options: Any) -> Any:
+        """The prepared data: a store, built first when the cache does not hold it.
+
+        Args:
+            options: name, root, size, embedded, skip_bad, cache, workers, progress, positive,
+                window; see `fedsim.data.store.prepare`.
+        """
+        from fedsim.data.store import prepare
+
+        return prepare(self, **options)
+
+    def preprocessing(self, data: Data, task: Task) -> dict[str, Any]:
+        """What is done to a file before a model sees it, as model files say it.
+
+        Args:
+            data: the block `data` of the scenario.
+            task: what is learned.
+        """
+        from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
+        from fedsim.data.images import CHANNELS, PERCENTILES
+
+        return {
+            "size": data.size,
+            "channels": CHANNELS,
+            "colours": "RGB",
+            "resize": "shorter side to size, centre cropped, bilinear with antialiasing",
+            "window": data.window,
+            "window_percentiles": None if data.window is not None else PERCENTILES,
+            "scale": 1 / 255,
+            "mean": IMAGE_MEAN,
+            "std": IMAGE_STD,
+        }
+
+    def looks(self, manifest: Manifest) -> list[str]:
+        """Sizes and grey depth of some of the files, for `fedsim start`."""
+        from fedsim.data.looks import image_looks
+
+        return image_looks(manifest.files)
 
     def fetch(self) -> Path:
         """The folder with the records, of a data set that needs no root."""
@@ -131,3 +183,11 @@ class Dataset(ABC):
             InputError: tables are missing or wrong. A listed image file that does not exist is no
                 error here: `prepare` finds and counts those.
         """
+
+
+def method_of(dataset: Any, name: str) -> Callable[..., Any]:
+    """A method of a data set; that for images where it derives from no base class."""
+    found: Callable[..., Any] = getattr(dataset, name, None) or functools.partial(
+        getattr(Dataset, name), dataset
+    )
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import InputError, Problem
 from fedsim.report.choosing import chosen_of, renamed
-from fedsim.report.columns import DIFFERENCE, REACH, WIRE, Column
+from fedsim.report.columns import DIFFERENCE, REACH, WIRE, Column, score_column
 from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
 from fedsim.report.data_labels import CONTENTS
 from fedsim.report.many import MANY, TITLES, quantiles
@@ -17,6 +17,9 @@ from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaire
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
 from fedsim.report.text import positive_note
+from fedsim.tasks.facts import EXTERNAL, TaskFacts
+from fedsim.tasks.metric import Metric
+from fedsim.tasks.words import spoken
 
 if TYPE_CHECKING:
     import pandas
@@ -29,16 +32,6 @@ _CONTENTS = (
 _EMBEDDED = "data 'embedded': generated stand-in images, not real data."
 
 
-# In the order and under the names of the paper's table (GDD-FL).
-_SCORES = {
-    "auc": "AUC",
-    "precision": "P",
-    "recall": "R",
-    "f1": "F1",
-    "balanced_accuracy": "bal.acc",
-    "pr_auc": "PR-AUC",
-    "dice": "Dice",
-}
 _COSTS = (
     Column("mb_up_total", "mb_up_total", "MB up", "MB", "costs", 3),
     Column("mb_down_total", "mb_down_total", "MB down", "MB", "costs", 3),
@@ -116,6 +109,14 @@ class Comparison:
 
         return record(self)
 
+    @property
+    def about_differences(self) -> str:
+        """What differences are, of whom and in which unit."""
+        base = "" if self.baseline is None else self.baseline.name
+        of = next((one.points for one in self.columns if one.key == DIFFERENCE), "")
+        told = f"minus {base}: same seeds, same test records"
+        return f"{told}, in {of}" if of else told
+
     def shows(self, name: str) -> bool:
         """Whether a column is shown."""
         return self.chosen is None or name in self.chosen
@@ -146,7 +147,7 @@ def compare(
         rows: the methods, as `fedsim.report.rows.rows_of` groups them.
         baseline: name of the row to take differences from, or words of its label and data that no
             other row has; None is the first row.
-        reach: adds the megabytes until the score was first this high, between 0 and 1.
+        reach: adds the megabytes until the score was first this good, unscaled: 0.75, or 24 dB.
         link: adds the seconds that the messages take on such a link.
         per_site: adds the main score on each site's test records.
         columns: what is shown, in this order; None: all. See `fedsim.report.choosing`.
@@ -160,37 +161,45 @@ def compare(
         raise InputError(
             "no finished run to compare", hint="type: fedsim compare runs/<scenario> ..."
         )
+    tasks = {row.task.headline: row.task for row in rows}
     have = [
         name
-        for name in _SCORES
+        for name in dict.fromkeys(name for task in tasks.values() for name in task.in_tables)
         if any(run.value(name) is not None for row in rows for run in row.runs)
     ]
-    main = "dice" if "dice" in have and "auc" not in have else "auc"
-    title = _SCORES[main]
+    # Of runs of several tasks, the one that is told first.
+    task = rows[0].task
+    main, metric = task.headline, task.main
+    title = metric.short or metric.title
+    if reach is not None and metric.unit == "%" and reach > 1:
+        percent = f" (did you mean {reach / 100:g}?)" if reach <= 100 else ""
+        problem = Problem("--reach", f"must lie above 0 and not above 1{percent}")
+        raise InputError("the options do not fit", [problem])
     base = rows[0] if baseline is None else find_row(rows, baseline)
-    have += _parts(rows, main)
+    have += _parts(rows, task)
     found = [
-        Column(name, name, _SCORES.get(name) or _part_title(name), "fraction", "scores", 1, 100.0)
+        score_column(_metric(tasks.values(), name), name, _part_title(tasks.values(), name))
         for name in have
     ]
     sites = _sites(rows, main) if per_site else []
     many = len(sites) >= MANY
     for name in sites:
-        title_ = _part_title(name)
-        found.append(Column(name, name, title_, "fraction", "scores", 1, 100.0, not many))
+        found.append(score_column(metric, name, name[name.index("@") :], printed=not many))
     have += sites
     if many:
         for title_ in TITLES:
             key = f"{main}@{title_}"
             name = f"{main}_of_sites_{title_.replace(' ', '').replace('%', 'percent')}"
-            found.append(Column(key, name, f"@{title_}", "fraction", "scores", 1, 100.0))
+            found.append(score_column(metric, key, f"@{title_}", name=name))
     if len(rows) > 1:
         name = f"{main}_difference"
-        found.append(Column(DIFFERENCE, name, f"{title} diff", "fraction", "difference", 1, 100.0))
+        column = score_column(metric, DIFFERENCE, f"{title} diff", name=name)
+        found.append(replace(column, group="difference"))
     found += _COSTS
     if reach is not None:
         name = f"mb_to_{main}_{reach:g}"
-        found.append(Column(REACH, name, f"MB to {title} {100 * reach:g}", "MB", "costs", 3))
+        aim = f"MB to {title} {metric.scale * reach:g}"
+        found.append(Column(REACH, name, aim, "MB", "costs", 3, better="lower"))
     if link is not None:
         name = f"wire_seconds_{link.mbit_per_second:g}mbit_{link.latency_ms:g}ms"
         found.append(Column(WIRE, name, "wire s", "s", "costs", 2))
@@ -214,7 +223,7 @@ def compare(
         if reach is not None:
             measures[REACH] = measure(
                 [
-                    megabytes_to_reach(one.rounds, main, reach)
+                    megabytes_to_reach(one.rounds, metric, reach)
                     for run in row.runs
                     for one in run.each
                 ]
@@ -228,7 +237,7 @@ def compare(
             unpaired = why_unpaired(row, base, main)
             measures[DIFFERENCE] = measure([]) if unpaired else difference(row, base, main)
         lines.append(Line(row, measures, sum(run.failed for run in row.runs), unpaired))
-    notes = [*_notes(lines, title, reach, link), *told]
+    notes = [*_notes(lines, found, metric, reach, link), *told]
     base_shown = base if len(rows) > 1 else None
     return Comparison(found, lines, base_shown, notes, chosen, titles, tuple(left_out))
 
@@ -256,17 +265,25 @@ def _sites(rows: Sequence[Row], main: str) -> list[str]:
     return [name for name in _names(rows) if name.startswith(f"{main}@")]
 
 
-def _parts(rows: Sequence[Row], main: str) -> list[str]:
-    """Names of further scores: Dice of each structure, the main score on external records."""
+def _parts(rows: Sequence[Row], task: TaskFacts) -> list[str]:
+    """Names of further scores: the main one of each part of records, and on external records."""
     names = _names(rows)
-    parts = [name for name in names if name.startswith("dice/") and "@" not in name]
-    return parts + [name for name in names if name == f"external_{main}"]
+    parts = [name for name in task.parts(names) if name not in task.in_tables]
+    return parts + [name for name in names if name == f"{EXTERNAL}{task.headline}"]
 
 
-def _part_title(name: str) -> str:
-    if name.startswith("external_"):
+def _metric(tasks: Iterable[TaskFacts], name: str) -> Metric:
+    """What a task says of a score."""
+    known = [task for task in tasks if name in task.in_tables]
+    return (known or list(tasks))[0].metric(name)
+
+
+def _part_title(tasks: Iterable[TaskFacts], name: str) -> str:
+    """Above the column of a part; "" for a whole score."""
+    if name.startswith(EXTERNAL):
         return "external"
-    return name[name.index("@") :] if "@" in name else name.partition("/")[2].replace("_", " ")
+    whole = any(name in task.in_tables for task in tasks)
+    return "" if whole else spoken(name.partition("/")[2])
 
 
 def find_row(rows: Sequence[Row], words: str) -> Row:
@@ -284,23 +301,42 @@ def find_row(rows: Sequence[Row], words: str) -> Row:
     )
 
 
-def _notes(lines: Sequence[Line], title: str, reach: float | None, link: Link | None) -> list[str]:
+def _notes(
+    lines: Sequence[Line],
+    columns: Sequence[Column],
+    metric: Metric,
+    reach: float | None,
+    link: Link | None,
+) -> list[str]:
     """What must be said about the numbers."""
-    notes = ["Metrics in per cent on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
+    title = metric.short or metric.title
+    scores = [one for one in columns if one.group == "scores"]
+    share = [one for one in scores if one.spoken == "per cent"]
+    # The others name their unit above their columns.
+    unit = " in per cent" if scores and len(share) == len(scores) else ""
+    if share and not unit:
+        unit = f" ({', '.join(one.title for one in share)} in per cent)"
+    notes = [f"Metrics{unit} on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
+    if less := [one.title for one in scores if one.better == "lower"]:
+        notes.append(f"lower is better: {', '.join(less)}.")
     measures = [m for line in lines for m in line.measures.values()]
     if any(m.interval for m in measures):
-        of, by = ("volumes", "site") if title == _SCORES["dice"] else ("records", "class")
+        of = {line.row.task.records for line in lines}
+        files = [run.predictions for line in lines for run in line.row.runs]
+        by = {one.strata_are for one in files if one is not None}
         notes.append(
-            f"{100 * LEVEL:g}%: bootstrap interval over test {of} "
-            f"({REPLICATES} resamples, stratified by {by}) for these seeds' models."
+            f"{100 * LEVEL:g}%: bootstrap interval over test "
+            f"{'records' if of != {'volumes'} else 'volumes'} "
+            f"({REPLICATES} resamples, stratified by {' or '.join(sorted(by))}) for these seeds' "
+            "models."
         )
     differences = [line.measures[DIFFERENCE] for line in lines if DIFFERENCE in line.measures]
     if any(contains_zero(one) for one in differences):
         notes.append("~ the interval contains 0: these test records do not tell the two apart.")
     if reach is not None:
         notes.append(
-            f"MB to {title} {100 * reach:g}: up and down until a scored round first reached it, "
-            "mean over the runs that did (how many)."
+            f"MB to {title} {metric.scale * reach:g}: up and down until a scored round first "
+            "reached it, mean over the runs that did (how many)."
         )
     if link is not None:
         notes.append(

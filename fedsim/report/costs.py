@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedsim.tasks.metric import Metric
+
 
 @dataclass(frozen=True)
 class Link:
@@ -46,19 +48,21 @@ def wire_seconds(traffic: Iterable[Mapping[str, Any]], link: Link) -> float:
 
 
 def megabytes_to_reach(
-    rounds: Iterable[Mapping[str, Any]], metric: str, target: float
+    rounds: Iterable[Mapping[str, Any]], metric: Metric | str, target: float
 ) -> float | None:
-    """MB up and down, all rounds so far added up, when the metric was first at least the target.
+    """MB up and down, all rounds so far added up, when the metric was first as good as the target.
 
     Rounds that were not scored count their bytes only. None if the target was never reached.
 
     Args:
         rounds: lines of rounds.jsonl.
-        metric: name of the metric on the test split, such as "auc".
-        target: between 0 and 1.
+        metric: the metric on the test split; by its name alone, one of which more is better.
+        target: an unscaled value of it.
     """
+    one = Metric(metric, metric) if isinstance(metric, str) else metric
+    aim = one.merit(target)
     for line in rounds:
-        value = line["metrics"].get(metric)
-        if value is not None and value >= target:
+        merit = one.merit(line["metrics"].get(one.name))
+        if merit is not None and aim is not None and merit >= aim:
             return float(line["mb_up_total"] + line["mb_down_total"])
     return None

@@ -47,7 +47,7 @@ _LATEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_LATEX, key=len, reve
 
 
 def csv_text(comparison: Comparison) -> str:
-    """Tidy CSV: unknown numbers are empty; scores and differences are fractions of one."""
+    """Tidy CSV: unknown numbers are empty; scores and differences are as computed."""
     return csv_bytes([CSV_COLUMNS, *tidy(comparison)]).decode()
 
 
@@ -220,9 +220,7 @@ def _notes(comparison: Comparison) -> list[str]:
     difference = next((one for one in comparison.columns if one.key == DIFFERENCE), None)
     shown = difference is not None and comparison.shows(difference.name)
     if comparison.baseline is not None and shown:
-        notes.insert(
-            1, f"diff: minus {comparison.baseline.name}: same seeds, same test records, in points."
-        )
+        notes.insert(1, f"diff: {comparison.about_differences}.")
     for line in comparison.lines:
         if line.unpaired and shown:
             notes.append(f"{line.row.name}: no difference, {line.unpaired}.")

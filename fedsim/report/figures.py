@@ -23,13 +23,9 @@ from fedsim.report.drawing import (
 from fedsim.report.holdings import partition
 from fedsim.report.many import MANY, draw_bands, quantiles
 from fedsim.report.plot import Area, Line, Plot, axis, bands
-from fedsim.report.record import METRIC_NAMES, NUMBER, Record
+from fedsim.report.record import NUMBER, Record
 from fedsim.report.traffic_picture import traffic
 
-# The metrics that a run is judged by, as in the line of a round; others only where it has none.
-_HEADLINE = ("auc", "balanced_accuracy", "dice")
-# What clients report, the most telling first; then in the order in which they report it.
-_CLIENT_METRICS = ("loss", "test_auc", "val_auc", "test_dice", "val_dice", "val_loss")
 _PANELS = 4
 _SIZES = ("num-examples", "num_examples")  # Counts that clients report beside their metrics.
 
@@ -74,16 +70,16 @@ def metric_rounds(record: Record) -> Picture | None:
     ]
     figure, (axes,) = frame(record, f"Test metrics over rounds{record.positive}")
     for k, name in enumerate(names):
-        _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, name)
-    axes.set_ylabel("on the test split")
+        _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, record, name)
+    axes.set_ylabel(_measured(record, names))
     round_axis(axes, record)
     legend_above(axes)
     best = best_round(record, names[0])
     return Picture(
         "metric_rounds",
         "Test metrics over rounds",
-        _selection(record) + (_CROSSES if record.failures else "") + _best(names[0], best),
-        _ends(names, rows, 2),
+        _selection(record) + (_CROSSES if record.failures else "") + _best(record, names[0], best),
+        _ends(record, names, rows, 2),
         png(figure),
         ("round", "failed", *names),
         rows,
@@ -91,14 +87,15 @@ def metric_rounds(record: Record) -> Picture | None:
     )
 
 
-def best_round(record: Record, metric: str) -> tuple[int, float] | None:
-    """The first round with the highest value of a metric, and this value."""
+def best_round(record: Record, metric_name: str) -> tuple[int, float] | None:
+    """The first round with the best value of a metric, and this value."""
     known = [
-        (row["round"], row["metrics"][metric])
+        (row["round"], row["metrics"][metric_name])
         for row in record.rounds
-        if row["metrics"].get(metric) is not None
+        if row["metrics"].get(metric_name) is not None
     ]
-    return max(known, key=lambda one: one[1]) if known else None
+    metric = record.task.metric(metric_name)
+    return max(known, key=lambda one: metric.merit(one[1]) or 0.0) if known else None
 
 
 def metric_megabytes(record: Record) -> Picture | None:
@@ -116,16 +113,16 @@ def metric_megabytes(record: Record) -> Picture | None:
     ]
     figure, (axes,) = frame(record, f"Test metrics over traffic{record.positive}")
     for k, name in enumerate(names):
-        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, name)
+        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, record, name)
     axes.set_xlim(left=0)
     axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)")
-    axes.set_ylabel("on the test split")
+    axes.set_ylabel(_measured(record, names))
     legend_above(axes)
     return Picture(
         "metric_megabytes",
         "Test metrics over traffic",
         "The same values, over the megabytes counted on the wire until then.",
-        f"{_ends(names, rows, 2)} {rows[-1][1]:.3f} MB were sent in all.",
+        f"{_ends(record, names, rows, 2)} {rows[-1][1]:.3f} MB were sent in all.",
         png(figure),
         ("round", "mb_total", *names),
         rows,
@@ -148,7 +145,10 @@ def clients(record: Record) -> Picture | None:
     }
     if not series:
         return None
-    first = [name for name in _CLIENT_METRICS if name in series]
+    # The most telling first; then in the order in which clients report them.
+    main = record.task.headline
+    first = ("loss", f"test_{main}", f"val_{main}", "val_loss")
+    first = [name for name in first if name in series]
     shown = (first + [name for name in series if name not in first])[:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     lines = -(-len(shown) // columns)
@@ -262,7 +262,7 @@ def _headline(record: Record) -> list[str]:
             if isinstance(value, NUMBER) and "@" not in name and not name.startswith("train_"):
                 measured[name] += 1
     several = [name for name, count in measured.items() if count > 1]
-    chosen = [name for name in _HEADLINE if name in several] or several[:3]
+    chosen = [name for name in record.task.in_rounds if name in several] or several[:3]
     return chosen + [name for name in several if name.startswith("val_") and name not in chosen]
 
 
@@ -277,12 +277,20 @@ def failed_rounds(record: Record) -> list[int]:
     return sorted({one["round"] for one in record.failures})
 
 
-def _best(name: str, best: tuple[int, float] | None) -> str:
+def _measured(record: Record, names: Sequence[str]) -> str:
+    """What an axis of metrics shows, and in which unit where all have the same."""
+    units = {record.task.metric(name).plain_unit for name in names}
+    unit = units.pop() if len(units) == 1 else ""
+    return f"on the test split ({unit})" if unit else "on the test split"
+
+
+def _best(record: Record, name: str, best: tuple[int, float] | None) -> str:
     if best is None:
         return ""
+    metric = record.task.metric(name)
     return (
-        f" The ring marks the highest {METRIC_NAMES.get(name, name)}, {best[1]:.3f} in round "
-        f"{best[0]}; to choose a round by its test score would flatter it."
+        f" The ring marks the {metric.best} {record.task.title(name)}, {metric.text(best[1])} in "
+        f"round {best[0]}; to choose a round by its test score would flatter it."
     )
 
 
@@ -298,13 +306,14 @@ def _plot(
     lines = []
     for k, name in enumerate(names):
         points = [(row[at], row[2 + k]) for row in rows if row[2 + k] is not None]
-        title = f"{METRIC_NAMES.get(name, name)} (last {points[-1][1]:.3f})"
+        last = record.task.text(name, points[-1][1])
+        title = f"{record.task.title(name)} (last {last})"
         lines.append(Line(title, points, k, k, dots=bool(marker(len(points)))))
     values = [y for line in lines for _, y in line.points]
     return Plot(
         "",
         x,
-        axis(f"on the test split{record.positive}", values),
+        axis(f"{_measured(record, names)}{record.positive}", values),
         lines,
         rings=[best] if best else [],
         crosses=failed_rounds(record) if at == 0 else [],
@@ -362,7 +371,9 @@ def _epsilon_plot(
     )
 
 
-def _line(axes: Any, x: Sequence[float], y: Sequence[float | None], k: int, name: str) -> None:
+def _line(
+    axes: Any, x: Sequence[float], y: Sequence[float | None], k: int, record: Record, name: str
+) -> None:
     """One metric, where it was measured."""
     known = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
     axes.plot(
@@ -371,7 +382,7 @@ def _line(axes: Any, x: Sequence[float], y: Sequence[float | None], k: int, name
         linestyle=STYLES[k % len(STYLES)],
         marker=marker(len(known)),
         markersize=4,
-        label=f"{METRIC_NAMES.get(name, name)} (last {known[-1][1]:.3f})",
+        label=f"{record.task.title(name)} (last {record.task.text(name, known[-1][1])})",
     )
 
 
@@ -382,12 +393,14 @@ def _selection(record: Record) -> str:
     return "The model after each round, on the test split."
 
 
-def _ends(names: Sequence[str], rows: Sequence[Sequence[Any]], first: int) -> str:
+def _ends(record: Record, names: Sequence[str], rows: Sequence[Sequence[Any]], first: int) -> str:
     """The first and the last value of each metric, as a sentence."""
     parts = []
     for k, name in enumerate(names):
         known = [row[first + k] for row in rows if row[first + k] is not None]
-        parts.append(f"{METRIC_NAMES.get(name, name)} from {known[0]:.3f} to {known[-1]:.3f}")
+        metric = record.task.metric(name)
+        ends = f"from {metric.number(known[0])} to {metric.text(known[-1])}"
+        parts.append(f"{record.task.title(name)} {ends}")
     return f"{', '.join(parts)} in {rows[-1][0]} rounds."
 
 

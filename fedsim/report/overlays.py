@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
 
-    from fedsim.segmentation.task import SegmentationTask, Volumes
+    from fedsim.segmentation.task import Segmentation, Volumes
 
 _CELL = 2.4  # inches
 _SITES = 12  # drawn where there are many
@@ -83,7 +83,7 @@ def overlays(
     model: torch.nn.Module,
     volumes: Volumes,
     counts: NDArray[np.int64],
-    task: SegmentationTask,
+    task: Segmentation,
     device: torch.device,
 ) -> list[Overlay]:
     """Segment the typical case of each site, and take the slice that shows most of it.

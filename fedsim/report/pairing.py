@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim.randomness import Streams
-from fedsim.report.record import METRIC_NAMES
 from fedsim.report.rows import Row, Run
 from fedsim.report.statistics import Measure, interval, measure
 from fedsim.report.tested import Tested
@@ -28,10 +27,14 @@ def trouble_of(row: Row) -> str:
         return "its seeds have different test records"
     for run, one in zip(row.runs, there, strict=True):
         score, told = one.score([one]), run.value(one.metric)  # type: ignore[list-item]
-        if score is not None and told is not None and abs(score[0] - told) > _SAME_SCORE:
+        if score is None or told is None:
+            continue
+        if abs(score[0] - told) > _SAME_SCORE * max(1.0, abs(told)):
+            main = run.task.metric(one.metric)
+            by_file, by_summary = (f"{main.scale * x:.{main.digits}f}" for x in (score[0], told))
             return (
-                f"seed {run.seed} has {METRIC_NAMES[one.metric]} {100 * score[0]:.1f} by "
-                f"{one.file} but {100 * told:.1f} by summary.json"
+                f"seed {run.seed} has {main.title} {by_file} by {one.file} but {by_summary} by "
+                "summary.json"
             )
     return ""
 

@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from fedsim.errors import InputError, Problem
-from fedsim.report.record import METRIC_NAMES, NUMBER
+from fedsim.report.record import NUMBER
 from fedsim.report.statistics import Measure, measure
+from fedsim.tasks.facts import TaskFacts
+from fedsim.tasks.metric import Metric
 
 HEADER = (
     "scenario",
@@ -43,6 +45,7 @@ class Point:
         reference: the scenario has no privacy block: it is a line for all epsilons.
         summary: summary.json.
         data: the entry `data` of run.json.
+        told: the entry `task` of run.json; None where an older fedsim wrote it.
     """
 
     scenario: str
@@ -51,6 +54,12 @@ class Point:
     reference: bool
     summary: Mapping[str, Any] = field(repr=False)
     data: Mapping[str, Any] = field(repr=False)
+    told: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @cached_property
+    def task(self) -> TaskFacts:
+        """What was learned, and how its metrics are told."""
+        return TaskFacts.read({"task": self.told, "data": self.data}, self.summary["metrics"])
 
     def value(self, metric: str) -> float | None:
         """The metric of the final model on the test split."""
@@ -139,7 +148,18 @@ class Curve:
     @property
     def metric_name(self) -> str:
         """The metric as a reader calls it."""
-        return METRIC_NAMES.get(self.metric, self.metric)
+        return self.task.title(self.metric)
+
+    @property
+    def shown(self) -> Metric:
+        """The metric."""
+        return self.task.metric(self.metric)
+
+    @property
+    def task(self) -> TaskFacts:
+        """What was learned, by the first run that has the metric."""
+        having = (one.task for one in self.points if one.value(self.metric) is not None)
+        return next(having, self.points[0].task)
 
     @property
     def notes(self) -> list[str]:
@@ -183,7 +203,7 @@ def curve_of(points: Sequence[Point], metric: str | None = None, expected: int =
 
     Args:
         points: at least one.
-        metric: name of a metric; None: auc, or dice where no run has it.
+        metric: name of a metric; None: the task's headline.
         expected: runs that there would be, were all finished; at least those there are.
 
     Raises:
@@ -192,7 +212,9 @@ def curve_of(points: Sequence[Point], metric: str | None = None, expected: int =
     known = sorted(
         {name for one in points for name in one.summary["metrics"] if one.value(name) is not None}
     )
-    chosen = metric or ("auc" if "auc" in known or "dice" not in known else "dice")
+    headlines = dict.fromkeys(one.task.headline for one in points)
+    has = [name for name in headlines if name in known]
+    chosen = metric or next(iter(has or headlines))
     if chosen not in known:
         raise InputError(
             f"no run of the curve has a value of the metric {chosen!r}",
@@ -209,7 +231,9 @@ def curve_of(points: Sequence[Point], metric: str | None = None, expected: int =
 
 def table(curve: Curve) -> str:
     """The curve as text for a terminal: a line for each method and epsilon."""
-    lines = [("", "epsilon", "seeds", curve.metric_name, "MB up", "MB down", "audited")]
+    one = curve.shown
+    title = f"{curve.metric_name} ({one.plain_unit})" if one.plain_unit else curve.metric_name
+    lines = [("", "epsilon", "seeds", title, "MB up", "MB down", "audited")]
     for method in curve.methods:
         for epsilon, points in method.levels.items():
             lines.append(
@@ -217,7 +241,7 @@ def table(curve: Curve) -> str:
                     method.name + ("" if method.certified else " (not certified)"),
                     "none" if math.isinf(epsilon) else f"{epsilon:g}",
                     str(len(points)),
-                    _spread(measure([point.value(curve.metric) for point in points])),
+                    _spread(one, measure([point.value(curve.metric) for point in points])),
                     f"{measure([point.summary['mb_up_total'] for point in points]).mean:.3f}",
                     f"{measure([point.summary['mb_down_total'] for point in points]).mean:.3f}",
                     _audited(points),
@@ -245,7 +269,7 @@ def _audited(points: Sequence[Point]) -> str:
     return found
 
 
-def _spread(one: Measure) -> str:
+def _spread(metric: Metric, one: Measure) -> str:
     if one.mean is None:
         return "-"
-    return f"{one.mean:.3f}" + (f"+-{one.sd:.3f}" if one.sd is not None else "")
+    return metric.number(one.mean) + (f"+-{metric.number(one.sd)}" if one.sd is not None else "")

@@ -81,9 +81,11 @@ def picture(curve: Curve) -> Picture:
         _draw_utility(utility, curve, method, k, scale)
         _draw_megabytes(megabytes, method, k, scale)
     _draw_audits(utility, curve, scale)
-    utility.set_ylabel(f"{curve.metric_name} on the test split")
-    if curve.metric == "auc" and utility.get_ylim()[0] <= 0.5:
-        utility.axhline(0.5, color="#999999", linewidth=1, label="chance")
+    unit = f" ({curve.shown.plain_unit})" if curve.shown.plain_unit else ""
+    utility.set_ylabel(f"{curve.metric_name} on the test split{unit}")
+    chance = curve.shown.chance
+    if chance is not None and utility.get_ylim()[0] <= chance <= utility.get_ylim()[1]:
+        utility.axhline(chance, color="#999999", linewidth=1, label="chance")
     _megabyte_axis(megabytes, curve)
     ends = "smaller: more private" + ("; ∞: without privacy" if scale.without else "")
     megabytes.set_xlabel(f"ε aimed at ({ends})")

@@ -14,23 +14,16 @@ import yaml
 from fedsim.errors import InputError, Problem
 from fedsim.identity import edited
 from fedsim.report.shapes import wrong_in
-from fedsim.report.tested import Overlaps, Predictions, read_overlaps
+from fedsim.report.tested import (
+    Overlaps,
+    Predictions,
+    RecordScores,
+    read_overlaps,
+    read_scores,
+)
 from fedsim.report.text import positive_note
 from fedsim.runfolder import RunFolder, parsed, read_arrays
-
-METRIC_NAMES = {
-    "auc": "AUC",
-    "pr_auc": "PR-AUC",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "dice": "Dice",
-}
-"""Metrics as a reader calls them."""
+from fedsim.tasks.facts import TaskFacts
 
 NUMBER = (int, float)
 _Kinds = Mapping[str, tuple[type, ...]]
@@ -77,6 +70,7 @@ class Record:
         leakage: synthetic/leakage.json, or None.
         missing: what is not there (yet), a sentence each.
         overlaps: overlaps.npz; None where there is none.
+        scores: scores.npz; None where there is none.
     """
 
     path: Path
@@ -91,17 +85,24 @@ class Record:
     leakage: dict[str, Any] | None
     missing: list[str] = field(default_factory=list)
     overlaps: Overlaps | None = None
+    scores: RecordScores | None = None
 
     @property
     def private(self) -> bool:
         """Whether the run has a privacy mechanism: then it publishes no counts of classes."""
         return self.run.get("privacy") is not None
 
+    @cached_property
+    def task(self) -> TaskFacts:
+        """What was learned, and how its metrics are told."""
+        found = self.rounds[-1]["metrics"] if self.rounds else {}
+        return TaskFacts.read(self.run, [*found, *(self.summary or {}).get("metrics", {})])
+
     @property
-    def tested(self) -> Predictions | Overlaps | None:
+    def tested(self) -> Predictions | Overlaps | RecordScores | None:
         """What the models say of the test records."""
         if self.labels is None or self.probabilities is None:
-            return self.overlaps
+            return self.overlaps if self.overlaps is not None else self.scores
         places = np.arange(len(self.labels))
         return Predictions(self.labels, places, self.probabilities)
 
@@ -160,6 +161,7 @@ def read_record(path: Path) -> Record:
     run = reader.json("run.json", _RUN)
     if not reader.problems and reader.require("run.json: data", run["data"], _DATA):
         reader.holdings("run.json: data", run["data"])
+        reader.task("run.json", run)
     reader.shape("run.json", "run.json", run)
     if reader.problems:
         reader.stop()
@@ -173,6 +175,7 @@ def read_record(path: Path) -> Record:
         reader.shape("summary.json", "summary.json", summary)
     labels, probabilities = reader.predictions("predictions.npz")
     overlaps = reader.overlaps("overlaps.npz")
+    scores = reader.scores("scores.npz")
     leakage = path / "synthetic" / "leakage.json"
     found = reader.json("synthetic/leakage.json", {}) if leakage.is_file() else None
     for problem in edited(path, run):
@@ -194,6 +197,7 @@ def read_record(path: Path) -> Record:
         leakage=found,
         missing=[f"{name}: {why}" for name, why in reader.missing.items()],
         overlaps=overlaps,
+        scores=scores,
     )
 
 
@@ -335,7 +339,8 @@ class _Reader:
         """Labels and probabilities on the test split, or None for both."""
         if not (self.folder / name).is_file():
             why = "there is none" if self.done else "not written, for the run has not finished"
-            if not (self.folder / "overlaps.npz").is_file():
+            others = (self.folder / "overlaps.npz", self.folder / "scores.npz")
+            if not any(other.is_file() for other in others):
                 self.missing[name] = f"{why}; no ROC and precision-recall curves"
             return None, None
         try:
@@ -361,6 +366,22 @@ class _Reader:
             except ValueError as error:
                 self.fault(name, f"holds no overlaps: {error}")
         return None
+
+    def scores(self, name: str) -> RecordScores | None:
+        """The score of each test record, or None."""
+        if (self.folder / name).is_file():
+            try:
+                return read_scores(self.folder / name)
+            except ValueError as error:
+                self.fault(name, f"holds no scores: {error}")
+        return None
+
+    def task(self, where: str, run: Mapping[str, Any]) -> None:
+        """Check what the run says of its task."""
+        try:
+            TaskFacts.read(run)
+        except ValueError as error:
+            self.fault(where, str(error))
 
 
 _ABSENT = object()

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +24,7 @@ from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.report.text import typed
 from fedsim.runfolder import RunFolder, missing_of
 from fedsim.runfolder import damaged as damaged_file
+from fedsim.tasks.facts import TaskFacts
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
 # says whether they are the same.
@@ -63,10 +65,11 @@ class Run:
         config: scenario.yaml, parsed.
         summary: summary.json.
         rounds: the lines of rounds.jsonl.
-        predictions: None without predictions.npz or overlaps.npz.
+        predictions: None without a file of what is said of each test record.
         folds: the runs of a cross-validation, if this stands for all of them: `summary` has then
             nothing but metrics, means over them, and `rounds` is empty.
         planned: the entry `privacy` of run.json; None without a mechanism.
+        told: the entry `task` of run.json; None where an older fedsim wrote it.
     """
 
     folder: RunFolder
@@ -79,6 +82,12 @@ class Run:
     predictions: Tested | None
     folds: tuple[Run, ...] = ()
     planned: Mapping[str, Any] | None = None
+    told: Mapping[str, Any] | None = None
+
+    @cached_property
+    def task(self) -> TaskFacts:
+        """What was learned, and how its metrics are told."""
+        return TaskFacts.read({"task": self.told, "data": self.data}, self.summary["metrics"])
 
     @property
     def data_name(self) -> str:
@@ -144,6 +153,11 @@ class Row:
             return None
         worst = max(known, key=lambda one: math.inf if one.epsilon is None else one.epsilon)
         return replace(worst, certified=all(one.certified for one in known))
+
+    @property
+    def task(self) -> TaskFacts:
+        """What was learned."""
+        return self.runs[0].task
 
     @property
     def data(self) -> str:
@@ -347,6 +361,7 @@ def _joined(folds: Sequence[Run]) -> Run:
         rounds=[],
         predictions=Folds(parts) if len(parts) == len(folds) else None,
         folds=tuple(folds),
+        told=first.told,
     )
 
 
@@ -377,6 +392,10 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
             raise damaged_file(folder.path / "rounds.jsonl", f"line {number} is not a round's")
     refuse_misshapen(folder, "summary.json", [summary])
     refuse_misshapen(folder, "rounds.jsonl", rounds)
+    try:
+        TaskFacts.read(record)
+    except ValueError as error:
+        raise damaged_file(folder.path / "run.json", error) from error
     name, seed, data = str(record["scenario"]), int(record["seed"]), record["data"]
     planned = record.get("privacy")
     return Run(
@@ -389,6 +408,7 @@ def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
         rounds,
         predictions,
         planned=planned if isinstance(planned, Mapping) else None,
+        told=record.get("task"),
     )
 
 

@@ -122,7 +122,7 @@ def text(comparison: Comparison, width: int = 120) -> str:
     table = [one for one in cells if one.group not in ("about", "difference")]
     blocks = [_block(labels, [*about, *part]) for part in _parts(labels, about, table, width)]
     if comparison.baseline is not None and any(one.group == "difference" for one in cells):
-        about_them = f"minus {comparison.baseline.name}: same seeds, same test records, in points"
+        about_them = comparison.about_differences
         blocks.append([*_wrapped(about_them, width), *_differences(comparison, cells)])
     notes = [line for note in comparison.notes for line in _wrapped(note, width)]
     return "\n".join("\n".join(block) + "\n" for block in blocks) + "\n" + "\n".join(notes)

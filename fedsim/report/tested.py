@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from fedsim.report.statistics import mean_auc, mean_dice
 from fedsim.runfolder import read_arrays
+from fedsim.segmentation.task import Segmentation
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class Predictions:
         probabilities: float32 [models, n, classes].
     """
 
-    file: ClassVar[str] = "predictions.npz"
-    metric: ClassVar[str] = "auc"
+    file: ClassVar[str] = Classification.file
+    metric: ClassVar[str] = Classification.headline
+    strata_are: ClassVar[str] = "class"
 
     labels: NDArray[np.int64]
     records: NDArray[np.int64]
@@ -66,8 +70,9 @@ class Overlaps:
         overlaps: int64 [models, n, structures, 3], see `fedsim.segmentation_metrics`.
     """
 
-    file: ClassVar[str] = "overlaps.npz"
-    metric: ClassVar[str] = "dice"
+    file: ClassVar[str] = Segmentation.file
+    metric: ClassVar[str] = Segmentation.headline
+    strata_are: ClassVar[str] = "site"
 
     sites: NDArray[np.int64]
     records: NDArray[np.int64]
@@ -100,6 +105,51 @@ class Overlaps:
 
 
 @dataclass(frozen=True)
+class RecordScores:
+    """scores.npz: the score of each test record, of which a run's headline is the mean.
+
+    Attributes:
+        metric: name of the headline.
+        sites: int64 [n].
+        records: int64 [n], positions in the data store.
+        scores: float64 [models, n].
+    """
+
+    file: ClassVar[str] = Task.file
+    strata_are: ClassVar[str] = "site"
+
+    metric: str
+    sites: NDArray[np.int64]
+    records: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    @property
+    def models(self) -> int:
+        """How many models the run has: one, or one a client."""
+        return len(self.scores)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """[n], what a resample keeps as it is: the site."""
+        return self.sites
+
+    def score(
+        self, runs: Sequence[RecordScores], weights: NDArray[np.int32] | None = None
+    ) -> NDArray[np.float64] | None:
+        """Mean over records, the models of each run, and runs."""
+        if not len(self.records):
+            return None
+        each = np.mean([run.scores.mean(0) for run in runs], axis=0)
+        if weights is None:
+            return np.array([each.mean()])
+        return np.asarray(each @ weights / weights.sum(0))
+
+    def same_records(self, other: Tested) -> bool:
+        """Whether both are about the same records in the same order."""
+        return isinstance(other, RecordScores) and np.array_equal(self.records, other.records)
+
+
+@dataclass(frozen=True)
 class Folds:
     """What the runs of a cross-validation say, each of the volumes of its fold.
 
@@ -109,6 +159,7 @@ class Folds:
 
     file: ClassVar[str] = Overlaps.file
     metric: ClassVar[str] = Overlaps.metric
+    strata_are: ClassVar[str] = Overlaps.strata_are
 
     parts: tuple[Overlaps, ...]
 
@@ -146,7 +197,7 @@ class Folds:
         )
 
 
-Tested = Predictions | Overlaps | Folds
+Tested = Predictions | Overlaps | RecordScores | Folds
 
 
 def read_tested(folder: Path) -> Tested | None:
@@ -159,7 +210,29 @@ def read_tested(folder: Path) -> Tested | None:
         return _read_predictions(path)
     if (path := folder / Overlaps.file).is_file():
         return read_overlaps(path)
+    if (path := folder / RecordScores.file).is_file():
+        return read_scores(path)
     return None
+
+
+def read_scores(path: Path) -> RecordScores | None:
+    """Read scores.npz; None where it holds something else than a number a record.
+
+    Raises:
+        ValueError: the file is not what it should be.
+    """
+    kinds = {"metric": "U", "sites": "iu", "records": "iu", "scores": "f"}
+    metric, sites, records, scores = read_arrays(path, kinds)
+    if scores.ndim != 2:
+        return None
+    if metric.shape != () or not sites.shape == records.shape == scores.shape[1:]:
+        raise ValueError(
+            f"{path.name}: expected a metric's name, sites [n], records [n] and scores [models, "
+            f"n], but found {metric.shape}, {sites.shape}, {records.shape} and {scores.shape}"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{path.name}: scores are NaN or infinite")
+    return RecordScores(str(metric), sites, records, scores)
 
 
 def _read_predictions(path: Path) -> Predictions:

@@ -10,21 +10,15 @@ from typing import Any
 from fedsim.files import seen_from
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.runfolder import MODELS
-
-_NAMES = {
-    "auc": "AUC",
-    "pr_auc": "PR-AUC",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "balanced_accuracy": "balanced accuracy",
-    "dice": "Dice",
-}
+from fedsim.tasks.facts import EXTERNAL, TaskFacts
 
 
 def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[str]:
     """Metrics on the test split, traffic, privacy, time; folder and page as seen from `here`."""
-    scores, external = (_scores(summary["metrics"], prefix) for prefix in ("", "external_"))
+    run = folder / "run.json"
+    told = json.loads(run.read_text()) if run.is_file() else {}
+    task = TaskFacts.read(told, summary["metrics"])
+    scores, external = (_scores(summary["metrics"], task, prefix) for prefix in ("", EXTERNAL))
     stand_in = summary["data_source"] == "embedded"
     epsilon, claimed = summary["epsilon"], summary["epsilon_claimed"]
     privacy = "none" if epsilon is None else f"epsilon {epsilon:.3f}"
@@ -39,8 +33,8 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     return [
         *missing,
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
-        *_own_models(summary["metrics"], folder),
-        *filter(None, [positive_note(_positive(folder))]),
+        *_own_models(summary["metrics"], task, folder),
+        *filter(None, [positive_note((told.get("data") or {}).get("positive"))]),
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         f"privacy: {privacy}",
@@ -51,28 +45,19 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     ]
 
 
-def _own_models(metrics: Mapping[str, float | None], folder: Path) -> list[str]:
+def _own_models(metrics: Mapping[str, float | None], task: TaskFacts, folder: Path) -> list[str]:
     """That scores are means over the clients' own models, and what these do at home; or nothing."""
     count = len(list((folder / MODELS).glob("*.safetensors")))
     if count < 2:
         return []
     places = {"own": "at home", "others": "elsewhere"}
     found = [
-        f"{_NAMES[name]} {value:.3f} {places[place]}"
+        f"{task.title(name)} {task.text(name, value)} {places[place]}"
         for key, value in metrics.items()
         for name, _, place in [key.partition("@")]
-        if name in _NAMES and place in places and value is not None
+        if name in task.in_tables and place in places and value is not None
     ]
     return ["own models: means over " + ", ".join([f"{count} clients' models", *found])]
-
-
-def _positive(folder: Path) -> str | None:
-    """The positive class of a run; None where it has none."""
-    run = folder / "run.json"
-    if not run.is_file():
-        return None
-    found: str | None = json.loads(run.read_text())["data"].get("positive")
-    return found
 
 
 def positive_note(positive: str | None, rule: str = "") -> str:
@@ -82,11 +67,12 @@ def positive_note(positive: str | None, rule: str = "") -> str:
     return f"positive class: {positive}" + (f" ({rule})" if rule else "")
 
 
-def _scores(metrics: Mapping[str, float | None], prefix: str) -> list[str]:
-    """Metrics whose names begin with a prefix, as a reader calls them."""
-    found = {name: metrics[prefix + name] for name in _NAMES if prefix + name in metrics}
+def _scores(metrics: Mapping[str, float | None], task: TaskFacts, prefix: str) -> list[str]:
+    """Metrics whose names begin with a prefix, as a reader calls them, in the task's order."""
+    known = [one.name for one in task.metrics if one.name in task.in_tables]
+    found = {name: metrics[prefix + name] for name in known if prefix + name in metrics}
     return [
-        f"{_NAMES[name]} " + ("undefined" if value is None else f"{value:.3f}")
+        f"{task.title(name)} " + ("undefined" if value is None else task.text(name, value))
         for name, value in found.items()
     ]
 

@@ -6,23 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fedsim.client import Site
 from fedsim.errors import InputError
-from fedsim.label_views import BACKGROUND, LabelScheme, LabelView
-from fedsim.schema import Appearance
-from fedsim.segmentation.appearance import apply
+from fedsim.label_views import BACKGROUND, LabelScheme, LabelView, label_scheme
+from fedsim.tasks.keys import APPEARANCE, FOLDS, LABELS
+from fedsim.tasks.metric import Metric, fraction
+from fedsim.tasks.task import Task
+from fedsim.tasks.words import outlined
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fedsim.client import Site
+    from fedsim.federation import Federation
+    from fedsim.schema import Appearance, Scenario
 
 
 @dataclass(frozen=True)
-class SegmentationTask:
-    """What is to be learned, the same at all sites.
+class SegmentationTask(Task):
+    """To outline structures in volumes; a model gives logits [n, classes, *patch].
 
     Attributes:
         scheme: the classes, and which of them each client labels.
@@ -35,8 +42,83 @@ class SegmentationTask:
     patch: tuple[int, ...]
     in_channels: int = 1
     appearances: Mapping[str, Appearance] = field(default_factory=dict)
+
+    name: ClassVar[str] = "image-segmentation"
+    made_for: ClassVar[str] = "volumes"
+    learns_from: ClassVar[str] = "volumes to segment"
+    records: ClassVar[str] = "volumes"
+    things: ClassVar[str] = "cases"
     headline: ClassVar[str] = "dice"
-    positive: ClassVar[None] = None
+    metrics: ClassVar[Sequence[Metric]] = (fraction("dice", "Dice"),)
+    keys: ClassVar[tuple[str, ...]] = (FOLDS, LABELS, APPEARANCE)
+    file: ClassVar[str] = "overlaps.npz"
+    pictures_told: ClassVar[str] = "images and masks of typical test cases (segmentation/)"
+
+    @classmethod
+    def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> SegmentationTask:
+        """Who outlines which structures, how their volumes look, and the patch."""
+        labels = scenario.federation.labels
+        wanted = labels.clients if labels else None
+        outlines = dict.fromkeys(clients, store.structures) if wanted is None else wanted
+        strangers = sorted(set(clients) ^ set(outlines))
+        if strangers:
+            raise InputError(
+                f"federation.labels.clients names {', '.join(outlines)}, but the clients are "
+                f"{', '.join(clients)}",
+                hint="give every client the list of structures that it outlines",
+            )
+        scheme = label_scheme(
+            store.structures,
+            outlines,
+            labels.organs if labels else None,
+            labels.union if labels else False,
+            where="federation.labels",
+        )
+        appearances = scenario.federation.appearance
+        if strangers := sorted(set(appearances) - set(clients)):
+            raise InputError(
+                f"federation.appearance names {', '.join(strangers)}, but the clients are "
+                f"{', '.join(clients)}"
+            )
+        size = scenario.data.size
+        return cls(scheme, scenario.data.patch or (size, size), appearances=appearances)
+
+    @classmethod
+    def split(
+        cls, scenario: Scenario, store: Any, inside: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Every site by itself, patients kept together; or one fold of a cross-validation."""
+        from fedsim.data.volumes.split import split_cases, split_fold
+
+        share = scenario.data.split
+        cases = store.sites[inside], store.groups[inside], store.site_names
+        if share.folds is not None:
+            return split_fold(
+                *cases, fold=share.fold, folds=share.folds, val=share.val, seed=share.seed
+            )
+        return split_cases(*cases, val=share.val, test=share.test, seed=share.seed)
+
+    @classmethod
+    def agrees_in(cls, store: Any) -> tuple[str, tuple[str, ...]]:
+        """Structures in the order of their label values."""
+        return "structures", tuple(store.structures)
+
+    @classmethod
+    def store_lines(cls, name: str, store: Any) -> list[str]:
+        """Where the volumes are from, how many, with which outlines."""
+        from fedsim.report.volumes import store_lines
+
+        return store_lines(name, store)
+
+    @classmethod
+    def contents(cls, store: Any) -> str:
+        """Volumes, and what is outlined in them."""
+        return f"{len(store)} volumes, outlines of {', '.join(store.structures)}"
+
+    @classmethod
+    def goal_of(cls, classes: Sequence[str]) -> str:
+        """Which structures are outlined."""
+        return outlined([name for name in classes if name != BACKGROUND])
 
     def __post_init__(self) -> None:
         if len(self.patch) not in (2, 3) or min(self.patch) < 1:
@@ -86,6 +168,8 @@ class SegmentationTask:
 
         if client is None:
             return VolumeView(store, positions, self.scheme.merge)
+        from fedsim.segmentation.appearance import apply
+
         own, appearance = self.scheme.views[client], self.appearances.get(client)
         return VolumeView(
             store,
@@ -119,7 +203,44 @@ class SegmentationTask:
             "structures": np.array(self.structures),
             "overlaps": predicted,
         }
-        return "overlaps.npz", arrays
+        return self.file, arrays
+
+    def data_lines(self, federation: Federation) -> list[str]:
+        """A table of the sites, and one of who holds how many cases of which site."""
+        from fedsim.report.volumes import client_lines, site_lines
+
+        store = federation.store
+        return [*site_lines(store), *client_lines(store, federation.train, federation.split)]
+
+    def data_picture(self, scenario: Scenario, federation: Federation, out: Path | None) -> Path:
+        """Cases of every site, side by side."""
+        from fedsim.report.volumes import save_sites
+
+        out = out or Path(f"{scenario.name}-volumes.png")
+        save_sites(federation.store, scenario.data.name, out)
+        return out
+
+    def pictures(
+        self,
+        folder: Path,
+        model: torch.nn.Module,
+        view: Any,
+        predicted: NDArray[np.int64],
+        device: torch.device,
+        *,
+        title: str,
+        note: str,
+    ) -> None:
+        """Typical test cases with truth and prediction."""
+        from fedsim.report.overlays import overlays, save_overlays
+
+        cases = overlays(model, view, predicted, self, device)
+        place, title = folder / "segmentation", f"{title}: typical test cases"
+        save_overlays(place, cases, self.structures, title, note)
+
+
+Segmentation = SegmentationTask
+"""The task by its short name."""
 
 
 class Volumes(Protocol):

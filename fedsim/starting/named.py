@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedsim import scenario as scenarios
-from fedsim.data.volumes.dataset import VolumeDataset
 from fedsim.errors import InputError
 from fedsim.files import file_name
+from fedsim.fitting import data_of
 from fedsim.registry import default_registry
 from fedsim.schema import Scenario
 from fedsim.starting.draft import Progress, draft, loaded
@@ -59,7 +59,6 @@ def scenario_of(
 
 def _about(name: str) -> str:
     """A scenario about a data set."""
-    dataset = default_registry().resolve("datasets", name)
-    volumes = isinstance(dataset, type) and issubclass(dataset, VolumeDataset)
+    volumes = data_of(default_registry().resolve("datasets", name)) == "volumes"
     found = Found(name, "volumes" if volumes else "images", name, None)
     return scenario_text(Sheet(name=name, found=found, size=64 if volumes else 32))

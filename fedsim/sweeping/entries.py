@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsim.runfolder import SCHEMA_VERSION, now, write_whole
+from fedsim.runfolder import SCHEMA_VERSION, RunFolder, now, write_whole
 from fedsim.sweeping.cells import Cell
-
-_KEY_METRICS = ("auc", "dice", "balanced_accuracy")
+from fedsim.tasks.facts import TaskFacts
 
 
 @dataclass
@@ -95,10 +94,16 @@ class Record:
         write_whole(self.path, text.encode())
 
 
-def score(summary: Mapping[str, Any]) -> list[str]:
-    """The key metric as text, if it is defined."""
-    known = [name for name in _KEY_METRICS if summary["metrics"].get(name) is not None]
-    return [f"{name} {summary['metrics'][name]:.3f}" for name in known[:1]]
+def score(folder: Path | None, summary: Mapping[str, Any]) -> list[str]:
+    """The metric that a finished run is judged by, as text, if one is defined."""
+    metrics = summary["metrics"]
+    run = {} if folder is None else RunFolder(folder).read_json("run.json")
+    try:
+        task = TaskFacts.read(run, metrics)
+    except ValueError:  # Of a run that was finished before, and edited since.
+        return []
+    name = task.judged(metrics)
+    return [] if name is None else [f"{name} {task.text(name, metrics[name])}"]
 
 
 def error_of(log: Path, start: int, code: int) -> str:

@@ -233,7 +233,7 @@ class Sweep:
             left = self._seconds_left()
             self._say(
                 entry,
-                ", ".join([*score(entry.summary), duration(entry.seconds)])
+                ", ".join([*score(entry.folder, entry.summary), duration(entry.seconds)])
                 + (f"; about {duration(left)} left" if left else ""),
             )
         else:
@@ -252,7 +252,10 @@ class Sweep:
     def _skip(self, entry: Entry, found: Standing) -> None:
         entry.folder, entry.before = found.folder, not entry.told
         self._note_summary(entry)
-        self._say(entry, ", ".join([f"finished already: {found.folder}", *score(entry.summary)]))
+        self._say(
+            entry,
+            ", ".join([f"finished already: {found.folder}", *score(found.folder, entry.summary)]),
+        )
         self._write("running")
 
     def _note_summary(self, entry: Entry) -> None:

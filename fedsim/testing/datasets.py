@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.data.dataset import usable
-from fedsim.data.volumes.dataset import VolumeDataset
-from fedsim.data.volumes.store import VolumeStore
-from fedsim.federation import open_store
+from fedsim.federation import dataset_of, open_store, task_of
 from fedsim.registry import construct
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, undisturbed
@@ -29,13 +27,11 @@ def prepared(bench: Bench) -> str:
     """The data can be read, or generated, and say what they are."""
     store = _store(bench)
     origin = "the stand-in" if store.source == "embedded" else str(store.root)
-    if isinstance(store, VolumeStore):
-        return f"{origin}: {len(store.ids)} cases, structures {', '.join(store.structures)}"
-    counts = Counter(store.labels.tolist())
-    each = ", ".join(f"{name} {counts[label]}" for label, name in enumerate(store.classes))
-    if absent := [name for label, name in enumerate(store.classes) if not counts[label]]:
-        raise CheckFailed(f"{origin}: there is no record of class {', '.join(absent)} ({each})")
-    return f"{origin}: {len(store)} records ({each}), {len(store.site_names)} site(s)"
+    task = task_of(dataset_of(bench.scenario()))
+    if absent := task.empty_classes(store):
+        told = f"there is no record of class {', '.join(absent)} ({task.contents(store)})"
+        raise CheckFailed(f"{origin}: {told}")
+    return f"{origin}: {task.contents(store)}, {len(store.site_names)} site(s)"
 
 
 def groups(bench: Bench) -> str:
@@ -71,18 +67,18 @@ def manifest(bench: Bench) -> str:
         raise NotApplicable("no folder is given: --with data.root=DIR")
     dataset = construct(bench.factory, scenario.data.parameters)
     found = usable(dataset.manifest, root, scenario.data.skip_bad)
-    if isinstance(dataset, VolumeDataset):
-        raise NotApplicable("the manifest of volumes is checked as it is read")
     twice = [name for name, count in Counter(found.ids).items() if count > 1]
     if twice:
         raise CheckFailed(f"{len(twice)} ids are given to several records, such as {twice[0]!r}")
-    if gone := [path for path in found.paths if not Path(path).is_file()]:
+    # Of volumes, a folder may be the file: a DICOM series.
+    if gone := [path for path in found.files if not Path(path).exists()]:
         raise CheckFailed(
-            f"{len(gone)} of {len(found.paths)} files are not there, such as {gone[0]}"
+            f"{len(gone)} of {len(found.files)} files are not there, such as {gone[0]}"
         )
-    if np.asarray(found.labels).dtype != np.int64:
-        raise CheckFailed(f"labels are {np.asarray(found.labels).dtype}, not int64")
-    return f"{len(found.paths)} records, each file is there"
+    labels = getattr(found, "labels", None)
+    if labels is not None and np.asarray(labels).dtype != np.int64:
+        raise CheckFailed(f"labels are {np.asarray(labels).dtype}, not int64")
+    return f"{len(found.files)} records, each file is there"
 
 
 def randomness(bench: Bench) -> str:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fedsim import __version__
-from fedsim.client import Task
-from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
-from fedsim.data.images import CHANNELS, PERCENTILES, Window
-from fedsim.data.volumes.dataset import VolumeDataset
+from fedsim.data.dataset import method_of
+from fedsim.data.images import Window
 from fedsim.data.volumes.preparing import Preparation
-from fedsim.registry import construct, default_registry
+from fedsim.federation import dataset_of
 from fedsim.scenario import Scenario
-
-Kind = Literal["image-classification", "image-segmentation"]
+from fedsim.segmentation.task import Segmentation
+from fedsim.tasks.classification import Classification
+from fedsim.tasks.task import Task
 
 SCHEMA = "1"
 """Version of the metadata."""
@@ -38,13 +37,13 @@ class About:
     """What a model is, what it was made for, and where it is from.
 
     Attributes:
-        task: one label an image, or one a voxel.
+        task: name of the task: one label an image, one a voxel, or another package's.
         architecture: a model plugin's name, or a dotted path.
         arguments: what its constructor is given, task and scenario together.
         classes: names in the order of the model's outputs; of volumes, background first.
         positive: of two classes of images, the one that AUC and the like are of.
-        preprocessing: what is done to a file before the model sees it, see `Pictures` and
-            `Segmented`; `how` and `window` read it.
+        preprocessing: what is done to a file before the model sees it, as the data set says it;
+            `how` and `window` read it.
         data: name of the data set it was trained on.
         data_source: "path", or "embedded" for a generated stand-in.
         scenario: the scenario's name.
@@ -56,7 +55,7 @@ class About:
         licence: what may be done with it.
     """
 
-    task: Kind
+    task: str
     architecture: str
     arguments: dict[str, Any]
     classes: tuple[str, ...]
@@ -85,12 +84,32 @@ class About:
         return self.data_source == "embedded"
 
     @property
+    def classifies(self) -> bool:
+        """Whether it classifies images."""
+        return self.task == Classification.name
+
+    @property
+    def segments(self) -> bool:
+        """Whether it segments volumes."""
+        return self.task == Segmentation.name
+
+    @property
+    def answers(self) -> bool:
+        """Whether `fedsim predict` knows what its outputs mean."""
+        return self.classifies or self.segments
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether its inputs are parts of volumes, and not images."""
+        return "patch" in self.preprocessing
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input of the model: channels, then height and width, or the patch."""
-        if self.task == "image-classification":
-            size = self.preprocessing["size"]
-            return self.preprocessing["channels"], size, size
-        return 1, *self.patch
+        if self.of_volumes:
+            return 1, *self.patch
+        size = self.preprocessing["size"]
+        return self.preprocessing["channels"], size, size
 
     @property
     def window(self) -> Window | None:
@@ -154,7 +173,7 @@ class About:
             raise NotDescribedError(f"it is of a newer form (schema {texts['schema']})")
         try:
             about = cls(
-                task=texts["task"],  # type: ignore[arg-type]
+                task=texts["task"],
                 architecture=texts["architecture"],
                 arguments=dict(json.loads(texts["architecture_arguments"])),
                 classes=tuple(map(str, json.loads(texts["classes"]))),
@@ -170,13 +189,11 @@ class About:
                 version=texts.get("fedsim_version", ""),
                 licence=texts.get("license_note", ""),
             )
-            if about.task == "image-classification":
-                about.window  # noqa: B018
-            elif about.task == "image-segmentation":
+            if about.of_volumes:
                 about.how  # noqa: B018
             else:
-                raise NotDescribedError(f"it is for the task {about.task!r}")
-            if min(about.input_shape) < 1 or len(about.classes) < 2:
+                about.window  # noqa: B018
+            if min(about.input_shape) < 1 or (about.answers and len(about.classes) < 2):
                 raise NotDescribedError("its input or its classes are none")
         except NotDescribedError:
             raise
@@ -207,15 +224,13 @@ def describe_model(
         client: whose model it is; "" for the global one.
     """
     data = scenario.data
-    dataset = construct(default_registry().resolve("datasets", data.name), data.parameters)
-    volumes = isinstance(dataset, VolumeDataset)
     return About(
-        task="image-segmentation" if volumes else "image-classification",
+        task=task.name,
         architecture=scenario.model.name,
         arguments={**scenario.model.parameters, **task.model_arguments},
         classes=tuple(task.classes),
         positive=task.positive,
-        preprocessing=_of_volumes(dataset, data.size, task) if volumes else _of_images(scenario),
+        preprocessing=method_of(dataset_of(scenario), "preprocessing")(data, task),
         data=data.name,
         data_source=data_source,
         scenario=scenario.name,
@@ -225,35 +240,6 @@ def describe_model(
         client=client,
         licence=_licence(data.name, data_source),
     )
-
-
-def _of_images(scenario: Scenario) -> dict[str, Any]:
-    return {
-        "size": scenario.data.size,
-        "channels": CHANNELS,
-        "colours": "RGB",
-        "resize": "shorter side to size, centre cropped, bilinear with antialiasing",
-        "window": scenario.data.window,
-        "window_percentiles": None if scenario.data.window is not None else PERCENTILES,
-        "scale": 1 / 255,
-        "mean": IMAGE_MEAN,
-        "std": IMAGE_STD,
-    }
-
-
-def _of_volumes(dataset: VolumeDataset, size: int, task: Any) -> dict[str, Any]:
-    how = dataset.preparation(size)
-    return {
-        "size": how.size,
-        "slices": how.slices,
-        "field_of_view": how.field_of_view,
-        "spacing": how.spacing,
-        "normalise": "zscore_clipped" if how.clip else "zscore",
-        "orientation": dataset.orientation,
-        "axes": "slices to the head, rows to the back, columns to the left",
-        "channel": dataset.channel,
-        "patch": task.patch,
-    }
 
 
 def _licence(data: str, source: str) -> str:

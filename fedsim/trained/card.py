@@ -19,7 +19,7 @@ from fedsim.errors import InputError
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
 from fedsim.report.paths import hidden
-from fedsim.report.record import METRIC_NAMES, Record, read_record
+from fedsim.report.record import Record, read_record
 from fedsim.report.statistics import LEVEL, REPLICATES, interval
 from fedsim.report.tested import Tested, read_tested
 from fedsim.report.text import typed
@@ -56,7 +56,7 @@ class _Facts:
 
     @property
     def headline(self) -> str:
-        return "dice" if self.about.task == "image-segmentation" else "auc"
+        return self.record.task.headline
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _front(facts: _Facts, found: tuple[float, float] | None) -> str:
     tags += ["differential-privacy"] if facts.summary.get("certified") else []
     source = "generated stand-in for " if about.stand_in else ""
     metrics = [
-        {"type": name, "name": METRIC_NAMES.get(name, name), "value": value}
+        {"type": name, "name": facts.record.task.title(name), "value": value}
         for name, value in _overall(facts).items()
         if value is not None
     ]
@@ -177,8 +177,10 @@ def _overall(facts: _Facts) -> dict[str, float | None]:
 
 def _opening(facts: _Facts) -> str:
     about = facts.about
-    what = "labels each voxel of a volume as" if about.task == "image-segmentation" else "tells"
     names = ", ".join(_plain(name) for name in about.classes)
+    what = f"labels each voxel of a volume as {names}" if about.segments else f"tells {names}"
+    if not about.answers:
+        what = f"was trained {_plain(facts.record.task.goal)}"
     lines = [
         "> **For research. Not a medical device.** No number here says that this model is fit for "
         "patients.\n"
@@ -190,7 +192,7 @@ def _opening(facts: _Facts) -> str:
         )
     method = _plain(str(facts.plugin("strategy").get("name", "")))
     lines.append(
-        f"A `{_code(about.architecture)}` network that {what} {names}. It was trained by the "
+        f"A `{_code(about.architecture)}` network that {what}. It was trained by the "
         f"federated method `{_code(method)}` in a simulation with fedsim {_plain(about.version)}.\n"
     )
     if about.positive:
@@ -227,7 +229,7 @@ def _data(facts: _Facts) -> str:
     elif sizes:
         told = ", ".join(f"{number} {_plain(split)}" for split, number in sizes.items())
         lines.append(f"Records: {told}; those of one patient are on one side, where that is known.")
-    if about.task == "image-classification":
+    if not about.of_volumes:
         lines.append(
             f"Preprocessing: {found['colours']}, {found['size']} x {found['size']} px "
             f"({found['resize']}), normalised by channel."
@@ -242,6 +244,7 @@ def _data(facts: _Facts) -> str:
 
 
 def _results(facts: _Facts, found: tuple[float, float] | None) -> str:
+    task = facts.record.task
     count = None if facts.tested is None else len(facts.tested.strata)
     head = "On the test split"
     if count is not None:
@@ -254,9 +257,9 @@ def _results(facts: _Facts, found: tuple[float, float] | None) -> str:
     for name, value in _overall(facts).items():
         ends = ""
         if found is not None and name == facts.headline:
-            ends = f"{found[0]:.3f} to {found[1]:.3f}"
-        told = "undefined" if value is None else f"{value:.3f}"
-        rows.append(f"| {_plain(METRIC_NAMES.get(name, name))} | {told} | {ends} |")
+            ends = " to ".join(map(task.main.number, found))
+        told = "undefined" if value is None else task.text(name, value)
+        rows.append(f"| {_plain(task.title(name))} | {told} | {ends} |")
     rows.append("")
     if found is not None:
         rows.append(
@@ -273,7 +276,9 @@ def _results(facts: _Facts, found: tuple[float, float] | None) -> str:
     }
     if outside:
         told = ", ".join(
-            f"{_plain(METRIC_NAMES.get(k, k))} {v:.3f}" for k, v in outside.items() if v is not None
+            f"{_plain(task.title(k))} {task.text(k, v)}"
+            for k, v in outside.items()
+            if v is not None
         )
         rows.append(f"On external records, which no client has: {told or 'undefined'}.\n")
     return "\n".join(rows)
@@ -287,14 +292,15 @@ def _by_site(facts: _Facts) -> list[str]:
         for k, v in facts.summary.get("metrics", {}).items()
         if k.startswith(begin) and k.removeprefix(begin) not in ("own", "others")
     }
-    name = METRIC_NAMES[facts.headline]
+    main = facts.record.task.main
+    name = _plain(main.title)
     known = {site: value for site, value in found.items() if value is not None}
     if len(known) > _MANY_SITES:
         low, high = min(known.values()), max(known.values())
-        return [f"{name} at {len(known)} sites: {low:.3f} to {high:.3f}.\n"]
+        return [f"{name} at {len(known)} sites: {main.number(low)} to {main.text(high)}.\n"]
     if not known:
         return []
-    told = ", ".join(f"{_plain(site)} {value:.3f}" for site, value in known.items())
+    told = ", ".join(f"{_plain(site)} {main.text(value)}" for site, value in known.items())
     return [f"{name} by site: {told}.\n"]
 
 
@@ -357,27 +363,30 @@ def _training(facts: _Facts) -> str:
 def _limits(facts: _Facts) -> str:
     lines = [
         "It was trained in a simulation: hospitals, networks and failures are not real ones.",
-        "It says nothing of images of another kind, device or population, and it always answers: "
-        "a picture of something else gets a class, too.",
-        "Probabilities are not calibrated unless somebody has checked that they are.",
+        "It says nothing of images of another kind, device or population, and it always answers"
+        + (": a picture of something else gets a class, too." if facts.about.classes else "."),
     ]
-    if facts.about.task == "image-segmentation":
+    if facts.about.classes:
+        lines.append("Probabilities are not calibrated unless somebody has checked that they are.")
+    if facts.about.segments:
         lines.append("What lies outside of its field of view is called background.")
     return _list(*lines)
 
 
 def _load(facts: _Facts, file: str) -> str:
     about = facts.about
-    call = 'predict(["image.png"])  # probabilities, [n, classes]'
-    if about.task == "image-segmentation":
+    call = 'model(trained.transform("image.png")[None])  # its answer, from PyTorch'
+    if about.classifies:
+        call = 'predict(["image.png"])  # probabilities, [n, classes]'
+    if about.segments:
         call = 'segment("volume.nii.gz").labels  # on the voxels of the file'
     owner = f", client={about.client!r}" if about.client else ""
     verb = f" --client {shlex.quote(about.client)}" if about.client else ""
     return (
         "```python\nimport fedsim\n\n"
         f'trained = fedsim.load_model("RUN"{owner})  # this folder, or {file} alone\n'
-        f"trained.{call}\n```\n\n"
-        f"```sh\nfedsim predict RUN FILE{verb}\n```\n"
+        f"trained.{call}\n```\n"
+        + (f"\n```sh\nfedsim predict RUN FILE{verb}\n```\n" if about.answers else "")
     )
 
 

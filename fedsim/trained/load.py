@@ -60,7 +60,7 @@ class TrainedModel:
         Raises:
             InputError: the file cannot be read.
         """
-        read = read_prepared if self.about.task == "image-segmentation" else read_picture
+        read = read_prepared if self.about.of_volumes else read_picture
         try:
             return read(Path(path), self.about)
         except ValueError as error:
@@ -70,24 +70,35 @@ class TrainedModel:
         """Class probabilities of images, float32 [n, classes].
 
         Raises:
-            InputError: a file cannot be read; or the model segments volumes.
+            InputError: a file cannot be read; or the model does not classify images.
         """
-        if self.about.task == "image-segmentation":
+        if self.about.segments:
             raise InputError("this model segments volumes", hint="use segment(FILE)")
+        require_known(self.about)
         return probabilities(self.model, map(self.transform, paths), self.about, self.device)
 
     def segment(self, path: str | Path) -> Segmented:
         """The structures in a volume, on the voxels of its file.
 
         Raises:
-            InputError: the file cannot be read; or the model classifies images.
+            InputError: the file cannot be read; or the model does not segment volumes.
         """
-        if self.about.task == "image-classification":
+        if self.about.classifies:
             raise InputError("this model classifies images", hint="use predict([FILE, ...])")
+        require_known(self.about)
         try:
             return segment_file(self.model, Path(path), self.about, self.device)
         except ValueError as error:
             raise InputError("the file cannot be used", [Problem(str(path), str(error))]) from error
+
+
+def require_known(about: About) -> None:
+    """Raise InputError for a model of another package's task, whose answers only that can read."""
+    if not about.answers:
+        raise InputError(
+            f"this model is for the task {about.task!r}, whose answers fedsim does not know",
+            hint="from Python: trained.model(trained.transform(FILE)[None])",
+        )
 
 
 def load_model(

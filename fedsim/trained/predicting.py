@@ -61,7 +61,7 @@ def find_files(
     Returns:
         The files, each once, those of a folder sorted; and what is wrong with places.
     """
-    volumes = trained.about.task == "image-segmentation"
+    volumes = trained.about.segments
     found: dict[Path, None] = {}
     problems = []
     for place in places:
@@ -169,7 +169,7 @@ def require_elsewhere(files: Iterable[Path], targets: Iterable[Path]) -> None:
 def table(answers: Sequence[Answer], trained: TrainedModel) -> list[list[Any]]:
     """The rows of a CSV file: numbers are not rounded, and unreadable files say why."""
     classes = trained.classes
-    if trained.about.task == "image-classification":
+    if trained.about.classifies:
         header = ["file", "predicted", *(f"p_{name}" for name in classes), "error"]
         nothing: list[Any] = [None] * (1 + len(classes))
         return [

@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
         "--baseline", metavar="LABEL", help="row to take differences from; default: the first"
     )
     one.add_argument(
-        "--reach", type=float, metavar="X", help="MB until the test AUC was first X, such as 0.75"
+        "--reach", type=float, metavar="X", help="MB until the test score was first X, such as 0.75"
     )
     one.add_argument(
         "--bandwidth", type=float, metavar="MBIT", help="seconds on the wire at MBIT per second"

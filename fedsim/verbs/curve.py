@@ -48,7 +48,7 @@ def add(verbs: Verbs) -> None:
         help="such as 0.5 2 8 inf (inf: without privacy); default: 0.5 1 2 4 8",
     )
     seed_arguments(one, "the seed 0")
-    one.add_argument("--metric", metavar="NAME", help="default: auc, or dice where there is none")
+    one.add_argument("--metric", metavar="NAME", help="default: the task's headline, such as auc")
     one.add_argument(
         "--name", metavar="NAME", help="folder below DIR/curves; default: the scenarios' names"
     )

@@ -18,7 +18,6 @@ from fedsim.verbs import (
 
 if TYPE_CHECKING:
     from fedsim.console import Console
-    from fedsim.federation import Federation
     from fedsim.scenario import Scenario
 
 
@@ -37,16 +36,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from fedsim.report import data as report
     from fedsim.report import data_facts
 
     if arguments.what == "status":
         _status(arguments)
         return EXIT_DONE
     from fedsim.console import Console
-    from fedsim.data.volumes.store import VolumeStore
-    from fedsim.federation import build_federation, open_store
-    from fedsim.report import volumes
+    from fedsim.federation import build_federation, dataset_of, open_store, task_of
     from fedsim.scenario import activate_plugins
 
     console = Console(stderr=arguments.json)
@@ -55,25 +51,20 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.json:
         # `prepare` and `show` differ in the picture.
         federation = build_federation(scenario, scenario.seeds[0], console.preparing)
-        shown = arguments.what == "show"
-        picture = _picture(scenario, federation, arguments.out) if shown else None
+        picture = None
+        if arguments.what == "show":
+            picture = federation.task.data_picture(scenario, federation, arguments.out)
         print_json(data_facts.holdings(scenario, federation, picture))
         return EXIT_DONE
     if arguments.what == "prepare":
         store = open_store(scenario, console.preparing)
-        lines = volumes.store_lines if isinstance(store, VolumeStore) else report.store_lines
-        say("\n".join(lines(scenario.data.name, store)))
+        say("\n".join(task_of(dataset_of(scenario)).store_lines(scenario.data.name, store)))
         return EXIT_DONE
     federation = build_federation(scenario, scenario.seeds[0], console.preparing)
-    if isinstance(held := federation.store, VolumeStore):
-        say("\n".join(volumes.store_lines(scenario.data.name, held)))
-        say("\n".join(volumes.site_lines(held)))
-        say("\n".join(volumes.client_lines(held, federation.train, federation.split)))
-        say(f"picture: {_picture(scenario, federation, arguments.out)}")
-        return EXIT_DONE
-    say("\n".join(report.store_lines(scenario.data.name, federation.store)))
-    say("\n".join(report.class_lines(federation)))
-    say(f"picture: {_picture(scenario, federation, arguments.out)}")
+    say("\n".join(federation.task.store_lines(scenario.data.name, federation.store)))
+    say("\n".join(federation.task.data_lines(federation)))
+    picture = federation.task.data_picture(scenario, federation, arguments.out)
+    say(f"picture: {picture}")
     return EXIT_DONE
 
 
@@ -121,18 +112,3 @@ def _folder(name: str, as_json: bool) -> None:
     say("\n".join([f"{name}: {found.layout}", *found.notes]))
     say(f"read by the data set {found.dataset}" + (f", with {words}" if words else ""))
     say(f"what is in it: fedsim data show {name}; a scenario for it: fedsim start {name}")
-
-
-def _picture(scenario: Scenario, federation: Federation, out: Path | None) -> Path:
-    """Draw whose data there are; the file."""
-    from fedsim.data.volumes.store import VolumeStore
-    from fedsim.report import data as report
-    from fedsim.report import volumes
-
-    if isinstance(federation.store, VolumeStore):
-        out = out or Path(f"{scenario.name}-volumes.png")
-        volumes.save_sites(federation.store, scenario.data.name, out)
-    else:
-        out = out or Path(f"{scenario.name}-partition.png")
-        report.save_partition(federation, scenario, scenario.seeds[0], out)
-    return out

@@ -42,7 +42,7 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     from fedsim.report.csv_file import csv_bytes
     from fedsim.runfolder import write_named
-    from fedsim.trained.load import load_model
+    from fedsim.trained.load import load_model, require_known
     from fedsim.trained.predicting import classify, find_files, require_elsewhere, segment, table
 
     for place, is_folder in ((arguments.csv, False), (arguments.out, True)):
@@ -51,7 +51,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise InputError(f"{place} is there, and is not {kind}")
     trained = load_model(arguments.run, arguments.client)
     about = trained.about
-    volumes = about.task == "image-segmentation"
+    require_known(about)
+    volumes = about.segments
     if arguments.out is not None and not volumes:
         raise InputError(
             "--out is for the masks of volumes, and this model classifies images",
@@ -119,7 +120,7 @@ def _closing(answers: list[Answer], trained: TrainedModel, csv: Path | None) -> 
     if not good:
         return []
     what = "1 file" if len(good) == 1 else f"{len(good)} files"
-    if trained.about.task == "image-classification":
+    if trained.about.classifies:
         often = Counter(trained.classes[one.label] for one in good)
         what += ": " + ", ".join(f"{often[name]} {name}" for name in trained.classes)
     return [what, *([f"table: {csv}"] if csv is not None else [])]

@@ -888,10 +888,12 @@ def test_the_verb_names_all_options_that_do_not_fit(
 ) -> None:
     make()
     runs = str(tmp_path / "runs")
-    wrong = ["--reach", "75", "--latency", "-1", "--csv", runs]
+    assert main(["compare", runs, "--reach", "75"]) == 2
+    assert "did you mean 0.75?" in capsys.readouterr().err
+    wrong = ["--reach", "0", "--latency", "-1", "--csv", runs]
     assert main(["compare", runs, *wrong]) == 2
     _, err = capsys.readouterr()
-    for words in ("did you mean 0.75?", "must not be negative", "needs --bandwidth", "is a folder"):
+    for words in ("must be above 0", "must not be negative", "needs --bandwidth", "is a folder"):
         assert words in err
     assert main(["compare", runs, "--bandwidth", "0"]) == 2
     (tmp_path / "file").write_text("")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from fedsim.data.dataset import BadRecords
 from fedsim.data.volumes.preparing import Preparation
 from fedsim.errors import Problem
+from fedsim.segmentation.task import SegmentationTask
+from fedsim.tasks.task import Task
+
+if TYPE_CHECKING:
+    from fedsim.schema import Data
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class VolumeManifest:
     bad: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     columns: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path]:
+        """A file of each case."""
+        return self.images
 
     def checked(self) -> VolumeManifest:
         """This manifest; raises BadRecords where `bad` says that cases are not listed."""
@@ -113,11 +123,13 @@ class VolumeDataset(ABC):
             data set's options that it also takes; None when there is no stand-in. Its attribute
             `version` is part of the store's key: change it when the volumes change.
         layout: what a root folder must hold, for error messages.
+        learns: what is learned from it: segmentation, unless it names another task.
         channel: which channel of images with several is taken; None where there must be one.
     """
 
     embedded: ClassVar[Callable[..., EmbeddedVolumes] | None] = None
     layout: ClassVar[str] = "images and their masks"
+    learns: ClassVar[type[Task]] = SegmentationTask
     channel: int | None = None
 
     def __init__(
@@ -148,6 +160,39 @@ class VolumeDataset(ABC):
         super().__init_subclass__(**options)
         if inspect.isfunction(cls.__dict__.get("embedded")):
             cls.embedded = staticmethod(cls.__dict__["embedded"])
+
+    def open(self, **options: Any) -> Any:
+        """The prepared data: a store, built first when the cache does not hold it.
+
+        Args:
+            options: name, root, size, embedded, skip_bad, cache, progress; see
+                `fedsim.data.volumes.store.prepare_volumes`. What only images need is left out.
+        """
+        from fedsim.data.volumes.store import prepare_volumes
+
+        for_images = ("workers", "positive", "window")
+        return prepare_volumes(self, **{k: v for k, v in options.items() if k not in for_images})
+
+    def preprocessing(self, data: Data, task: Any) -> dict[str, Any]:
+        """What is done to a file before a model sees it, as model files say it."""
+        how = self.preparation(data.size)
+        return {
+            "size": how.size,
+            "slices": how.slices,
+            "field_of_view": how.field_of_view,
+            "spacing": how.spacing,
+            "normalise": "zscore_clipped" if how.clip else "zscore",
+            "orientation": self.orientation,
+            "axes": "slices to the head, rows to the back, columns to the left",
+            "channel": self.channel,
+            "patch": task.patch,
+        }
+
+    def looks(self, manifest: VolumeManifest) -> list[str]:
+        """Sizes, spacing and grey values of some of the files, for `fedsim start`."""
+        from fedsim.data.volumes.looks import volume_looks
+
+        return volume_looks(manifest.files)
 
     def preparation(self, size: int) -> Preparation:
         """What is done to each volume, with slices of `size` x `size` voxels."""

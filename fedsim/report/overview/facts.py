@@ -20,7 +20,7 @@ from fedsim.report.overview.tables import (
     comparison_grid,
     costs_grid,
     difference_cell,
-    metric_title,
+    main_column,
     part_grid,
     rounds_grid,
     settings_grid,
@@ -97,7 +97,7 @@ def _section(key: str, group: Group, baseline: Row | None, lines: int, paths: bo
     rows = group.rows
     base = next((k for k, row in enumerate(rows) if row is baseline), 0)
     found = compare(rows, baseline=rows[base].name, per_site=True)
-    main = next(one for one in found.columns if one.group == "scores")
+    main, task = main_column(found), rows[0].task
     bases = list(range(len(rows))) if len(rows) <= MOST_BASES else [base]
     pairs: list[list[Measure | str | None]] = []
     if len(rows) > 1:
@@ -125,11 +125,14 @@ def _section(key: str, group: Group, baseline: Row | None, lines: int, paths: bo
         notes=[one.replace("+-", "±") for one in found.notes],
         front=[name for name, there in zip(names, on_front, strict=True) if there],
         costs=costs_grid(found, main, candidates, on_front),
-        rounds=rounds_grid(by_round, main.key),
+        rounds=rounds_grid(by_round, main.key, task),
         bases=bases,
         base=base,
         figures={
-            "score": main.title,
+            "score": task.main.title,
+            "unit": main.spoken,
+            "digits": main.digits,
+            "difference": main.points,
             "names": names,
             "points": [
                 _point(line, main, one, there, group)
@@ -137,19 +140,27 @@ def _section(key: str, group: Group, baseline: Row | None, lines: int, paths: bo
                     found.lines, candidates, on_front, _trained_alike(told), strict=True
                 )
             ],
-            "metrics": [[name, metric_title(name)] for name in by_round["metrics"]],
+            "metrics": [
+                [name, task.title(name), metric.scale, metric.digits, metric.spoken_unit]
+                for name in by_round["metrics"]
+                if (metric := task.metric(name))
+            ],
             "lines": by_round["lines"],
             "thinned": by_round["thinned"],
             "parts": {
                 short: {
                     "score": one.score,
+                    "unit": one.column.spoken,
+                    "digits": one.column.digits,
                     "names": one.names,
-                    "values": [[_scaled(m.mean) for m in measures] for measures in one.measures],
+                    "values": [
+                        [_scaled(one.column, m.mean) for m in line] for line in one.measures
+                    ],
                 }
                 for short, one, _ in tables
             },
             "bases": bases,
-            "pairs": [[_pair(one) for one in row] for row in pairs],
+            "pairs": [[_pair(main, one) for one in row] for row in pairs],
         },
     )
 
@@ -159,7 +170,7 @@ def _section(key: str, group: Group, baseline: Row | None, lines: int, paths: bo
 
 def _best(lines: Sequence[Line], main: Column) -> int | None:
     known = [
-        (measure.mean, k)
+        (main.merit(measure.mean), k)
         for k, line in enumerate(lines)
         if (measure := line.measures.get(main.key)) is not None and measure.mean is not None
     ]
@@ -175,12 +186,14 @@ def _result(names: Sequence[str], found: Comparison, main: Column, best: int | N
     if best is None:
         return told
     one = found.lines[best].measures[main.key]
-    within = ""
+    within, one_task = "", found.lines[best].row.task
     if one.interval is not None:
         within = f" (95%: {printed.interval(main, one).replace('-', '–')})"
     value = printed.value(main, one, PLUS_MINUS)
-    what = f"{main.title} {value} per cent{within}"
-    return f"{told} {what}." if len(names) == 1 else f"{told} Highest: {names[best]}, {what}."
+    task = one_task.main
+    what = f"{task.short or task.title} {value} {main.spoken}".rstrip() + within
+    top = task.best.capitalize()
+    return f"{told} {what}." if len(names) == 1 else f"{told} {top}: {names[best]}, {what}."
 
 
 def _tested(found: Comparison) -> str:
@@ -200,8 +213,9 @@ def _candidate(line: Line, main: Column) -> Candidate:
     spent = line.row.privacy
     proved = spent is not None and spent.certified and spent.epsilon is not None
     epsilon = spent.epsilon if spent is not None and proved else None
+    score = _mean(line, main.key)
     return Candidate(
-        utility=_mean(line, main.key),
+        utility=None if score is None else main.merit(score),
         megabytes=(_mean(line, "mb_up_total") or 0.0) + (_mean(line, "mb_down_total") or 0.0),
         epsilon=math.inf if epsilon is None else epsilon,
         about=() if spent is None else (spent.unit, spent.delta),
@@ -217,10 +231,10 @@ def _point(line: Line, main: Column, one: Candidate, there: bool, trained: int) 
     measure, spent = line.measures.get(main.key), line.row.privacy
     interval = measure.interval if measure is not None else None
     return {
-        "score": _scaled(one.utility),
-        "sd": _scaled(measure.sd) if measure is not None else None,
-        "low": _scaled(interval[0]) if interval else None,
-        "high": _scaled(interval[1]) if interval else None,
+        "score": _scaled(main, _mean(line, main.key)),
+        "sd": _scaled(main, measure.sd) if measure is not None else None,
+        "low": _scaled(main, interval[0]) if interval else None,
+        "high": _scaled(main, interval[1]) if interval else None,
         "seeds": len(line.row.runs),
         "mb": rounded(one.megabytes),
         "epsilon": None if spent is None else rounded(spent.epsilon),
@@ -255,12 +269,12 @@ def _by_round(rows: Sequence[Row], lines: int) -> dict[str, Any]:
     }
 
 
-def _pair(one: Measure | str | None) -> list[str | float | None]:
+def _pair(main: Column, one: Measure | str | None) -> list[str | float | None]:
     """What the script puts in the column of differences."""
-    cell = difference_cell(one)
+    cell = difference_cell(main, one)
     key = None if cell.key is None else float(f"{cell.key:.6g}")
     return [cell.text, cell.sub, key]
 
 
-def _scaled(value: float | None) -> float | None:
-    return None if value is None else rounded(100 * value)
+def _scaled(column: Column, value: float | None) -> float | None:
+    return None if value is None else rounded(column.scale * value)

@@ -12,7 +12,8 @@ class Candidate:
     """What a method reaches, and what it costs.
 
     Attributes:
-        utility: the more, the better; None: unknown, such a method dominates nobody.
+        utility: the merit of its score: the more, the better; None: unknown, such a method
+            dominates nobody.
         megabytes: all that it sends; the less, the better.
         epsilon: proved, the less, the better; infinite without privacy and where nothing is proved.
         about: what epsilon holds for: its unit and delta.

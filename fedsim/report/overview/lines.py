@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedsim.report.many import some
-from fedsim.report.record import METRIC_NAMES, NUMBER
+from fedsim.report.record import NUMBER
 from fedsim.report.rows import Row
 from fedsim.report.statistics import Measure, measure
 
@@ -24,8 +24,10 @@ def metrics_of(rows: Sequence[Row]) -> list[str]:
         for name, value in _metrics(line).items()
         if _number(value) is not None
     )
-    known = [name for name in METRIC_NAMES if name in found]
-    return known + [name for name in found if name.startswith("dice/") and "@" not in name]
+    tasks = {row.task.headline: row.task for row in rows}.values()
+    names = dict.fromkeys(one.name for task in tasks for one in task.metrics)
+    parts = dict.fromkeys(name for task in tasks for name in task.parts(found))
+    return list(dict.fromkeys([*(name for name in names if name in found), *parts]))
 
 
 def points_for(rows: int, metrics: int) -> int:

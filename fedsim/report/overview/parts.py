@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedsim.report.columns import Column, score_column
 from fedsim.report.comparison import Comparison
 from fedsim.report.many import MANY
 from fedsim.report.rows import Row, Run
 from fedsim.report.statistics import Measure, measure
 from fedsim.report.tested import Predictions
+from fedsim.tasks.metric import fraction
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Part:
         title: above the table.
         score: what is scored, as a reader calls it.
         names: of the parts.
-        measures: [rows][parts], fractions.
+        measures: [rows][parts], unscaled.
+        column: how they are printed.
         note: what a reader must know.
     """
 
@@ -30,6 +33,7 @@ class Part:
     score: str
     names: list[str]
     measures: list[list[Measure]]
+    column: Column
     note: str = ""
 
 
@@ -42,17 +46,21 @@ def sites(comparison: Comparison, score: str) -> Part | None:
     measures = [[line.measures.get(c.key, none) for c in columns] for line in comparison.lines]
     every = [one for one in comparison.columns if "@" in one.key and not one.printed]
     note = f"How the score is spread over {len(every)} sites." if len(every) >= MANY else ""
-    return Part("By site", score, [one.title.lstrip("@") for one in columns], measures, note)
+    names = [one.title.lstrip("@") for one in columns]
+    return Part("By site", score, names, measures, columns[0], note)
 
 
 def structures(comparison: Comparison) -> Part | None:
-    """Dice of each structure, where there are several."""
-    columns = [one for one in comparison.columns if one.key.startswith("dice/")]
+    """The main score of each structure, where there are several."""
+    task = comparison.lines[0].row.task
+    parts = task.parts(one.key for one in comparison.columns)
+    columns = [one for one in comparison.columns if one.key in parts]
     if len(columns) < 2:
         return None
     none = measure([])
     measures = [[line.measures.get(c.key, none) for c in columns] for line in comparison.lines]
-    return Part("By structure", "Dice", [one.title for one in columns], measures)
+    names = [one.title for one in columns]
+    return Part("By structure", task.main.title, names, measures, columns[0])
 
 
 def classes(rows: Sequence[Row]) -> Part | None:
@@ -70,6 +78,7 @@ def classes(rows: Sequence[Row]) -> Part | None:
         "Recall",
         names,
         measures,
+        score_column(fraction("recall", "Recall"), "recall"),
         "Recall: the share of a class's test records that the model takes for it.",
     )
 

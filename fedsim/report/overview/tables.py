@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsim.report import table as printed
+from fedsim.report.columns import score_column
 from fedsim.report.comparison import Column, Comparison, Line, contains_zero
 from fedsim.report.overview.front import Candidate
 from fedsim.report.overview.parts import Part
-from fedsim.report.record import METRIC_NAMES
 from fedsim.report.rows import Spent
 from fedsim.report.statistics import Measure
+from fedsim.tasks.facts import TaskFacts
 
 PLUS_MINUS = " ± "
 
@@ -57,14 +58,15 @@ def comparison_grid(
     shown = [one for one in found.columns if one.printed and "@" not in one.key]
     scores = [one for one in shown if one.group == "scores"]
     costs = [one for one in shown if one.group == "costs"]
-    place = None
+    place, main = None, main_column(found)
     for column in scores:
         _add(column, found, heads, columns)
-        if column is scores[0] and pairs is not None:
+        if column is main and pairs is not None:
             place = len(columns)
-            about = "points, paired by seed and test record, with its 95% interval"
+            told = "paired by seed and test record, with its 95% interval"
+            about = in_words(column.points, told)
             heads.append(Head(f"{column.title} diff", about))
-            columns.append([difference_cell(one) for one in pairs])
+            columns.append([difference_cell(column, one) for one in pairs])
     privacy = _privacy(found.lines)
     for head, cells in privacy[:1]:
         heads.append(head)
@@ -80,7 +82,10 @@ def comparison_grid(
 
 def _add(column: Column, found: Comparison, heads: list[Head], columns: list[list[Cell]]) -> None:
     measures = [line.measures.get(column.key) for line in found.lines]
-    about = f"in {column.unit}" if column.group == "costs" else "per cent on the test split"
+    about = f"in {column.unit}"
+    if column.group != "costs":
+        about = f"{column.spoken} on the test split".lstrip()
+        about += "; lower is better" if column.better == "lower" else ""
     if any(one is not None and one.interval for one in measures):
         about += ", with its 95% interval"
     heads.append(Head(column.title, about))
@@ -95,20 +100,27 @@ def _cell(column: Column, one: Measure | None) -> Cell:
     return Cell(text, sub, one.mean)
 
 
-def difference_cell(one: Measure | str | None) -> Cell:
-    """A difference in points with its interval, or why there is none."""
+def main_column(found: Comparison) -> Column:
+    """The column of the headline."""
+    scores = [one for one in found.columns if one.group == "scores"]
+    headline = found.lines[0].row.task.headline
+    return next((one for one in scores if one.key == headline), scores[0])
+
+
+def difference_cell(column: Column, one: Measure | str | None) -> Cell:
+    """A difference with its interval, as the column prints values, or why there is none."""
     if one is None:
         return Cell("reference", "", 0.0)
     if isinstance(one, str):
         return Cell("–", one)
     if one.mean is None:
         return _DASH
-    text = f"{100 * one.mean:+.1f}"
-    if one.sd is not None and 100 * one.sd >= 0.05:
-        text += f"{PLUS_MINUS}{100 * one.sd:.1f}"
+    text = f"{column.scale * one.mean:+.{column.digits}f}"
+    if one.sd is not None and column.scale * one.sd >= 0.5 * 10**-column.digits:
+        text += f"{PLUS_MINUS}{column.scaled(one.sd)}"
     if one.interval is None:
         return Cell(text, "no interval", one.mean)
-    low, high = (f"{100 * end:+.1f}" for end in one.interval)
+    low, high = (f"{column.scale * end:+.{column.digits}f}" for end in one.interval)
     # One line: a reason may be broken, an interval not.
     told = f"{low} to {high}{' ~' if contains_zero(one) else ''}".replace(" ", "\N{NO-BREAK SPACE}")
     return Cell(text, told, one.mean)
@@ -161,15 +173,13 @@ def part_grid(part: Part) -> Grid:
         [
             _DASH if one.mean is None
             else Cell(
-                f"{100 * one.mean:.1f}"
-                + (f"{PLUS_MINUS}{100 * one.sd:.1f}" if one.sd and one.sd >= 5e-4 else ""),
-                "", one.mean,
+                printed.value(part.column, one, PLUS_MINUS), "", one.mean
             )
             for one in measures
         ]
         for measures in part.measures
     ]  # fmt: skip
-    about = "per cent"
+    about = part.column.spoken
     return Grid(f"{part.title}: {part.score}", [Head(name, about) for name in part.names], cells)
 
 
@@ -194,7 +204,7 @@ def costs_grid(
     found: Comparison, main: Column, candidates: Sequence[Candidate], on_front: Sequence[bool]
 ) -> Grid:
     heads = [
-        Head(main.title, "per cent, mean over seeds"),
+        Head(main.title, in_words(main.spoken, "mean over seeds")),
         Head("epsilon", "proved; none: without privacy"),
         Head("MB", "up and down, mean over seeds"),
         Head("on the front", "no other method is as good in all three", numeric=False),
@@ -202,10 +212,10 @@ def costs_grid(
     cells = []
     for line, one, there in zip(found.lines, candidates, on_front, strict=True):
         spent = line.row.privacy
-        utility = "–" if one.utility is None else f"{100 * one.utility:.1f}"
+        score = _mean(line, main)
         cells.append(
             [
-                Cell(utility, "", one.utility),
+                _DASH if score is None else Cell(main.scaled(score), "", score),
                 Cell("none" if spent is None else printed.epsilon(spent), "", one.epsilon),
                 Cell(f"{one.megabytes:.3f}", "", one.megabytes),
                 _yes_or_no(there),
@@ -214,16 +224,29 @@ def costs_grid(
     return Grid("Utility, privacy, communication", heads, cells)
 
 
-def rounds_grid(by_round: dict[str, Any], main: str) -> Grid | None:
+def _mean(line: Line, column: Column) -> float | None:
+    found = line.measures.get(column.key)
+    return None if found is None else found.mean
+
+
+def in_words(*parts: str) -> str:
+    """What there is to say, after commas."""
+    return ", ".join(filter(None, parts))
+
+
+def rounds_grid(by_round: dict[str, Any], main: str, task: TaskFacts) -> Grid | None:
     """The scores over the rounds in words: the last and the best of each method."""
     metrics = by_round["metrics"]
     if not metrics:
         return None
     name = main if main in metrics else metrics[0]
+    column = score_column(task.metric(name), name)
+    about = in_words(column.spoken, "mean over seeds")
+    title = task.title(name)
     heads = [
         Head("rounds scored"),
-        Head(f"{metric_title(name)} after the last", "per cent, mean over seeds"),
-        Head("highest", "per cent, mean over seeds"),
+        Head(f"{title} after the last", about),
+        Head(task.metric(name).best, about),
         Head("in round"),
         Head("MB until then", "up and down"),
     ]
@@ -234,22 +257,16 @@ def rounds_grid(by_round: dict[str, Any], main: str) -> Grid | None:
         if not known:
             cells.append([Cell("0", "", 0.0), *[_DASH] * 4])
             continue
-        (top, back), last = max(known), known[-1][0]
+        (top, back), last = max(known, key=lambda one: (column.merit(one[0]), one[1])), known[-1][0]
         where, sent = line["round"][-back], line["mb"][-back]
         scored = len(line["round"]) + line["thinned"]
         cells.append(
             [
                 Cell(str(scored), "", scored),
-                Cell(f"{100 * last:.1f}", "", last),
-                Cell(f"{100 * top:.1f}", "", top),
+                Cell(column.scaled(last), "", last),
+                Cell(column.scaled(top), "", top),
                 Cell(str(where), "", where),
                 _DASH if sent is None else Cell(f"{sent:.3f}", "", sent),
             ]
         )
-    return Grid(f"{metric_title(name)} over the rounds", heads, cells)
-
-
-def metric_title(metric: str) -> str:
-    if metric in METRIC_NAMES:
-        return METRIC_NAMES[metric]
-    return "Dice of " + metric.partition("/")[2].replace("_", " ")
+    return Grid(f"{title} over the rounds", heads, cells)

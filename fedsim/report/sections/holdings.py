@@ -11,7 +11,7 @@ from fedsim.report.many import MANY, TITLES, spread_rows
 from fedsim.report.plot import Bars
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Table
-from fedsim.report.sections.words import is_segmentation, plugin
+from fedsim.report.sections.words import plugin
 
 
 def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
@@ -61,7 +61,8 @@ def _holdings(record: Record, picture: Picture | None) -> list[Block]:
     if len(rows) < MANY:
         held: dict[str, list[int]] = {str(row[0]): [n or 0 for n in row[1:]] for row in rows}
         caption = f"{picture.title}. {picture.alt}"
-        what = "CSV" if is_segmentation(record) else "share of each class at each client, and CSV"
+        by_class = record.run["data"].get("classes_by_client")
+        what = "share of each class at each client, and CSV" if by_class else "CSV"
         more = f"Picture with the {what}: report/partition.png, report/partition.csv."
         return [Bars(caption, "client", names, held), Text(more, "muted")]
     columns: dict[str, list[Any]] = {

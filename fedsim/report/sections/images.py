@@ -8,8 +8,9 @@ from fedsim.report.blocks import Block, Details, Section, Text
 from fedsim.report.many import MANY, some
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Image, Table
-from fedsim.report.sections.words import sends_real_images, spoken
+from fedsim.report.sections.words import sends_real_images
 from fedsim.report.sheets import sheet_names
+from fedsim.tasks.words import spoken
 
 _SHEET_MB = 8.0  # Larger sheets are named, not embedded.
 _SHEETS = 10  # of many clients

@@ -11,7 +11,8 @@ from fedsim.report.drawing import Picture
 from fedsim.report.many import MANY, TITLES, spread_rows
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Table
-from fedsim.report.sections.words import spoken, unit_name
+from fedsim.report.sections.words import unit_name
+from fedsim.tasks.words import spoken
 
 _NAMES = {
     "certified": "proved",

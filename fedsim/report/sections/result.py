@@ -14,25 +14,17 @@ from fedsim.report.many import MANY, TITLES, spread_rows
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.rendering import Table
 from fedsim.report.sections.words import (
-    counted,
     final_metrics,
-    is_segmentation,
-    listed,
-    metric_name,
     models,
     plugin_name,
-    records,
     sends_real_images,
-    spoken,
     unit_name,
 )
 from fedsim.report.statistics import LEVEL, REPLICATES, interval, mean_auc
 from fedsim.segmentation_metrics import dice
+from fedsim.tasks.facts import EXTERNAL, TaskFacts
+from fedsim.tasks.words import counted, spoken
 
-EXTERNAL = "external_"
-"""Begins the names of scores on external records."""
-
-_HEADLINES = ("auc", "dice", "balanced_accuracy", "accuracy")
 # Fewer test records, or records of the rarest class, make a number that says little.
 _FEW, _FEW_OF_CLASS = 100, 20
 _CLASSES = 20  # a matrix of more cannot be read
@@ -51,21 +43,22 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
         told = f"The run has not finished; this is the model after round {number}."
     if models(record) > 1:
         told += f" Each of {models(record)} clients has its own model: means over them."
+    task = record.task
     blocks: list[Block] = [*_headline(record, metrics), *_few(record)]
     outside = {k: v for k, v in metrics.items() if k.startswith(EXTERNAL)}
     travels = {k: v for k, v in metrics.items() if k.endswith(("@own", "@others"))}
     plain = {k: v for k, v in metrics.items() if k not in outside and k not in travels}
-    overall = [(metric_name(k), _score(v)) for k, v in plain.items() if "@" not in k]
+    overall = [(_titled(task, k), _score(v)) for k, v in plain.items() if "@" not in k]
     blocks.append(Text(told))
     if overall:
         title = f"On the whole test split{record.positive}"
         blocks.append(Table(title, ("metric", "value"), overall))
     if outside:
-        rows = [(metric_name(k.removeprefix(EXTERNAL)), _score(v)) for k, v in outside.items()]
+        rows = [(_titled(task, k.removeprefix(EXTERNAL)), _score(v)) for k, v in outside.items()]
         title = "On external records, which no client has"
         blocks.append(Table(title, ("metric", "value"), rows))
     blocks += _classes(record)
-    blocks += _sites({k: v for k, v in plain.items() if "@" in k}, travels)
+    blocks += _sites({k: v for k, v in plain.items() if "@" in k}, travels, task)
     curves = [drawn[name] for name in ("roc", "precision_recall", "calibration") if name in drawn]
     if curves:
         blocks.append(Figures(curves))
@@ -75,7 +68,7 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
 def sentence(record: Record) -> str:
     """What was learned, on which data, by whom and how."""
     run, data = record.run, record.run["data"]
-    things = records(record)
+    things = record.task.records
     count = (data.get("sizes") or {}).get("train")
     origin = str(data["name"])
     if data["source"] == "embedded":
@@ -107,27 +100,13 @@ def sentence(record: Record) -> str:
         done = "trained one model"
     else:
         done = "trained one model together"
-    task = _task(record)
+    task = record.task.goal
     privacy = _private(run.get("privacy"), record)
     return f"{begin} {done} {task}, in {counted(rounds, 'rounds')}{privacy}{method}."
 
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
-
-
-def _task(record: Record) -> str:
-    names = [spoken(str(name)) for name in record.run["data"].get("classes") or []]
-    if is_segmentation(record):
-        structures = [name for name in names if name != "background"]
-        few = structures and len(structures) <= 5
-        return f"to outline {listed(structures) if few else counted(len(structures), 'structures')}"
-    if not names:
-        return "to classify"
-    if len(names) == 2:
-        return f"to tell {names[1]} from {names[0]}"
-    few = len(names) <= 7
-    return f"to tell {listed(names) if few else counted(len(names), 'classes')} apart"
 
 
 def _private(plan: Any, record: Record) -> str:
@@ -147,29 +126,33 @@ def _score(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def chosen(metrics: Mapping[str, Any]) -> str | None:
-    """The metric that the run is judged by; None without a defined one."""
-    names = [*_HEADLINES, *(name for name in metrics if "@" not in name)]
-    return next((name for name in names if metrics.get(name) is not None), None)
+def _titled(task: TaskFacts, name: str) -> str:
+    """A metric as a reader calls it, with the unit of its values."""
+    unit = task.metric(name).plain_unit
+    return f"{task.title(name)} ({unit})" if unit else task.title(name)
 
 
 def _headline(record: Record, metrics: Mapping[str, Any]) -> list[Block]:
-    name = chosen(metrics)
+    name = record.task.judged(metrics)
     if name is None:
         return []
     details = []
+    metric = record.task.metric(name)
     found = score_interval(record, name, metrics[name])
     if not isinstance(found, str):
         low, high = found
         details.append(
-            f"{LEVEL:.0%} interval {low:.3f} to {high:.3f}, over other test {records(record)} of "
-            "the same kind (bootstrap); what other seeds would change is not in it"
+            f"{LEVEL:.0%} interval {metric.number(low)} to {metric.text(high)}, over other test "
+            f"{record.task.records} of the same kind (bootstrap); what other seeds would change is "
+            "not in it"
         )
     else:
         details.append(f"no interval: {found}")
     if (count := _tested(record)) is not None:
-        details.append(f"on {counted(count, f'test {records(record)}')}{_rarest(record)}")
-    return [Headline(metric_name(name), f"{metrics[name]:.3f}", details)]
+        details.append(f"on {counted(count, f'test {record.task.records}')}{_rarest(record)}")
+    if metric.better == "lower":
+        details.append("lower is better")
+    return [Headline(record.task.title(name), metric.text(metrics[name]), details)]
 
 
 def _tested(record: Record) -> int | None:
@@ -195,14 +178,14 @@ def _few(record: Record) -> list[Block]:
     if count is None or not final_metrics(record):
         return []
     if count < _FEW:
-        told = f"Only {counted(count, f'test {records(record)}')}"
+        told = f"Only {counted(count, f'test {record.task.records}')}"
     elif record.labels is not None and not record.private:
         present = np.bincount(record.labels)
         least = int(present[present > 0].min())
         if least >= _FEW_OF_CLASS:
             return []
         name = record.class_name(int(np.flatnonzero(present == least)[0]))
-        told = f"Only {counted(least, f'test {records(record)}')} of the class {name}"
+        told = f"Only {counted(least, f'test {record.task.records}')} of the class {name}"
     else:
         return []
     return [Text(f"{told}: every score below is rough, and most of all those by site.", "warning")]
@@ -215,7 +198,7 @@ def score_interval(record: Record, metric: str, told: float) -> tuple[float, flo
     if tested is None or tested.metric != metric:
         return "the run folder holds no predictions to make one from"
     score = tested.score([tested])
-    if score is None or abs(score[0] - told) > _SAME_SCORE:
+    if score is None or abs(score[0] - told) > _SAME_SCORE * max(1.0, abs(told)):
         return f"{tested.file} and the score do not agree"
     columns = 1
     if record.probabilities is not None and record.probabilities.shape[2] > 2:
@@ -350,14 +333,14 @@ def _structures(record: Record) -> list[Block]:
     return [Heading("By structure"), Table(title, header_, rows)]
 
 
-def _sites(metrics: Mapping[str, Any], travels: Mapping[str, Any]) -> list[Block]:
+def _sites(metrics: Mapping[str, Any], travels: Mapping[str, Any], task: TaskFacts) -> list[Block]:
     blocks: list[Block] = []
     if metrics:
-        blocks += _by_site(metrics)
+        blocks += _by_site(metrics, task)
     if travels:
         places = {"own": "at home", "others": "elsewhere"}
         rows = [
-            (f"{metric_name(metric)} {places[place]}", _score(value))
+            (f"{_titled(task, metric)} {places[place]}", _score(value))
             for (metric, _, place), value in ((k.partition("@"), v) for k, v in travels.items())
         ]
         title = "Each client's model at its own site, and at the others: means over clients"
@@ -365,7 +348,7 @@ def _sites(metrics: Mapping[str, Any], travels: Mapping[str, Any]) -> list[Block
     return [Heading("By site"), *blocks] if blocks else []
 
 
-def _by_site(metrics: Mapping[str, Any]) -> list[Block]:
+def _by_site(metrics: Mapping[str, Any], task: TaskFacts) -> list[Block]:
     """Scores on each site's test records: a row for each, or how those of many are spread."""
     scores: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
@@ -374,7 +357,7 @@ def _by_site(metrics: Mapping[str, Any]) -> list[Block]:
     names = list(dict.fromkeys(name for of_site in scores.values() for name in of_site))
     title = "On the test records of each site"
     if len(scores) >= MANY:
-        columns = {metric_name(k): [of_site.get(k) for of_site in scores.values()] for k in names}
+        columns = {_titled(task, k): [of_site.get(k) for of_site in scores.values()] for k in names}
         return [
             Table(title, ("metric", "sites with a value", *TITLES), spread_rows(columns)),
             Text(f"summary.json has the scores of each of {len(scores)} sites."),
@@ -382,4 +365,4 @@ def _by_site(metrics: Mapping[str, Any]) -> list[Block]:
     rows = [
         (site, *(_score(of_site.get(name)) for name in names)) for site, of_site in scores.items()
     ]
-    return [Table(title, ("site", *map(metric_name, names)), rows)]
+    return [Table(title, ("site", *(_titled(task, name) for name in names)), rows)]

@@ -8,7 +8,8 @@ from typing import Any
 from fedsim.report.blocks import Block, Code, Details, Items, Section, Text
 from fedsim.report.record import Record
 from fedsim.report.rendering import Table
-from fedsim.report.sections.words import plugin, spoken
+from fedsim.report.sections.words import plugin
+from fedsim.tasks.words import spoken
 
 _FAILURES = 30  # Rows, and rounds in a row; rounds.jsonl has all.
 

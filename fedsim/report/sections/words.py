@@ -5,38 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.privacy.accounting import UNIT_NAMES
-from fedsim.report.record import METRIC_NAMES, Record
+from fedsim.report.record import Record
 from fedsim.report.text import typed
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a reader calls it; "dice/left" is "Dice, left"."""
-    base, _, part = metric.partition("/")
-    name = METRIC_NAMES.get(base, base)
-    return f"{name}, {spoken(part)}" if part else name
-
-
-def spoken(name: str) -> str:
-    """A name of a setting or a structure, without underscores."""
-    return name.replace("_", " ")
-
-
-def is_segmentation(record: Record) -> bool:
-    """Whether the run segments volumes."""
-    if record.overlaps is not None:
-        return True
-    metrics = final_metrics(record)
-    return "dice" in metrics and "auc" not in metrics
-
-
-def records(record: Record) -> str:
-    """What the data set's records are."""
-    return "volumes" if is_segmentation(record) else "images"
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things; `thing` is their plural with an s."""
-    return f"{number:,} {thing.removesuffix('s') if number == 1 else thing}"
 
 
 def final_metrics(record: Record) -> dict[str, Any]:
@@ -87,10 +57,3 @@ def unit_name(unit: object) -> str:
     """What a guarantee is for, as a reader calls it."""
     names = {str(key): name for key, name in UNIT_NAMES.items()}
     return names.get(str(unit), str(unit))
-
-
-def listed(names: list[str], last: str = "and") -> str:
-    """Names as a sentence lists them."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} {last} {names[-1]}"

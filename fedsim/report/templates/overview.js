@@ -160,11 +160,14 @@
       title: { text: "epsilon" } } };
   }
 
+  function inUnit(title, unit) { return plain(title) + (unit ? `, ${unit}` : ""); }
+
   function drawRounds(section) {
     const figure = document.getElementById(`${section.id}-rounds`);
     if (!figure) { return; }
     const facts = figures[section.id], rows = drawnRows(section);
     const metric = figure.querySelector(".metric").value;
+    const [, , scale, digits, unit] = facts.metrics.find((one) => one[0] === metric);
     const axis = figure.querySelector(".axis").value;
     const traces = [];
     for (const row of rows) {
@@ -174,12 +177,12 @@
       const there = x.map((value, k) => value !== null && found.mean[k] !== null ? k : -1)
         .filter((k) => k >= 0);
       if (!there.length) { continue; }
-      const xs = there.map((k) => x[k]), ys = there.map((k) => 100 * found.mean[k]);
+      const xs = there.map((k) => x[k]), ys = there.map((k) => scale * found.mean[k]);
       const wide = there.filter((k) => found.sd[k] !== null);
       const name = cut(plain(facts.names[row]), 60);
       if (wide.length > 1) {
-        const high = wide.map((k) => 100 * (found.mean[k] + found.sd[k]));
-        const low = wide.map((k) => 100 * (found.mean[k] - found.sd[k]));
+        const high = wide.map((k) => scale * (found.mean[k] + found.sd[k]));
+        const low = wide.map((k) => scale * (found.mean[k] - found.sd[k]));
         const places = wide.map((k) => x[k]);
         traces.push({ x: [...places, ...places.slice().reverse()],
           y: [...high, ...low.reverse()], fill: "toself", fillcolor: faint(row, rows.length > 5 ? 0.08 : 0.17),
@@ -191,8 +194,8 @@
         marker: { color: colour(row), symbol: symbol(row), size: xs.length > 60 ? 3 : 7 },
         hoverinfo: "text",
         hovertext: there.map((k) => `<b>${cut(plain(facts.names[row]), 60)}</b><br>`
-          + `round ${line.round[k]}: ${number(100 * found.mean[k], 1)}`
-          + (found.sd[k] === null ? "" : ` ± ${number(100 * found.sd[k], 1)}`)
+          + `round ${line.round[k]}: ${number(scale * found.mean[k], digits)}`
+          + (found.sd[k] === null ? "" : ` ± ${number(scale * found.sd[k], digits)}`)
           + `<br>${number(line.mb[k], 3)} MB`
           + (line.epsilon[k] === null ? "" : `<br>epsilon ${number(line.epsilon[k], 2)}`)) });
     }
@@ -205,7 +208,7 @@
       if (rows.every((row) => Math.max(0, ...facts.lines[row].round) <= 10)) { x.dtick = 1; }
     }
     draw(figure.querySelector(".plot"), traces, rows,
-      { x, y: { title: { text: `${plain(chosen)}, per cent` } } });
+      { x, y: { title: { text: inUnit(chosen, unit) } } });
   }
 
   function drawFront(section) {
@@ -260,9 +263,9 @@
           arrayminus: bar ? [Math.max(0, one.score - one.low)] : [0] },
         hoverinfo: "text",
         hovertext: [`<b>${cut(plain(facts.names[row]), 60)}</b>`
-          + `<br>${plain(facts.score)} ${number(one.score, 1)}`
-          + (one.sd === null ? "" : ` ± ${number(one.sd, 1)}`)
-          + (bar ? ` (95%: ${number(one.low, 1)}–${number(one.high, 1)})` : "")
+          + `<br>${plain(facts.score)} ${number(one.score, facts.digits)}`
+          + (one.sd === null ? "" : ` ± ${number(one.sd, facts.digits)}`)
+          + (bar ? ` (95%: ${number(one.low, facts.digits)}–${number(one.high, facts.digits)})` : "")
           + `<br>${private_}<br>${number(one.mb, 3)} MB`
           + (one.seconds === null ? "" : `, ${number(one.seconds, 0)} s`)
           + `, ${one.seeds} ${one.seeds === 1 ? "seed" : "seeds"}`
@@ -271,7 +274,7 @@
     const x = axis === "mb" ? { type: "log", title: { text: "MB sent, up and down" } }
       : scale.axis;
     draw(figure.querySelector(".plot"), traces, rows,
-      { x, y: { title: { text: `${plain(facts.score)}, per cent` } } });
+      { x, y: { title: { text: inUnit(facts.score, facts.unit) } } });
   }
 
   function drawPart(section, short) {
@@ -287,11 +290,11 @@
         marker: { color: colour(row), symbol: symbol(row), size: rows.length > 15 ? 7 : 10 },
         hoverinfo: "text",
         hovertext: known.map((k) => `<b>${cut(plain(facts.names[row]), 60)}</b><br>`
-          + `${plain(part.names[k])}: ${number(part.values[row][k], 1)}`) };
+          + `${plain(part.names[k])}: ${number(part.values[row][k], part.digits)}`) };
     });
     const each = Math.min(90, 30 + 5 * rows.length);
     draw(figure.querySelector(".plot"), traces, rows, {
-      x: { title: { text: `${plain(part.score)}, per cent` } },
+      x: { title: { text: inUnit(part.score, part.unit) } },
       y: { tickvals: names.map((_, k) => k), ticktext: names, autorange: "reversed",
         zeroline: false },
       tall: 110 + each * names.length });

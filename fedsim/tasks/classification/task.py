@@ -1,0 +1,142 @@
+"""The task of classifying images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fedsim.tasks.images import ImageTask
+from fedsim.tasks.keys import POSITIVE, WINDOW
+from fedsim.tasks.metric import Metric, fraction
+from fedsim.tasks.words import apart, some
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedsim.schema import Scenario
+
+
+@dataclass(frozen=True)
+class Classification(ImageTask):
+    """To tell classes of images apart; a model gives logits [n, classes].
+
+    Attributes:
+        classes: class names in label order.
+        in_channels: channels of an image.
+        image_size: height and width in pixels.
+    """
+
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+
+    name: ClassVar[str] = "image-classification"
+    made_for: ClassVar[str] = "images"
+    learns_from: ClassVar[str] = "images to classify"
+    headline: ClassVar[str] = "auc"
+    metrics: ClassVar[Sequence[Metric]] = (
+        fraction("auc", "AUC", chance=0.5),
+        fraction("pr_auc", "PR-AUC"),
+        fraction("accuracy", "accuracy"),
+        fraction("precision", "precision", "P"),
+        fraction("recall", "recall", "R"),
+        fraction("f1", "F1"),
+        fraction("balanced_accuracy", "balanced accuracy", "bal.acc"),
+        fraction("sensitivity", "sensitivity"),
+        fraction("specificity", "specificity"),
+    )
+    in_rounds: ClassVar[tuple[str, ...]] = ("auc", "balanced_accuracy")
+    # In the order of the paper's table (GDD-FL).
+    in_tables: ClassVar[tuple[str, ...]] = (
+        "auc",
+        "precision",
+        "recall",
+        "f1",
+        "balanced_accuracy",
+        "pr_auc",
+    )
+    keys: ClassVar[tuple[str, ...]] = (POSITIVE, WINDOW)
+    file: ClassVar[str] = "predictions.npz"
+    gives_probabilities: ClassVar[bool] = True
+    compares_images: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> Classification:
+        """The classes and the size of the images."""
+        _, height, _, channels = store.images.shape
+        return cls(tuple(store.classes), channels, height)
+
+    @classmethod
+    def empty_classes(cls, store: Any) -> list[str]:
+        """Classes without a record."""
+        counts = np.bincount(store.labels, minlength=len(store.classes))
+        return [name for name, count in zip(store.classes, counts, strict=True) if not count]
+
+    @classmethod
+    def goal_of(cls, classes: Sequence[str]) -> str:
+        """Which classes are told apart."""
+        return apart(classes)
+
+    @property
+    def positive(self) -> str | None:  # type: ignore[override]
+        """Of two classes the positive one, which is the second; None for more."""
+        return self.classes[1] if self.num_classes == 2 else None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return self.in_channels, self.image_size, self.image_size
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """Classes, channels and size."""
+        return {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+        }
+
+    def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:
+        """Class probabilities, float32 [n, classes]."""
+        from fedsim.evaluation import predict
+
+        return predict(model, view, device)
+
+    def score(
+        self, predicted: np.ndarray, view: Any, per_site: bool = False
+    ) -> dict[str, float | None]:
+        """See `fedsim.metrics.classification_metrics`."""
+        from fedsim.evaluation import score
+
+        return score(predicted, view, per_site=per_site)
+
+    def predictions(self, predicted: np.ndarray, view: Any) -> tuple[str, dict[str, np.ndarray]]:
+        """Labels and probabilities [models, n, classes]."""
+        arrays = {
+            "labels": view.labels.numpy(),
+            "records": view.indices,
+            "groups": view.groups,
+            "probabilities": predicted,
+        }
+        return self.file, arrays
+
+    def counts_by_client(
+        self, store: Any, clients: Mapping[str, np.ndarray]
+    ) -> dict[str, list[int]] | None:
+        """Training records of each class."""
+        return {
+            name: np.bincount(store.labels[positions], minlength=self.num_classes).tolist()
+            for name, positions in clients.items()
+        }
+
+    def notes(self, store: Any, clients: Mapping[str, np.ndarray]) -> list[str]:
+        """Clients with one class only."""
+        single = [
+            f"{name} ({self.classes[store.labels[held[0]]]})"
+            for name, held in clients.items()
+            if len(held) and (store.labels[held] == store.labels[held[0]]).all()
+        ]
+        return [f"clients with records of one class only: {some(single)}"] if single else []

@@ -1,0 +1,124 @@
+"""The toy reconstruction: another package's task, found as if it were installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedsim import registry as registry_module
+from fedsim.api import run
+from fedsim.cli import main
+from fedsim.errors import InputError
+from fedsim.scenario import load
+from fedsim.trained.load import load_model
+from tests.test_docs import install
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("data.name=noisy_skin", "model.name=denoiser", "client.name=denoise", "plugins=[]")
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The scenario of the package, which is on the path with its entry points."""
+    folder = tmp_path_factory.mktemp("example") / "reconstruction"
+    shutil.copytree(ROOT / "examples" / "reconstruction", folder)
+    install(folder)
+    modules = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDSIM_CACHE", str(folder / "cache"))
+        patch.syspath_prepend(folder)
+        registry_module.default_registry.cache_clear()
+        yield str(folder / "scenario.yaml")
+    registry_module.default_registry.cache_clear()
+    for name in set(sys.modules) - modules:
+        if name.partition(".")[0] == "denoise":
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def runs(scenario: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, of which the second is better by its learning rate, chosen by validation."""
+    place = tmp_path_factory.mktemp("denoised") / "runs"
+    few = (*NAMES, "rounds=2", "client.steps=8")
+    run(scenario, *few, runs=place)
+    run(scenario, *few, "client.learning_rate=0.01", "evaluation.select=pooled_val", runs=place)
+    return place
+
+
+def folders(runs: Path) -> list[Path]:
+    return sorted(path.parent for path in runs.glob("denoising/2*/run.json"))
+
+
+def test_run_json_says_what_was_learned(runs: Path) -> None:
+    found = json.loads((folders(runs)[0] / "run.json").read_text())
+    assert found["task"]["headline"] == "psnr"
+    assert [one["unit"] for one in found["task"]["metrics"]] == ["dB", ""]
+    assert found["data"]["classes_by_client"] is None
+    assert "scores.npz" in found["files"]
+
+
+def test_the_verbs_tell_decibels(
+    runs: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(runs), "--sites", "--reach", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "PSNR (dB)" in out
+    assert "RMSE" in out
+    assert "lower is better: RMSE." in out
+    assert "same test records, in dB" in out
+    assert "per cent" not in out
+    assert main(["check", scenario, *NAMES]) == 0
+    assert main(["data", "show", scenario, *NAMES, "--out", str(runs / "who.png")]) == 0
+    assert (runs / "who.png").is_file()
+
+
+def test_pages_tell_decibels(runs: Path) -> None:
+    one, two = folders(runs)
+    page = (one / "report" / "index.html").read_text()
+    assert "to denoise images" in page
+    assert " dB" in page
+    assert "positive class" not in page
+    assert "95% interval" in page
+    assert main(["report", str(runs), "--together", "--out", str(runs / "all.html")]) == 0
+    text = (runs / "all.html").read_text()
+    assert "Highest: " in text
+    assert "per cent" not in text.partition("<script")[0]
+    card = (two / "MODEL_CARD.md").read_text()
+    assert "to denoise images" in card
+    assert "fedsim predict" not in card
+
+
+def test_a_finished_run_is_resumed_and_its_model_loaded(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--resume", str(folders(runs)[0])]) == 0
+    assert "is finished" in capsys.readouterr().out
+    trained = load_model(folders(runs)[0])
+    with pytest.raises(InputError, match="image-to-image"):
+        trained.predict([])
+
+
+def test_methods_of_other_tasks_are_refused_and_those_that_go_named(scenario: str) -> None:
+    with pytest.raises(InputError, match="images to denoise") as caught:
+        load(scenario, [*NAMES, "client=supervised"])
+    assert "denoise" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("data.positive=benign", "is for images to classify"),
+        ("data.split.folds=3", "is for data of volumes"),
+        ("federation.appearance={site-0: {invert: true}}", "how volumes look"),
+    ],
+)
+def test_keys_of_other_tasks_are_refused(
+    key: str, words: str, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", scenario, *NAMES, key]) == 2
+    assert words in capsys.readouterr().err
