@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fedsim.comparing import compare, load_runs
     from fedsim.data.dataset import Dataset, Embedded, Manifest
     from fedsim.errors import ClientError, FedsimError, InputError, RunError
+    from fedsim.observers import Observer
     from fedsim.scenario import Scenario, load
     from fedsim.strategy import Server, Strategy
     from fedsim.studies import audit, curve, sweep
@@ -63,6 +64,7 @@ _HOMES = {
     "FedsimError": "fedsim.errors",
     "InputError": "fedsim.errors",
     "RunError": "fedsim.errors",
+    "Observer": "fedsim.observers",
     "Scenario": "fedsim.scenario",
     "load": "fedsim.scenario",
     "Server": "fedsim.strategy",
@@ -78,6 +80,7 @@ __all__ = [
     "FedsimError",
     "InputError",
     "Manifest",
+    "Observer",
     "Result",
     "RunError",
     "Scenario",

@@ -17,8 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fedsim.observers.base import End, Observer, Run
+from fedsim.observers.base import Progress as Working
 from fedsim.printing import harmless
-from fedsim.progress import Board
 from fedsim.randomness import SERVER
 from fedsim.tasks.facts import TaskFacts
 
@@ -28,15 +29,16 @@ _MANY = 20
 _NAMED = 5  # clients that a line for several names
 
 
-class Console:
+class Console(Observer):
     """Prints a run. With `quiet`, only errors are printed (elsewhere); with `stderr`, all there."""
+
+    essential = True  # Who reads it may have gone: a closed pipe ends the run.
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, stderr: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         self._out = RichConsole(highlight=False, soft_wrap=True, stderr=stderr)
         self._live: Progress | None = None
         self._bars: dict[int, TaskID] = {}
-        self._board: Board | None = None
         self._names: list[str] = []
         self._rounds = 0
         self._sent: dict[int, int] = {}
@@ -53,6 +55,10 @@ class Console:
         """Print one line."""
         if not self.quiet:
             self._out.print(harmless(text), markup=False)
+
+    def note(self, text: str) -> None:
+        """Print what a run has to say."""
+        self.line(text)
 
     # --- preparing data ------------------------------------------------------------------------
 
@@ -74,38 +80,21 @@ class Console:
 
     # --- a run ---------------------------------------------------------------------------------
 
-    def begin(
-        self,
-        names: list[str],
-        rounds: int,
-        board: Board | None,
-        budget: float | None = None,
-        task: TaskFacts | None = None,
-    ) -> None:
-        """Start to watch the local work of these clients.
-
-        Args:
-            names: of the clients.
-            rounds: how many there will be.
-            board: where they say how far they are.
-            budget: the largest epsilon.
-            task: what is learned; it says which scores are told and how.
-        """
-        self._names, self._rounds, self._board, self._budget = names, rounds, board, budget
-        self._task = task
+    def begin(self, run: Run) -> None:
+        """Start to watch the local work of a run's clients."""
+        self._names, self._rounds, self._budget = list(run.clients), run.rounds, run.budget
+        self._task = TaskFacts.read(run.about)
         self._sent = {}
         self._last = time.monotonic()
 
-    def watch(self, in_flight: set[int]) -> None:
+    def working(self, progress: Working) -> None:
         """Draw how far the running clients, or the server, are. Called often; draws rarely."""
         now = time.monotonic()
         pause = 0.2 if self.bars else _PLAIN_SECONDS
-        if self.quiet or self._board is None or now - self._last < pause:
+        if self.quiet or now - self._last < pause:
             return
         self._last = now
-        running = sorted(in_flight) or [SERVER]
-        states = {client: self._board.read(client) for client in running}
-        states = {client: state for client, state in states.items() if state[1] > 0}
+        states = {client: state for client, state in progress().items() if state[1] > 0}
         if not self.bars:
             for client, (done, total, label) in states.items():
                 self.line(f"  {self._name(client)}: {label} {done} of {total}")
@@ -124,7 +113,7 @@ class Console:
                 description=f"{self._name(client)}: {label}",
             )
 
-    def traffic(self, row: Mapping[str, Any]) -> None:
+    def message(self, row: Mapping[str, Any]) -> None:
         """Say what a client sent, where that happens once in a run; of many, `round` says it."""
         if self._rounds != 1 or row["direction"] != "up":
             return
@@ -180,7 +169,7 @@ class Console:
         if len(reasons) > len(shown):
             self.line(f"  {len(reasons) - len(shown)} more reasons are in rounds.jsonl")
 
-    def stop(self) -> None:
+    def end(self, end: End) -> None:
         """Take the bars away."""
         self._stop()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
@@ -23,12 +23,13 @@ from fedsim.checkpoint import (
     restore_strategy,
     strategy_state,
 )
-from fedsim.console import Console
 from fedsim.errors import FedsimError, InputError, RunError
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import peak_rss_mb
 from fedsim.ledger.privacy import NO_PRIVACY, PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.observers.base import Exchange, Reply
+from fedsim.observers.telling import Observers
 from fedsim.parameters import shown
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
@@ -36,8 +37,11 @@ from fedsim.runfolder import line_of
 from fedsim.scenario import Scenario
 from fedsim.strategy import Server, Strategy
 
+if TYPE_CHECKING:
+    from fedsim.engine.prepare import Prepared
+    from fedsim.engine.scoring import Scoring
+
 Scores = dict[str, float | None]
-Score = Callable[[ArrayRecord], Scores]
 
 
 def not_finite(record: ArrayRecord, known: Mapping[str, np.ndarray] | None = None) -> str:
@@ -74,11 +78,9 @@ class Rounds:
     """The loop over rounds, and what came of it.
 
     Attributes:
-        fits: raises ValueError unless arrays have the names and shapes of the model's.
-        score_test: metrics of a model's arrays on the test split.
-        predict_test: what a model says of the test split, see `Task.predict`.
-        score_val: metrics on the pooled validation split; None unless the scenario selects by it.
-        write: takes the name of a file of lines and each line of rounds.jsonl and privacy.jsonl.
+        prepared: what the run is made of.
+        observers: who watches.
+        scoring: what arrays of the model are worth, and whether they fit it.
         checkpoints: where the state is saved after each round; None for trials.
         traffic: the lines of traffic.jsonl of the current round; who writes them fills it.
         arrays: the current global arrays.
@@ -93,18 +95,12 @@ class Rounds:
         seconds_before: time spent on the run by earlier processes.
     """
 
-    scenario: Scenario
-    strategy: FlowerStrategy
+    prepared: Prepared
     grid: BaseGrid
     server: Server
     ledger: TrafficLedger
-    streams: Streams
-    console: Console
-    fits: Callable[[ArrayRecord], None]
-    score_test: Score
-    predict_test: Callable[[ArrayRecord], np.ndarray]
-    score_val: Score | None
-    write: Callable[[str, dict[str, Any]], None]
+    observers: Observers
+    scoring: Scoring
     checkpoints: Checkpoints | None
     traffic: list[dict[str, Any]]
     arrays: ArrayRecord
@@ -125,6 +121,21 @@ class Rounds:
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
         self._first = self.arrays
+
+    @property
+    def scenario(self) -> Scenario:
+        """What is run."""
+        return self.prepared.scenario
+
+    @property
+    def strategy(self) -> FlowerStrategy:
+        """The server's method."""
+        return self.prepared.strategy
+
+    @property
+    def streams(self) -> Streams:
+        """The run's random streams."""
+        return self.prepared.streams
 
     @property
     def seconds(self) -> float:
@@ -180,7 +191,7 @@ class Rounds:
         problem = ""
         try:
             for arrays in (checkpoint.arrays, *checkpoint.selected):
-                self.fits(flower.tensor_record(arrays))
+                self.scoring.fits(flower.tensor_record(arrays))
         except ValueError as error:
             problem = str(error)
         if set(checkpoint.contexts) != set(self.grid.states()):
@@ -202,7 +213,7 @@ class Rounds:
         self._exchange(1, {})
         begun = time.perf_counter()
         with plugin_code("the model of round 1 could not be scored"):
-            self.score_test(self.arrays)
+            self.scoring.test(self.arrays)
         scoring = time.perf_counter() - begun
         with self._foreign("state_dict", 1):
             strategy_state(self.strategy)
@@ -245,15 +256,14 @@ class Rounds:
         self.finished = number
         if self.checkpoints is not None:
             self.checkpoints.save(self._checkpoint(row, marks))
-        self.write("rounds.jsonl", row)
-        self.console.round(row)
+        self.observers.round(row)
 
     def _checkpoint(self, row: dict[str, Any], marks: dict[str, Mark]) -> Checkpoint:
         with self._foreign("state_dict", self.finished):
             state = strategy_state(self.strategy)
         lost = lost_line(self.strategy, state)
         if lost and lost != self._lost:
-            self.console.line(lost)
+            self.observers.note(lost)
         self._lost = lost
         rows = {
             "rounds.jsonl": [row],
@@ -296,6 +306,7 @@ class Rounds:
         with self._foreign("configure_train", number):
             messages = list(strategy.configure_train(number, handed, ConfigRecord(), grid))
         messages = self._charge(number, messages)
+        self._announce(number, "train", messages, self._charged)
         replies = _Replies(self, grid.send_and_receive(messages), heard)
         arrays, reported = None, None
         with contextlib.suppress(_NobodyAnsweredError), self._foreign("aggregate_train", number):
@@ -321,6 +332,7 @@ class Rounds:
             handed = self.buffers.begin(self.arrays)
             with self._foreign("configure_evaluate", number):
                 asked = list(strategy.configure_evaluate(number, handed, ConfigRecord(), grid))
+            self._announce(number, "evaluate", asked)
             scored = _Replies(self, grid.send_and_receive(asked), heard, evaluate=True)
             with self._foreign("aggregate_evaluate", number):
                 strategy.aggregate_evaluate(number, scored)
@@ -341,16 +353,27 @@ class Rounds:
                 f"round {number} would take epsilon of {names} above {settings.max_epsilon:g}"
             )
         self._charged = self.privacy.charge(number, sorted(set(clients) - over))
-        # Before anybody is asked: what is released counts even if this process does not live on.
-        for row in self._charged:
-            self.write("privacy.jsonl", row)
         self.grid.charged = set(clients) - over
         return left
+
+    def _announce(
+        self,
+        number: int,
+        kind: str,
+        messages: Sequence[Message],
+        charges: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Tell of messages before anybody is asked.
+
+        What is released counts even if this process does not live on.
+        """
+        clients = tuple(sorted(self.grid.client(message) for message in messages))
+        self.observers.exchange(Exchange(number, "train", kind, clients, tuple(charges)))
 
     def _stop(self, last: int, why: str) -> None:
         """End the run after round `last`: its model, scored if it was not, is the result."""
         self.stopped = why
-        self.console.line(f"stopped after round {last} of {self.scenario.rounds}: {why}")
+        self.observers.note(f"stopped after round {last} of {self.scenario.rounds}: {why}")
         if last % self.scenario.evaluation.every:
             self._score(last, {}, final=True)
 
@@ -374,16 +397,16 @@ class Rounds:
     def _scored(self, heard: dict[str, dict[str, Any]]) -> Scores:
         models = self.models()
         scores: Scores = {}
-        if self.score_val is not None:
+        if self.scoring.selects:
             headline = self.server.task.headline
-            found = mean_scores([self.score_val(arrays) for arrays in models])
+            found = mean_scores([self.scoring.validation(arrays) for arrays in models])
             scores[f"val_{headline}"] = found.get(headline)
             merit = self.server.task.merit(found)
             if merit is None or (self._best is not None and merit <= self._best):
                 return self.metrics | scores
             self._best = merit
         self.selected = models
-        each = [self.score_test(arrays) for arrays in models]
+        each = [self.scoring.test(arrays) for arrays in models]
         self.metrics = mean_scores(each)
         if len(models) > 1:
             self.metrics |= home_and_away(each, self.server.names, self.server.task.headline)
@@ -397,7 +420,7 @@ class Rounds:
         problem = not_finite(arrays, self.buffers.current)
         if not problem:
             try:
-                self.fits(arrays)
+                self.scoring.fits(arrays)
             except ValueError as error:
                 problem = str(error)
         if problem:
@@ -446,7 +469,9 @@ class _Replies:
         grid = self._rounds.grid
         for reply in replies:
             client = grid.client_of(reply.metadata.src_node_id)
-            if problem := _diverged(reply, self._rounds.buffers.current):
+            diverged = _diverged(reply, self._rounds.buffers.current)
+            self._tell(client, reply, diverged or _miscounted(reply))
+            if problem := diverged:
                 grid.failures.append(grid.failure(client, "diverged", problem))
                 continue
             if problem := _miscounted(reply):
@@ -467,6 +492,19 @@ class _Replies:
                 f"faults.min_clients={least}:\n"
                 + "\n".join(f"  client {f.client} ({f.site}): {f.reason}" for f in grid.failures)
             )
+
+    def _tell(self, client: int, reply: Message, problem: str) -> None:
+        """Let observers know of a reply as it came."""
+        told: dict[str, Any] = {}
+        for record in reply.content.metric_records.values():
+            told |= record
+        rounds, kind = self._rounds, "evaluate" if self._evaluate else "train"
+        name = rounds.server.names[client]
+        rounds.observers.reply(
+            Reply(
+                rounds.grid.round, kind, client, name, told, problem, lambda: _values(reply.content)
+            )
+        )
 
     def _require_weight(self) -> None:
         """Refuse a training round in which all clients say that they stand for no records."""
@@ -514,6 +552,19 @@ def _miscounted(reply: Message) -> str:
         if not isinstance(count, int | float) or not 0 <= count < np.inf:
             return f"reported num-examples {shown(count)}: expected a finite number, at least 0"
     return ""
+
+
+def _values(content: RecordDict) -> dict[str, np.ndarray]:
+    """All values of a reply, by record and name."""
+    found = {
+        f"{record}/{name}": values
+        for record, arrays in content.array_records.items()
+        for name, values in flower.tensors(arrays).items()
+    }
+    for records in (content.metric_records, content.config_records):
+        for record, some in records.items():
+            found |= {f"{record}/{name}": np.asarray(value) for name, value in some.items()}
+    return found
 
 
 def _aggregate(

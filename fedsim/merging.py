@@ -13,6 +13,8 @@ from fedsim.yaml_lines import Document, KeyPath, Place
 EXTENDS = "extends"
 """The key that names the file which a file changes; gone once it is composed."""
 PROFILE_KEYS = ("profile", "profiles")
+OBSERVE = "observe"
+"""The key of the command line that adds to the list of observers: `--observe NAME`."""
 
 
 def put(document: Document, path: KeyPath, value: Any, places: Mapping[KeyPath, Place]) -> Problems:
@@ -102,3 +104,17 @@ def _is_plugins(path: KeyPath) -> bool:
 def _other(there: dict[Any, Any], value: dict[Any, Any]) -> bool:
     """Whether `value` names another plugin."""
     return "name" in value and value["name"] != there.get("name")
+
+
+def observe(document: Document, name: Any, place: Place) -> Problems:
+    """Add an observer, unless one of that name is there already."""
+    if not isinstance(name, str):
+        return [(place, f"observers: expected a name, but it is {name!r}")]
+    there = document.get(("observers",))
+    listed = list(there) if isinstance(there, list) else []
+    names = [one.get("name") if isinstance(one, dict) else one for one in listed]
+    if name in names or (there is not None and not isinstance(there, list)):
+        return []
+    places = dict(document.places_below(("observers",))) if listed else {}
+    places |= {(): places.get((), place), (len(listed),): place}
+    return put(document, ("observers",), [*listed, name], places)

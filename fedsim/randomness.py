@@ -65,10 +65,19 @@ def isolated(sequence: np.random.SeedSequence) -> Iterator[None]:
     import torch
 
     seed = as_int(sequence)
+    with kept():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Give the global generators of `random`, NumPy and torch their states back afterwards."""
+    import torch
+
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
     try:
         yield
     finally:

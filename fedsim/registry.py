@@ -35,11 +35,18 @@ GROUPS = {
     "datasets": "data set",
     "models": "model",
     "partitions": "partition",
+    "observers": "observer",
 }
 """Group -> what one of its plugins is called in a sentence."""
 
-KINDS = dict(zip(("strategy", "client", "dataset", "model", "partition"), GROUPS, strict=True))
-"""What one types for a kind of plugin -> its group."""
+KINDS = {
+    "strategy": "strategies",
+    "client": "clients",
+    "dataset": "datasets",
+    "model": "models",
+    "partition": "partitions",
+}
+"""What one types for a kind of plugin that `fedsim new` and `check-plugin` know -> its group."""
 
 _HINT = "type 'fedsim plugins' for the names, or write a dotted path: package.module:Class"
 

@@ -24,7 +24,7 @@ import pydantic
 from fedsim import yaml_lines
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.extending import compose, standalone
-from fedsim.merging import EXTENDS, PROFILE_KEYS, apply_profile, put
+from fedsim.merging import EXTENDS, OBSERVE, PROFILE_KEYS, apply_profile, observe, put
 from fedsim.parameters import explain
 from fedsim.registry import Registry, default_registry
 from fedsim.scenario_checks import (
@@ -83,7 +83,9 @@ def load(
             problems += put(document, path, value, {(): place})
     problems += apply_profile(document)
     for path, value, place in given:
-        if path[0] not in PROFILE_KEYS:
+        if path == (OBSERVE,):
+            problems += observe(document, value, Place(f"command line (--observe {value})"))
+        elif path[0] not in PROFILE_KEYS:
             problems += put(document, path, value, {(): place})
 
     wrong = _schema_problems(document)

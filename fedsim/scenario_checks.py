@@ -170,6 +170,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
         for path in Scenario.blocks
         for problem in _check_block(document, registry, path, folders)
     ]
+    problems += _check_observers(document, registry, folders)
     return problems or _check_pairs(document, registry)
 
 
@@ -205,14 +206,9 @@ def _check_block(
     if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
         return []  # the schema says so
     name_place = document.place((*path, "name"))
-    try:
-        factory, why = registry.resolve(group, name), ""
-    except InputError as error:
-        why = f"{error.headline}; {error.hint}" if error.hint else error.headline
-    if why := _shadowed(name, folders) or why:
+    factory, why = _resolved(registry, group, name, folders)
+    if why:
         return [(name_place, f"{dotted(path)}.name: {why}")]
-    if not callable(factory):
-        return [(name_place, f"{dotted(path)}.name: {name!r} is a value, not a class or function")]
     if group == "strategies" and (why := refusal(factory)):
         return [(name_place, f"{dotted(path)}.name: {why}")]
 
@@ -239,6 +235,48 @@ def _check_block(
     if group == "datasets":
         options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
         problems += _check_stand_in(document, factory if made is None else made, options)
+    return problems
+
+
+def _resolved(registry: Registry, group: str, name: str, folders: list[str]) -> tuple[Any, str]:
+    """What a plugin's name stands for, and why it cannot be used; "" where it can."""
+    try:
+        factory, why = registry.resolve(group, name), ""
+    except InputError as error:
+        factory, why = None, f"{error.headline}; {error.hint}" if error.hint else error.headline
+    if why := _shadowed(name, folders) or why:
+        return factory, why
+    return factory, "" if callable(factory) else f"{name!r} is a value, not a class or function"
+
+
+def _check_observers(document: Document, registry: Registry, folders: list[str]) -> Problems:
+    """Make each observer of the list: its parameters may be wrong, or what it needs be missing."""
+    from fedsim.observers.base import Observer
+
+    listed = document.get(("observers",))
+    problems: Problems = []
+    for position, item in enumerate(listed if isinstance(listed, list) else ()):
+        block = {"name": item} if isinstance(item, str) else item
+        if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
+            continue  # the schema says so
+        place = document.place(("observers", position))
+        factory, why = _resolved(registry, "observers", name, folders)
+        found = [("", why)] if why else []
+        given = {key: value for key, value in block.items() if key != "name"}
+        if not why:
+            found = check_parameters(factory, given, known={"name"})
+        if not found:
+            try:
+                made = construct(factory, given)
+                if not isinstance(made, Observer):
+                    what = f"{name!r} makes a {type(made).__name__}, not an observer"
+                    found = [("", f"{what}: one derives from fedsim.Observer")]
+            except InputError as error:
+                found = [(problem.where, problem.message) for problem in error.problems]
+        for key, message in found:
+            at = document.place(("observers", position, key)) if key else place
+            path: KeyPath = ("observers", name, key) if key else ("observers",)
+            problems.append((at, f"{dotted(path)}: {message}"))
     return problems
 
 

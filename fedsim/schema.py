@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -75,6 +76,15 @@ class PluginBlock(Block):
     def own_keys(cls) -> set[str]:
         """The keys that are fedsim's and not the plugin's."""
         return set(cls.model_fields)
+
+
+def _as_block(value: Any) -> Any:
+    """A plugin's name stands for a block with nothing else in it."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+NamedPlugin = Annotated[PluginBlock, BeforeValidator(_as_block)]
+"""An item of a list of plugins: a name, or a block with the name and parameters."""
 
 
 class Split(Block):
@@ -420,6 +430,7 @@ class Scenario(Block):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     faults: Faults = Faults()
+    observers: tuple[NamedPlugin, ...] = ()
     plugins: tuple[StrictStr, ...] = ()
     profile: StrictStr = DEFAULT_PROFILE
     profiles: dict[ProfileName, dict[StrictStr, Any]] = Field(default_factory=dict)

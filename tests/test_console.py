@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedsim.console import Console
+from fedsim.observers import Run
 
 ROUND: dict[str, Any] = {
     **{"round": 1, "metrics": {}, "mb_up": 1.0, "mb_down": 1.0, "epsilon": None},
@@ -14,14 +16,19 @@ ROUND: dict[str, Any] = {
 }
 
 
+def one_shot(*clients: str) -> Run:
+    """A run of one round."""
+    return Run("", "tiny", 0, Path(), clients, 1)
+
+
 def told(capsys: pytest.CaptureFixture[str], clients: int, failed: list[dict[str, Any]]) -> str:
     """What is printed of a one-shot run in which client k sends k + 1 MB."""
     console = Console()
-    console.begin([f"client-{k}" for k in range(clients)], 1, None)
+    console.begin(one_shot(*(f"client-{k}" for k in range(clients))))
     for client in range(clients):
         message = {"round": 1, "client": client, "fields": {"arrays": 10**6 * (client + 1)}}
         for direction in ("down", "up"):
-            console.traffic(message | {"direction": direction, "bytes": 10**6 * (client + 1)})
+            console.message(message | {"direction": direction, "bytes": 10**6 * (client + 1)})
     console.round(ROUND | {"clients": list(range(clients)), "failed": failed})
     return capsys.readouterr().out
 
@@ -34,8 +41,8 @@ def test_each_of_few_clients_has_its_line(capsys: pytest.CaptureFixture[str]) ->
 
 def test_what_is_too_small_to_name_has_no_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
-    console.begin(["ward"], 1, None)
-    console.traffic({"client": 0, "direction": "up", "bytes": 500, "fields": {"metrics": 500}})
+    console.begin(one_shot("ward"))
+    console.message({"client": 0, "direction": "up", "bytes": 500, "fields": {"metrics": 500}})
     assert capsys.readouterr().out == "  ward sent 0.001 MB\n"
 
 
@@ -50,10 +57,10 @@ def test_many_clients_share_a_line(capsys: pytest.CaptureFixture[str], clients: 
 
 def test_what_a_client_sent_in_two_messages_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console()
-    console.begin([f"client-{k}" for k in range(20)], 1, None)
+    console.begin(one_shot(*(f"client-{k}" for k in range(20))))
     for _ in range(2):
         for client in range(20):
-            console.traffic({"client": client, "direction": "up", "bytes": 10**6, "fields": {}})
+            console.message({"client": client, "direction": "up", "bytes": 10**6, "fields": {}})
     console.round(ROUND | {"clients": list(range(20)), "failed": []})
     assert "  20 clients sent 2.000 to 2.000 MB each" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedsim import InputError, machine
 from fedsim.cli import main
-from fedsim.engine import worker_count
+from fedsim.engine.assembly import worker_count
 from fedsim.machine import require_resources, workers_on
 from fedsim.scenario import load
 
@@ -137,8 +137,8 @@ def test_how_many_workers_fit(given: tuple[float, float, int, float], fit: int) 
 
 
 def test_as_many_workers_as_gpus_carry(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedsim.engine.cores", lambda: 8)
-    monkeypatch.setattr("fedsim.engine.gpus", lambda: 2)
+    monkeypatch.setattr("fedsim.engine.assembly.cores", lambda: 8)
+    monkeypatch.setattr("fedsim.engine.assembly.gpus", lambda: 2)
     assert worker_count(load(tiny), 100) == 8
     assert worker_count(load(tiny, ["resources.gpus=1"]), 100) == 2
     assert worker_count(load(tiny, ["resources.gpus=0.25"]), 3) == 3

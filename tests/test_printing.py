@@ -13,6 +13,7 @@ import pytest
 import fedsim
 from fedsim.cli import main
 from fedsim.console import Console
+from fedsim.observers import Run
 from fedsim.printing import harmless
 from fedsim.report.csv_file import cell, csv_bytes
 
@@ -35,8 +36,8 @@ def test_names_and_messages_are_harmless_wherever_they_are_printed(
 ) -> None:
     console = Console()
     console.line(EVIL)
-    console.begin([EVIL], 1, None)
-    console.traffic({"direction": "up", "client": 0, "bytes": 5, "fields": {EVIL: 2000}})
+    console.begin(Run("", "evil", 0, Path(), (EVIL,), 1))
+    console.message({"direction": "up", "client": 0, "bytes": 5, "fields": {EVIL: 2000}})
     assert main(["run", f"./{EVIL}.yaml"]) == 2
     assert main(["ls", EVIL]) == 2
     assert main(["run", "isic_iid_fedavg", f"data.name={EVIL!r}"]) == 2

@@ -37,8 +37,8 @@ def run_digest(
 
     Two runs that differ in anything, if only in a budget, one record or the rounding of a sum, have
     different noise: the difference of their releases would else be without any. Left out is where
-    clients run, where files lie (not what is in them), and the audit, which begins after the last
-    release.
+    clients run, where files lie (not what is in them), who watches, and the audit, which begins
+    after the last release.
 
     Args:
         arrays: the first global arrays.
@@ -46,7 +46,7 @@ def run_digest(
             libraries.
     """
     values = scenario.resolved()
-    for key in ("seeds", "plugins"):
+    for key in ("seeds", "plugins", "observers"):
         del values[key]
     values["resources"] = {key: values["resources"][key] for key in _ROUNDING}
     if values["privacy"] is not None:

@@ -28,7 +28,7 @@ from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.yaml_lines import MOST_BITS
 
 # Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
-_WITHOUT_EFFECT = ("seeds", "description", "profiles")
+_WITHOUT_EFFECT = ("seeds", "description", "profiles", "observers")
 _WITHOUT_EFFECT_OF_RESOURCES = ("backend", "workers", "ray_address")
 _OPENERS, _CLOSERS, _QUOTES = "[{", "]}", "'\""
 MOST_CELLS = 10_000

@@ -20,12 +20,15 @@ import torch
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
-from fedsim.console import Console
-from fedsim.engine import build_strategy, check_model, client_releases, engine
+from fedsim.engine import prepare
+from fedsim.engine.assembly import assembled
 from fedsim.errors import InputError, Problem, RunError, problems_of
 from fedsim.federation import Federation, build_federation
 from fedsim.fitting import data_of, payload_of
 from fedsim.loop import Rounds
+from fedsim.observers.base import Run
+from fedsim.observers.folder import FolderWriter
+from fedsim.observers.telling import Observers
 from fedsim.registry import GROUPS, default_registry
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario, load
@@ -290,17 +293,15 @@ class Bench:
         if self._broken:
             raise NotApplicable("the first run failed, see above")
         scenario = self.scenario(*more)
-        client_releases(scenario)
-        federation = self.federation(scenario)
-        check_model(scenario, federation.task)
-        strategy = build_strategy(scenario, len(federation.train))
+        prepared = prepare(scenario, SEED, federation=self.federation(scenario))
+        strategy = prepared.strategy
         self._count += 1
         folder = RunFolder(resume or self.folder / f"run-{self._count}")
         folder.path.mkdir(exist_ok=True)
         if resume is None:
             folder.write_json("run.json", {})
-        console = Console(quiet=True)
-        with engine(scenario, SEED, federation, strategy, console, folder) as rounds:
+        observers = Observers([FolderWriter(prepared)])
+        with assembled(prepared, observers, folder) as rounds:
             first = _copied(rounds.arrays)
             if resume is not None:
                 assert rounds.checkpoints is not None
@@ -308,6 +309,8 @@ class Bench:
                 if checkpoint is not None:
                     rounds.restore(checkpoint)
                 rounds.checkpoints.rewind(checkpoint)
+            begun = Run("", scenario.name, SEED, folder.path, tuple(prepared.names), 0)
+            observers.begin(begun)
             if around is not None:
                 around(rounds)
             rounds.run(last)

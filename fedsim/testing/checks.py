@@ -95,7 +95,7 @@ def kind_of(name: str) -> str:
     """
     registry = default_registry()
     if "." not in name and ":" not in name:
-        groups = [group for group in GROUPS if name in registry.names(group)]
+        groups = [group for group in KINDS.values() if name in registry.names(group)]
         if len(groups) == 1:
             return groups[0]
         if groups:
@@ -105,14 +105,14 @@ def kind_of(name: str) -> str:
             raise InputError(f"{name!r} is {which}", hint=hint)
         from fedsim.errors import nearest
 
-        known = sorted({one for group in GROUPS for one in registry.names(group)})
+        known = sorted({one for group in KINDS.values() for one in registry.names(group)})
         raise InputError(
             f"there is no plugin {name!r}{nearest(name, known)}",
             hint="type 'fedsim plugins' for the names, or write a dotted path: "
             "package.module:Class --plugins DIR",
         )
     found = registry.resolve("strategies", name)
-    for group in GROUPS:
+    for group in KINDS.values():
         if _is_of(found, group):
             return group
     raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -15,8 +16,9 @@ from fedsim import flower
 from fedsim.errors import InputError
 from fedsim.federation import Federation
 from fedsim.files import file_names, require_regular
-from fedsim.ledger.privacy import PrivacyLedger, mechanism_name
+from fedsim.ledger.privacy import mechanism_name
 from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.privacy.plan import PrivacyPlan
 from fedsim.runfolder import MODEL, MODELS, RunFolder, write_whole
 from fedsim.scenario import Scenario
 from fedsim.trained.about import About, NotDescribedError, describe_model
@@ -29,7 +31,8 @@ def write_models(
     models: Sequence[ArrayRecord],
     scenario: Scenario,
     federation: Federation,
-    privacy: PrivacyLedger | None,
+    privacy: PrivacyPlan | None,
+    spent: Mapping[str, Any],
     *,
     seed: int,
     run_id: str,
@@ -41,7 +44,8 @@ def write_models(
         folder: the run folder.
         models: the global model, or one a client.
         scenario, federation: what was run, and on what.
-        privacy: what was spent; None without a mechanism.
+        privacy: what was released; None without a mechanism.
+        spent: what that cost, the entries of summary.json.
         seed: the run's.
         run_id: the run's random name.
         owners: the clients, where each has its own model.
@@ -55,7 +59,7 @@ def write_models(
             seed=seed,
             run_id=run_id,
             data_source=federation.store.source,
-            private=_mechanism(privacy, scenario),
+            private=_mechanism(privacy, spent, scenario),
             client=client,
         )
         # Not `ascontiguousarray`: it gives a scalar an axis.
@@ -78,11 +82,10 @@ def _encoded(values: Mapping[str, np.ndarray], about: About) -> bytes:
     return len(text).to_bytes(8, "little") + text + written[8 + length :]
 
 
-def _mechanism(privacy: PrivacyLedger | None, scenario: Scenario) -> str:
+def _mechanism(privacy: PrivacyPlan | None, found: Mapping[str, Any], scenario: Scenario) -> str:
     """The mechanism, and what was spent: both are public."""
     if privacy is None:
         return ""
-    found = privacy.summary()
     spent, claimed = found["epsilon"], found["epsilon_claimed"]
     worth = "no finite epsilon"
     if spent is not None:
@@ -92,7 +95,7 @@ def _mechanism(privacy: PrivacyLedger | None, scenario: Scenario) -> str:
         worth = f"no guarantee{told}"
     bare = found["unit"] == "client" and scenario.federation.local is not None
     part = "; what stays at the client was trained without noise" if bare else ""
-    return f"{mechanism_name(privacy.plan)}, {worth}, of every {UNIT_NAMES[found['unit']]}{part}"
+    return f"{mechanism_name(privacy)}, {worth}, of every {UNIT_NAMES[found['unit']]}{part}"
 
 
 def read_about(path: Path) -> About:

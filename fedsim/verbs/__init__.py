@@ -85,15 +85,24 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
 
 
 def resource_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --backend and --workers."""
+    """Add --backend, --workers and --observe."""
     parser.add_argument("--backend", choices=("inline", "ray"), help="where clients run")
     parser.add_argument("--workers", type=int, metavar="N", help="clients that run at a time")
+    parser.add_argument(
+        "--observe",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an observer beside those of the scenario; may be given several times",
+    )
 
 
 def resource_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The overrides that --backend and --workers stand for."""
-    options = {"backend": None, "workers": None} | vars(arguments)
-    return [f"resources.{k}={options[k]}" for k in ("backend", "workers") if options[k] is not None]
+    """The overrides that --backend, --workers and --observe stand for."""
+    options = {"backend": None, "workers": None, "observe": []} | vars(arguments)
+    given = [key for key in ("backend", "workers") if options[key] is not None]
+    words = [f"resources.{key}={options[key]}" for key in given]
+    return [*words, *(f"observe={json.dumps(name)}" for name in options["observe"])]
 
 
 def load_scenario(arguments: argparse.Namespace) -> Scenario:

@@ -263,9 +263,9 @@ def test_a_model_that_the_checkpoint_is_not_of_is_refused(
 ) -> None:
     one, _ = pair
     set_status(one, "interrupted")
-    import fedsim.engine
+    from fedsim.engine import scoring
 
-    build = fedsim.engine.build_model
+    build = scoring.build_model
 
     def other(scenario: object, task: object) -> object:
         wider = scenario.model_copy(  # type: ignore[attr-defined]
@@ -273,7 +273,7 @@ def test_a_model_that_the_checkpoint_is_not_of_is_refused(
         )
         return build(wider, task)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fedsim.engine, "build_model", other)
+    monkeypatch.setattr(scoring, "build_model", other)
     with pytest.raises(InputError, match="the checkpoint of round 3 is not of this run's model"):
         resume(one, [], QUIET)
 

@@ -19,7 +19,8 @@ from fedsim import InputError, Result, RunError
 from fedsim.api import estimate, resume
 from fedsim.cleaning import checkpoints
 from fedsim.console import Console
-from fedsim.engine import build_strategy, engine, privacy_plan
+from fedsim.engine import prepare, privacy_plan
+from fedsim.engine.assembly import assembled
 from fedsim.federation import Federation, build_federation
 from fedsim.loop import Rounds
 from fedsim.models.build import first_arrays
@@ -44,10 +45,7 @@ def without_last_record(federation: Federation) -> Federation:
 
 def go(scenario: Scenario, seed: int, federation: Federation) -> None:
     """Run it without a folder."""
-    activate_plugins(scenario)
-    plan = privacy_plan(scenario, federation)
-    strategy = build_strategy(scenario, len(federation.train), plan)
-    with engine(scenario, seed, federation, strategy, QUIET, None, privacy=plan) as rounds:
+    with assembled(prepare(scenario, seed, federation=federation)) as rounds:
         rounds.run()
 
 

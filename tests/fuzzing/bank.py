@@ -171,8 +171,9 @@ def _measured_alike() -> Iterator[None]:
             ("fedsim.loop.Rounds.seconds", 3.5),
             ("fedsim.loop.peak_rss_mb", lambda: 300.0),
             ("fedsim.grid.worker.peak_rss_mb", lambda: 300.0),
-            ("fedsim.api.now", lambda: "2026-01-01T00:00:00+00:00"),
-            ("fedsim.api.environment", lambda: dict(machine)),
+            ("fedsim.engine.running.now", lambda: "2026-01-01T00:00:00+00:00"),
+            ("fedsim.engine.wording.now", lambda: "2026-01-01T00:00:00+00:00"),
+            ("fedsim.engine.wording.environment", lambda: dict(machine)),
         ):
             stack.enter_context(patch(target, value))
         yield

@@ -1,0 +1,71 @@
+"""What came of a run once its rounds are done: models, predictions, and the summary."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fedsim import flower
+from fedsim.engine.prepare import Prepared
+from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY
+from fedsim.loop import Rounds, Scores, mean_scores
+from fedsim.observers.base import Finished
+from fedsim.raising import plugin_code
+from fedsim.randomness import isolated
+from fedsim.runfolder import plain
+
+
+def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
+    """Score the finished models once more, and on external records, and sum the run up.
+
+    Raises:
+        RunError: a model cannot be scored.
+    """
+    with plugin_code("the finished model could not be scored"):
+        predicted = np.stack([rounds.scoring.predict(arrays) for arrays in rounds.selected])
+        name, found = prepared.task.predictions(predicted, prepared.federation.view("test"))
+        external = _external_scores(prepared, rounds)
+    up, down = rounds.ledger.total_megabytes()
+    summary = {
+        "metrics": rounds.metrics | external,
+        "rounds": rounds.finished,
+        "stopped": rounds.stopped or None,
+        "failed": rounds.failed,
+        "mb_up_total": up,
+        "mb_down_total": down,
+        **(rounds.privacy.summary() if rounds.privacy else NO_PRIVACY_SUMMARY),
+        "audit": None,
+        "wall_seconds": rounds.seconds,
+        "peak_rss_mb": rounds.peak_rss_mb(),
+        "data_source": prepared.federation.store.source,
+    }
+    return Finished(
+        summary=plain(summary),
+        models=tuple(flower.tensors(arrays) for arrays in rounds.selected),
+        owners=() if rounds.has_global_model else tuple(rounds.server.names),
+        learned=rounds.learned,
+        predicted=predicted,
+        predictions=found,
+        predicted_in=name,
+        build=lambda position: _module(rounds, position),
+    )
+
+
+def _module(rounds: Rounds, position: int) -> torch.nn.Module:
+    """A finished model; whatever a constructor draws, what follows draws the same."""
+    with isolated(rounds.streams.sequence("model")):
+        model = rounds.server.new_model()
+    flower.load_state(model, rounds.selected[position])
+    return model
+
+
+def _external_scores(prepared: Prepared, rounds: Rounds) -> Scores:
+    """Scores of the finished models on records that no client has, means over models."""
+    view, task = prepared.federation.external_view(), prepared.task
+    if view is None:
+        return {}
+    found = []
+    for position in range(len(rounds.selected)):
+        model = _module(rounds, position)
+        found.append(task.score(task.predict(model, view, rounds.server.device), view))
+    return {f"external_{name}": value for name, value in mean_scores(found).items()}

@@ -1,0 +1,188 @@
+"""What a run is made of, made once: `prepare` gives the `Prepared` that everything else reads.
+
+A run, a resumed run, an estimate, a check and an audit all begin here, so that what one of them
+refuses, all of them refuse, with the same words and in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsim import flower
+from fedsim.client import Task
+from fedsim.engine.privacy import privacy_plan, with_unit
+from fedsim.engine.strategies import build_strategy, client_releases, is_one_shot
+from fedsim.errors import InputError
+from fedsim.federation import Federation, build_federation
+from fedsim.machine import require_resources
+from fedsim.models.build import build_model, first_arrays
+from fedsim.models.conditioning import require_conditioned
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.raising import one_line
+from fedsim.randomness import Streams, isolated
+from fedsim.scenario import Scenario, activate_plugins
+
+if TYPE_CHECKING:
+    from fedsim.privacy.attacks import Subject
+    from fedsim.privacy.verdict import Level
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run is made of.
+
+    Attributes:
+        scenario: what is run; its privacy block has the unit that the data call for.
+        seed: of the run.
+        federation: the data, the split, who holds what, and the task.
+        privacy: what the clients release; None in a run without a mechanism.
+        strategy: the server's method, which one run uses up: `again` makes another.
+        releases: what the clients' replies carry of the records themselves, in words.
+        unit_from: who chose the unit of privacy, "scenario" or "data"; None without privacy.
+        attack: what is attacked when the run is done, and how; None: nothing is.
+    """
+
+    scenario: Scenario
+    seed: int
+    federation: Federation
+    privacy: PrivacyPlan | None
+    strategy: FlowerStrategy
+    releases: tuple[str, ...] = ()
+    unit_from: str | None = None
+    attack: tuple[Subject, Level] | None = None
+
+    @property
+    def task(self) -> Task:
+        """What is to be learned."""
+        return self.federation.task
+
+    @property
+    def names(self) -> list[str]:
+        """The clients' names, in client order."""
+        return list(self.federation.train)
+
+    @property
+    def streams(self) -> Streams:
+        """The run's random streams."""
+        return Streams(self.seed)
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether the clients send once."""
+        return is_one_shot(self.strategy)
+
+    @property
+    def has_secret_noise(self) -> bool:
+        """Whether the noise comes from a key that the run keeps until it is done."""
+        return self.scenario.privacy is not None and self.scenario.privacy.noise == "secret"
+
+    @property
+    def budget(self) -> float | None:
+        """The epsilon that the run keeps to, or was planned for; None for none."""
+        settings = self.scenario.privacy
+        return None if settings is None else settings.max_epsilon or settings.target_epsilon
+
+    def again(
+        self,
+        train: Mapping[str, np.ndarray] | None = None,
+        *,
+        seed: int | None = None,
+        privacy: PrivacyPlan | None = None,
+        **changes: Any,
+    ) -> Prepared:
+        """The same for another run, with a strategy of its own.
+
+        Args:
+            train: client name -> its training records, where these are others.
+            seed: another seed, of all but the partition.
+            privacy: another plan.
+            changes: top-level keys of the scenario and their values.
+        """
+        federation = self.federation
+        if train is not None:
+            val = {name: federation.val[name] for name in train}
+            federation = replace(federation, train=dict(train), val=val)
+        scenario = self.scenario.model_copy(update=changes)
+        plan = self.privacy if privacy is None else privacy
+        return replace(
+            self,
+            scenario=scenario,
+            seed=self.seed if seed is None else seed,
+            federation=federation,
+            privacy=plan,
+            strategy=build_strategy(scenario, len(federation.train), plan),
+        )
+
+
+def prepare(
+    scenario: Scenario,
+    seed: int,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    federation: Federation | None = None,
+) -> Prepared:
+    """Make all that a run is made of, and refuse what cannot run.
+
+    Args:
+        scenario: what to run.
+        seed: of the run.
+        say: is told when a search for the noise begins.
+        progress: is told how many images are decoded, and of how many.
+        federation: the scenario's data, where they are shared out already.
+
+    Raises:
+        InputError: the machine, the data, the model, the privacy block, the client method or the
+            strategy do not go with the scenario.
+    """
+    require_resources(scenario)
+    activate_plugins(scenario)
+    releases = client_releases(scenario)
+    if federation is None:
+        federation = build_federation(scenario, seed, progress)
+    settled = with_unit(scenario, federation)
+    check_model(settled, federation.task)
+    privacy = privacy_plan(settled, federation, say)
+    strategy = build_strategy(settled, len(federation.train), privacy)
+    by_data = scenario.privacy is not None and scenario.privacy.unit is None
+    unit_from = None if privacy is None else "data" if by_data else "scenario"
+    made = Prepared(settled, seed, federation, privacy, strategy, releases, unit_from)
+    return replace(made, attack=_attack(made))
+
+
+def _attack(prepared: Prepared) -> tuple[Subject, Level] | None:
+    """What is to be attacked when the run ends, and how; InputError where it cannot be."""
+    if prepared.privacy is None or not prepared.privacy.settings.audit:
+        return None
+    from fedsim.auditing import subject_of
+    from fedsim.privacy.verdict import require_level
+
+    asked = prepared.privacy.settings.audit
+    level: Level = "mechanism" if asked is True else asked
+    subject = subject_of(prepared)
+    require_level(subject, level)
+    return subject, level
+
+
+def check_model(scenario: Scenario, task: Task) -> None:
+    """Refuse (InputError) a model in which rounding decides, or that cannot travel or begin.
+
+    Before anything starts.
+    """
+    with isolated(Streams(0).sequence("model")):
+        model = build_model(scenario, task)
+        require_conditioned(model, task.input_shape)
+    if scenario.model.init is not None:
+        first_arrays(scenario, task, 0)
+    try:
+        flower.pack_state(model.state_dict())
+    except (MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"model.name: {scenario.model.name!r} has a state that cannot travel: "
+            f"{one_line(error)}",
+            hint="a model's state is dense tensors whose shapes are known, of types that NumPy has",
+        ) from error

@@ -1,0 +1,141 @@
+"""What a private run releases: the unit that its data call for, and the plan of its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flwr.clientapp import ClientApp
+
+from fedsim.client import Client
+from fedsim.errors import InputError
+from fedsim.federation import Federation, cache_folder
+from fedsim.grid.worker import units_of
+from fedsim.models.build import build_model
+from fedsim.privacy.client_level import require_still_buffers
+from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
+from fedsim.randomness import Streams, isolated
+from fedsim.registry import construct, default_registry
+from fedsim.scenario import Scenario
+from fedsim.schema import Privacy
+
+
+def with_unit(scenario: Scenario, federation: Federation) -> Scenario:
+    """The scenario with the unit of privacy that its data call for, where it names none.
+
+    Where several records are of one patient, whoever is in the data is there with all of them.
+    """
+    settings = scenario.privacy
+    if settings is None or settings.unit is not None:
+        return scenario
+    repeats = settings.shared_patients or _most_records(federation) > 1
+    unit = "patient" if repeats else "record"
+    if unit == "patient" and settings.audit in ("run", "lira"):
+        raise InputError(
+            f"privacy.audit={settings.audit} needs unit: record, but the data have several records "
+            "of one patient or lesion, so the unit is the patient",
+            hint="type privacy.unit=record, or privacy.audit=mechanism",
+        )
+    return scenario.model_copy(update={"privacy": settings.model_copy(update={"unit": unit})})
+
+
+def _most_records(federation: Federation) -> int:
+    """Training records of the patient or lesion that has most, at all clients together."""
+    groups = _groups(federation)
+    return int(np.unique(groups, return_counts=True)[1].max(initial=0))
+
+
+def _groups(federation: Federation) -> np.ndarray:
+    """The patient or lesion of every training record, int64."""
+    where = np.concatenate([np.zeros(0, np.int64), *federation.train.values()])
+    return np.asarray(federation.store.groups[where], dtype=np.int64)
+
+
+def privacy_plan(
+    scenario: Scenario, federation: Federation, say: Callable[[str], None] | None = None
+) -> PrivacyPlan | None:
+    """What the clients release in a private run; None for a run without a mechanism.
+
+    `say` is told when a search for the noise begins.
+
+    Raises:
+        InputError: the client method has no private form, or the scenario asks for what cannot be.
+    """
+    settings = with_unit(scenario, federation).privacy
+    if settings is None:
+        return None
+    search: dict[str, Any] = {"cache": cache_folder(), "say": say}
+    if settings.unit == "client":
+        with isolated(Streams(0).sequence("model")):
+            require_still_buffers(build_model(scenario, federation.task), federation.task)
+        return plan_client_privacy(settings, scenario.rounds, list(federation.train), **search)
+    block = scenario.client
+    found = default_registry().resolve("clients", block.name)
+    client = None if isinstance(found, ClientApp) else construct(found, block.parameters)
+    hint = "remove the privacy block, or choose another client method: fedsim plugins"
+    if not isinstance(client, Client):
+        raise InputError(
+            f"client.name: {block.name!r} is a Flower ClientApp, which fedsim cannot make private",
+            hint=hint,
+        )
+    _require_own_records(settings, federation)
+    _require_patients(settings, federation)
+    if settings.augmentations > 1 and getattr(client, "augment", None) in (None, "none"):
+        raise InputError(
+            "privacy.augmentations: copies of a record that are all alike cost time for nothing",
+            hint="type client.augment=siamese, or privacy.augmentations=1",
+        )
+    units = {
+        name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
+        for name in federation.train
+    }
+    with isolated(Streams(0).sequence("model")):
+        client.check_private(build_model(scenario, federation.task), federation.task)
+    try:
+        return plan_privacy(
+            settings,
+            scenario.rounds,
+            units,
+            client.private_steps,
+            together=len(np.unique(_groups(federation))),
+            most_records=_most_records(federation) if settings.unit == "record" else 1,
+            **search,
+        )
+    except ValueError as error:
+        raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
+
+
+def _require_own_records(settings: Privacy, federation: Federation) -> None:
+    """Refuse partitions with which no client's epsilon is that of a record, or there is none."""
+    if empty := [name for name, where in federation.train.items() if not len(where)]:
+        raise InputError(
+            f"privacy: client {empty[0]!r} has no training records: there is nothing to sample",
+            hint="choose another federation.partition, or fewer federation.clients",
+        )
+    where = np.concatenate(list(federation.train.values()))
+    twice = len(where) - len(np.unique(where))
+    if twice and not settings.shared_patients:
+        raise InputError(
+            f"privacy: {twice} training records are with several clients, or twice with one: what "
+            "they pay is not the epsilon of one client",
+            hint="type privacy.unit=patient privacy.shared_patients=true, or choose another "
+            "federation.partition",
+        )
+
+
+def _require_patients(settings: Privacy, federation: Federation) -> None:
+    """Refuse claims about patients that the data, or the partition, do not bear out."""
+    if settings.unit != "patient":
+        return
+    if _most_records(federation) < 2:
+        raise InputError(
+            "privacy.unit: the data do not say which records are of one patient or lesion",
+            hint="type privacy.unit=record",
+        )
+    at_each = sum(len(set(federation.store.groups[w])) for w in federation.train.values())
+    if at_each > len(np.unique(_groups(federation))) and not settings.shared_patients:
+        raise InputError(
+            "privacy.shared_patients: there are patients with records at several clients",
+            hint="type privacy.shared_patients=true",
+        )

@@ -1,0 +1,56 @@
+"""Scoring: what a model's arrays say of the test and the validation split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+
+from fedsim import flower
+from fedsim.engine.prepare import Prepared
+from fedsim.grid.worker import device_for
+from fedsim.models.build import build_model
+from fedsim.randomness import isolated
+
+Scores = dict[str, float | None]
+
+
+class Scoring:
+    """Scores arrays of one run's model, all in one module of its own.
+
+    Attributes:
+        model: the module; its contents are those of the arrays that were scored last.
+        device: where it computes.
+        selects: whether the scenario selects the model by the pooled validation split.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._task = prepared.task
+        with isolated(prepared.streams.sequence("model")):
+            self.model = build_model(prepared.scenario, prepared.task)
+        self.device = device_for(prepared.scenario)
+        self.selects = prepared.scenario.evaluation.select == "pooled_val"
+        self._test = prepared.federation.view("test")
+        self._val = prepared.federation.view("val")
+
+    def fits(self, arrays: ArrayRecord) -> None:
+        """Raise ValueError unless arrays have the names and shapes of the model's."""
+        flower.load_state(self.model, arrays)
+
+    def predict(self, arrays: ArrayRecord) -> np.ndarray:
+        """What a model says of the test split, see `Task.predict`."""
+        self.fits(arrays)
+        return self._task.predict(self.model, self._test, self.device)
+
+    def test(self, arrays: ArrayRecord) -> Scores:
+        """Metrics on the test split, of all and of each site."""
+        return self._task.score(self.predict(arrays), self._test, per_site=True)
+
+    def validation(self, arrays: ArrayRecord) -> Scores:
+        """Metrics on the pooled validation split."""
+        self.fits(arrays)
+        return self.validate(self.model)
+
+    def validate(self, model: torch.nn.Module) -> Scores:
+        """The same of a module."""
+        return self._task.score(self._task.predict(model, self._val, self.device), self._val)

@@ -1,0 +1,133 @@
+"""The scenario's strategy, and its clients' method: made, and refused where they cannot run."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterator
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsim.client import Client
+from fedsim.errors import InputError, Problem
+from fedsim.flower_strategies import filled_in, refusal, wants_losses
+from fedsim.parameters import shown
+from fedsim.privacy.client_level import ClientLevel, require_client_level
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.raising import plugin_code
+from fedsim.registry import construct, default_registry
+from fedsim.scenario import Scenario
+from fedsim.scenario_checks import refused_for_clients
+from fedsim.strategy import Strategy
+
+
+def build_strategy(
+    scenario: Scenario, clients: int, privacy: PrivacyPlan | None = None
+) -> FlowerStrategy:
+    """Construct the scenario's strategy for this many clients.
+
+    Flower's own strategies get the scenario's participation as `fraction_train`, and all clients
+    for evaluation only where the scenario asks for it, unless its parameters say otherwise.
+    """
+    block = scenario.strategy
+    factory = default_registry().resolve("strategies", block.name)
+    parameters = dict(block.parameters)
+    known = inspect.signature(factory).parameters
+    ours = isinstance(factory, type) and issubclass(factory, Strategy)
+    if not ours and isinstance(factory, type) and issubclass(factory, FlowerStrategy):
+        fallback = {
+            "fraction_train": scenario.federation.participation,
+            "fraction_evaluate": 1.0 if scenario.evaluation.on_clients else 0.0,
+            "min_train_nodes": 1,
+            "min_evaluate_nodes": 1,
+            "min_available_nodes": 1,
+        }
+        accepts_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        fallback = {k: v for k, v in fallback.items() if accepts_all or k in known}
+        client = scenario.client
+        found = default_registry().resolve("clients", client.name)
+        parameters = fallback | filled_in(factory, found, client.parameters) | parameters
+    with contextlib.nullcontext() if ours else quiet_flower():
+        strategy = construct(factory, parameters)
+    if not isinstance(strategy, FlowerStrategy):
+        raise InputError(
+            f"strategy.name: {block.name!r} makes a {type(strategy).__name__}, not a strategy",
+            hint="a strategy derives from fedsim.Strategy or flwr.serverapp.strategy.Strategy",
+        )
+    if why := refusal(strategy):
+        raise InputError(f"strategy.name: {why}")
+    if privacy is not None and wants_losses(strategy):
+        raise InputError(
+            f"strategy {block.name!r} weights clients by their training losses, which are computed "
+            "from the records without noise: private clients do not send them",
+            hint="type strategy.name=fedavg",
+        )
+    if is_one_shot(strategy) and scenario.rounds != 1:
+        raise InputError(
+            f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
+            f"{scenario.rounds}",
+            hint="type rounds=1",
+        )
+    for key, why in refused_for_clients(strategy, clients, parameters):
+        place = scenario.place("strategy", key) if key else scenario.place("strategy")
+        raise InputError(
+            f"strategy {block.name!r} does not go with {clients} client(s)",
+            [Problem(place, f"{f'strategy.{key}' if key else 'strategy'}: {why}")],
+        )
+    for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
+        asked = getattr(strategy, name, 0)
+        if isinstance(asked, int) and asked > clients:
+            raise InputError(
+                f"strategy.{name} asks for {asked} clients, but there are {clients}",
+                hint=f"type strategy.{name}={clients}, or federation.clients={asked}",
+            )
+    if privacy is not None and privacy.settings.unit == "client":
+        require_client_level(strategy, scenario.faults)
+        assert isinstance(strategy, Strategy)
+        return ClientLevel(strategy, next(iter(privacy.clients.values())).mechanism)
+    return strategy
+
+
+@contextlib.contextmanager
+def quiet_flower() -> Iterator[None]:
+    """Keep Flower's own strategies from logging what the console says, too."""
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def is_one_shot(strategy: FlowerStrategy) -> bool:
+    """Whether the strategy says that clients send once."""
+    return isinstance(strategy, Strategy) and strategy.one_shot
+
+
+def client_releases(scenario: Scenario) -> tuple[str, ...]:
+    """What the client method's replies carry of the records themselves.
+
+    Raises:
+        InputError: `client.name` is neither a client method nor a Flower ClientApp.
+    """
+    name = scenario.client.name
+    found = default_registry().resolve("clients", name)
+    if isinstance(found, ClientApp):
+        return ()
+    client = construct(found, scenario.client.parameters)
+    if not isinstance(client, Client):
+        raise InputError(
+            f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
+            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
+        )
+    with plugin_code(f"client {name!r} failed in releases"):
+        carried = client.releases
+    if not isinstance(carried, tuple | list) or not all(isinstance(one, str) for one in carried):
+        raise InputError(
+            f"client.name: {name!r} has releases {shown(carried)}, which is no tuple of texts",
+            hint='type releases = ("what the replies carry",), or leave it out',
+        )
+    return tuple(" ".join(one.split()) for one in carried)

@@ -1,0 +1,90 @@
+"""What is told of a run before it begins: to a person, and in run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fedsim.disclosures import released_without_privacy
+from fedsim.engine.prepare import Prepared
+from fedsim.ledger.privacy import describe, mechanism_name, unit_note
+from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.report.text import positive_note
+from fedsim.runfolder import SCHEMA_VERSION, environment, now
+
+
+def opening_lines(prepared: Prepared) -> Iterator[str]:
+    """What a person must know before the first round, a line each."""
+    plan = prepared.privacy
+    yield title_line(prepared)
+    for note in prepared.federation.notes(counts=plan is None):
+        yield f"data: {note}"
+    for item in prepared.releases:
+        yield f"CLIENTS SEND {item}"
+    if plan is not None:
+        yield privacy_line(plan)
+        if worth := unit_note(plan):
+            yield f"NOTE {worth}"
+
+
+def title_line(prepared: Prepared) -> str:
+    """What is run, with which seed, on which data."""
+    scenario, federation = prepared.scenario, prepared.federation
+    store = federation.store
+    sizes = ", ".join(f"{len(where)} {name}" for name, where in federation.split.items())
+    if store.source == "embedded":
+        origin = f"EMBEDDED STAND-IN for {scenario.data.name} (generated images, not real data)"
+    else:
+        origin = f"{scenario.data.name} from {store.root}"
+    things = federation.task.things
+    told = positive_note(federation.task.positive, getattr(store, "positive_rule", ""))
+    parts = (origin, f"{len(federation.train)} clients", f"{things}: {sizes}", told)
+    return f"{scenario.name}, seed {prepared.seed}: {'; '.join(filter(None, parts))}"
+
+
+def privacy_line(plan: PrivacyPlan) -> str:
+    """What a private run promises, or what is claimed of it, in one line."""
+    settings = plan.settings
+    grade = "simulation-grade" if settings.noise == "seeded" else "secret"
+    budget = "" if settings.max_epsilon is None else f", budget {settings.max_epsilon:g}"
+    return (
+        f"privacy: {mechanism_name(plan)}, {epsilon_at_the_end(plan)}{budget}; "
+        f"noise multiplier {plan.noise_multiplier:.4g}; {grade} randomness"
+    )
+
+
+def epsilon_at_the_end(plan: PrivacyPlan) -> str:
+    """What a private run will have spent, or will claim, once all its rounds are run."""
+    settings, planned = plan.settings, plan.bound()
+    costs = "no finite epsilon"
+    if planned.epsilon is not None:
+        by = {"prv": "PRV upper", "rdp": "RDP"}[planned.accountant]
+        costs = f"epsilon {planned.epsilon:.3g} ({by})"
+    if not plan.certified:
+        costs = f"NO GUARANTEE: the paper claims {costs}"
+    return (
+        f"{costs} at delta {settings.delta:g} after {plan.rounds} round(s) "
+        f"for every {UNIT_NAMES[plan.unit]}"
+    )
+
+
+def run_entries(prepared: Prepared) -> dict[str, Any]:
+    """The content of run.json as a run begins, but for its identity."""
+    scenario, federation, plan = prepared.scenario, prepared.federation, prepared.privacy
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "scenario": scenario.name,
+        "seed": prepared.seed,
+        "data": {"name": scenario.data.name, **federation.describe(count_classes=plan is None)},
+        "task": federation.task.facts.record(),
+        "privacy": None if plan is None else describe(plan),
+        "unit_from": prepared.unit_from,
+        "released_without_privacy": released_without_privacy(
+            scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.releases
+        ),
+        **environment(),
+        "started": now(),
+        "finished": None,
+        "status": "running",
+    }

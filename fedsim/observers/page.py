@@ -1,0 +1,39 @@
+"""The page of a finished run, and its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedsim.observers.base import End, Observer
+from fedsim.raising import one_line
+from fedsim.report.page import write_report
+from fedsim.trained.card import write_card
+
+
+class Page(Observer):
+    """Makes the pictures, the page and the model card; what fails does not fail a finished run.
+
+    Args:
+        say: is told what could not be made.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def end(self, end: End) -> None:
+        """Write `report/` and the card of a run that is done."""
+        if end.status != "done":
+            return
+        try:
+            write_report(end.folder)
+        except Exception as error:
+            self._say(
+                f"no report: {one_line(error)}; to try again, type: fedsim report {end.folder}"
+            )
+        try:
+            write_card(end.folder)
+        except Exception as error:
+            self._say(
+                f"no model card: {one_line(error)}; to try again, type: fedsim export "
+                f"{end.folder} --card"
+            )
