@@ -15,6 +15,7 @@ from fedsim.observers.leakage import Leakage
 from fedsim.observers.page import Page
 from fedsim.observers.pictures import Pictures
 from fedsim.observers.telling import Observers
+from fedsim.parameters import shown
 from fedsim.registry import default_registry
 from fedsim.scenario import Scenario
 
@@ -23,7 +24,14 @@ def starter(console: Console, observers: Sequence[Observer] = ()) -> Starter:
     """Have runs watched by the console, the run folder and its pictures, and by these observers.
 
     Those that a scenario names come last: at the end of a run they find its folder whole.
+
+    Raises:
+        InputError: one of these is no observer.
     """
+    if wrong := [one for one in observers if not isinstance(one, Observer)]:
+        raise InputError(
+            f"observers: {shown(wrong[0])} is no observer", hint="one derives from fedsim.Observer"
+        )
 
     def watching(prepared: Prepared) -> Observers:
         own: list[Observer] = [FolderWriter(prepared), console, Pictures(prepared, console.line)]
