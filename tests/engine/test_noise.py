@@ -15,15 +15,15 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors.numpy import save_file
 
-from fedsim import InputError, Result, RunError
+from fedsim import InputError, Observer, Result, RunError
 from fedsim.api import estimate, resume
 from fedsim.cleaning import checkpoints
 from fedsim.console import Console
 from fedsim.engine import prepare, privacy_plan
 from fedsim.engine.assembly import assembled
 from fedsim.federation import Federation, build_federation
-from fedsim.loop import Rounds
 from fedsim.models.build import first_arrays
+from fedsim.observers import Exchange
 from fedsim.privacy import key_file
 from fedsim.privacy.mechanisms import DPSGD, State
 from fedsim.privacy.plan import PrivacyPlan
@@ -254,15 +254,17 @@ def holders(folder: Path) -> set[str]:
     }
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
-    original = Rounds._round
+class Interrupts(Observer):
+    """Stops a run when the clients of a round beyond `last` are about to be asked."""
 
-    def interrupted(self: Rounds, number: int) -> None:
-        if number > last:
+    essential = True
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def exchange(self, exchange: Exchange) -> None:
+        if exchange.round > self.last:
             raise KeyboardInterrupt
-        original(self, number)
-
-    monkeypatch.setattr(Rounds, "_round", interrupted)
 
 
 def test_runs_with_secret_noise_differ_and_keep_nothing_of_their_key(
@@ -313,18 +315,15 @@ def test_an_interrupted_run_keeps_its_key_goes_on_in_ray_and_erases_it(
     run_tiny: Callable[..., Result],
     tmp_path: Path,
     known_key: None,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run_tiny(*SECRET, "rounds=3")
     os.umask(before := os.umask(0))
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 1)
-        os.umask(0)
-        try:
-            with pytest.raises(KeyboardInterrupt) as stopped:
-                run_tiny(*SECRET, "rounds=3")
-        finally:
-            os.umask(before)
+    os.umask(0)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run_tiny(*SECRET, "rounds=3", observers=[Interrupts(1)])
+    finally:
+        os.umask(before)
     folder = Path(str(stopped.value))
     key = folder / "checkpoint" / "noise.key"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -338,12 +337,10 @@ def test_an_interrupted_run_keeps_its_key_goes_on_in_ray_and_erases_it(
 
 @pytest.mark.parametrize("damage", ["gone", "short", "long", "link", "folder", "fifo"])
 def test_a_resume_without_the_key_is_refused(
-    damage: str, run_tiny: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 0)
-        with pytest.raises(KeyboardInterrupt) as stopped:
-            run_tiny(*SECRET)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run_tiny(*SECRET, observers=[Interrupts(0)])
     folder = Path(str(stopped.value))
     key = folder / "checkpoint" / "noise.key"
     kept = key.read_bytes()
