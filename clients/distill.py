@@ -236,7 +236,7 @@ class Distill(Client):
         task = site.task
         encoder = self._network(site).features.requires_grad_(False).to(site.device)
         labels = torch.arange(task.num_classes).repeat_interleave(self.images_per_class)
-        shape = (len(labels), task.in_channels, task.image_size, task.image_size)
+        shape = (len(labels), *task.input_shape)
         images = torch.randn(shape, generator=site.generator("synthetic-start")).to(site.device)
         black, white = picture_range(site.device)
         images = (images.clamp(black, white) if self.clamp else images).requires_grad_(True)
@@ -297,8 +297,8 @@ class Distill(Client):
         )
 
     def _network(self, site: Site) -> ConvNet:
-        task = site.task
-        return ConvNet(task.num_classes, task.in_channels, task.image_size, self.width, self.depth)
+        channels, side, _ = site.task.input_shape
+        return ConvNet(site.task.num_classes, channels, side, self.width, self.depth)
 
     def _start(self, members: dict[int, np.ndarray], site: Site) -> torch.Tensor:
         """The images [n, C, H, W] that the distillation starts from, class after class."""
@@ -306,9 +306,8 @@ class Distill(Client):
         if self.init == "real":
             chosen = [draw_records(of, self.images_per_class, draws) for of in members.values()]
             return site.train.images(np.concatenate(chosen))
-        side = site.task.image_size
         count = len(members) * self.images_per_class
-        return torch.randn((count, site.task.in_channels, side, side), generator=draws)
+        return torch.randn((count, *site.task.input_shape), generator=draws)
 
     def _distil(
         self,

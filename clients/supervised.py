@@ -83,8 +83,7 @@ class Supervised(Client):
         """Refuse a model that couples records, see `Client.check_private`."""
         from fedsim.privacy.coupling import require_uncoupled
 
-        shape = (4, task.in_channels, task.image_size, task.image_size)
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        images = torch.randn((4, *task.input_shape), generator=torch.Generator().manual_seed(0))
         labels = torch.arange(4) % task.num_classes
         require_uncoupled(model, self._losses(task), images, labels)
 

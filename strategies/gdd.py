@@ -134,19 +134,18 @@ class GDD(Strategy):
 
     def _read(self, name: str, content: RecordDict) -> Upload:
         """Decode and check one client's reply."""
-        task = self.server.task
         received = tensors(content.array_records["images"])["images"]
         labels = np.array(tensors(content.array_records["labels"])["labels"], dtype=np.int64)
-        shape = (task.in_channels, task.image_size, task.image_size)
+        shape = self.server.task.input_shape
         if received.shape != (len(labels), *shape):
             raise RunError(
                 f"site {name!r} sent images of shape {received.shape} for {len(labels)} labels; "
                 f"expected ({len(labels)}, {', '.join(map(str, shape))})"
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < task.num_classes:
+        if len(labels) and not 0 <= labels.min() <= labels.max() < self.server.task.num_classes:
             raise RunError(
                 f"site {name!r} sent labels from {labels.min()} to {labels.max()}; "
-                f"there are {task.num_classes} classes"
+                f"there are {self.server.task.num_classes} classes"
             )
         images = decode_images(received)
         if not torch.isfinite(images).all():

@@ -113,7 +113,9 @@ def _picture(path: str | Path, size: int, window: Window | None) -> Image.Image:
         if frames > 1:
             raise ValueError(f"holds {frames} pictures (pages or frames), not one")
         deep = _is_deep(opened)
-        if not deep and any(bits in str(tile) for tile in opened.tile for bits in _DEEP):
+        if not deep and any(
+            bits in str(tile) for tile in getattr(opened, "tile", ()) for bits in _DEEP
+        ):
             raise ValueError(
                 f"colours of more than 8 bits a channel (mode {opened.mode}); save it with 8"
             )
@@ -226,8 +228,9 @@ def decode_files(
     done = 0
     for start, count, failed, found, doubts in _decoded(spans, min(workers, len(spans))):
         failures |= {start + offset: reason for offset, reason in failed}
-        for offset, doubt in doubts if warned is not None else ():
-            warned(start + offset, doubt)
+        if warned is not None:
+            for offset, doubt in doubts:
+                warned(start + offset, doubt)
         told = {BY_WINDOW: deep, BY_FILE: by_file}
         for offset, how in found:
             if (tell := told[how]) is not None:

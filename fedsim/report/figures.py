@@ -147,8 +147,8 @@ def clients(record: Record) -> Picture | None:
         return None
     # The most telling first; then in the order in which clients report them.
     main = record.task.headline
-    first = ("loss", f"test_{main}", f"val_{main}", "val_loss")
-    first = [name for name in first if name in series]
+    telling = ("loss", f"test_{main}", f"val_{main}", "val_loss")
+    first = [name for name in telling if name in series]
     shown = (first + [name for name in series if name not in first])[:_PANELS]
     columns = 1 if len(shown) == 1 else 2
     lines = -(-len(shown) // columns)

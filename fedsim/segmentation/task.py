@@ -133,7 +133,7 @@ class SegmentationTask(Task):
         return self.scheme.structures
 
     @property
-    def classes(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # Follows from the scheme.
         """Names of all classes."""
         return (BACKGROUND, *self.structures)
 

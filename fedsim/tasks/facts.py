@@ -154,7 +154,7 @@ def _older(data: object, names: set[str]) -> TaskFacts:
 
     listed = data.get("classes") if isinstance(data, Mapping) else None
     classes: Sequence[str] = tuple(map(str, listed)) if isinstance(listed, list) else ()
-    known = [Classification, Segmentation]
+    known: list[type[Task]] = [Classification, Segmentation]
     has = [one for one in known if one.headline in names]
     # Before the first score: only of voxels is there a background.
     voxels = not has and classes[:1] == ("background",)
