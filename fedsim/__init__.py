@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from fedsim.comparing import compare, load_runs
     from fedsim.data.dataset import Dataset, Embedded, Manifest
     from fedsim.errors import ClientError, FedsimError, InputError, RunError
+    from fedsim.exchanges import Exchange, RoundState
     from fedsim.observers import Observer
     from fedsim.scenario import Scenario, load
     from fedsim.strategy import Server, Strategy
     from fedsim.studies import audit, curve, sweep
     from fedsim.trained.load import load_model
+    from fedsim.wrapper import Wrapper
 
 # Imported when first used: `fedsim --help` should not wait for torch, nor the workers for the CLI.
 _HOMES = {
@@ -64,12 +66,15 @@ _HOMES = {
     "FedsimError": "fedsim.errors",
     "InputError": "fedsim.errors",
     "RunError": "fedsim.errors",
+    "Exchange": "fedsim.exchanges",
+    "RoundState": "fedsim.exchanges",
     "Observer": "fedsim.observers",
     "Scenario": "fedsim.scenario",
     "load": "fedsim.scenario",
     "Server": "fedsim.strategy",
     "Strategy": "fedsim.strategy",
     "load_model": "fedsim.trained.load",
+    "Wrapper": "fedsim.wrapper",
 }
 
 __all__ = [
@@ -77,17 +82,20 @@ __all__ = [
     "ClientError",
     "Dataset",
     "Embedded",
+    "Exchange",
     "FedsimError",
     "InputError",
     "Manifest",
     "Observer",
     "Result",
+    "RoundState",
     "RunError",
     "Scenario",
     "Server",
     "Site",
     "Strategy",
     "Task",
+    "Wrapper",
     "audit",
     "compare",
     "curve",

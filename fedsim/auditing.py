@@ -61,8 +61,8 @@ def subject_of(prepared: Prepared) -> Subject:
         accountant={"prv": "PRV upper", "rdp": "RDP"}[bound.accountant],
         certified=plan.certified,
         sample_rate=client.sample_rate,
-        steps=client.steps * plan.rounds,
-        training=trained if by_record else None,
+        steps=client.steps * plan.planned,
+        training=trained if by_record and plan.trainings is None else None,
         score_records=trained.score if scored else None,
         records=len(trained.candidates) if scored else 0,
     )
@@ -81,7 +81,7 @@ def _dearest(plan: PrivacyPlan) -> str:
 
 def _claim(plan: PrivacyPlan, name: str) -> Bound:
     entry = plan.clients[name].entry
-    whole = Entry(entry.noise_multiplier, entry.sample_rate, entry.steps * plan.rounds)
+    whole = Entry(entry.noise_multiplier, entry.sample_rate, entry.steps * plan.planned)
     return epsilon_upper([whole], plan.settings.delta)
 
 

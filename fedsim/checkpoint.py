@@ -4,8 +4,9 @@ A checkpoint is one file, written whole, after a round and before the round's li
 lines itself. To resume is to cut the JSONL files back to what they were before that round, to
 append the checkpoint's lines, and to go on with the next round. The last two are kept.
 
-One-shot methods have one long round: there each client's reply is stored on arrival, and a resumed
-run asks only the others.
+Where a strategy makes several exchanges a round there is one after each exchange, too, with the
+lines since the checkpoint before. There, and in the one long round of one-shot methods, each
+client's reply is stored on arrival, and a resumed run asks only the others.
 
 Nothing is unpickled: the bytes are those of fedsim/storing.py. Each file says which run it is of.
 """
@@ -71,10 +72,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after a round.
+    """The state of a run after a round, or between two exchanges of the next one.
 
     Attributes:
         round: the last finished round.
+        exchange: number of the exchange that comes next in the round after it.
+        so_far: what that round has come to, see `fedsim.exchanges.RoundSoFar`; None before its
+            first exchange.
         arrays: the global arrays.
         selected: the models that the scenario's rule chose so far.
         loop: what the loop remembers besides (metrics of `selected`, the best validation score).
@@ -82,8 +86,8 @@ class Checkpoint:
         contexts: the clients' states, by client number.
         ledger: the traffic ledger's state.
         privacy: the privacy ledger's state; None without one.
-        marks: each file of lines before the round.
-        lines: the text that the round appended to each.
+        marks: each file of lines at the checkpoint before.
+        lines: the text that was appended to each since.
         seconds: time spent on the run so far.
     """
 
@@ -98,6 +102,26 @@ class Checkpoint:
     lines: dict[str, str]
     seconds: float
     privacy: dict[str, Any] | None = None
+    exchange: int = 0
+    so_far: dict[str, Any] | None = None
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """When it was made: orders checkpoints."""
+        return self.round, self.exchange
+
+    @property
+    def name(self) -> str:
+        """Its file, without the suffix; names are in the order of moments."""
+        between = f"+{self.exchange:03d}" if self.exchange else ""
+        return f"round-{self.round:06d}{between}"
+
+    @property
+    def words(self) -> str:
+        """When it was made, for a person."""
+        if not self.exchange:
+            return f"round {self.round}"
+        return f"exchange {self.exchange - 1} of round {self.round + 1}"
 
 
 def arrays_of(record: ArrayRecord) -> dict[str, np.ndarray]:
@@ -203,7 +227,7 @@ class Checkpoints:
         values = vars(checkpoint) | {
             "marks": {name: [m.length, m.sha256] for name, m in checkpoint.marks.items()}
         }
-        self._write(self._path / f"round-{checkpoint.round:06d}{SUFFIX}", values)
+        self._write(self._path / f"{checkpoint.name}{SUFFIX}", values)
         for old in self._rounds()[:-_KEPT]:
             old.unlink()
         for reply in self._path.glob(f"reply-*{SUFFIX}"):
@@ -221,7 +245,7 @@ class Checkpoints:
             found = self._read_round(path, damaged)
             if found is not None:
                 for problem in damaged:
-                    self._say(f"{problem}; going back to round {found.round}")
+                    self._say(f"{problem}; going back to {found.words}")
                 return found
         rounds = self._folder.path / LINES[0]
         if not damaged and rounds.exists() and rounds.stat().st_size:
@@ -262,7 +286,7 @@ class Checkpoints:
             assert checkpoint is not None
             before = self._lines_before(name, checkpoint)
             if before is None:
-                what = f"is short or was changed before round {checkpoint.round}"
+                what = f"is short or was changed before {checkpoint.words}"
                 problems.append(Problem(str(self._folder.path / name), what))
             else:
                 whole[name] = before + checkpoint.lines.get(name, "").encode()
@@ -274,23 +298,33 @@ class Checkpoints:
         """What each file of lines is now; all of it is on the disk."""
         return {name: self._watched[name].read(self._folder.path / name) for name in LINES}
 
-    def save_reply(self, round: int, client: int, content: RecordDict, state: RecordDict) -> None:
-        """Store a one-shot client's reply and state as it arrives."""
+    def save_reply(
+        self, round: int, client: int, content: RecordDict, state: RecordDict, exchange: int = 0
+    ) -> None:
+        """Store a client's reply and state as it arrives."""
         values = {"round": round, "client": client, "content": content, "state": state}
-        self._write(self._reply(round, client), values)
+        values["exchange"] = exchange
+        self._write(self._reply(round, client, exchange), values)
 
-    def reply(self, round: int, client: int) -> tuple[RecordDict, RecordDict] | None:
+    def reply(
+        self, round: int, client: int, exchange: int = 0
+    ) -> tuple[RecordDict, RecordDict] | None:
         """The stored reply and state of a client; None where there is none, or it is damaged.
 
         Raises:
             InputError: it is another run's, or of another version.
         """
-        path = self._reply(round, client)
+        path = self._reply(round, client, exchange)
         if not path.exists():
             return None
         damaged: list[Problem] = []
         values = self._read(path, damaged)
-        if values is not None and (values.get("round"), values.get("client")) != (round, client):
+        wanted = (round, client, exchange)
+        if values is not None and wanted != (
+            values.get("round"),
+            values.get("client"),
+            values.get("exchange", 0),
+        ):
             damaged.append(Problem(str(path), "is the reply of another client or round"))
         if values is None or damaged:
             self._say(f"{damaged[0]}; the client is asked again")
@@ -306,7 +340,7 @@ class Checkpoints:
             return data[: wanted.length]
         for older in self._rounds():
             found = self._read_round(older, [])
-            if found is not None and found.round < checkpoint.round:
+            if found is not None and found.moment < checkpoint.moment:
                 mark = found.marks[name]
                 rebuilt = data[: mark.length] + found.lines.get(name, "").encode()
                 if _marked(data[: mark.length]) == mark and _marked(rebuilt) == wanted:
@@ -326,8 +360,8 @@ class Checkpoints:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             damaged.append(Problem(str(path), f"is not a checkpoint of this fedsim: {error}"))
             return None
-        if self._path / f"round-{found.round:06d}{SUFFIX}" != path:
-            damaged.append(Problem(str(path), f"is the checkpoint of round {found.round}"))
+        if self._path / f"{found.name}{SUFFIX}" != path:
+            damaged.append(Problem(str(path), f"is the checkpoint of {found.words}"))
             return None
         return found
 
@@ -373,11 +407,13 @@ class Checkpoints:
             f"--seed {self._own_identity().get('seed')}",
         )
 
-    def _reply(self, round: int, client: int) -> Path:
-        return self._path / f"reply-{round:06d}-{client:06d}{SUFFIX}"
+    def _reply(self, round: int, client: int, exchange: int) -> Path:
+        further = f"-{exchange:03d}" if exchange else ""
+        return self._path / f"reply-{round:06d}-{client:06d}{further}{SUFFIX}"
 
     def _rounds(self) -> list[Path]:
-        return sorted(self._path.glob(f"round-*{SUFFIX}"))
+        found = self._path.glob(f"round-*{SUFFIX}")
+        return sorted(found, key=lambda path: path.name.removesuffix(SUFFIX))
 
 
 def _marked(data: bytes) -> Mark:
@@ -394,6 +430,8 @@ def _require_kinds(found: Checkpoint) -> None:
     values = [value for arrays in of_arrays for value in arrays.values()]
     kinds: list[tuple[Any, type]] = [
         (found.round, int),
+        (found.exchange, int),
+        (found.so_far or {}, dict),
         (found.seconds, float),
         (found.strategy, dict),
         (found.loop["metrics"], dict),

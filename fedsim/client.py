@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,10 @@ class Site:
         first_arrays: returns the arrays that the server's first model has, the same at all sites.
         steps: `for step in site.steps(total, label)` reports progress (see `fedsim.progress`).
         releases: in a private run the only way from the training records to the reply; else None.
+        exchange: number of the exchange in the round, from 0.
+        kind: of the exchange: "train", "evaluate", or a name of the strategy's own.
+        forget: those of `train` that the site is asked to forget, by `federation.overrides`; empty
+            as a rule, and None where nobody asks.
     """
 
     client: int
@@ -57,18 +61,21 @@ class Site:
     steps: Callable[[int, str], Iterator[int]]
     _streams: Streams = field(repr=False)
     releases: Releases | None = None
+    exchange: int = 0
+    kind: str = "train"
+    forget: View | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator of this client's own stream for this round and purpose."""
-        return self._streams.torch(purpose, self.round, self.client)
+        """A CPU generator of this client's own stream for this exchange and purpose."""
+        return self._streams.torch(purpose, self.round, self.client, self.exchange)
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """The same for NumPy."""
-        return self._streams.numpy(purpose, self.round, self.client)
+        return self._streams.numpy(purpose, self.round, self.client, self.exchange)
 
     def seed(self, purpose: str) -> int:
-        """A 63-bit seed of this client's own stream for this round and purpose."""
-        return as_int(self._streams.sequence(purpose, self.round, self.client))
+        """A 63-bit seed of this client's own stream for this exchange and purpose."""
+        return as_int(self._streams.sequence(purpose, self.round, self.client, self.exchange))
 
 
 class Client(ABC):
@@ -90,7 +97,9 @@ class Client(ABC):
         return ()
 
     def private_steps(self, units: int, expected_batch: int) -> int:
-        """How many releases `train` makes in a round of a private run, through `site.releases`.
+        """How many releases an answer makes in a private run, through `site.releases`.
+
+        It is the answer to one exchange that trains, of whatever kind; most rounds have one.
 
         A method that has a private form overrides this. In a private run its `train` may learn
         from the training records by `site.releases` alone.
@@ -120,6 +129,23 @@ class Client(ABC):
             What travels to the server. Its field names are the names in `traffic.jsonl`.
         """
 
+    def answer(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer a message of the kind `site.kind`.
+
+        "train" and "evaluate" are answered by these methods, another kind by the method that the
+        class calls so or, without one, by `train`.
+        """
+        own = not hasattr(Client, site.kind) and callable(getattr(self, site.kind, None))
+        named = own or site.kind in ("train", "evaluate")
+        method: Callable[..., Any] = getattr(self, site.kind) if named else self.train
+        reply = method(content, site)
+        if not isinstance(reply, RecordDict):
+            raise TypeError(
+                f"{type(self).__name__}.{getattr(method, '__name__', site.kind)} must return a "
+                f"RecordDict, not {type(reply).__name__}"
+            )
+        return reply
+
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
         """Answer an evaluation message: the sent model's metrics on the site's validation split."""
         from fedsim.flower import load_state
@@ -139,25 +165,19 @@ def as_client_app(client: Client, site_of: Callable[[Message, Context], Site]) -
         client: the method.
         site_of: builds the site from a message and the client's context.
     """
-    app = ClientApp()
+    return _MethodApp(client, site_of)
 
-    def answer(
-        method: Callable[[RecordDict, Site], RecordDict], message: Message, context: Context
-    ) -> Message:
-        content = method(message.content, site_of(message, context))
-        if not isinstance(content, RecordDict):
-            raise TypeError(
-                f"{type(client).__name__}.{method.__name__} must return a RecordDict, "
-                f"not {type(content).__name__}"
-            )
-        return Message(content=content, reply_to=message)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        return answer(client.train, message, context)
+class _MethodApp(ClientApp):
+    """Hands every message to a client method: kinds of exchanges are not known beforehand."""
 
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return answer(client.evaluate, message, context)
+    def __init__(self, client: Client, site_of: Callable[[Message, Context], Site]) -> None:
+        super().__init__()
+        self._client, self._site_of = client, site_of
 
-    return app
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The client's answer to a message."""
+        category, _, action = message.metadata.message_type.partition(".")
+        site = self._site_of(message, context)
+        site.kind = action or category
+        return Message(content=self._client.answer(message.content, site), reply_to=message)

@@ -142,6 +142,7 @@ class Console(Observer):
         missing = [f"{asked - len(failed)} of {asked} clients"] if failed else []
         parts = [
             f"round {row['round']:>{len(str(self._rounds))}}/{self._rounds}",
+            *([row["phase"]] if row.get("phase", "train") != "train" else []),
             *missing,
             *scores,
             f"up {row['mb_up']:.3f} MB",

@@ -72,7 +72,7 @@ def memory_mb(peak_mb: float, workers: int, inline: bool) -> float:
 
 
 def disk_mb(rounds: Rounds, one_shot: bool) -> float:
-    """The run folder: models, the checkpoints that are kept, what one-shot clients sent, pictures.
+    """The run folder: models, checkpoints, what one-shot clients sent, the history, pictures.
 
     Call it after the trial round.
     """
@@ -82,6 +82,7 @@ def disk_mb(rounds: Rounds, one_shot: bool) -> float:
     messages = 2 * len(rounds.server.names) * rounds.scenario.rounds
     sent = rounds.ledger.total_megabytes()[0] * 1e6 if one_shot else 0.0
     total = arrays + _CHECKPOINTS * (arrays + states + sent) + sent + messages * _LINE_BYTES
+    total += rounds.server.history.bytes(rounds.scenario.rounds)
     return total / 1e6 + _REPORT_MB
 
 

@@ -20,10 +20,11 @@ class Failure:
 
     Attributes:
         client, site: who.
-        phase: "train" or "evaluate".
+        phase: the kind of the exchange: "train", "evaluate", or the strategy's own.
         kind: what happened.
         reason: one line for a person.
         details: the client's own traceback, or "".
+        exchange: number of the exchange in its round, from 0.
     """
 
     client: int
@@ -32,6 +33,7 @@ class Failure:
     kind: Kind
     reason: str
     details: str = ""
+    exchange: int = 0
 
     def row(self) -> dict[str, Any]:
         """The entry of a round's `failed` list."""
@@ -39,22 +41,24 @@ class Failure:
 
 
 class Simulated:
-    """Dropouts and delays drawn for each client and round, from streams of their own."""
+    """Dropouts and delays drawn for each client and exchange, from streams of their own."""
 
     def __init__(self, faults: Faults, streams: Streams) -> None:
         self._faults, self._streams = faults, streams
 
-    def drops_out(self, round: int, client: int) -> bool:
-        """Whether the client gets the round's messages and never answers."""
+    def drops_out(self, round: int, client: int, exchange: int = 0) -> bool:
+        """Whether the client gets the exchange's messages and never answers."""
         if not self._faults.dropout:
             return False
-        return bool(self._streams.numpy("dropout", round, client).random() < self._faults.dropout)
+        draws = self._streams.numpy("dropout", round, client, exchange)
+        return bool(draws.random() < self._faults.dropout)
 
-    def delay(self, round: int, client: int) -> float:
+    def delay(self, round: int, client: int, exchange: int = 0) -> float:
         """Seconds that the client's reply comes late by: exponential with mean `faults.delay`."""
         if not self._faults.delay:
             return 0.0
-        return float(self._streams.numpy("delay", round, client).exponential(self._faults.delay))
+        draws = self._streams.numpy("delay", round, client, exchange)
+        return float(draws.exponential(self._faults.delay))
 
     def too_late(self, delay: float) -> bool:
         """Whether a reply that late is no longer waited for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedsim.data.columns import as_patient, plain
 from fedsim.data.copies import in_common
 from fedsim.data.dataset import method_of
 from fedsim.errors import InputError, Problem, nearest
+from fedsim.own_clients import records_to_forget, require_clients
 from fedsim.parameters import shown
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
@@ -39,6 +40,7 @@ class Federation:
             models on.
         torn: patients (or lesions) with records at several clients by the table, each of which is
             with one.
+        forget: client name -> positions of the training records that it is asked to forget.
     """
 
     store: Any
@@ -48,6 +50,7 @@ class Federation:
     task: Task
     external: tuple[Any, np.ndarray] | None = None
     torn: int = 0
+    forget: dict[str, np.ndarray] = field(default_factory=dict)
 
     def view(self, split: str) -> Any:
         """The pooled records of one split."""
@@ -299,9 +302,11 @@ def build_federation(
         )
     train = {name: here[positions] for name, positions in parts.items()}
     val = _share_validation(store, split["val"], list(train), names, holders)
+    require_clients(scenario, list(train))
     task = kind.of(scenario, store, list(train))
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
-    return Federation(store, split, train, val, task, external, torn)
+    forget = records_to_forget(scenario, store, train, Streams(seed))
+    return Federation(store, split, train, val, task, external, torn, forget)
 
 
 def stand_in_note(store: Any) -> str:

@@ -24,24 +24,38 @@ from fedsim.checkpoint import (
     strategy_state,
 )
 from fedsim.errors import FedsimError, InputError, RunError
+from fedsim.exchanges import (
+    EVALUATE,
+    TRAIN,
+    Aggregated,
+    Exchange,
+    RoundSoFar,
+    RoundState,
+    kind_of,
+    training,
+    trains,
+)
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import peak_rss_mb
 from fedsim.ledger.privacy import NO_PRIVACY, PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
-from fedsim.observers.base import Exchange, Reply
+from fedsim.observers.base import Exchange as Asked
+from fedsim.observers.base import Reply
 from fedsim.observers.telling import Observers
 from fedsim.parameters import shown
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.runfolder import line_of
 from fedsim.scenario import Scenario
-from fedsim.strategy import Server, Strategy
+from fedsim.strategy import Server, Strategy, makes_exchanges
 
 if TYPE_CHECKING:
     from fedsim.engine.prepare import Prepared
     from fedsim.engine.scoring import Scoring
 
 Scores = dict[str, float | None]
+
+_LONGEST_PHASE = 40  # letters of a name
 
 
 def not_finite(record: ArrayRecord, known: Mapping[str, np.ndarray] | None = None) -> str:
@@ -92,6 +106,7 @@ class Rounds:
         metrics: the last metrics on the test split of `selected`.
         failed: messages of all rounds that led to no usable reply.
         finished: rounds that are done, in this process or before it.
+        trainings: exchanges so far in which clients trained.
         seconds_before: time spent on the run by earlier processes.
     """
 
@@ -111,12 +126,16 @@ class Rounds:
     metrics: Scores = field(default_factory=dict)
     failed: int = 0
     finished: int = 0
+    trainings: int = 0
     seconds_before: float = 0.0
     _best: float | None = None
     _returned_nothing: bool | None = None  # None: the strategy has not been asked yet
     _begun: float = field(default_factory=time.perf_counter)
     _charged: list[dict[str, Any]] = field(default_factory=list)
     _lost: str = ""
+    _so_far: RoundSoFar = field(default_factory=RoundSoFar)
+    _marks: dict[str, Mark] = field(default_factory=dict)
+    _round_begun: float = 0.0
 
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
@@ -157,13 +176,20 @@ class Rounds:
         """Whether a model differs in any bit from the one that the run began with."""
         return any(not same_arrays(model, self._first) for model in self.models())
 
+    @property
+    def reached(self) -> str:
+        """How far the run has come, for a person."""
+        if exchange := self._so_far.exchange:
+            return f"exchange {exchange - 1} of round {self.finished + 1}"
+        return f"round {self.finished}"
+
     def run(self, last: int | None = None) -> None:
         """Run the rounds that are not finished: of the scenario, or up to round `last`."""
         for number in range(self.finished + 1, (last or self.scenario.rounds) + 1):
             try:
                 self._round(number)
-            except _BudgetSpentError as stop:
-                self._stop(number - 1, str(stop))
+            except _EndedError as end:
+                self._stop(self.finished, str(end))
                 return
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -180,12 +206,16 @@ class Rounds:
         self.metrics, self._best = checkpoint.loop["metrics"], checkpoint.loop["best"]
         self.failed = checkpoint.loop["failed"]
         self._returned_nothing = checkpoint.loop.get("returned_nothing")
+        self.trainings = checkpoint.loop.get("trainings", self.finished)
         with self._foreign("load_state_dict", self.finished):
             restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
         self.ledger.load_state_dict(checkpoint.ledger)
         if self.privacy is not None and checkpoint.privacy is not None:
             self.privacy.load_state_dict(checkpoint.privacy)
+        if checkpoint.so_far is not None:
+            self._so_far = RoundSoFar.from_state(checkpoint.so_far, self.grid)
+        self.server.history.cut(*checkpoint.moment)
 
     def _require_fitting(self, checkpoint: Checkpoint) -> None:
         problem = ""
@@ -210,7 +240,8 @@ class Rounds:
             What a person must know of a round that changed nothing, "" if it changed the model; and
             the seconds that scoring takes.
         """
-        self._exchange(1, {})
+        self._begin(1)
+        self._exchanges(1)
         begun = time.perf_counter()
         with plugin_code("the model of round 1 could not be scored"):
             self.scoring.test(self.arrays)
@@ -226,21 +257,19 @@ class Rounds:
         return "" if self.learned else "the tiny round changed no bit of the model", scoring
 
     def _round(self, number: int) -> None:
-        begun = time.perf_counter()
-        marks = self.checkpoints.marks() if self.checkpoints else {}
-        self.traffic.clear()
-        heard: dict[str, dict[str, Any]] = {}
-        joined, reported = self._exchange(number, heard)
+        self._begin(number)
+        ended = self._exchanges(number)
+        found = self._so_far
         failures = list(self.grid.failures)
         self.failed += len(failures)
-        metrics = self._score(number, heard)
-        metrics |= {f"train_{name}": v for name, v in reported.items() if not isinstance(v, list)}
+        metrics = self._score(number, found.heard) | found.reported
         up, down = self.ledger.round_megabytes(number)
         up_total, down_total = self.ledger.total_megabytes()
         row = {
             "round": number,
-            "phase": "train",
-            "clients": joined,
+            "phase": self.server.phase,
+            "exchanges": found.kinds,
+            "clients": found.clients,
             "failed": [failure.row() for failure in failures],
             "mb_up": up,
             "mb_down": down,
@@ -248,17 +277,79 @@ class Rounds:
             "mb_down_total": down_total,
             **(self.privacy.row() if self.privacy else NO_PRIVACY),
             "metrics": metrics,
-            "metrics_by_client": heard,
+            "metrics_by_client": found.heard,
             "delay_seconds": self.grid.wait(),
-            "seconds": time.perf_counter() - begun,
+            "seconds": self._round_seconds,
             "peak_rss_mb": self.peak_rss_mb(),
         }
-        self.finished = number
+        self.finished, self._so_far = number, RoundSoFar()
         if self.checkpoints is not None:
-            self.checkpoints.save(self._checkpoint(row, marks))
+            self.checkpoints.save(self._checkpoint([row]))
+            self.server.history.prune()
         self.observers.round(row)
+        if ended:
+            raise _EndedError(ended)
 
-    def _checkpoint(self, row: dict[str, Any], marks: dict[str, Mark]) -> Checkpoint:
+    def _begin(self, number: int) -> None:
+        """Begin a round, or go on with one of which there is a checkpoint."""
+        self._round_begun = time.perf_counter()
+        found = self._so_far
+        self.server.round, self.server.exchange = number, found.exchange
+        noted = list(self.grid.failures), dict(self.grid.delays)
+        self.grid.begin_round(number)
+        if found.exchange:
+            self.grid.failures[:], self.grid.delays = noted
+        self.server.history.begin(number)
+        self._begin_lines()
+        self.server.phase = TRAIN
+        if isinstance(self.strategy, Strategy):
+            with self._foreign("phase", number):
+                self.server.phase = _named(self.strategy.phase(number))
+
+    def _begin_lines(self) -> None:
+        """What is written from here on is the next checkpoint's."""
+        self._marks = self.checkpoints.marks() if self.checkpoints else {}
+        self.traffic.clear()
+        self._charged = []
+
+    def _exchanges(self, number: int) -> str:
+        """Make the exchanges of a round, and evaluate on the clients if that is asked for.
+
+        Returns:
+            Why the run ends with this round; "" if it does not.
+
+        Raises:
+            _EndedError: it ends before this round.
+        """
+        found, ended = self._so_far, ""
+        while exchange := self._next(number):
+            try:
+                self._exchange(number, exchange)
+            except _BudgetSpentError as stop:
+                if not found.exchange:
+                    raise
+                ended = str(stop)
+                break
+            if self._several and self.checkpoints is not None:
+                self.checkpoints.save(self._checkpoint([]))
+                self._begin_lines()
+        if not found.exchange:
+            raise _EndedError(
+                f"strategy {self.scenario.strategy.name!r} has no exchange for round {number}"
+            )
+        # What comes now belongs to the last exchange.
+        self.server.exchange = found.exchange - 1
+        self._require_returned(number)
+        if self.scenario.evaluation.on_clients:
+            self._evaluate(number)
+        return ended
+
+    @property
+    def _round_seconds(self) -> float:
+        """Time spent on the current round, by this process and earlier ones."""
+        return self._so_far.seconds + time.perf_counter() - self._round_begun
+
+    def _checkpoint(self, rounds: list[dict[str, Any]]) -> Checkpoint:
         with self._foreign("state_dict", self.finished):
             state = strategy_state(self.strategy)
         lost = lost_line(self.strategy, state)
@@ -266,7 +357,7 @@ class Rounds:
             self.observers.note(lost)
         self._lost = lost
         rows = {
-            "rounds.jsonl": [row],
+            "rounds.jsonl": rounds,
             "traffic.jsonl": self.traffic,
             "privacy.jsonl": self._charged,
         }
@@ -279,71 +370,126 @@ class Rounds:
                 "best": self._best,
                 "failed": self.failed,
                 "returned_nothing": self._returned_nothing,
+                "trainings": self.trainings,
             },
             strategy=state,
             contexts=self.grid.states(),
             ledger=self.ledger.state_dict(),
-            marks=marks,
+            marks=self._marks,
             lines={name: "".join(map(line_of, some)) for name, some in rows.items()},
             seconds=self.seconds,
             privacy=self.privacy.state_dict() if self.privacy else None,
+            exchange=self._so_far.exchange,
+            so_far=self._so_far.state_dict(self.grid, self._round_seconds)
+            if self._so_far.exchange
+            else None,
         )
 
-    def _exchange(
-        self, number: int, heard: dict[str, dict[str, Any]]
-    ) -> tuple[list[int], MetricRecord]:
-        """Train, aggregate and, if asked for, evaluate on the clients.
-
-        Returns the clients that joined and the strategy's training metrics; `heard` is filled with
-        the metrics of each client.
-        """
-        strategy, grid = self.strategy, self.grid
-        self.server.round = number
-        grid.begin_round(number)
+    def _next(self, number: int) -> Exchange | None:
+        """What the strategy makes next of a round; None where the round is over."""
+        index = self._so_far.exchange
+        if index and not self._several:
+            return None
+        self.server.exchange = index
+        self.grid.begin_exchange(index)
         if self.privacy is not None:
-            grid.charged = set()
-        handed = self.buffers.begin(self.arrays)
-        with self._foreign("configure_train", number):
-            messages = list(strategy.configure_train(number, handed, ConfigRecord(), grid))
+            self.grid.charged = set()
+        state = RoundState(
+            round=number,
+            rounds=self.scenario.rounds,
+            exchange=index,
+            phase=self.server.phase,
+            arrays=self.buffers.begin(self.arrays),
+            clients=self.server.sample_clients(),
+            grid=self.grid,
+        )
+        if not isinstance(self.strategy, Strategy):
+            return training(self.strategy, state)
+        with self._foreign("next", number):
+            found: Any = self.strategy.next(state)
+            if not isinstance(found, Exchange | None):
+                raise TypeError(f"next must return an Exchange or None, not {shown(found)}")
+        return found
+
+    @property
+    def _several(self) -> bool:
+        """Whether a round may have several exchanges: then each is worth a checkpoint."""
+        return makes_exchanges(self.strategy)
+
+    def _exchange(self, number: int, exchange: Exchange) -> None:
+        """Send an exchange's messages, and let the strategy aggregate the replies."""
+        grid, found = self.grid, self._so_far
+        configure, aggregate = exchange._methods
+        with self._foreign(configure, number):
+            messages = exchange.made()
+        charged = len(self._charged)
         messages = self._charge(number, messages)
-        self._announce(number, "train", messages, self._charged)
-        replies = _Replies(self, grid.send_and_receive(messages), heard)
+        charges = self._charged[charged:]
+        self._announce(number, exchange.kind, messages, charges)
+        sent = flower.tensors(self.buffers.begin(self.arrays)) if self._kept(exchange) else None
+        replies = _Replies(self, grid.send_and_receive(messages), exchange, sent)
         arrays, reported = None, None
-        with contextlib.suppress(_NobodyAnsweredError), self._foreign("aggregate_train", number):
-            arrays, reported = _aggregate(strategy, number, replies)
+        with contextlib.suppress(_NobodyAnsweredError), self._foreign(aggregate, number):
+            arrays, reported = _aggregate(exchange, aggregate, replies)
         if not replies.exhausted:
             raise RunError(
                 f"strategy {self.scenario.strategy.name!r} read {replies.read} of {len(messages)} "
-                f"replies in aggregate_train of round {number}: a reply that is not read is never "
+                f"replies in {aggregate} of round {number}: a reply that is not read is never "
                 "asked for"
             )
+        if sent is not None:
+            self.server.history.close(found.exchange)
         if arrays is not None:
             arrays = self.buffers.restored(arrays)
             self._check(arrays, number)
             self.arrays = arrays
-        if not self._averages_nothing and replies.read:
-            self._returned_nothing = arrays is None and self._returned_nothing is not False
+        found.returned |= arrays is not None
+        found.answered += replies.read
+        for name, value in (reported or {}).items():
+            if not isinstance(value, list):
+                found.reported[f"{exchange.metric_prefix}{name}"] = value
+        found.done(exchange, [grid.client(message) for message in messages])
+
+    def _kept(self, exchange: Exchange) -> bool:
+        """Whether the history keeps the replies of an exchange."""
+        return exchange.kind == TRAIN and self.server.history.keeps != "none"
+
+    def _require_returned(self, number: int) -> None:
+        """Refuse a strategy that in no round gave a model back."""
+        found = self._so_far
+        if not self._averages_nothing and found.answered:
+            self._returned_nothing = not found.returned and self._returned_nothing is not False
             if self._returned_nothing and number == self.scenario.rounds:
                 raise RunError(
                     f"strategy {self.scenario.strategy.name!r} returned no arrays from "
                     f"aggregate_train in any of {number} round(s): the model is as it was at first"
                 )
-        if self.scenario.evaluation.on_clients:
-            handed = self.buffers.begin(self.arrays)
-            with self._foreign("configure_evaluate", number):
-                asked = list(strategy.configure_evaluate(number, handed, ConfigRecord(), grid))
-            self._announce(number, "evaluate", asked)
-            scored = _Replies(self, grid.send_and_receive(asked), heard, evaluate=True)
-            with self._foreign("aggregate_evaluate", number):
-                strategy.aggregate_evaluate(number, scored)
-        return sorted(grid.client(message) for message in messages), reported or MetricRecord()
+
+    def _evaluate(self, number: int) -> None:
+        """Let the clients evaluate the round's model, as part of the last exchange."""
+        strategy, grid = self.strategy, self.grid
+        grid.begin_exchange(self.server.exchange)
+        handed = self.buffers.begin(self.arrays)
+        with self._foreign("configure_evaluate", number):
+            asked = list(strategy.configure_evaluate(number, handed, ConfigRecord(), grid))
+        self._announce(number, EVALUATE, asked)
+        exchange = Exchange(EVALUATE, asked, lambda replies: (None, None))
+        scored = _Replies(self, grid.send_and_receive(asked), exchange)
+        with self._foreign("aggregate_evaluate", number):
+            strategy.aggregate_evaluate(number, scored)
 
     def _charge(self, number: int, messages: list[Message]) -> list[Message]:
-        """Charge the round's clients before they are asked; leave out who has no budget left."""
-        self._charged = []
+        """Charge the clients of an exchange before they are asked; leave out who has no budget.
+
+        Raises:
+            _BudgetSpentError: the run ends here.
+            RunError: clients are asked for what no mechanism covers, or more often than planned.
+        """
         if self.privacy is None:
             return messages
-        clients = [self.grid.client(message) for message in messages]
+        index = self._so_far.exchange
+        self._require_covered(number, messages)
+        clients = [self.grid.client(message) for message in messages if trains(message)]
         over = set(self.privacy.exhausted(clients))
         settings = self.privacy.plan.settings
         left = [m for m in messages if self.grid.client(m) not in over]
@@ -352,7 +498,9 @@ class Rounds:
             raise _BudgetSpentError(
                 f"round {number} would take epsilon of {names} above {settings.max_epsilon:g}"
             )
-        self._charged = self.privacy.charge(number, sorted(set(clients) - over))
+        rows = self.privacy.charge(number, sorted(set(clients) - over), index)
+        self._charged += rows
+        self.trainings += bool(rows)
         self.grid.charged = set(clients) - over
         return left
 
@@ -368,7 +516,25 @@ class Rounds:
         What is released counts even if this process does not live on.
         """
         clients = tuple(sorted(self.grid.client(message) for message in messages))
-        self.observers.exchange(Exchange(number, "train", kind, clients, tuple(charges)))
+        phase, index = self.server.phase, self.server.exchange
+        self.observers.exchange(Asked(number, phase, kind, clients, tuple(charges), index))
+
+    def _require_covered(self, number: int, messages: list[Message]) -> None:
+        """Refuse what a private run's noise was not planned for."""
+        assert self.privacy is not None
+        strategy, plan = self.scenario.strategy.name, self.privacy.plan
+        asked = {kind_of(message) for message in messages if not trains(message)}
+        if asked - ({EVALUATE} if self.scenario.evaluation.on_clients else set()):
+            raise RunError(
+                f"strategy {strategy!r} asks clients to {', '.join(sorted(asked))} in round "
+                f"{number} of a private run: what they answer is computed from records without "
+                "noise; evaluation.on_clients=true allows it for validation records, and says so"
+            )
+        if any(map(trains, messages)) and self.trainings >= plan.planned:
+            raise RunError(
+                f"strategy {strategy!r} lets clients train in more than {plan.planned} exchanges, "
+                "for which it planned (`exchanges`): epsilon would be above what was planned"
+            )
 
     def _stop(self, last: int, why: str) -> None:
         """End the run after round `last`: its model, scored if it was not, is the result."""
@@ -434,7 +600,8 @@ class Rounds:
     def _foreign(self, method: str, number: int) -> Iterator[None]:
         """Run a strategy's method under seeded global generators, and name it if it raises."""
         what = f"strategy {self.scenario.strategy.name!r} failed in {method} of round {number}"
-        with plugin_code(what), isolated(self.streams.sequence(f"strategy-{method}", number)):
+        draws = self.streams.sequence(f"strategy-{method}", number, exchange=self.server.exchange)
+        with plugin_code(what), isolated(draws):
             yield
 
     def peak_rss_mb(self) -> float:
@@ -453,10 +620,11 @@ class _Replies:
         self,
         rounds: Rounds,
         replies: Iterable[Message],
-        heard: dict[str, dict[str, Any]],
-        evaluate: bool = False,
+        exchange: Exchange,
+        sent: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self._rounds, self._heard, self._evaluate = rounds, heard, evaluate
+        self._rounds, self._exchange, self._sent = rounds, exchange, sent
+        self._evaluate = exchange.kind == EVALUATE
         self._replies = self._checked(replies)
         self._examples: list[float] = []
         self.read = 0
@@ -480,6 +648,7 @@ class _Replies:
             self.read += 1
             self._note(reply)
             self._rounds.buffers.take(reply.content)
+            self._keep(reply)
             yield reply
         self.exhausted = True
         self._require_weight()
@@ -498,7 +667,7 @@ class _Replies:
         told: dict[str, Any] = {}
         for record in reply.content.metric_records.values():
             told |= record
-        rounds, kind = self._rounds, "evaluate" if self._evaluate else "train"
+        rounds, kind = self._rounds, self._exchange.kind
         name = rounds.server.names[client]
         rounds.observers.reply(
             Reply(
@@ -506,10 +675,17 @@ class _Replies:
             )
         )
 
+    def _keep(self, reply: Message) -> None:
+        """Put what the client changed into the history, if the strategy asks for one."""
+        strategy, server = self._rounds.strategy, self._rounds.server
+        if self._sent is not None and isinstance(strategy, Strategy):
+            client, received = server.client_of(reply), strategy.received(reply)
+            server.history.add(server.exchange, client, received, self._sent)
+
     def _require_weight(self) -> None:
         """Refuse a training round in which all clients say that they stand for no records."""
         weightless = self._examples and len(self._examples) == self.read and not any(self._examples)
-        if weightless and not self._evaluate:
+        if weightless and self._exchange.kind == TRAIN:
             raise RunError(
                 f"all {self.read} client(s) reported num-examples 0 in round "
                 f"{self._rounds.grid.round}: there is nothing to average"
@@ -518,16 +694,20 @@ class _Replies:
     def _note(self, reply: Message) -> None:
         """Keep the metrics that a client reports."""
         client = self._rounds.grid.client_of(reply.metadata.src_node_id)
-        prefix = "val_" if self._evaluate else ""
+        prefix, heard = self._exchange.client_prefix, self._rounds._so_far.heard
         for record in reply.content.metric_records.values():
             if isinstance(count := record.get("num-examples"), int | float):
                 self._examples.append(count)
             values = {f"{prefix}{name}": value for name, value in record.items()}
-            self._heard.setdefault(str(client), {}).update(values)
+            heard.setdefault(str(client), {}).update(values)
 
 
-class _BudgetSpentError(FedsimError):
-    """The next round would cost more than is left."""
+class _EndedError(FedsimError):
+    """The run ends before its last round."""
+
+
+class _BudgetSpentError(_EndedError):
+    """The next exchange would cost more than is left."""
 
 
 class _NobodyAnsweredError(FedsimError):
@@ -567,18 +747,24 @@ def _values(content: RecordDict) -> dict[str, np.ndarray]:
     return found
 
 
-def _aggregate(
-    strategy: FlowerStrategy, number: int, replies: Iterable[Message]
-) -> tuple[ArrayRecord | None, MetricRecord | None]:
+def _aggregate(exchange: Exchange, method: str, replies: Iterable[Message]) -> Aggregated:
     """What the strategy makes of the replies; TypeError where it is something else."""
-    found: Any = strategy.aggregate_train(number, replies)
+    found: Any = exchange.aggregate(replies)
     types = ((ArrayRecord, type(None)), (MetricRecord, type(None)))
     if not isinstance(found, tuple) or len(found) != 2 or not all(map(isinstance, found, types)):
         raise TypeError(
-            "aggregate_train must return a pair: an ArrayRecord or None, and a MetricRecord or None"
+            f"{method} must return a pair: an ArrayRecord or None, and a MetricRecord or None"
         )
     arrays, reported = found
     return arrays, reported
+
+
+def _named(phase: Any) -> str:
+    """What a strategy calls a phase, in one line; TypeError where it is no text."""
+    text = " ".join(phase.split()) if isinstance(phase, str) else ""
+    if not 0 < len(text) <= _LONGEST_PHASE:
+        raise TypeError(f"phase must return a short text, not {shown(phase)}")
+    return text
 
 
 def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:

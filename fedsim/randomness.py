@@ -1,4 +1,4 @@
-"""Randomness is an argument: every stream comes from (seed, purpose, round, client).
+"""Randomness is an argument: every stream comes from (seed, purpose, round, client, exchange).
 
 Streams are independent of each other and of the order in which they are asked for, so a run gives
 the same bits sequentially, in parallel, and after a resume.
@@ -27,27 +27,35 @@ class Streams:
     """The random streams of one run.
 
     `seed` is the scenario's seed (a non-negative integer). `purpose` is a short word that says
-    what the numbers are for ("partition", "batches"); two purposes do not share numbers.
+    what the numbers are for ("partition", "batches"); two purposes do not share numbers. `exchange`
+    counts the exchanges of a round from 0.
     """
 
     seed: int
 
     def sequence(
-        self, purpose: str, round: int = 0, client: int = SERVER
+        self, purpose: str, round: int = 0, client: int = SERVER, exchange: int = 0
     ) -> np.random.SeedSequence:
         """The seed sequence of one stream."""
         word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big")
-        return np.random.SeedSequence([self.seed, word, round, client + 1])
+        # The first exchange has no number: rounds of one exchange keep their bits.
+        further = [exchange] if exchange else []
+        return np.random.SeedSequence([self.seed, word, round, client + 1, *further])
 
-    def numpy(self, purpose: str, round: int = 0, client: int = SERVER) -> np.random.Generator:
+    def numpy(
+        self, purpose: str, round: int = 0, client: int = SERVER, exchange: int = 0
+    ) -> np.random.Generator:
         """A NumPy generator for one stream."""
-        return np.random.default_rng(self.sequence(purpose, round, client))
+        return np.random.default_rng(self.sequence(purpose, round, client, exchange))
 
-    def torch(self, purpose: str, round: int = 0, client: int = SERVER) -> torch.Generator:
+    def torch(
+        self, purpose: str, round: int = 0, client: int = SERVER, exchange: int = 0
+    ) -> torch.Generator:
         """A CPU `torch.Generator` for one stream: draw on the CPU, then move."""
         import torch
 
-        return torch.Generator().manual_seed(as_int(self.sequence(purpose, round, client)))
+        seed = as_int(self.sequence(purpose, round, client, exchange))
+        return torch.Generator().manual_seed(seed)
 
 
 def as_int(sequence: np.random.SeedSequence) -> int:

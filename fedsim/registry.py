@@ -32,6 +32,7 @@ __all__ = [
 GROUPS = {
     "strategies": "strategy",
     "clients": "client",
+    "wrappers": "wrapper",
     "datasets": "data set",
     "models": "model",
     "partitions": "partition",

@@ -113,6 +113,10 @@ def load(
         for block in (("federation",), *Scenario.blocks)
         for below, place in document.places_below(block).items()
     }
+    own = ("federation", "overrides")
+    scenario._places |= {
+        (*own, *map(str, below)): str(place) for below, place in document.places_below(own).items()
+    }
     return scenario
 
 
@@ -196,6 +200,8 @@ def _keys(path: KeyPath) -> list[str]:
     """The keys of one of fedsim's own blocks."""
     block: type[Block] = Scenario
     for key in path:
+        if key not in block.model_fields:
+            continue  # A name, such as a client's: its block is the one that was found.
         annotation = block.model_fields[key].annotation
         # Of a block that may be null, the block.
         inner = [a for a in (annotation, *get_args(annotation)) if _is_block(a)]

@@ -171,7 +171,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
         for problem in _check_block(document, registry, path, folders)
     ]
     problems += _check_observers(document, registry, folders)
-    return problems or _check_pairs(document, registry)
+    return problems or _check_pairs(document, registry) or check_overrides(document, registry)
 
 
 def _check_pairs(document: Document, registry: Registry) -> Problems:
@@ -195,6 +195,67 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
             if document.get(path, unused) != unused
         ]
     return problems
+
+
+def check_overrides(document: Document, registry: Registry) -> Problems:
+    """What `federation.overrides` names: plugins, their parameters, and what they send."""
+    from fedsim.fitting import misfits
+    from fedsim.own_clients import merged
+
+    overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
+    if not isinstance(overrides, dict) or not isinstance(general, dict):
+        return []  # The schema says so.
+    problems: Problems = []
+    for name, override in overrides.items():
+        if not isinstance(override, dict):
+            continue
+        path = ("federation", "overrides", name)
+        own = override.get("client")
+        if isinstance(own, dict):
+            block, at = merged(general, own), (*path, "client")
+            wrong, found = _check_own(document, registry, "clients", at, block)
+            problems += wrong
+            if not wrong:
+                others = {
+                    group: (document.get((*to, "name")), registry.resolve(group, there))
+                    for to, (group, _) in Scenario.blocks.items()
+                    if group != "clients" and isinstance(there := document.get((*to, "name")), str)
+                }
+                fits = misfits(registry, others | {"clients": (block["name"], found)})
+                if why := fits.get("clients"):
+                    problems.append((document.place(at), f"{dotted(at)}: {why}"))
+        wrapper = override.get("wrapper")
+        if isinstance(wrapper, dict):
+            at = (*path, "wrapper")
+            problems += _check_own(document, registry, "wrappers", at, wrapper)[0]
+    return problems
+
+
+def _check_own(
+    document: Document, registry: Registry, group: str, path: KeyPath, block: dict[str, Any]
+) -> tuple[Problems, Any]:
+    """What is wrong with one client's plugin and its parameters; and the plugin."""
+    name = block.get("name")
+    if not isinstance(name, str):
+        return [], None
+    try:
+        factory = registry.resolve(group, name)
+    except InputError as error:
+        why = f"{error.headline}; {error.hint}" if error.hint else error.headline
+        return [(document.place((*path, "name")), f"{dotted(path)}.name: {why}")], None
+    given = {key: value for key, value in block.items() if key != "name"}
+    supplied = {"inner"} if group == "wrappers" else set()
+    found = check_parameters(factory, given, supplied=supplied, known={"name"})
+    if not found and not supplied and is_factory(factory):
+        try:
+            construct(factory, given)
+        except InputError as error:
+            found = [(problem.where, problem.message) for problem in error.problems]
+    problems = []
+    for key, message in found:
+        at = (*path, key) if key else path
+        problems.append((document.place(at), f"{dotted(at)}: {message}"))
+    return problems, factory
 
 
 def _check_block(

@@ -174,6 +174,48 @@ class Appearance(Block):
     ramp: Annotated[StrictFloat, Field(allow_inf_nan=False)] = 0.0
 
 
+class OwnClient(PluginBlock):
+    """The client method of one client: another one or, without a name, other parameters."""
+
+    name: StrictStr | None = None  # type: ignore[assignment]
+
+
+class Forget(Block):
+    """Training records that a client is asked to forget: one of these.
+
+    Attributes:
+        share: of its patients (or records), drawn from the run's seed.
+        records: names of records.
+        patients: names of patients.
+    """
+
+    share: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    records: tuple[StrictStr, ...] = ()
+    patients: tuple[StrictStr, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Forget:
+        if (self.share is not None) + bool(self.records) + bool(self.patients) != 1:
+            raise PydanticCustomError("forget", "expected one of share, records and patients")
+        return self
+
+
+class Override(Block):
+    """What is different at one client.
+
+    Attributes:
+        client: its client method, or other parameters of the scenario's.
+        wrapper: a plugin around its client method, see `fedsim.Wrapper`.
+        appearance: of volumes, how its own look.
+        forget: records that it is asked to forget.
+    """
+
+    client: OwnClient | None = None
+    wrapper: PluginBlock | None = None
+    appearance: Appearance | None = None
+    forget: Forget | None = None
+
+
 class Federation(Block):
     """Who holds what, and who joins a round.
 
@@ -185,6 +227,7 @@ class Federation(Block):
         appearance: of volumes, client name -> how its own look; scores are of the data as they are.
         local: what of the model stays at each client, which has its own: normalisation layers, the
             last layers, or what patterns of names match; None: the clients share all of it.
+        overrides: client name -> what is different there.
     """
 
     clients: Count | None = None
@@ -193,6 +236,7 @@ class Federation(Block):
     labels: Labels | None = None
     appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
     local: Literal["norm", "head"] | Patterns | None = None
+    overrides: dict[StrictStr, Override] = Field(default_factory=dict)
 
 
 class Model(PluginBlock):

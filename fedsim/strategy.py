@@ -19,8 +19,12 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.buffers import Roles
 from fedsim.client import Task
-from fedsim.privacy.noise import EXCHANGE, Noise
+from fedsim.exchanges import Exchange, RoundState, training
+from fedsim.flower import tensors
+from fedsim.history import NONE, History, Keeps
+from fedsim.privacy.noise import Noise
 from fedsim.randomness import SERVER, Streams
+from fedsim.received import Received
 
 
 @dataclass
@@ -42,7 +46,10 @@ class Server:
         client_of: the number of the client that sent a reply.
         roles: what the tensors of the model's state are. A strategy is handed, and hears of, the
             parameters alone (see `fedsim.buffers`).
-        round: the current round; the loop sets it.
+        round, exchange: the current round, from 1, and the number of the exchange in it, from 0;
+            the loop sets them.
+        phase: what the strategy calls the current round.
+        history: what clients sent in earlier rounds, as far as `Strategy.history` asks for it.
     """
 
     task: Task
@@ -60,33 +67,41 @@ class Server:
     _noise: Noise | None = field(default=None, repr=False)
     round: int = 0
     roles: Roles = field(default_factory=Roles)
+    exchange: int = 0
+    phase: str = "train"
+    history: History = NONE
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator of the server's own stream for this round and purpose."""
-        return self._streams.torch(purpose, self.round, SERVER)
+        """A CPU generator of the server's own stream for this exchange and purpose."""
+        return self._streams.torch(purpose, self.round, SERVER, self.exchange)
 
     def numpy_generator(self, purpose: str) -> np.random.Generator:
         """The same for NumPy."""
-        return self._streams.numpy(purpose, self.round, SERVER)
+        return self._streams.numpy(purpose, self.round, SERVER, self.exchange)
 
     def noise(self, purpose: str) -> Noise:
-        """The server's own noise for this round and purpose; only private runs have any."""
+        """The server's own noise for this exchange and purpose; only private runs have any."""
         if self._noise is None:
             raise RuntimeError("there is no noise in a run without privacy")
-        return self._noise.derive("server", purpose, self.round, EXCHANGE)
+        return self._noise.derive("server", purpose, self.round, self.exchange)
 
     def sample_clients(self) -> list[int]:
-        """The clients of this round, ascending: a share `participation` of all, at least one."""
+        """The clients of this round, ascending: a share `participation` of all, at least one.
+
+        They are the same in all exchanges of the round.
+        """
         count = len(self.names)
         wanted = max(1, round(self.participation * count))
-        chosen = self.numpy_generator("participation").choice(count, wanted, replace=False)
+        draws = self._streams.numpy("participation", self.round, SERVER)
+        chosen = draws.choice(count, wanted, replace=False)
         return sorted(int(client) for client in chosen)
 
 
 class Strategy(FlowerStrategy):
     """Base of fedsim's strategies: sends the same content to the sampled clients.
 
-    A strategy must override `aggregate_train`, and `content` if it sends more than the arrays.
+    A strategy must override `aggregate_train`, and `content` if it sends more than the arrays. One
+    with several exchanges a round overrides `next`, one with several phases `phase`.
     """
 
     server: Server
@@ -100,6 +115,10 @@ class Strategy(FlowerStrategy):
     local: ClassVar[bool] = False
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""
+
+    history: ClassVar[Keeps] = "none"
+    """What `server.history` keeps of the clients' updates: nothing; "norms" of all rounds; the
+    "last" round's updates, too; or those of all rounds ("full"). They are on disk."""
 
     order_matters: ClassVar[bool] = False
     """Whether another order of the replies gives another model, beyond rounding. They are always
@@ -119,8 +138,40 @@ class Strategy(FlowerStrategy):
         """Take what the run offers; called once before the first round."""
         self.server = server
 
+    def next(self, state: RoundState) -> Exchange | None:
+        """The next exchange of a round; by default there is one, and it trains.
+
+        It is asked before each exchange, and again after an interruption: what it depends on is
+        `state` and what `state_dict` holds, and it changes nothing.
+
+        Args:
+            state: where the run is; `state.ask` makes an exchange, and `super().next(state)` the
+                one of `configure_train` and `aggregate_train`.
+
+        Returns:
+            None where the round is over. A round without any exchange ends the run.
+        """
+        return None if state.exchange else training(self, state)
+
+    def phase(self, server_round: int) -> str:
+        """What a round is called in the lines and pictures of a run."""
+        return "train"
+
+    def exchanges(self, rounds: int) -> int | None:
+        """In how many exchanges of a run of so many rounds clients train, at most.
+
+        Private runs plan their noise by it. None: nobody said, and there is no private run.
+        """
+        return None if makes_exchanges(self) else rounds
+
+    def received(self, reply: Message) -> Received:
+        """A client's model, decoded; one that encodes what travels overrides this."""
+        weight = examples(reply.content.metric_records["metrics"])
+        arrays = tensors(reply.content.array_records["arrays"])
+        return Received(weight, arrays)
+
     def state_dict(self) -> dict[str, Any]:
-        """What must be saved between rounds beside the global arrays: arrays, tensors, numbers."""
+        """What must be saved beside the global arrays: arrays, tensors, numbers."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,6 +212,11 @@ class Strategy(FlowerStrategy):
 
     def summary(self) -> None:
         """Flower prints a summary here; fedsim's console does."""
+
+
+def makes_exchanges(strategy: object) -> bool:
+    """Whether a strategy makes a round's exchanges itself, and does not leave it at one."""
+    return isinstance(strategy, Strategy) and type(strategy).next is not Strategy.next
 
 
 def examples(metrics: MetricRecord) -> float:

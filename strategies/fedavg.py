@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedsim import Strategy
 from fedsim.codecs import Codec, decode_tensors, encode_tensors
 from fedsim.flower import tensor_record, tensors
+from fedsim.received import Arrays, Received
 from fedsim.strategy import MetricMeans, examples
 
 
@@ -49,32 +50,54 @@ class FedAvg(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The weighted mean of the clients' models."""
+        """The combination of the clients' models."""
         assert self._global is not None
-        sums: dict[str, np.ndarray] = {}
-        total = 0.0
         means = MetricMeans()
-        for reply in replies:
-            count = examples(reply.content.metric_records["metrics"])
-            weight = count if self.weighting == "samples" else 1.0
-            received = tensors(reply.content.array_records["arrays"])
-            if self.codec != "float32":
-                received = decode_tensors(received)
-            for name, value in received.items():
-                if value.dtype.kind not in "fc":
-                    continue
-                scaled = weight * value.astype(np.result_type(value.dtype, np.float64))
-                sums[name] = sums[name] + scaled if name in sums else scaled
-            total += weight
-            means.add(reply.content)
-        sent = tensors(self._global)
-        base = sent if self.codec != "float32" else {}
+
+        def each() -> Iterator[Received]:
+            for reply in replies:
+                yield self.received(reply)
+                means.add(reply.content)
+
+        combined = self.combine(each())
+        sent, base = tensors(self._global), self._base()
         averaged = {
-            name: (value / total + base.get(name, 0.0)).astype(
+            name: (value + base.get(name, 0.0)).astype(
                 sent[name].dtype if name in sent else np.float32
             )
-            for name, value in sums.items()
+            for name, value in combined.items()
         }
         # A mean of integers is none: the server's own stay.
         kept = {name: value for name, value in sent.items() if value.dtype.kind not in "fc"}
         return tensor_record(averaged | kept), means.record()
+
+    def received(self, reply: Message) -> Received:
+        """A client's model or, where a codec encodes it, its change; with its weight."""
+        count = examples(reply.content.metric_records["metrics"])
+        weight = count if self.weighting == "samples" else 1.0
+        arrays = tensors(reply.content.array_records["arrays"])
+        if self.codec != "float32":
+            arrays = decode_tensors(arrays)
+        return Received(weight, arrays, self._base())
+
+    def combine(self, received: Iterable[Received]) -> Arrays:
+        """The weighted mean, float64, of what clients sent, in client order.
+
+        A rule that is robust, or weights otherwise, overrides this. All are models or, with a
+        codec, all are changes; where they are, the model that was sent is added afterwards.
+        """
+        sums: Arrays = {}
+        total = 0.0
+        for one in received:
+            for name, value in one.arrays.items():
+                if value.dtype.kind not in "fc":
+                    continue
+                scaled = one.weight * value.astype(np.result_type(value.dtype, np.float64))
+                sums[name] = sums[name] + scaled if name in sums else scaled
+            total += one.weight
+        return {name: value / total for name, value in sums.items()}
+
+    def _base(self) -> Arrays:
+        """What is to be added to what clients send, to have their models."""
+        assert self._global is not None
+        return tensors(self._global) if self.codec != "float32" else {}

@@ -373,10 +373,12 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
     ).folder  # fmt: skip
     own = ("strategy=local_only", "client={name: local, steps: 1}", "rounds=1")
     alone = run("experiment.yaml", *own, runs=workshop / "alone").folder
+    asking = ("strategy=second_look.SecondLook", "client={name: second_look.Looks, steps: 1}")
+    kept = run("experiment.yaml", *asking, "rounds=1", runs=workshop / "kept").folder
     listed = table("scenarios.md", "file")
     files = {
         path.name + ("/" if path.is_dir() else "")
-        for one in (folder, protected, outlined, alone)
+        for one in (folder, protected, outlined, alone, kept)
         for path in one.iterdir()
     }
     assert files == {cell.strip("`") for cell in listed.column("file")}

@@ -343,5 +343,5 @@ def test_any_value_is_checked_without_a_crash(parameters: dict[str, Any]) -> Non
 
 
 def test_every_group_has_a_word() -> None:
-    plugins = {"strategies", "clients", "datasets", "models", "partitions", "observers"}
+    plugins = {"wrappers", "strategies", "clients", "datasets", "models", "partitions", "observers"}
     assert set(GROUPS) == plugins

@@ -17,7 +17,7 @@ from fedsim.buffers import Buffers, roles_of
 from fedsim.checkpoint import Checkpoints
 from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scoring
-from fedsim.engine.strategies import quiet_flower
+from fedsim.engine.strategies import history_of, quiet_flower
 from fedsim.federation import stand_in_note
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
@@ -38,7 +38,7 @@ from fedsim.randomness import SERVER
 from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
 from fedsim.sharing import Sharing, sharing_of
-from fedsim.strategy import Server, Strategy
+from fedsim.strategy import Server, Strategy, makes_exchanges
 
 
 @contextlib.contextmanager
@@ -80,9 +80,13 @@ def assembled(
         progress.grid = grid
         grid.buffers = buffers
         checkpoints = None if folder is None else Checkpoints(folder, observers.note)
-        grid.replies = checkpoints if prepared.one_shot else None
+        stored = prepared.one_shot or makes_exchanges(prepared.strategy)
+        grid.replies = checkpoints if stored else None
         steps = Steps(SERVER, board=board, limit=step_limit, tick=progress.tick)
         server = server_of(prepared, scoring, buffers, noise, steps, grid, folder)
+        server.history = history_of(
+            prepared.strategy, path.parent if folder is None else folder.path
+        )
         try:
             set_up(prepared, server)
             yield Rounds(
@@ -207,6 +211,7 @@ def job_of(
         noise if at_clients else None,
         buffers.roles,
         buffers.stays,
+        federation.forget,
     )
 
 

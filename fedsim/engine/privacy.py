@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.clientapp import ClientApp
 
 from fedsim.client import Client
+from fedsim.engine.strategies import trainings
 from fedsim.errors import InputError
 from fedsim.federation import Federation, cache_folder
 from fedsim.grid.worker import units_of
 from fedsim.models.build import build_model
+from fedsim.own_clients import client_block, make_client
 from fedsim.privacy.client_level import require_still_buffers
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.randomness import Streams, isolated
-from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 from fedsim.schema import Privacy
 
@@ -70,18 +71,22 @@ def privacy_plan(
         with isolated(Streams(0).sequence("model")):
             require_still_buffers(build_model(scenario, federation.task), federation.task)
         return plan_client_privacy(settings, scenario.rounds, list(federation.train), **search)
-    block = scenario.client
-    found = default_registry().resolve("clients", block.name)
-    client = None if isinstance(found, ClientApp) else construct(found, block.parameters)
     hint = "remove the privacy block, or choose another client method: fedsim plugins"
-    if not isinstance(client, Client):
-        raise InputError(
-            f"client.name: {block.name!r} is a Flower ClientApp, which fedsim cannot make private",
-            hint=hint,
-        )
+    methods: dict[str, Client] = {}
+    for name in federation.train:
+        made = make_client(scenario, name)
+        if not isinstance(made, Client):
+            raise InputError(
+                f"client.name: {client_block(scenario, name)[0]!r} is a Flower ClientApp, which "
+                "fedsim cannot make private",
+                hint=hint,
+            )
+        methods[name] = made
     _require_own_records(settings, federation)
     _require_patients(settings, federation)
-    if settings.augmentations > 1 and getattr(client, "augment", None) in (None, "none"):
+    often = trainings(scenario)
+    plain = any(getattr(client, "augment", None) in (None, "none") for client in methods.values())
+    if settings.augmentations > 1 and plain:
         raise InputError(
             "privacy.augmentations: copies of a record that are all alike cost time for nothing",
             hint="type client.augment=siamese, or privacy.augmentations=1",
@@ -90,20 +95,29 @@ def privacy_plan(
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train
     }
-    with isolated(Streams(0).sequence("model")):
-        client.check_private(build_model(scenario, federation.task), federation.task)
+    overrides = scenario.federation.overrides
+    # Those without an override are alike: one of them is looked at.
+    different = {name if name in overrides else None: one for name, one in methods.items()}
+    for client in different.values():
+        with isolated(Streams(0).sequence("model")):
+            client.check_private(build_model(scenario, federation.task), federation.task)
     try:
-        return plan_privacy(
+        plan = plan_privacy(
             settings,
-            scenario.rounds,
+            often,
             units,
-            client.private_steps,
+            {name: one.private_steps for name, one in methods.items()},
             together=len(np.unique(_groups(federation))),
             most_records=_most_records(federation) if settings.unit == "record" else 1,
             **search,
         )
     except ValueError as error:
-        raise InputError(f"client {block.name!r} cannot be private: {error}", hint=hint) from error
+        names = dict.fromkeys(client_block(scenario, name)[0] for name in different)
+        told = " or ".join(map(repr, names))
+        raise InputError(f"client {told} cannot be private: {error}", hint=hint) from error
+    return (
+        plan if often == scenario.rounds else replace(plan, rounds=scenario.rounds, trainings=often)
+    )
 
 
 def _require_own_records(settings: Privacy, federation: Federation) -> None:

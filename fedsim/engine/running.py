@@ -230,7 +230,7 @@ class _Life:
         )
         if self.resumed:
             of = prepared.scenario.rounds
-            self.observers.note(f"resumed after round {rounds.finished} of {of}")
+            self.observers.note(f"resumed after {rounds.reached} of {of}")
 
     def _close(self, problem: str) -> None:
         done = self.status == "done"

@@ -6,13 +6,16 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim.client import Client
 from fedsim.errors import InputError, Problem
 from fedsim.flower_strategies import filled_in, refusal, wants_losses
+from fedsim.history import FOLDER, LEVELS, NONE, History
+from fedsim.own_clients import client_block, make_client
 from fedsim.parameters import shown
 from fedsim.privacy.client_level import ClientLevel, require_client_level
 from fedsim.privacy.plan import PrivacyPlan
@@ -64,6 +67,11 @@ def build_strategy(
             "from the records without noise: private clients do not send them",
             hint="type strategy.name=fedavg",
         )
+    if isinstance(strategy, Strategy) and strategy.history not in LEVELS:
+        raise InputError(
+            f"strategy.name: {block.name!r} has history {shown(strategy.history)}; expected one of "
+            f"{', '.join(LEVELS)}"
+        )
     if is_one_shot(strategy) and scenario.rounds != 1:
         raise InputError(
             f"strategy {block.name!r} is one-shot: clients send once, so there is one round, not "
@@ -107,22 +115,52 @@ def is_one_shot(strategy: FlowerStrategy) -> bool:
     return isinstance(strategy, Strategy) and strategy.one_shot
 
 
+def history_of(strategy: FlowerStrategy, folder: Path) -> History:
+    """The history that a strategy asks for, below a folder."""
+    keeps = strategy.history if isinstance(strategy, Strategy) else "none"
+    return NONE if keeps == "none" else History(keeps, folder / FOLDER)
+
+
+def trainings(scenario: Scenario) -> int:
+    """In how many exchanges of the run a client trains, at most: what its noise is planned for.
+
+    Raises:
+        InputError: the strategy makes its exchanges itself and does not say how many train.
+    """
+    block = scenario.strategy
+    factory = default_registry().resolve("strategies", block.name)
+    if not (isinstance(factory, type) and issubclass(factory, Strategy)):
+        return scenario.rounds
+    strategy = construct(factory, block.parameters)
+    with plugin_code(f"strategy {block.name!r} failed in exchanges"):
+        found: Any = strategy.exchanges(scenario.rounds)
+    if isinstance(found, int) and not isinstance(found, bool) and found >= 1:
+        return found
+    raise InputError(
+        f"strategy {block.name!r} makes the exchanges of a round itself and says of "
+        f"{scenario.rounds} round(s) that clients train in {shown(found)} exchanges: noise is "
+        "planned for a number that is at least 1",
+        hint="let its method exchanges(rounds) return the largest number, or remove the privacy "
+        "block",
+    )
+
+
 def client_releases(scenario: Scenario) -> tuple[str, ...]:
     """What the client method's replies carry of the records themselves.
 
     Raises:
         InputError: `client.name` is neither a client method nor a Flower ClientApp.
     """
-    name = scenario.client.name
-    found = default_registry().resolve("clients", name)
-    if isinstance(found, ClientApp):
+    each = [_releases_of(scenario, name) for name in (None, *scenario.federation.overrides)]
+    return tuple(dict.fromkeys(one for some in each for one in some))
+
+
+def _releases_of(scenario: Scenario, own: str | None) -> tuple[str, ...]:
+    """What one client's replies carry; None: of those without an override."""
+    client = make_client(scenario, own)
+    if isinstance(client, ClientApp):
         return ()
-    client = construct(found, scenario.client.parameters)
-    if not isinstance(client, Client):
-        raise InputError(
-            f"client.name: {name!r} makes a {type(client).__name__}, not a client method",
-            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
-        )
+    name = client_block(scenario, own)[0]
     with plugin_code(f"client {name!r} failed in releases"):
         carried = client.releases
     if not isinstance(carried, tuple | list) or not all(isinstance(one, str) for one in carried):

@@ -8,6 +8,7 @@ from typing import Any
 from fedsim.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
 from fedsim.ledger.privacy import describe, mechanism_name, unit_note
+from fedsim.own_clients import describe_overrides, override_lines
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.report.text import positive_note
@@ -22,6 +23,7 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
         yield f"data: {note}"
     for item in prepared.releases:
         yield f"CLIENTS SEND {item}"
+    yield from override_lines(prepared.scenario, prepared.federation.forget)
     if plan is not None:
         yield privacy_line(plan)
         if worth := unit_note(plan):
@@ -63,8 +65,9 @@ def epsilon_at_the_end(plan: PrivacyPlan) -> str:
         costs = f"epsilon {planned.epsilon:.3g} ({by})"
     if not plan.certified:
         costs = f"NO GUARANTEE: the paper claims {costs}"
+    often = "" if plan.trainings is None else f" with {plan.trainings} exchange(s) that train"
     return (
-        f"{costs} at delta {settings.delta:g} after {plan.rounds} round(s) "
+        f"{costs} at delta {settings.delta:g} after {plan.rounds} round(s){often} "
         f"for every {UNIT_NAMES[plan.unit]}"
     )
 
@@ -83,6 +86,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "released_without_privacy": released_without_privacy(
             scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.releases
         ),
+        "overrides": describe_overrides(scenario, federation.forget),
         **environment(),
         "started": now(),
         "finished": None,

@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim import flower
 from fedsim.buffers import Buffers
 from fedsim.checkpoint import Checkpoints
 from fedsim.errors import ClientError, InputError, RunError
+from fedsim.exchanges import kind_of, trains
 from fedsim.faults import Failure, Kind, Simulated
 from fedsim.grid.worker import Job, Spent
 from fedsim.ledger.traffic import TrafficLedger
@@ -31,16 +32,18 @@ class BaseGrid(Grid):
     order, so that sums over replies have the same bits however the clients were scheduled.
 
     Attributes:
-        round: the current round; the loop sets it.
+        round, exchange: the current round, and the number of the exchange in it, from 0; the loop
+            sets them.
         buffers: what goes past the strategy, and is added to its messages; the loop sets it.
         contexts: node id -> the client's `Context`, owned here.
         peak_rss_mb: peak memory of each worker process seen so far.
         estimated_seconds: per client, what full answers would have taken (for trials).
         replies: where each reply is stored on arrival, and taken from on resume; None: nowhere.
         failures: messages of the current round without a usable reply.
-        charged: in a private run, the clients that may still be asked to train in this round; else
-            None. What was not charged is not asked.
-        delays: seconds of simulated delay of each client that answered in the current round.
+        charged: in a private run, the clients that may still be asked to train in this exchange;
+            else None. What was not charged is not asked.
+        delays: exchange of the current round -> seconds of simulated delay of each client that
+            answered in it.
     """
 
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
@@ -49,12 +52,12 @@ class BaseGrid(Grid):
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
         self.charged: set[int] | None = None
-        self.delays: dict[int, float] = {}
+        self.delays: dict[int, dict[int, float]] = {}
         # A trial measures what a round costs when all goes well.
         real = job.step_limit is None
         self._faults = job.scenario.faults if real else Faults()
         self._simulated = Simulated(self._faults, Streams(job.seed))
-        self.round = 0
+        self.round, self.exchange = 0, 0
         self.in_flight: set[int] = set()
         self.peak_rss_mb: dict[str, float] = {}
         self.estimated_seconds: dict[int, float] = {}
@@ -86,6 +89,13 @@ class BaseGrid(Grid):
         self.round = number
         self.failures.clear()
         self.delays.clear()
+        self.begin_exchange(0)
+
+    def begin_exchange(self, number: int) -> None:
+        """Count, draw and store for this exchange of the round; nobody is charged for it yet."""
+        self.exchange = self._ledger.exchange_number = number
+        if self.charged is not None:
+            self.charged = set()
 
     def close(self) -> None:
         """Let go of what the grid holds."""
@@ -107,14 +117,14 @@ class BaseGrid(Grid):
         self.peak_rss_mb[worker] = max(self.peak_rss_mb.get(worker, 0.0), spent.peak_rss_mb)
         before = self.estimated_seconds.get(client, 0.0)
         self.estimated_seconds[client] = before + spent.estimated_seconds
-        if self.replies is not None and _trains(message):
-            self.replies.save_reply(self.round, client, reply.content, context.state)
+        if self.replies is not None and trains(message):
+            self.replies.save_reply(self.round, client, reply.content, context.state, self.exchange)
 
     def _stored(self, message: Message) -> Message | None:
         """The reply to this message from before a resume, if there is one."""
-        if self.replies is None or not _trains(message):
+        if self.replies is None or not trains(message):
             return None
-        found = self.replies.reply(self.round, self.client(message))
+        found = self.replies.reply(self.round, self.client(message), self.exchange)
         if found is None:
             return None
         content, self.contexts[message.metadata.dst_node_id].state = found
@@ -140,11 +150,13 @@ class BaseGrid(Grid):
             if kind == "error":
                 raise ClientError(client, site, self.round, details)
             raise RunError(f"client {client} (site {site!r}) in round {self.round}: {reason}")
-        return Failure(client, site, self._phase, kind, reason, details)
+        return Failure(client, site, self._phase, kind, reason, details, self.exchange)
 
     def wait(self) -> float | None:
         """Seconds of simulated delay that a server would have waited for in the current round."""
-        return self._simulated.wait(list(self.delays.values()))
+        each = [self._simulated.wait(list(some.values())) for some in self.delays.values()]
+        known = [seconds for seconds in each if seconds is not None]
+        return sum(known) if known else self._simulated.wait([])
 
     # --- Flower's Grid -------------------------------------------------------------------------
 
@@ -188,9 +200,10 @@ class BaseGrid(Grid):
         for message in ordered:
             self._require_charged(message)
             self._sent += 1
-            self._phase = message.metadata.message_type.partition(".")[0]
+            self._phase = kind_of(message)
             flower.stamp(message, f"m{self._sent}")
-        gone = {c for c in map(self.client, ordered) if self._simulated.drops_out(self.round, c)}
+        asked = {self.client(message) for message in ordered}
+        gone = {c for c in asked if self._simulated.drops_out(self.round, c, self.exchange)}
         here = [message for message in ordered if self.client(message) not in gone]
         stored = {self.client(message): self._stored(message) for message in here}
         fresh = self._execute([m for m in here if stored[self.client(m)] is None])
@@ -211,14 +224,15 @@ class BaseGrid(Grid):
 
     def _require_charged(self, message: Message) -> None:
         """Refuse training that the privacy ledger was not told of, or that was asked for before."""
-        if self.charged is None or not _trains(message):
+        if self.charged is None or not trains(message):
             return
         client = self.client(message)
         if client not in self.charged:
             raise RunError(
-                f"the strategy asks client {client} to train in round {self.round} although the "
-                "privacy ledger was not charged for it: in a private run a client trains at most "
-                "once a round, by a message that configure_train returns"
+                f"the strategy asks client {client} to train in round {self.round}, exchange "
+                f"{self.exchange}, although the privacy ledger was not charged for it: in a "
+                "private run a client trains at most once an exchange, by a message that "
+                "configure_train or an Exchange names"
             )
         self.charged.remove(client)
 
@@ -237,7 +251,8 @@ class BaseGrid(Grid):
         if isinstance(outcome, Failure):
             return outcome
         client = self.client(message)
-        self.delays[client] = delay = self._simulated.delay(self.round, client)
+        delay = self._simulated.delay(self.round, client, self.exchange)
+        self.delays.setdefault(self.exchange, {})[client] = delay
         if not self._simulated.too_late(delay):
             return outcome
         reason = f"answered {delay:.1f} s late, after the deadline of {self._faults.deadline} s"
@@ -252,7 +267,3 @@ class BaseGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Hand over the replies kept for these message ids."""
         return [self._box.pop(i) for i in list(message_ids) if i in self._box]
-
-
-def _trains(message: Message) -> bool:
-    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN

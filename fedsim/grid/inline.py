@@ -34,7 +34,7 @@ class InlineGrid(BaseGrid):
             before = flower.shallow(context.state)
             outcome: Message | Failure
             try:
-                outcome, context, spent = self._worker.run(own, context, self.round)
+                outcome, context, spent = self._worker.run(own, context, self.round, self.exchange)
                 self._keep(message, outcome, context, spent, "driver")
             except DivergedError as error:
                 context.state = before

@@ -95,13 +95,19 @@ class _Actor:
         return ""
 
     def run(
-        self, metadata: Metadata, names: list[str], context: Context, round: int, *records: Any
+        self,
+        metadata: Metadata,
+        names: list[str],
+        context: Context,
+        round: int,
+        exchange: int,
+        *records: Any,
     ) -> _Answer | _Raised:
         assert self._worker is not None
         content = flower.shallow(RecordDict(dict(zip(names, records, strict=True))))
         try:
             message = flower.make_message(content, metadata)
-            return _Answer(*self._worker.run(message, context, round))
+            return _Answer(*self._worker.run(message, context, round, exchange))
         except BaseException as error:
             # As text: the exception's class may not exist, or not unpickle, in the driver.
             # SystemExit, too: Ray would end the worker.
@@ -469,7 +475,8 @@ class RayGrid(BaseGrid):
         context = self.contexts[message.metadata.dst_node_id]
         names = list(message.content)
         actor = self._pool.actors[worker]
-        return actor.run.remote(message.metadata, names, context, self.round, *records)
+        now = self.round, self.exchange
+        return actor.run.remote(message.metadata, names, context, *now, *records)
 
     def _receive(self, reference: Any, message: Message, worker: int) -> Message | Failure:
         """Fetch an answer; raises one of `_DEATHS` if the actor died."""

@@ -24,14 +24,17 @@ from flwr.clientapp import ClientApp
 from fedsim.buffers import Roles, receive, withhold
 from fedsim.client import Site, Task, as_client_app
 from fedsim.models.build import build_model, first_arrays
-from fedsim.privacy.noise import EXCHANGE, Noise
+from fedsim.own_clients import make_client
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
 from fedsim.progress import Steps, open_board
 from fedsim.randomness import Streams, isolated
-from fedsim.registry import construct, default_registry
+from fedsim.registry import default_registry
 from fedsim.scenario import Scenario, activate_plugins
 from fedsim.schema import Privacy
+
+_NO_RECORDS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Job:
         train, val: client name -> positions in the store, int64, in client order.
         board: path of the progress file, or None.
         step_limit: stop every loop of local work after this many steps (trials), or None.
+        forget: client name -> positions of the records that it is asked to forget.
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
@@ -64,6 +68,7 @@ class Job:
     noise: Noise | None = None
     roles: Roles = field(default_factory=Roles)
     stays: ArrayRecord = field(default_factory=ArrayRecord)
+    forget: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -78,11 +83,12 @@ class Worker:
         self.job = job
         self._tick = tick
         self._board = open_board(job.board, len(job.train))
-        self._round = 0
+        self._round, self._exchange = 0, 0
         self._steps: Steps | None = None
         self._releases: Releases | None = None
         self._trainable: list[bool] = []
         self._first_buffers: dict[str, torch.Tensor] = {}
+        self._own_apps: dict[str, ClientApp] = {}
         activate_plugins(job.scenario)
 
     @cached_property
@@ -105,11 +111,20 @@ class Worker:
 
     @cached_property
     def _app(self) -> ClientApp:
-        block = self.job.scenario.client
-        found = default_registry().resolve("clients", block.name)
-        if isinstance(found, ClientApp):
-            return found
-        return as_client_app(construct(found, block.parameters), self._site)
+        return self._made_for(None)
+
+    def _made_for(self, name: str | None) -> ClientApp:
+        """The client method of a client; None: the scenario's own."""
+        found = make_client(self.job.scenario, name)
+        return found if isinstance(found, ClientApp) else as_client_app(found, self._site)
+
+    def _app_of(self, client: int) -> ClientApp:
+        name = self.job.names[client]
+        if name not in self.job.scenario.federation.overrides:
+            return self._app
+        if name not in self._own_apps:
+            self._own_apps[name] = self._made_for(name)
+        return self._own_apps[name]
 
     @cached_property
     def _model(self) -> torch.nn.Module:
@@ -145,6 +160,7 @@ class Worker:
             rounds=self.job.scenario.rounds,
             task=task,
             train=train,
+            forget=task.view(self._store, self.job.forget.get(name, _NO_RECORDS), name),
             val=task.view(self._store, self.job.val[name], name),
             state=context.state,
             device=self._device,
@@ -152,6 +168,7 @@ class Worker:
             first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
             steps=self._steps,
             releases=self._watched(),
+            exchange=self._exchange,
             _streams=self._streams,
         )
 
@@ -164,7 +181,7 @@ class Worker:
             plan.settings,
             plan.clients[self.job.names[client]],
             units_of(view, plan.settings),
-            noise.derive("client", self._round, EXCHANGE, client),
+            noise.derive("client", self._round, self._exchange, client),
             f"{self._method}.train",
         )
 
@@ -185,11 +202,14 @@ class Worker:
         self._model.zero_grad(set_to_none=True)
         return self._model
 
-    def run(self, message: Message, context: Context, round: int) -> tuple[Message, Context, Spent]:
+    def run(
+        self, message: Message, context: Context, round: int, exchange: int = 0
+    ) -> tuple[Message, Context, Spent]:
         """Let the client that `context` names answer one message; raises what the client raises."""
         threads = torch.get_num_threads()
         wanted = self.job.scenario.resources.threads
-        self._round, self._steps, self._releases = round, None, None
+        self._round, self._exchange = round, exchange
+        self._steps, self._releases = None, None
         if threads != wanted:
             torch.set_num_threads(wanted)
         client, process = int(context.node_config["partition-id"]), os.getpid()
@@ -197,8 +217,8 @@ class Worker:
         trains = message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
-            with isolated(self._streams.sequence("client-global", round, client)):
-                reply = self._app(message, context)
+            with isolated(self._streams.sequence("client-global", round, client, exchange)):
+                reply = self._app_of(client)(message, context)
             if reply.has_content():
                 kept = context.state if trains else None
                 withhold(self.job.roles, reply.content, kept, self.job.stays)

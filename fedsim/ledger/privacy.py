@@ -1,8 +1,8 @@
-"""The privacy ledger: what every client has released so far, and what the next round would cost.
+"""The privacy ledger: what every client has released so far, and what its next training costs.
 
-It lies with the driver, outside the clients, and is told the plan of a round before the round is
-run: releases count whether or not the reply arrives. Partial participation does not amplify: the
-server knows who took part.
+It lies with the driver, outside the clients, and is told of every exchange in which clients train
+before anybody is asked: releases count whether or not the reply arrives. Partial participation does
+not amplify: the server knows who took part.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PrivacyLedger:
     """Adds up releases by client.
 
     Args:
-        plan: what a client releases in a round that it joins.
+        plan: what a client releases in an exchange in which it trains.
     """
 
     def __init__(self, plan: PrivacyPlan) -> None:
@@ -48,7 +48,7 @@ class PrivacyLedger:
         self._spent: Histories = dict.fromkeys(self._names, ())
 
     def exhausted(self, clients: Sequence[int]) -> list[int]:
-        """Which of these clients the next round would take above `max_epsilon`."""
+        """Which of these clients one more training would take above `max_epsilon`."""
         settings = self.plan.settings
         if settings.max_epsilon is None:
             return []
@@ -68,8 +68,8 @@ class PrivacyLedger:
             )
         ]
 
-    def charge(self, round: int, clients: Sequence[int]) -> list[dict[str, Any]]:
-        """Count the releases of a round; the rows of privacy.jsonl."""
+    def charge(self, round: int, clients: Sequence[int], exchange: int = 0) -> list[dict[str, Any]]:
+        """Count the releases of an exchange; the rows of privacy.jsonl."""
         settings, rows = self.plan.settings, []
         for client in clients:
             name = self._names[client]
@@ -80,6 +80,7 @@ class PrivacyLedger:
             rows.append(
                 {
                     "round": round,
+                    "exchange": exchange,
                     "client": client,
                     "unit": self.plan.unit,
                     "mechanism": mechanism_name(self.plan),

@@ -47,12 +47,16 @@ class TrafficLedger:
     """Adds up what a run sends.
 
     Args:
-        sink: is handed each row, a dict `round, client, direction, bytes, fields`, as it is made;
-            None keeps the totals only.
+        sink: is handed each row, a dict `round, exchange, client, direction, bytes, fields`, as it
+            is made; None keeps the totals only.
+
+    Attributes:
+        exchange_number: of the exchange that messages are counted in, from 0; the grid sets it.
     """
 
     def __init__(self, sink: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._sink = sink
+        self.exchange_number = 0
         self._rounds: dict[int, dict[Direction, int]] = {}
         self._sizes: dict[int, tuple[RecordDict, ContentSize]] = {}
 
@@ -64,6 +68,7 @@ class TrafficLedger:
         totals[direction] += bytes
         row = {
             "round": round,
+            "exchange": self.exchange_number,
             "client": client,
             "direction": direction,
             "bytes": bytes,

@@ -28,7 +28,7 @@ from fedsim.flower import tensor_record, tensors
 from fedsim.privacy.mechanisms import Mechanism, State
 from fedsim.randomness import isolated
 from fedsim.schema import Faults
-from fedsim.strategy import Server, Strategy
+from fedsim.strategy import Server, Strategy, makes_exchanges
 
 _RECORDS = 4
 
@@ -53,6 +53,10 @@ class ClientLevel(Strategy):
         """Take what the run offers."""
         super().setup(server)
         self._inner.setup(server)
+
+    def phase(self, server_round: int) -> str:
+        """What the wrapped strategy calls a round."""
+        return self._inner.phase(server_round)
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped strategy's state."""
@@ -173,6 +177,19 @@ def require_client_level(strategy: object, faults: Faults) -> None:
         raise InputError(
             "privacy.unit=client needs a strategy that averages models",
             hint="type strategy.name=fedavg strategy.weighting=uniform",
+        )
+    if makes_exchanges(strategy):
+        raise InputError(
+            "privacy.unit=client covers one mean of updates a round, and the strategy makes the "
+            "exchanges of a round itself",
+            hint="choose privacy.unit=record, or a strategy of one exchange a round",
+        )
+    if strategy.history != "none":
+        raise InputError(
+            f"the strategy keeps a history of each client's updates ({strategy.history!r}), but "
+            "privacy.unit=client releases their noisy mean alone",
+            hint="choose privacy.unit=record, where what clients send is released as it is, or "
+            "another strategy",
         )
     if getattr(strategy, "weighting", None) != "uniform":
         raise InputError(

@@ -30,9 +30,6 @@ Kind = Literal["seeded", "secret"]
 
 KEY_BYTES = 32
 
-EXCHANGE = 0
-"""Number of the exchange in a round: there is one."""
-
 _SUMMED = 4  # draws to a value
 _BLOCK = 2**15  # values at a time: their words fit in a core's cache
 _SMALLEST = 256  # one draw costs as much

@@ -66,10 +66,11 @@ class PrivacyPlan:
     Attributes:
         settings: the scenario's block, with a unit.
         rounds: rounds that are planned.
-        clients: client name -> what it releases in a round, in client order.
+        clients: client name -> what it releases in an exchange that trains, in client order.
         noise_multiplier: of the mechanism: noise on the sum over the clipping norm.
         most_records: where the unit is a record and several records are of one patient, how many
             the patient has who has most; else 1.
+        trainings: exchanges in which a client trains, at most; None: one a round.
     """
 
     settings: Privacy
@@ -77,6 +78,12 @@ class PrivacyPlan:
     clients: dict[str, ClientPlan]
     noise_multiplier: float
     most_records: int = 1
+    trainings: int | None = None
+
+    @property
+    def planned(self) -> int:
+        """Exchanges in which a client trains, at most."""
+        return self.rounds if self.trainings is None else self.trainings
 
     @property
     def unit(self) -> Unit:
@@ -90,7 +97,7 @@ class PrivacyPlan:
         return all(plan.mechanism.certified for plan in self.clients.values())
 
     def epsilon(self, rounds: int | None = None) -> float | None:
-        """Epsilon (RDP) if every client joined so many rounds, by default all."""
+        """Epsilon (RDP) if every client trained so many times, by default as often as planned."""
         return largest_rdp(self._histories(rounds), self.settings.delta)
 
     def bound(self, rounds: int | None = None) -> Bound:
@@ -99,7 +106,7 @@ class PrivacyPlan:
 
     def _histories(self, rounds: int | None) -> list[list[Entry]]:
         """What a unit pays for: each client's releases, or all where it may be at all clients."""
-        count = self.rounds if rounds is None else rounds
+        count = self.planned if rounds is None else rounds
         histories = [
             [Entry(e.noise_multiplier, e.sample_rate, e.steps * count)]
             for e in (plan.entry for plan in self.clients.values())
@@ -111,7 +118,7 @@ def plan_privacy(
     settings: Privacy,
     rounds: int,
     units: Mapping[str, int],
-    steps_of: Callable[[int, int], int],
+    steps_of: Callable[[int, int], int] | Mapping[str, Callable[[int, int], int]],
     *,
     together: int | None = None,
     most_records: int = 1,
@@ -124,7 +131,8 @@ def plan_privacy(
         settings: the scenario's block; without a unit, records are meant.
         rounds: planned rounds; `target_epsilon` holds for a client that joins all of them.
         units: client name -> records, or patients, that it holds.
-        steps_of: releases of one round, from units and the expected batch.
+        steps_of: releases of one round, from units and the expected batch; of all clients, or of
+            each by its name.
         together: patients of all clients, each counted once, where they may be at several; by
             default the sum.
         most_records: see `PrivacyPlan`.
@@ -140,7 +148,8 @@ def plan_privacy(
         counts = [sum(counts) if together is None else together]
     _check_delta(settings, counts)
     rates = {name: min(1.0, settings.expected_batch / count) for name, count in units.items()}
-    steps = {name: steps_of(count, settings.expected_batch) for name, count in units.items()}
+    each = steps_of if isinstance(steps_of, Mapping) else dict.fromkeys(units, steps_of)
+    steps = {name: each[name](count, settings.expected_batch) for name, count in units.items()}
     noise = settings.noise_multiplier
     if noise is None:
         noise = _noise_for_target(settings, rounds, rates, steps, cache, say)

@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedsim import __version__, flower, yaml_lines
+from fedsim.own_clients import own_plugins
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.sources import sources
 from fedsim.registry import default_registry
@@ -53,7 +54,11 @@ def run_digest(
         del values["privacy"]["audit"]
     values["data"]["root"] = values["model"]["init"] = None
     # A scenario that does not use them has the noise that it had before there were such keys.
-    for part, key, unused in (("federation", "local", None), ("model", "trainable", ALL)):
+    for part, key, unused in (
+        ("federation", "local", None),
+        ("federation", "overrides", {}),
+        ("model", "trainable", ALL),
+    ):
         if values[part][key] == unused:
             del values[part][key]
     if values["evaluation"]["external"] is not None:
@@ -64,19 +69,20 @@ def run_digest(
     versions = f"{__version__} {torch.__version__} {np.__version__}"
     for text in (versions, resolved, planned, str(seed), federation.store.fingerprint):
         _digest_part(found, text.encode())
-    for positions in (federation.train, federation.val):
+    for positions in (federation.train, federation.val, federation.forget):
         for name, where in positions.items():
             _digest_part(found, name.encode())
             _digest_part(found, np.asarray(where, np.int64).tobytes())
     for name, value in flower.tensors(arrays).items():
         _digest_part(found, f"{name} {value.dtype} {value.shape}".encode())
         _digest_part(found, np.ascontiguousarray(value).tobytes())
-    for group, block in (
-        ("strategies", scenario.strategy),
-        ("clients", scenario.client),
-        ("models", scenario.model),
+    for group, name in (
+        ("strategies", scenario.strategy.name),
+        ("clients", scenario.client.name),
+        ("models", scenario.model.name),
+        *own_plugins(scenario),
     ):
-        for code in _foreign_code(group, block.name):
+        for code in _foreign_code(group, name):
             _digest_part(found, code)
     return found.digest()
 

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report.csv_file import csv_bytes
+from fedsim.report.phases import mark_phases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,13 +148,14 @@ def marker(count: int) -> str:
 
 
 def round_axis(axes: Axes, record: Record) -> None:
-    """Label the axis of rounds, in whole numbers, and mark rounds in which clients failed."""
+    """Label the axis of rounds, in whole numbers; mark phases, and rounds with failed clients."""
     from matplotlib.ticker import MaxNLocator
 
     numbers = [row["round"] for row in record.rounds]
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+    mark_phases(axes, record.rounds)
     failed = sorted({one["round"] for one in record.failures})
     if failed:
         axes.plot(

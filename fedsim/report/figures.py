@@ -22,6 +22,7 @@ from fedsim.report.drawing import (
 )
 from fedsim.report.holdings import partition
 from fedsim.report.many import MANY, draw_bands, quantiles
+from fedsim.report.phases import phase_lines
 from fedsim.report.plot import Area, Line, Plot, axis, bands
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.traffic_picture import traffic
@@ -310,10 +311,13 @@ def _plot(
         title = f"{record.task.title(name)} (last {last})"
         lines.append(Line(title, points, k, k, dots=bool(marker(len(points)))))
     values = [y for line in lines for _, y in line.points]
+    y_axis = axis(f"{_measured(record, names)}{record.positive}", values)
+    if at == 0:
+        lines += phase_lines(record.rounds, y_axis)
     return Plot(
         "",
         x,
-        axis(f"{_measured(record, names)}{record.positive}", values),
+        y_axis,
         lines,
         rings=[best] if best else [],
         crosses=failed_rounds(record) if at == 0 else [],
@@ -335,12 +339,12 @@ def _client_plot(name: str, by_client: Mapping[str, Mapping[int, float]], record
             points = list(values.items())
             dots = len(points) == 1
             lines.append(Line(title, points, k if few else 4, thin=True, dots=dots))
-    every = [value for known in by_client.values() for value in known.values()]
+    y = axis(name, [value for known in by_client.values() for value in known.values()])
     return Plot(
         name,
         round_places(record),
-        axis(name, every),
-        [*lines, means],
+        y,
+        [*phase_lines(record.rounds, y), *lines, means],
         areas,
         crosses=failed_rounds(record),
     )
@@ -361,11 +365,12 @@ def _epsilon_plot(
         for k, own in enumerate(by_client.values()):
             lines.append(Line("" if k else "each client", list(own.items()), 4, thin=True))
     most = Line("the client that spent most", spent, 0, dots=bool(marker(len(spent))))
+    y = axis("ε", [value for _, value in spent], low=0)
     return Plot(
         "",
         round_places(record),
-        axis("ε", [value for _, value in spent], low=0),
-        [*lines, most],
+        y,
+        [*phase_lines(record.rounds, y), *lines, most],
         areas,
         crosses=failed_rounds(record),
     )

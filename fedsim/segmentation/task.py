@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedsim.errors import InputError
 from fedsim.label_views import BACKGROUND, LabelScheme, LabelView, label_scheme
+from fedsim.own_clients import own_appearances
 from fedsim.tasks.keys import APPEARANCE, FOLDS, LABELS
 from fedsim.tasks.metric import Metric, fraction
 from fedsim.tasks.task import Task
@@ -74,7 +75,7 @@ class SegmentationTask(Task):
             labels.union if labels else False,
             where="federation.labels",
         )
-        appearances = scenario.federation.appearance
+        appearances = {**scenario.federation.appearance, **own_appearances(scenario)}
         if strangers := sorted(set(appearances) - set(clients)):
             raise InputError(
                 f"federation.appearance names {', '.join(strangers)}, but the clients are "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import InputError
+from fedsim.own_clients import own_appearances
 
 if TYPE_CHECKING:
     from fedsim.schema import Scenario
@@ -38,7 +39,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "remove the block",
     ),
     APPEARANCE: (
-        lambda one: bool(one.federation.appearance),
+        lambda one: bool(one.federation.appearance or own_appearances(one)),
         "changes how volumes look",
         "remove the block",
     ),

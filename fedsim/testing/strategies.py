@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
 
+from fedsim.exchanges import Exchange, RoundState
 from fedsim.faults import Simulated
 from fedsim.flower import tensor_record, tensors
 from fedsim.ledger.traffic import fields
 from fedsim.loop import Rounds
-from fedsim.strategy import Strategy
+from fedsim.strategy import Strategy, makes_exchanges
 from fedsim.testing.bench import Bench, Draws, Ran, difference, finite, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
 
@@ -169,10 +171,16 @@ def traffic(bench: Bench) -> str:
             number = sum(fields(message.content).values())
             sent.setdefault((rounds.server.round, client, direction), []).append(number)
 
-        for name in ("configure_train", "configure_evaluate"):
-            _replace(rounds.strategy, name, asking(getattr(rounds.strategy, name), rounds, note))
-        for name in ("aggregate_train", "aggregate_evaluate"):
-            _replace(rounds.strategy, name, hearing(getattr(rounds.strategy, name), rounds, note))
+        strategy: Any = rounds.strategy
+        asks, hears = ["configure_evaluate"], ["aggregate_evaluate"]
+        if makes_exchanges(strategy):
+            _replace(strategy, "next", exchanging(strategy.next, rounds, note))
+        else:
+            asks, hears = [*asks, "configure_train"], [*hears, "aggregate_train"]
+        for name in asks:
+            _replace(strategy, name, asking(getattr(strategy, name), rounds, note))
+        for name in hears:
+            _replace(strategy, name, hearing(getattr(strategy, name), rounds, note))
 
     ran = bench.go(around=watched)
     counted: dict[tuple[int, int, str], list[int]] = {}
@@ -224,6 +232,25 @@ def hearing(
     return noted
 
 
+def exchanging(
+    method: Callable[..., Exchange | None], rounds: Rounds, note: Callable[..., None]
+) -> Callable[..., Exchange | None]:
+    """A `next` whose exchanges' messages and replies are noted."""
+
+    def noted(state: RoundState) -> Exchange | None:
+        found = method(state)
+        if found is None:
+            return None
+        made, aggregate = found.made, found.aggregate
+
+        def heard(replies: Iterable[Message]) -> Any:
+            return hearing(lambda _, each: aggregate(each), rounds, note)(state.round, replies)
+
+        return replace(found, messages=asking(made, rounds, note), aggregate=heard)
+
+    return noted
+
+
 class _Gone(Simulated):
     """Clients that drop out as they are told: of round 1 all, or the first that is asked."""
 
@@ -231,7 +258,7 @@ class _Gone(Simulated):
         super().__init__(rounds.scenario.faults, rounds.streams)
         self._all, self._first = all_of_them, -1
 
-    def drops_out(self, round: int, client: int) -> bool:
+    def drops_out(self, round: int, client: int, exchange: int = 0) -> bool:
         """Whether the client never answers."""
         if round != 1:
             return False

@@ -26,7 +26,7 @@ ROUND_KEYS = {
     "round", "phase", "clients", "failed", "mb_up", "mb_down", "mb_up_total", "mb_down_total",
     "epsilon", "epsilon_by_client", "delta", "certified", "metrics", "metrics_by_client",
     "seconds", "peak_rss_mb", "delay_seconds", "epsilon_claimed", "epsilon_upper", "accountant",
-    "unit",
+    "unit", "exchanges",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "metrics", "rounds", "mb_up_total", "mb_down_total", "epsilon", "epsilon_rdp",

@@ -65,6 +65,7 @@ def test_exchange_writes_one_row_a_direction(exchange: tuple[Message, Message]) 
     down, up = rows
     assert down == {
         "round": 2,
+        "exchange": 0,
         "client": 5,
         "direction": "down",
         "bytes": sent.down + received.down,
@@ -72,6 +73,7 @@ def test_exchange_writes_one_row_a_direction(exchange: tuple[Message, Message]) 
     }
     assert up == {
         "round": 2,
+        "exchange": 0,
         "client": 5,
         "direction": "up",
         "bytes": sent.up + received.up,
