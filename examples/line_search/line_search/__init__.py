@@ -1,0 +1,1 @@
+"""A strategy with two exchanges a round, and the client method that answers both."""

@@ -1,0 +1,1 @@
+"""A robust aggregator: it replaces the mean of FedAvg, and nothing else."""
