@@ -20,7 +20,7 @@ def _prepare_environment() -> None:
     # Without MKL's reproducible code path its matrix-vector products change with the alignment of
     # memory, and a run in one process differs in the last bits from the same run in several.
     try:
-        with open("/proc/cpuinfo") as cpu:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpu:
             avx2 = " avx2" in cpu.read()
     except OSError:
         avx2 = False

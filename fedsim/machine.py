@@ -112,7 +112,7 @@ def require_resources(scenario: Scenario, clients: int | None = None) -> None:
 
 def _machine_mb() -> float:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024 / 1e6
     except OSError:

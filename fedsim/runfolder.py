@@ -372,7 +372,7 @@ def _git(folder: Path, *arguments: str) -> str:
 def cpu() -> str:
     """What the processor calls itself."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -12,6 +12,7 @@ import os
 # Before torch is imported: on a busy machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import locale
 import random
 import zlib
 from collections import Counter
@@ -37,6 +38,9 @@ STARTING_PROCESSES = {
     *("test_cli", "test_curve", "test_deployment", "test_docs", "test_packaging", "test_sweep"),
     *("test_tutorial_curves_and_tables", "test_tutorial_own_images", "test_walk"),
 }
+
+# Reading or writing DICOM sets another locale for the whole process, in which texts are ASCII.
+LOCALE = locale.setlocale(locale.LC_ALL)
 
 # A loaded machine must not fail a test: examples have no time limit of their own.
 settings.register_profile("untimed", deadline=None)
@@ -85,6 +89,18 @@ def pytest_fixture_setup(
     if fixturedef.scope != "function":
         seed_all(request.config, f"{fixturedef.baseid}::{fixturedef.argname}")
     return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin each test in the locale that the process began in."""
+    locale.setlocale(locale.LC_ALL, LOCALE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """The same after what it shares with others was made."""
+    locale.setlocale(locale.LC_ALL, LOCALE)
 
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist looks for groups.
