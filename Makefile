@@ -41,7 +41,7 @@ scenario: $(READY) ## Run a scenario: make scenario NAME=isic_noniid_gdd [ARGS="
 SWEEP = $(VENV)/bin/fedsim sweep --backend inline --quiet --runs $(RUNS) \
         data.name=ham10000 data.root=$(DATA)
 
-table: $(READY) ## The README's table, some hours: make table DATA=DIR (HAM10000) [RUNS=DIR]
+table: $(READY) ## The table of docs/results.md, some hours: make table DATA=DIR (HAM10000) [RUNS=DIR]
 	@test -n "$(DATA)" || { echo 'which data? type: make table DATA=DIR, the folder of HAM10000' >&2; exit 2; }
 	$(SWEEP) isic_centralised isic_noniid_local isic_noniid_random isic_noniid_gdd --seeds 0 1 2
 	$(SWEEP) isic_noniid_gdd_plus --seeds 0 1 2

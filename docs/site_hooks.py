@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 BROUGHT = {
     "README.md": "overview.md",  # in a site, README.md would be another index.md
     "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
     "CITATION.cff": "CITATION.cff",
 }
 LINK = re.compile(r"(\]\(|<img src=\")([^)\"#:]+)")

@@ -84,7 +84,12 @@ def pages(site: Path) -> dict[str, Page]:
 def test_every_page_is_in_the_site(pages: dict[str, Page]) -> None:
     sources = (path.relative_to(DOCS) for path in DOCS.rglob("*.md"))
     written = {path.with_suffix(".html").as_posix() for path in sources}
-    assert set(pages) == written | {"overview.html", "changes.html", "404.html"}
+    assert set(pages) == written | {
+        "overview.html",
+        "changes.html",
+        "contributing.html",
+        "404.html",
+    }
 
 
 @pytest.mark.slow
@@ -100,8 +105,9 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Page]) ->
 
 @pytest.mark.slow
 def test_links_and_pictures_of_the_site_lead_somewhere(site: Path, pages: dict[str, Page]) -> None:
-    """Those of README too, which lies elsewhere on GitHub, and has pictures as raw HTML."""
-    assert any("pictures/curve.png" in a for a in pages["overview.html"].loaded)
+    """Those of README too, which lies elsewhere on GitHub, and pictures in raw HTML."""
+    assert any("pictures/synthetic.png" in a for a in pages["overview.html"].loaded)
+    assert any("pictures/curve.png" in a for a in pages["results.html"].loaded)
     for name, page in pages.items():
         if name == "404.html":  # its links are absolute: it is shown at any depth
             continue
@@ -132,16 +138,14 @@ def test_the_navigation_names_pages_that_exist() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = re.findall(r"[\w/-]+\.md", str(yaml.safe_load(text)["nav"]))
     assert len(named) == len(set(named)) > 20
-    brought = {"overview.md", "changes.md"}
+    brought = {"overview.md", "changes.md", "contributing.md"}
     assert {name for name in named if not (DOCS / name).is_file()} == brought
 
 
 def test_the_minutes_of_which_method_are_those_of_ls() -> None:
     asked = [row for row in rows("which-method.md", "you ask") if not row[0].startswith("**")]
     assert len(asked) > 15
-    published = "".join(
-        (ROOT / name).read_text() for name in ("README.md", "docs/methods/condist.md")
-    )
+    published = "".join((DOCS / name).read_text() for name in ("results.md", "methods/condist.md"))
     for question, scenario, _, _, minutes, megabytes in asked:
         name, *overrides = re.findall(r"`([^`]+)`", scenario)[0].split(" ", 1)
         found = outline(name).minutes
