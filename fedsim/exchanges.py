@@ -115,8 +115,9 @@ class RoundState:
         """An exchange in which all clients are sent the same content.
 
         Args:
-            kind, aggregate: see `Exchange`.
+            kind: see `Exchange`.
             content: what is sent.
+            aggregate: see `Exchange`.
             clients: whom to ask; the sampled clients of the round by default.
         """
         nodes = list(self.grid.get_node_ids())
