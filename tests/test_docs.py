@@ -301,6 +301,19 @@ def test_the_choices_of_a_key_are_listed() -> None:
         assert set(re.findall("`([^`]+)`", types[f"`{key}`"])) == set(options)
 
 
+def test_a_key_that_names_a_plugin_lists_all_that_ship() -> None:
+    listed = table("scenarios.md", "key")
+    meanings = dict(zip(listed.column("key"), listed.column("meaning"), strict=True))
+    keys = {
+        "data": "datasets", "federation.partition": "partitions", "model": "models",
+        "strategy": "strategies", "client": "clients",
+    }  # fmt: skip
+    plugins = registry_module.Registry().plugins()
+    for key, group in keys.items():
+        ours = {p.name for p in plugins if p.group == group and p.distribution == "fedsim-medical"}
+        assert set(re.findall("`([^`]+)`", meanings[f"`{key}.name`"])) == ours, key
+
+
 # --- Parameters of plugins -----------------------------------------------------------------------
 
 OWNER = re.compile(r"Parameters of `([\w.]+:\w+)`")
