@@ -388,10 +388,11 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
     alone = run("experiment.yaml", *own, runs=workshop / "alone").folder
     asking = ("strategy=second_look.SecondLook", "client={name: second_look.Looks, steps: 1}")
     kept = run("experiment.yaml", *asking, "rounds=1", runs=workshop / "kept").folder
+    scored = run("denoising.yaml", "rounds=1", runs=workshop / "scored").folder
     listed = table("scenarios.md", "file")
     files = {
         path.name + ("/" if path.is_dir() else "")
-        for one in (folder, protected, outlined, alone, kept)
+        for one in (folder, protected, outlined, alone, kept, scored)
         for path in one.iterdir()
     }
     assert files == {cell.strip("`") for cell in listed.column("file")}
