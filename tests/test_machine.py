@@ -109,8 +109,8 @@ def test_every_verb_refuses_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: 0)
-    monkeypatch.setattr("fedsim.federation.prepare", lambda *_, **__: pytest.fail("data prepared"))
-    monkeypatch.setattr("fedsim.sweeping.cells.open_store", lambda *_, **__: pytest.fail("opened"))
+    for opens in ("fedsim.federation.open_store", "fedsim.sweeping.cells.open_store"):
+        monkeypatch.setattr(opens, lambda *_, **__: pytest.fail("data opened"))
     monkeypatch.chdir(tmp_path)
     verb, *options = words
     assert main([verb, "isic_noniid_dpsgd", "profile=paper", *options]) == 2
