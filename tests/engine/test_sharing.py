@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
+from fedsim.errors import Interruption
 from fedsim.report.text import closing_lines
 from fedsim.runfolder import RunFolder
 from fedsim.storing import decode
@@ -171,7 +172,7 @@ def test_a_cut_run_goes_on_to_the_same_bits(
     def stopping(self: RunFolder, name: str, row: dict[str, Any]) -> None:
         save(self, name, row)
         if name == "traffic.jsonl" and row["round"] == 2:
-            raise KeyboardInterrupt
+            raise Interruption
 
     (tmp_path / "tiny.yaml").write_text(TINY)
     with monkeypatch.context() as patch:
