@@ -205,7 +205,7 @@ def test_run_compare_check_and_dry_run(
     assert code == 0
     assert "2 round(s)" in out
     assert not (tmp_path / "runs").exists()
-    forecast = float(out.partition("up ")[2].split()[0])
+    (forecast,) = re.findall(r"about ([\d.]+) MB up", out)
 
     code, out, _ = typed("run", "tiny.yaml")
     assert code == 0
@@ -226,7 +226,7 @@ def test_run_compare_check_and_dry_run(
     assert "embedded" in first
     aucs = [float(line.split("embedded")[1].split()[1].split("+-")[0]) for line in (first, second)]
     assert all(0 <= auc <= 100 for auc in aucs), "in per cent"
-    assert f"{forecast:.3f}" in first, "the forecast is what was sent"
+    assert forecast in first, "the forecast is what was sent"
     assert not err
 
     code, out, _ = typed("run", "--resume", str(folders[0]))
@@ -351,8 +351,12 @@ def test_a_dry_run_of_what_never_ends_ends(typed: Typed, tmp_path: Path) -> None
     from tests.engine.conftest import TINY
 
     (tmp_path / "tiny.yaml").write_text(TINY)
-    for endless in ("client.epochs=1000000000000", f"client.epochs={10**18}", "rounds=10000000000"):
-        code, out, err = typed("run", "tiny.yaml", endless, "--dry-run")
+    for endless in (
+        ["client.epochs=1000000000000"],
+        [f"client.epochs={10**18}"],
+        ["rounds=1000000000", "client.epochs=1000"],
+    ):
+        code, out, err = typed("run", "tiny.yaml", *endless, "--dry-run")
         assert (code, err) == (0, "")
         assert re.search(r"  time      roughly [\d.,e+]+ years", out)
 
