@@ -291,9 +291,28 @@ def test_the_table_that_was_read_is_said(scenario, tmp_path, capsys):
     assert "data: read t.csv, not notes.csv" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("word", ["data.embedded.images=1000000000000", "data.size=1000000"])
-def test_data_that_fit_into_no_memory_are_refused(scenario: Path, word: str) -> None:
-    asked = load(str(scenario), ["data={name: ham10000, embedded: {images: 1000}}", word])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.embedded.images=1000000000000"],
+        ["data.embedded.images=200000", "data.size=16384"],
+    ],
+    ids=["records", "pixels"],
+)
+def test_stand_ins_that_fit_into_no_memory_are_refused(scenario: Path, words: list[str]) -> None:
+    asked = load(str(scenario), ["data={name: ham10000, embedded: {images: 1000}}", *words])
     with pytest.raises(InputError, match="does not fit into memory") as refused:
         build_federation(asked, 0)
+    assert refused.value.hint == "make data.size, or the counts of data.embedded, smaller"
+
+
+def test_data_that_fit_into_no_memory_are_refused(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("no 9 TiB")
+
+    monkeypatch.setattr("fedsim.data.store.prepare", full)
+    with pytest.raises(InputError, match=r"'folder' does not fit into memory: .*9 TiB") as refused:
+        built(scenario, folder(tmp_path / "h", usual()))
     assert "smaller data.size" in refused.value.hint
