@@ -138,6 +138,9 @@ class Worker:
     def warm(self) -> None:
         """Import and build now what the first message would otherwise wait for."""
         _ = self._store, self._app, self._model
+        # The first optimizer of a process imports hundreds of modules: on a busy machine that took
+        # longer than a client's time limit.
+        torch.optim.SGD([torch.zeros(1)])
 
     @property
     def _method(self) -> str:
