@@ -40,6 +40,7 @@ from fedsim.distillation import (
 from fedsim.distillation.private import match_privately
 from fedsim.flower import tensor_record
 from fedsim.models import ConvNet
+from fedsim.optimisers import SGD, Adam
 from fedsim.training import Augmentation, augmentation, fit
 
 if TYPE_CHECKING:
@@ -359,8 +360,8 @@ class Distill(Client):
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
         rate = self.image_learning_rate
         if self.image_optimizer == "sgd":
-            return torch.optim.SGD([images], lr=rate, momentum=self.image_momentum), None
-        adam = torch.optim.Adam([images], lr=rate)
+            return SGD([images], lr=rate, momentum=self.image_momentum), None
+        adam = Adam([images], lr=rate)
         return adam, torch.optim.lr_scheduler.CosineAnnealingLR(
             adam, max(1, self.iterations), eta_min=rate * _ADAM_FINAL_RATE
         )
@@ -423,7 +424,7 @@ class Distill(Client):
             network,
             itertools.repeat((images, labels)),
             range(steps),
-            torch.optim.SGD(network.parameters(), lr=self.network_learning_rate),
+            SGD(network.parameters(), lr=self.network_learning_rate),
             device=images.device,
             augment=augmentation(self.augment, draws),
         )

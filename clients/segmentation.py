@@ -26,6 +26,7 @@ from fedsim.losses.segmentation import (
     dice_cross_entropy,
     marginal_dice_cross_entropy,
 )
+from fedsim.optimisers import SGD
 from fedsim.schedules import cosine
 from fedsim.segmentation.task import SegmentationSite
 from fedsim.segmentation.training import (
@@ -146,7 +147,7 @@ class Segmentation(Client):
         """
         here = SegmentationSite.of(site)
         model.to(site.device)
-        optimizer = torch.optim.SGD(
+        optimizer = SGD(
             model.parameters(),
             lr=self.learning_rate,
             momentum=self.momentum,

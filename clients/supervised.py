@@ -15,6 +15,7 @@ from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site, Task
+from fedsim.optimisers import SGD
 from fedsim.training import (
     Augmentation,
     Batch,
@@ -158,7 +159,7 @@ class Supervised(Client):
         )
 
     def _optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
+        return SGD(
             model.parameters(),
             lr=self.learning_rate,
             momentum=self.momentum,

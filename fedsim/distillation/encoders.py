@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.optimisers import SGD
 from fedsim.training import Batch, endless_batches, fit
 
 State = dict[str, Tensor]
@@ -78,7 +79,7 @@ def train_with_snapshots(
             if step + 1 in wanted:  # `fit` has made this step when it asks for the next.
                 keep()
 
-    optimizer = torch.optim.SGD(
+    optimizer = SGD(
         network.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(

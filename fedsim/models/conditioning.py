@@ -27,6 +27,8 @@ from fedsim.raising import reraise_interruption
 FEWEST = 4
 """Values that a group must have to be normalised."""
 
+_SMALL = 40_000  # values of a record that is passed through sooner than torch loads its shapes
+
 
 def values_a_group(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     """How many values of one record each layer normalises together, by the layer's path.
@@ -39,8 +41,9 @@ def values_a_group(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, 
         Of a model that cannot be tried with one record of zeros, the layers that it came to.
     """
     found: dict[str, int] = {}
-    # Without memory or arithmetic where the model allows that.
-    for device in ("meta", "cpu"):
+    # Large records without memory or arithmetic, where the model allows that. Of small ones that
+    # would take longer: torch then imports its compiler and SymPy, for two seconds.
+    for device in ("cpu",) if math.prod(input_shape) <= _SMALL else ("meta", "cpu"):
         found.clear()
         try:
             with _counting(model, device, found) as probe:
@@ -85,7 +88,7 @@ def _counting(model: nn.Module, device: str, found: dict[str, int]) -> Iterator[
                 found[path] = min(_together(module, given[0]), found.get(path, 2**63))
 
             module.register_forward_pre_hook(note)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
         yield probe
 
 
