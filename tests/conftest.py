@@ -7,6 +7,7 @@ both: its name and these two numbers repeat it.
 
 from __future__ import annotations
 
+import importlib
 import os
 
 # Before torch is imported: on a busy machine two threads are many times slower than one.
@@ -41,6 +42,22 @@ STARTING_PROCESSES = {
 
 # Reading or writing DICOM sets another locale for the whole process, in which texts are ASCII.
 LOCALE = locale.setlocale(locale.LC_ALL)
+
+# They look at pictures. For all others a run's pictures are laid out, but not painted: of the time
+# of a small run that is the half. What starts another process gets painted ones in any case.
+LOOKING_AT_PICTURES = {
+    *("test_cli", "test_curve", "test_docs", "test_federation", "test_partition_picture"),
+    *("test_studies", "test_volumes_picture"),
+}
+PAINTERS = (
+    *("calibration", "curves", "drawing", "figures", "holdings", "overlays", "partition_picture"),
+    *("privacy_picture", "traffic_picture", "volumes"),
+)
+# A PNG of one white pixel.
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63"
+    "f80f00010101001cb08c990000000049454e44ae426082"
+)
 
 # A loaded machine must not fail a test: examples have no time limit of their own.
 settings.register_profile("untimed", deadline=None)
@@ -79,6 +96,19 @@ def _stated_seed(request: pytest.FixtureRequest) -> None:
     """Seed every test by its own name, so that neither order nor neighbours show in its draws."""
     # pytest-xdist names the group behind it.
     seed_all(request.config, request.node.nodeid.removesuffix("@processes"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _painted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave pictures white in the modules that do not look at them."""
+    path = request.path
+    if path.parent.name == "report" or path.stem in LOOKING_AT_PICTURES:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PAINTERS:
+            patch.setattr(importlib.import_module(f"fedsim.report.{name}"), "png", lambda _: DOT)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)
