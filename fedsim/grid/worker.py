@@ -138,9 +138,10 @@ class Worker:
     def warm(self) -> None:
         """Import and build now what the first message would otherwise wait for."""
         _ = self._store, self._app, self._model
-        # The first optimizer of a process imports hundreds of modules: on a busy machine that took
-        # longer than a client's time limit.
-        torch.optim.SGD([torch.zeros(1)])
+        if self.job.scenario.faults.client_timeout is not None:
+            # torch's first optimiser imports hundreds of modules: on a busy machine that took
+            # longer than a client's time limit. A plugin may use it, fedsim's methods do not.
+            torch.optim.SGD([torch.zeros(1)])
 
     @property
     def _method(self) -> str:
