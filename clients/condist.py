@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from fedsim import Site
 from fedsim.clients.segmentation import Segmentation
-from fedsim.losses.condist import condist_loss, condist_weight
-from fedsim.losses.segmentation import CrossEntropy
-from fedsim.segmentation.task import SegmentationSite
-from fedsim.segmentation.training import Objective
+from fedsim.losses import CrossEntropy, condist_loss, condist_weight
+from fedsim.segmentation import Objective, SegmentationSite
 
 
 class ConDist(Segmentation):

@@ -7,7 +7,7 @@ these, and a second time with the channel statistics of the real images perturbe
 DSA (Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", 2021): the same
 of images that are augmented alike. GDD and DM also match under networks that were trained on the
 site's images, and may label views of the result with them. Where GDD's printed formula and its
-idea disagree, `fedsim.augment.perturb_statistics` says which is meant. Method card:
+idea disagree, `fedsim.method.augment.perturb_statistics` says which is meant. Method card:
 `docs/methods/gdd.md`.
 """
 
@@ -23,8 +23,6 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site
-from fedsim.augment import SiameseAugment, perturb_statistics
-from fedsim.codecs import Codec, clipped_fraction, decode_images, encode_images
 from fedsim.distillation import (
     Layers,
     Match,
@@ -32,19 +30,26 @@ from fedsim.distillation import (
     draw_records,
     gradient_loss,
     label_views,
+    match_privately,
     matching_loss,
     picture_range,
     redraw,
     train_with_snapshots,
 )
-from fedsim.distillation.private import match_privately
-from fedsim.flower import tensor_record
+from fedsim.method import (
+    SGD,
+    Adam,
+    Augmentation,
+    SiameseAugment,
+    augmentation,
+    fit,
+    perturb_statistics,
+)
 from fedsim.models import ConvNet
-from fedsim.optimisers import SGD, Adam
-from fedsim.training import Augmentation, augmentation, fit
+from fedsim.wire import Codec, clipped_fraction, decode_images, encode_images, tensor_record
 
 if TYPE_CHECKING:
-    from fedsim.privacy.releases import Releases
+    from fedsim.privacy import Releases
 
 # Parameters that are not always looked at, and with which value of which other one they are.
 _USED_WITH = {

@@ -6,7 +6,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from fedsim import Site
 from fedsim.clients.supervised import Supervised
-from fedsim.flower import load_state, pack_state
+from fedsim.wire import load_state, pack_state
 
 
 class Local(Supervised):

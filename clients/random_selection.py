@@ -10,8 +10,7 @@ from flwr.app import MetricRecord, RecordDict
 from pydantic import PositiveInt
 
 from fedsim import Client, Site
-from fedsim.codecs import Codec, encode_images
-from fedsim.flower import tensor_record
+from fedsim.wire import Codec, encode_images, tensor_record
 
 
 class RandomSelection(Client):

@@ -18,20 +18,18 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from fedsim import Client, Site
-from fedsim.flower import load_state, pack_state
-from fedsim.label_views import LabelView
-from fedsim.losses.segmentation import (
+from fedsim.losses import (
     CrossEntropy,
     deeply_supervised,
     dice_cross_entropy,
     marginal_dice_cross_entropy,
 )
-from fedsim.optimisers import SGD
-from fedsim.schedules import cosine
-from fedsim.segmentation.task import SegmentationSite
-from fedsim.segmentation.training import (
+from fedsim.method import SGD, cosine, load_received, proximal_term, update
+from fedsim.segmentation import (
     Batch,
+    LabelView,
     Objective,
+    SegmentationSite,
     fit,
     keep_optimiser,
     mirrored,
@@ -39,11 +37,10 @@ from fedsim.segmentation.training import (
     restore_optimiser,
     scheduled,
 )
-from fedsim.updates import load_received, proximal_term, update
+from fedsim.wire import load_state, pack_state
 
 if TYPE_CHECKING:
-    from fedsim.privacy.releases import Releases
-    from fedsim.privacy.training import Loss
+    from fedsim.privacy import Loss, Releases
 
 
 class Segmentation(Client):
@@ -113,7 +110,7 @@ class Segmentation(Client):
 
     def check_private(self, model: nn.Module, task: Any) -> None:
         """Refuse a model that couples records, see `Client.check_private`."""
-        from fedsim.privacy.coupling import require_uncoupled
+        from fedsim.privacy import require_uncoupled
 
         draws = torch.Generator().manual_seed(0)
         images = torch.randn((4, task.in_channels, *task.patch), generator=draws)
@@ -139,7 +136,7 @@ class Segmentation(Client):
         Args:
             model: holds the weights that the round begins with.
             site: the client.
-            penalty: added to the loss, see `fedsim.updates.proximal_term`.
+            penalty: added to the loss, see `fedsim.method.updates.proximal_term`.
 
         Returns:
             `num-examples` (cases) and `num-steps`; unless the run is private also the means of
@@ -196,7 +193,7 @@ class Segmentation(Client):
         penalty: Callable[[nn.Module], Tensor] | None,
     ) -> None:
         """Train with DP-SGD; a record is a case, which gives one patch to each sample it joins."""
-        from fedsim.privacy.training import fit_private
+        from fedsim.privacy import fit_private
 
         generator, flips = site.generator("batches"), site.generator("augment")
         size = here.task.patch

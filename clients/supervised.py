@@ -15,20 +15,22 @@ from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site, Task
-from fedsim.optimisers import SGD
-from fedsim.training import (
+from fedsim.method import (
+    SGD,
     Augmentation,
     Batch,
+    Penalty,
     augmentation,
     balanced_weights,
     endless_batches,
     fit,
+    load_received,
+    proximal_term,
+    update,
 )
-from fedsim.updates import Penalty, load_received, proximal_term, update
 
 if TYPE_CHECKING:
-    from fedsim.privacy.releases import Releases
-    from fedsim.privacy.training import Loss
+    from fedsim.privacy import Loss, Releases
 
 
 class Supervised(Client):
@@ -82,7 +84,7 @@ class Supervised(Client):
 
     def check_private(self, model: torch.nn.Module, task: Task) -> None:
         """Refuse a model that couples records, see `Client.check_private`."""
-        from fedsim.privacy.coupling import require_uncoupled
+        from fedsim.privacy import require_uncoupled
 
         images = torch.randn((4, *task.input_shape), generator=torch.Generator().manual_seed(0))
         labels = torch.arange(4) % task.num_classes
@@ -139,7 +141,7 @@ class Supervised(Client):
         penalty: Penalty | None = None,
     ) -> None:
         """Train a model in place with DP-SGD, see `fedsim.privacy.training`."""
-        from fedsim.privacy.training import fit_private
+        from fedsim.privacy import fit_private
 
         view = site.train
 

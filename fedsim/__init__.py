@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fedsim.client import Client, Site, Task
     from fedsim.comparing import compare, load_runs
     from fedsim.data.dataset import Dataset, Embedded, Manifest
-    from fedsim.errors import ClientError, FedsimError, InputError, RunError
+    from fedsim.errors import ClientError, FedsimError, InputError, Problem, RunError
     from fedsim.exchanges import Exchange, RoundState
     from fedsim.observers import Observer
     from fedsim.scenario import Scenario, load
@@ -65,6 +65,7 @@ _HOMES = {
     "ClientError": "fedsim.errors",
     "FedsimError": "fedsim.errors",
     "InputError": "fedsim.errors",
+    "Problem": "fedsim.errors",
     "RunError": "fedsim.errors",
     "Exchange": "fedsim.exchanges",
     "RoundState": "fedsim.exchanges",
@@ -87,6 +88,7 @@ __all__ = [
     "InputError",
     "Manifest",
     "Observer",
+    "Problem",
     "Result",
     "RoundState",
     "RunError",

@@ -371,7 +371,7 @@ def _own_parts(roles: Roles, record: ArrayRecord, first: ArrayRecord) -> ArrayRe
         if form != (begun[name].shape, begun[name].dtype):
             raise ValueError(
                 f"the reply holds {name!r} as {values.dtype} {list(values.shape)}: what stays with "
-                "the client is not encoded (fedsim.updates.update)"
+                "the client is not encoded (fedsim.method.updates.update)"
             )
         # A mask may be infinite from the first.
         wrong = values.dtype.kind in "fc" and not np.isfinite(values).all()

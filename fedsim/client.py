@@ -148,7 +148,7 @@ class Client(ABC):
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
         """Answer an evaluation message: the sent model's metrics on the site's validation split."""
-        from fedsim.flower import load_state
+        from fedsim.wire import load_state
 
         model, scores = site.new_model(), {}
         load_state(model, content.array_records["arrays"])

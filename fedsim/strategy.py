@@ -6,7 +6,7 @@ here is also handed a `Server`: the task, the model, its own randomness, and whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,11 +20,12 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsim.buffers import Roles
 from fedsim.client import Task
 from fedsim.exchanges import Exchange, RoundState, training
-from fedsim.flower import tensors
 from fedsim.history import NONE, History, Keeps
 from fedsim.privacy.noise import Noise
 from fedsim.randomness import SERVER, Streams
 from fedsim.received import Received
+from fedsim.wire.arrays import tensors
+from fedsim.wire.codecs import encode_images
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Server:
         steps: `for step in server.steps(total, label)` reports progress (see `fedsim.progress`).
         validate: scores a model on the pooled validation split, or None unless the scenario
             declares `evaluation.select: pooled_val`.
-        folder: where the strategy may write what it received (the run's `synthetic/`), or None.
+        folder: where `show` writes, the run's `synthetic/`, and the strategy may; or None.
         note: what pictures must say about data that are not real, or "".
         client_of: the number of the client that sent a reply.
         roles: what the tensors of the model's state are. A strategy is handed, and hears of, the
@@ -95,6 +96,23 @@ class Server:
         draws = self._streams.numpy("participation", self.round, SERVER)
         chosen = draws.choice(count, wanted, replace=False)
         return sorted(int(client) for client in chosen)
+
+    def show(self, images: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Keep images that clients sent, as arrays and as pictures, in the run's `synthetic/`.
+
+        Args:
+            images: the client's name -> its images, float32 [n, C, H, W], normalised, and their
+                labels, int64 [n]. Nothing is written in a trial, which has no folder.
+        """
+        if self.folder is None:
+            return
+        from fedsim.report.sheets import save_synthetic  # It draws; most strategies do not.
+
+        sent = {
+            name: (encode_images(shown, "uint8"), labels.numpy())
+            for name, (shown, labels) in images.items()
+        }
+        save_synthetic(self.folder, sent, self.task.classes, self.note, self.names)
 
 
 class Strategy(FlowerStrategy):

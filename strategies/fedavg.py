@@ -9,10 +9,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim import Strategy
-from fedsim.codecs import Codec, decode_tensors, encode_tensors
-from fedsim.flower import tensor_record, tensors
-from fedsim.received import Arrays, Received
-from fedsim.strategy import MetricMeans, examples
+from fedsim.method import Arrays, MetricMeans, Received, examples
+from fedsim.wire import Codec, decode_tensors, encode_tensors, tensor_record, tensors
 
 
 class FedAvg(Strategy):

@@ -19,13 +19,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fedsim import Strategy
-from fedsim.codecs import Codec, decode_images, encode_images
+from fedsim import RunError, Strategy
 from fedsim.distillation import view
-from fedsim.errors import RunError
-from fedsim.flower import load_state, pack_state, tensors
-from fedsim.report.sheets import save_synthetic
-from fedsim.training import Augmentation, Batch, augmentation, endless_batches, fit
+from fedsim.method import Augmentation, Batch, augmentation, endless_batches, fit
+from fedsim.wire import Codec, decode_images, load_state, pack_state, tensors
 
 _ROUNDING = 0.01  # How far probabilities of 16 bits may sum from 1.
 
@@ -115,17 +112,7 @@ class GDD(Strategy):
             self._read(self.server.names[self.server.client_of(reply)], reply.content)
             for reply in replies
         ]
-        if self.server.folder is not None:
-            save_synthetic(
-                self.server.folder,
-                {
-                    upload.name: (encode_images(upload.images, "uint8"), upload.labels.numpy())
-                    for upload in uploads
-                },
-                self.server.task.classes,
-                self.server.note,
-                self.server.names,
-            )
+        self.server.show({upload.name: (upload.images, upload.labels) for upload in uploads})
         model = self.server.new_model()
         load_state(model, self._initial)
         loss = self._fit(model, uploads)

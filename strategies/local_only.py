@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim import Strategy
-from fedsim.strategy import MetricMeans
+from fedsim.method import MetricMeans
 
 
 class LocalOnly(Strategy):

@@ -15,10 +15,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from fedsim.codecs import Codec
-from fedsim.flower import tensor_record, tensors
-from fedsim.schedules import cosine
+from fedsim.method import cosine
 from fedsim.strategies.fedavg import FedAvg
+from fedsim.wire import Codec, tensor_record, tensors
 
 
 class ServerMomentum(FedAvg):

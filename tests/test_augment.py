@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedsim.augment import OPERATIONS, SiameseAugment, Transform, perturb_statistics
+from fedsim.method.augment import OPERATIONS, SiameseAugment, Transform, perturb_statistics
 
 IDENTITY = {
     "color": [0.0, 1.0, 1.0],

@@ -19,8 +19,8 @@ from fedsim.flower import (
     tensor_record,
     tensors,
 )
+from fedsim.method.updates import load_received, update
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.updates import load_received, update
 from tests.plugins.odd_models import BEYOND_FLOAT32, Odd
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedsim.codecs import (
+from fedsim.wire.codecs import (
     IMAGE_MEAN,
     IMAGE_STD,
     clipped_fraction,

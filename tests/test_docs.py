@@ -25,12 +25,12 @@ from pydantic import BaseModel
 from fedsim import errors, run, scenario
 from fedsim import registry as registry_module
 from fedsim.cli import main
-from fedsim.codecs import image_bytes
 from fedsim.data.phantom import skin
 from fedsim.data.skin import HAM10000
 from fedsim.metrics import classification_metrics
 from fedsim.models import ConvNet, ResNet18, SmallCNN
 from fedsim.schema import PluginBlock, Scenario
+from fedsim.wire.codecs import image_bytes
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROOT = DOCS.parent

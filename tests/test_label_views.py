@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.errors import InputError
-from fedsim.label_views import label_scheme
+from fedsim.segmentation.label_views import label_scheme
 
 ABDOMEN = (
     *("liver", "liver_tumour", "spleen", "pancreas", "pancreas_tumour"),

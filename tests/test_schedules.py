@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsim.schedules import cosine
+from fedsim.method.schedules import cosine
 
 
 def test_the_cosine_has_its_ends_its_middle_and_nothing_after() -> None:

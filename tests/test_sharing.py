@@ -19,12 +19,12 @@ from fedsim import InputError
 from fedsim.buffers import LOCAL, STAYS, Buffers, receive, roles_of, withhold
 from fedsim.errors import DivergedError
 from fedsim.flower import carriers, load_state, pack_state, parameter_names, tensor_record, tensors
+from fedsim.method.updates import load_received, proximal_term, update
 from fedsim.models import ConvNet, ResNet18, SmallCNN
 from fedsim.models.dynunet import DynUNet
 from fedsim.models.unet import UNet
 from fedsim.scenario import load
 from fedsim.sharing import Sharing, freeze, head_paths, norm_paths, sharing_of
-from fedsim.updates import load_received, proximal_term, update
 from tests.plugins.odd_models import Odd
 
 
@@ -237,7 +237,7 @@ def test_every_name_has_one_place(picked: list[str], trained: list[str] | None) 
 
 def shared_norms(codec: str | None = None) -> tuple[Odd, Any, Buffers, RecordDict, RecordDict]:
     """A model, its roles, the server's side, a received message and the client's state."""
-    from fedsim.codecs import encode_tensors
+    from fedsim.wire.codecs import encode_tensors
 
     model = Odd(2, 3, 8)
     roles = roles_of(model, sharing=sharing_of(rules(("norm.*", "head.*")), model))

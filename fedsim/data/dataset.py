@@ -143,8 +143,8 @@ class Dataset(ABC):
             data: the block `data` of the scenario.
             task: what is learned.
         """
-        from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
         from fedsim.data.images import CHANNELS, PERCENTILES
+        from fedsim.wire.codecs import IMAGE_MEAN, IMAGE_STD
 
         return {
             "size": data.size,

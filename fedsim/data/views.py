@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fedsim.codecs import normalise
+from fedsim.wire.codecs import normalise
 
 if TYPE_CHECKING:
     from fedsim.data.store import Store

@@ -14,6 +14,7 @@ from fedsim.distillation.matching import (
     matching_loss,
     picture_range,
 )
+from fedsim.distillation.private import match_privately
 from fedsim.distillation.views import SPREAD, label_views, soften, view
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "embeddings",
     "gradient_loss",
     "label_views",
+    "match_privately",
     "matching_loss",
     "picture_range",
     "redraw",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsim.augment import perturb_statistics
-from fedsim.codecs import decode_images
 from fedsim.losses.matching import gradient_distance, layer_matching
+from fedsim.method.augment import perturb_statistics
 from fedsim.models.classifier import AveragePool2
+from fedsim.wire.codecs import decode_images
 
 Layers = Literal["last", "all"]
 

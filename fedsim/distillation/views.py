@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedsim.augment import SiameseAugment
+from fedsim.method.augment import SiameseAugment
 from fedsim.randomness import Streams
 
 SPREAD = 1.5

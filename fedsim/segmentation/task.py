@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import InputError
-from fedsim.label_views import BACKGROUND, LabelScheme, LabelView, label_scheme
 from fedsim.own_clients import own_appearances
+from fedsim.segmentation.label_views import BACKGROUND, LabelScheme, LabelView, label_scheme
 from fedsim.tasks.keys import APPEARANCE, FOLDS, LABELS
 from fedsim.tasks.metric import Metric, fraction
 from fedsim.tasks.task import Task

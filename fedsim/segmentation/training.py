@@ -8,7 +8,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
-from fedsim.flower import tensor_record, tensors
+from fedsim.wire import tensor_record, tensors
 
 Batch = tuple[Tensor, Tensor]
 Objective = Callable[[Tensor, Sequence[Tensor], Tensor], Mapping[str, Tensor]]

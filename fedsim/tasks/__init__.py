@@ -5,9 +5,17 @@ A data set names its own (`Dataset.task`). Classification is in `fedsim.tasks.cl
 segmentation in `fedsim.segmentation`; another package may bring its own (docs/authoring.md).
 """
 
+from typing import TYPE_CHECKING
+
+from fedsim.lazy import lazily
 from fedsim.tasks.facts import TaskFacts
 from fedsim.tasks.images import ImageTask
 from fedsim.tasks.metric import Metric, fraction
 from fedsim.tasks.task import Task
 
-__all__ = ["ImageTask", "Metric", "Task", "TaskFacts", "fraction"]
+if TYPE_CHECKING:
+    from fedsim.evaluation import require_finite
+
+__all__ = ["ImageTask", "Metric", "Task", "TaskFacts", "fraction", "require_finite"]
+
+__getattr__ = lazily(__name__, {"require_finite": "fedsim.evaluation"})

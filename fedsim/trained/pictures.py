@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedsim.codecs import normalise
 from fedsim.data.images import read_image, reason
 from fedsim.evaluation import BATCH, predict
 from fedsim.trained.about import About
+from fedsim.wire.codecs import normalise
 
 
 def read_picture(path: Path, about: About) -> torch.Tensor:

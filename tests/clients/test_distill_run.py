@@ -9,9 +9,9 @@ import pytest
 
 from fedsim import run
 from fedsim.api import estimate
-from fedsim.codecs import image_bytes
 from fedsim.console import Console
 from fedsim.scenario import load
+from fedsim.wire.codecs import image_bytes
 
 SCENARIO = """\
 name: tiny

@@ -14,10 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from fedsim.codecs import IMAGE_MEAN, IMAGE_STD
 from fedsim.data.dataset import Embedded
 from fedsim.data.phantom import skin
 from fedsim.data.phantom.skin import skin_phantom
+from fedsim.wire.codecs import IMAGE_MEAN, IMAGE_STD
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import torch
 from fedsim.data.volumes.dataset import EmbeddedVolumes, VolumeCase, VolumeDataset
 from fedsim.data.volumes.store import VolumeStore, prepare_volumes
 from fedsim.data.volumes.views import VolumeView
-from fedsim.label_views import label_scheme
 from fedsim.schema import Appearance
 from fedsim.segmentation.appearance import apply
+from fedsim.segmentation.label_views import label_scheme
 
 EMPTY = 3
 """The case without any outline."""

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsim.codecs import clipped_fraction, encode_images
 from fedsim.distillation import (
     Match,
     draw_records,
@@ -23,6 +22,7 @@ from fedsim.distillation import (
     redraw,
 )
 from fedsim.models import ConvNet
+from fedsim.wire.codecs import clipped_fraction, encode_images
 
 
 def seeded(seed: int = 0) -> torch.Generator:

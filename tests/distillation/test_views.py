@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsim.augment import SiameseAugment
-from fedsim.codecs import decode_images, encode_images
 from fedsim.distillation import SPREAD, label_views, soften, view
 from fedsim.distillation import views as views_module
+from fedsim.method.augment import SiameseAugment
+from fedsim.wire.codecs import decode_images, encode_images
 
 
 def images(count: int = 6, size: int = 8, seed: int = 1) -> torch.Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedsim import Result
-from fedsim.codecs import image_bytes
 from fedsim.data.store import Store
 from fedsim.errors import Interruption
+from fedsim.wire.codecs import image_bytes
 from tests.engine.test_resume import QUIET
 
 LOCAL = ("strategy=local_only", "client={name: local, steps: 3, batch_size: 16}")

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, RecordDict
 from torch import nn
 
 from fedsim.losses.segmentation import dice_cross_entropy, marginal_dice_cross_entropy
+from fedsim.method.updates import proximal_term
 from fedsim.segmentation.task import SegmentationTask
 from fedsim.segmentation.training import (
     fit,
@@ -20,7 +21,6 @@ from fedsim.segmentation.training import (
     restore_optimiser,
     scheduled,
 )
-from fedsim.updates import proximal_term
 from tests.segmentation.volumes import PATCH, Shapes, message, scheme, small_unet
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fedsim.client import Client, Site
 from fedsim.flower import pack_state
-from fedsim.label_views import LabelScheme, label_scheme
 from fedsim.models.unet import UNet
 from fedsim.progress import Steps
 from fedsim.randomness import Streams, isolated
+from fedsim.segmentation.label_views import LabelScheme, label_scheme
 from fedsim.segmentation.task import SegmentationTask
 
 PATCH = (16, 16)

@@ -11,10 +11,9 @@ from pydantic import PositiveFloat
 
 from fedsim import Exchange, RoundState, Site
 from fedsim.clients.supervised import Supervised
-from fedsim.exchanges import Aggregated
-from fedsim.flower import load_state, tensor_record, tensors
+from fedsim.method import Aggregated, MetricMeans
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.strategy import MetricMeans
+from fedsim.wire import load_state, tensor_record, tensors
 
 
 class LineSearch(FedAvg):

@@ -6,8 +6,8 @@ from pydantic import PositiveFloat, PositiveInt
 
 from denoise.task import NOISE, Denoising
 from fedsim import Client, Site
-from fedsim.flower import load_state, pack_state
-from fedsim.training import endless_batches
+from fedsim.method import endless_batches
+from fedsim.wire import load_state, pack_state
 
 
 class Denoiser(torch.nn.Module):

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.codecs import intensities
-from fedsim.data.skin import HAM10000
-from fedsim.evaluation import require_finite
-from fedsim.tasks import ImageTask, Metric
+from fedsim.data import HAM10000
+from fedsim.tasks import ImageTask, Metric, require_finite
+from fedsim.wire import intensities
 
 NOISE = 0.5  # standard deviation, where the images have one of about 1
 

@@ -9,7 +9,7 @@ import pytest
 from trimmed_mean.strategy import TrimmedMean
 
 from fedsim import run
-from fedsim.received import Received
+from fedsim.method import Received
 
 SCENARIO = Path(__file__).parents[1] / "scenario.yaml"
 

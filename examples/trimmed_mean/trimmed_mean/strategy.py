@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from fedsim.codecs import Codec
-from fedsim.received import Arrays, Received
+from fedsim.method import Arrays, Received
 from fedsim.strategies.server_momentum import ServerMomentum
+from fedsim.wire import Codec
 
 
 class TrimmedMean(ServerMomentum):
