@@ -35,6 +35,8 @@ class ConDist(Segmentation):
             foreground, mirror, dice, cross_entropy: as of `Segmentation`.
     """
 
+    private = "none"
+
     def __init__(
         self,
         temperature: PositiveFloat = 0.5,

@@ -122,6 +122,8 @@ class Distill(Client):
 
     payload = "images"
     made_for = "images"
+    keeps_state = False
+    private = "noisy means"
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class RandomSelection(Client):
 
     payload = "images"
     made_for = "images"
+    keeps_state = False
+    private = "none"
 
     def __init__(self, images_per_class: PositiveInt = 10) -> None:
         self.images_per_class = images_per_class

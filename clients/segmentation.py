@@ -69,6 +69,8 @@ class Segmentation(Client):
 
     payload = "arrays"
     made_for = "volumes"
+    keeps_state = True
+    private = "dp-sgd"
 
     def __init__(
         self,

@@ -50,6 +50,8 @@ class Supervised(Client):
 
     payload = "arrays"
     made_for = "images"
+    keeps_state = False
+    private = "dp-sgd"
 
     def __init__(
         self,

@@ -87,6 +87,11 @@ class Client(ABC):
     made_for: ClassVar[str] = ""
     """The task that it learns, by the task's own `made_for`: "images" (to classify), "volumes" (to
     segment), or another package's; "": not declared."""
+    keeps_state: ClassVar[bool | None] = None
+    """Whether it keeps something in `site.state` from round to round. None: not declared."""
+    private: ClassVar[str] = ""
+    """Its private form, which `private_steps` describes: "dp-sgd" (noisy sums of gradients), a word
+    of its own, or "none"; "": not declared. With "none", `privacy` of records is refused."""
 
     @property
     def releases(self) -> tuple[str, ...]:

@@ -1,54 +1,34 @@
-"""Which plugins go together, by what their classes declare.
-
-A class that declares nothing, a third party's for instance, is let through.
-"""
+"""Which plugins go together, by what their classes declare (`fedsim.method.capabilities`)."""
 
 from __future__ import annotations
 
-import functools
-import inspect
+from collections.abc import Callable
 from typing import Any
 
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
-
 from fedsim.errors import InputError
+from fedsim.method.capabilities import NO_PRIVATE_FORM, PAYLOADS, capabilities, class_of
 from fedsim.registry import Registry
 from fedsim.segmentation.task import Segmentation
 from fedsim.tasks.classification import Classification
-from fedsim.tasks.task import Task
 
-_PAYLOADS = {
-    "arrays": "models",
-    "images": "images with labels",
-    "nothing": "no model: each keeps its own",
-}
 _DATA = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
 
 
 def payload_of(factory: Any) -> str:
     """What a client method sends, or a strategy expects: "arrays", "images", "nothing"; or ""."""
-    made = _class_of(factory)
-    if made is not None and issubclass(made, FlowerFedAvg):
-        return "arrays"
-    found = getattr(made, "payload", "")
-    return found if isinstance(found, str) and found in _PAYLOADS else ""
+    return capabilities(factory).payload
 
 
 def data_of(factory: Any) -> str:
     """The task that a plugin is made for, or that a data set names, by its `made_for`: "images",
     "volumes", another package's, or "" (not said).
     """
-    made = _class_of(factory)
-    learns = getattr(made, "learns", None)
-    if isinstance(learns, type) and issubclass(learns, Task):
-        return learns.made_for
-    found = getattr(made, "made_for", "")
-    return found if isinstance(found, str) else ""
+    return capabilities(factory).made_for
 
 
 def _words(kind: str, dataset: Any) -> str:
     """What a task learns from, in words."""
-    learns = getattr(_class_of(dataset), "learns", None)
+    learns = getattr(class_of(dataset), "learns", None)
     if learns is not None and learns.made_for == kind:
         return str(learns.learns_from)
     return _DATA.get(kind, f"{kind!r}")
@@ -64,7 +44,7 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
     wrong: dict[str, str] = {}
     data_name, dataset = found.get("datasets", ("", None))
     # A data set that names no task has images to classify, whoever wrote it.
-    kind = "" if _class_of(dataset) is None else data_of(dataset) or "images"
+    kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
     for group in ("strategies", "clients", "models"):
         name, factory = found.get(group, ("", None))
         made_for = data_of(factory)
@@ -87,10 +67,48 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
             ),
         )
         wrong["clients"] = (
-            f"{client!r} sends {_PAYLOADS[sent]}, but strategy {strategy!r} expects "
-            f"{_PAYLOADS[expected]}; with it go: {fit}"
+            f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
+            f"{PAYLOADS[expected]}; with it go: {fit}"
+        )
+    needs_state = capabilities(expecting).local and capabilities(sending).keeps_state is False
+    if needs_state and "clients" not in wrong:
+        fit = _names(
+            registry,
+            "clients",
+            lambda one: (
+                capabilities(one).keeps_state is True
+                and payload_of(one) == expected
+                and data_of(one) in ("", kind or "images")
+            ),
+        )
+        wrong["clients"] = (
+            f"{client!r} keeps nothing from round to round, but with strategy {strategy!r} each "
+            f"client keeps its own model; with it go: {fit}"
         )
     return wrong
+
+
+def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) -> str:
+    """Why the client method that a scenario names cannot protect records; "" where it may.
+
+    Args:
+        registry: where those that can are looked up.
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    name, factory = found.get("clients", ("", None))
+    own = capabilities(factory)
+    if own.private != NO_PRIVATE_FORM:
+        return ""
+    fit = _names(
+        registry,
+        "clients",
+        lambda one: (
+            capabilities(one).private not in ("", NO_PRIVATE_FORM)
+            and payload_of(one) == own.payload
+            and data_of(one) == own.made_for
+        ),
+    )
+    return f"{name!r} has no private form; with privacy go: {fit}"
 
 
 def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
@@ -101,13 +119,13 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     """
     for group, role in (("strategies", "strategy"), ("clients", "client method")):
         name, factory = found.get(group, ("", None))
-        one_shot, payload = getattr(_class_of(factory), "one_shot", False), payload_of(factory)
-        if one_shot is True or payload == "images":
+        declared = capabilities(factory)
+        if declared.one_shot or declared.payload == "images":
             return (
-                f"with {role} {name!r} no model travels: clients send {_PAYLOADS['images']}; for "
+                f"with {role} {name!r} no model travels: clients send {PAYLOADS['images']}; for "
                 "one that does type strategy.name=fedavg and a client method that trains it"
             )
-        if payload == "nothing":
+        if declared.payload == "nothing":
             return (
                 f"with {role} {name!r} no model travels: each client trains its own; leave the "
                 "key out, or type strategy.name=fedavg and a client method that sends its model"
@@ -115,13 +133,7 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     return ""
 
 
-def _class_of(factory: Any) -> type | None:
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    return factory if inspect.isclass(factory) else None
-
-
-def _names(registry: Registry, group: str, fits: Any) -> str:
+def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
     """The registered plugins of a group that fit, as words."""
     names = []
     for name in registry.names(group):

@@ -1,4 +1,4 @@
-"""Flower's own strategies, by path: which are refused, and what is filled in for the others."""
+"""Flower's own strategies, by path: which are refused, what holds of the others, what they need."""
 
 from __future__ import annotations
 
@@ -22,6 +22,26 @@ _REFUSED = {
 }
 """Beginning of a module of Flower's strategies -> why what is in it is refused."""
 
+_DECLARED: dict[str, dict[str, Any]] = {
+    "FedAvg": {"payload": "arrays", "linear": True},
+    "FedMedian": {"linear": False},
+    "FedTrimmedAvg": {"linear": False},
+    "Krum": {"linear": False},
+    "MultiKrum": {"linear": False},
+    "Bulyan": {"linear": False},
+    "QFedAvg": {"linear": False, "needs_losses": True},
+}
+"""Class of Flower's -> what it would declare, and what derives from it (`fedsim.Strategy`)."""
+
+
+def declared_for(kind: type) -> dict[str, Any]:
+    """What holds of a class that derives from one of Flower's strategies; {} for all others."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith(_HOME):
+            found |= _DECLARED.get(base.__name__, {})
+    return found
+
 
 def refusal(strategy: object) -> str:
     """Why a strategy, or the class of one, cannot be used here; "" if it can."""
@@ -42,17 +62,21 @@ def filled_in(
     """What a strategy must be told of fedsim's clients, unless the scenario says so itself.
 
     Args:
-        strategy: the class; only what its signature names is filled in.
+        strategy: the class; only what its signature names is filled in, and only where it weights
+            by losses (`needs_losses`).
         client: the client method's class, or what else `client.name` stands for.
         parameters: of the client method.
 
     Returns:
         `train_loss_key` and `client_learning_rate`, as far as they are wanted and known (q-FedAvg).
     """
-    known = _parameters(strategy)
     found: dict[str, Any] = {}
-    if not isinstance(client, type):  # A ClientApp reports what it likes.
+    while isinstance(strategy, functools.partial):
+        strategy = strategy.func
+    needs = isinstance(strategy, type) and declared_for(strategy).get("needs_losses")
+    if not needs or not isinstance(client, type):  # A ClientApp reports what it likes.
         return found
+    known = _parameters(strategy)
     if "train_loss_key" in known:
         found["train_loss_key"] = "loss"
     if "client_learning_rate" in known:
@@ -61,11 +85,6 @@ def filled_in(
         if isinstance(rate, int | float):
             found["client_learning_rate"] = float(rate)
     return found
-
-
-def wants_losses(strategy: object) -> bool:
-    """Whether a strategy weights clients by the training losses that they report."""
-    return hasattr(strategy, "train_loss_key")
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -176,7 +176,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
 
 def _check_pairs(document: Document, registry: Registry) -> Problems:
     """Plugins that are right, each for itself, and do not go together."""
-    from fedsim.fitting import misfits, without_travelling_model
+    from fedsim.fitting import misfits, without_private_form, without_travelling_model
 
     paths = {group: path for path, (group, _) in Scenario.blocks.items()}
     found = {
@@ -194,6 +194,9 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
             for path, unused in _SHARING
             if document.get(path, unused) != unused
         ]
+    of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
+    if of_records and (why := without_private_form(registry, found)):
+        problems.append((document.place(("privacy",)), f"client: {why}"))
     return problems
 
 

@@ -134,6 +134,15 @@ class Strategy(FlowerStrategy):
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""
 
+    linear: ClassVar[bool | None] = None
+    """Whether the new model depends on the replies by a weighted sum of them alone: then they may
+    be summed as they come, and be protected as a sum (`privacy.unit: client`). None: not declared.
+    What derives from such a strategy and combines replies otherwise declares False."""
+
+    needs_losses: ClassVar[bool] = False
+    """Whether replies are weighted by the training losses that clients report. Private clients
+    report none."""
+
     history: ClassVar[Keeps] = "none"
     """What `server.history` keeps of the clients' updates: nothing; "norms" of all rounds; the
     "last" round's updates, too; or those of all rounds ("full"). They are on disk."""

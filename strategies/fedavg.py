@@ -27,6 +27,7 @@ class FedAvg(Strategy):
     """
 
     payload = "arrays"
+    linear = True
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ class GDD(Strategy):
     one_shot = True
     order_matters = True  # Batches are drawn by position.
     payload = "images"
+    linear = False
     made_for = "images"
 
     def __init__(

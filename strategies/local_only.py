@@ -19,6 +19,7 @@ class LocalOnly(Strategy):
 
     local = True
     payload = "nothing"
+    linear = False
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         """The command to train; no model travels."""

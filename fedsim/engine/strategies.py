@@ -13,8 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.errors import InputError, Problem
-from fedsim.flower_strategies import filled_in, refusal, wants_losses
+from fedsim.flower_strategies import filled_in, refusal
 from fedsim.history import FOLDER, LEVELS, NONE, History
+from fedsim.method.capabilities import capabilities
 from fedsim.own_clients import client_block, make_client
 from fedsim.parameters import shown
 from fedsim.privacy.client_level import ClientLevel, require_client_level
@@ -61,7 +62,7 @@ def build_strategy(
         )
     if why := refusal(strategy):
         raise InputError(f"strategy.name: {why}")
-    if privacy is not None and wants_losses(strategy):
+    if privacy is not None and capabilities(strategy).needs_losses:
         raise InputError(
             f"strategy {block.name!r} weights clients by their training losses, which are computed "
             "from the records without noise: private clients do not send them",
@@ -112,7 +113,7 @@ def quiet_flower() -> Iterator[None]:
 
 def is_one_shot(strategy: FlowerStrategy) -> bool:
     """Whether the strategy says that clients send once."""
-    return isinstance(strategy, Strategy) and strategy.one_shot
+    return capabilities(strategy).one_shot
 
 
 def history_of(strategy: FlowerStrategy, folder: Path) -> History:

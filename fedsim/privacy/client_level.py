@@ -25,6 +25,7 @@ from fedsim.buffers import roles_of
 from fedsim.client import Task
 from fedsim.errors import InputError, Problem, RunError
 from fedsim.flower import tensor_record, tensors
+from fedsim.method.capabilities import capabilities
 from fedsim.privacy.mechanisms import Mechanism, State
 from fedsim.randomness import isolated
 from fedsim.schema import Faults
@@ -173,9 +174,11 @@ def require_client_level(strategy: object, faults: Faults) -> None:
         InputError: the strategy does not take the plain mean of models in float32, or replies may
             be missing.
     """
-    if not isinstance(strategy, Strategy) or strategy.one_shot or strategy.local:
+    can = capabilities(strategy)
+    if not isinstance(strategy, Strategy) or can.one_shot or can.local or can.linear is False:
         raise InputError(
-            "privacy.unit=client needs a strategy that averages models",
+            "privacy.unit=client needs a strategy that averages models: one that derives from "
+            "fedsim.Strategy and is linear in the replies",
             hint="type strategy.name=fedavg strategy.weighting=uniform",
         )
     if makes_exchanges(strategy):

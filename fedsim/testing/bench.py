@@ -26,6 +26,7 @@ from fedsim.errors import InputError, Problem, RunError, problems_of
 from fedsim.federation import Federation, build_federation
 from fedsim.fitting import data_of, payload_of
 from fedsim.loop import Rounds
+from fedsim.method.capabilities import capabilities
 from fedsim.observers.base import Run
 from fedsim.observers.folder import FolderWriter
 from fedsim.observers.telling import Observers
@@ -203,7 +204,7 @@ class Bench:
         if self.group in ("strategies", "clients"):
             partners = _VOLUME_PARTNERS if volumes else _PARTNERS
             values |= partners.get(payload_of(factory), {})
-        if getattr(factory, "one_shot", False):
+        if capabilities(factory).one_shot:
             values["rounds"] = 1
         if self.group == "strategies" and not _ours(factory):
             # Flower's own refuse clients that report different metrics: a site with one class has

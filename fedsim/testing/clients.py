@@ -10,9 +10,10 @@ from unittest import mock
 from flwr.app import Message
 
 from fedsim.faults import Failure
-from fedsim.fitting import payload_of
 from fedsim.flower import tensors
 from fedsim.loop import Rounds
+from fedsim.method.capabilities import capabilities
+from fedsim.storing import decode
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, difference, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
@@ -138,8 +139,19 @@ def payload(bench: Bench) -> str:
     """What it sends is declared, so that a strategy that cannot read it is refused."""
     if not isinstance(bench.factory, type):
         raise NotApplicable("a Flower ClientApp declares nothing")
-    declared = payload_of(bench.factory)
+    can = capabilities(bench.factory)
+    declared = can.payload
     sent = {name for row in bench.run.traffic if row["direction"] == "up" for name in row["fields"]}
+    kept = {
+        name
+        for state in bench.run.states.values()
+        for name in decode(state)
+        if not name.startswith("fedsim.")  # fedsim's own: parameters that stay at the client
+    }
+    if kept and can.keeps_state is False:
+        raise CheckFailed(
+            f"it declares keeps_state = False, and site.state keeps {', '.join(sorted(kept))}"
+        )
     if declared == "nothing" and sent - {"metrics"}:
         raise CheckFailed(f'it declares payload "nothing" and sends {", ".join(sorted(sent))}')
     if declared:

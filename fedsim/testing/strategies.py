@@ -15,6 +15,7 @@ from fedsim.faults import Simulated
 from fedsim.flower import tensor_record, tensors
 from fedsim.ledger.traffic import fields
 from fedsim.loop import Rounds
+from fedsim.method.capabilities import capabilities
 from fedsim.strategy import Strategy, makes_exchanges
 from fedsim.testing.bench import Bench, Draws, Ran, difference, finite, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
@@ -99,7 +100,7 @@ def state(bench: Bench) -> str:
 
 def order(bench: Bench) -> str:
     """Replies in another order give the same model."""
-    if getattr(bench.run.made, "order_matters", False):
+    if capabilities(bench.run.made).order_matters:
         raise NotApplicable("it declares order_matters: replies come in client order in every run")
 
     def turned(rounds: Rounds) -> None:

@@ -29,6 +29,8 @@ class TrimmedMean(ServerMomentum):
             there is no momentum.
     """
 
+    linear = False
+
     def __init__(
         self,
         rule: Literal["trimmed_mean", "median"] = "trimmed_mean",

@@ -1,0 +1,106 @@
+"""What a strategy or a client method declares of itself: all refusals and lists read it here.
+
+A class that declares nothing, a third party's for instance, is let through.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.flower_strategies import declared_for
+from fedsim.tasks.task import Task
+
+PAYLOADS = {
+    "arrays": "models",
+    "images": "images with labels",
+    "nothing": "no model: each keeps its own",
+}
+"""Kind of payload -> what clients send, in words."""
+
+NO_PRIVATE_FORM = "none"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a plugin's class attributes declare; the defaults stand for what is not declared.
+
+    Attributes:
+        payload: what clients send, one of `PAYLOADS`; "": not declared.
+        made_for: the task, by its `made_for`; "": not declared.
+        one_shot: clients send once.
+        local: there is no global model.
+        linear: the model depends on the replies by a weighted sum of them alone; None: not
+            declared.
+        order_matters: another order of the replies gives another model.
+        needs_losses: replies are weighted by the training losses that clients report.
+        keeps_state: a client keeps something from round to round; None: not declared.
+        private: the private form of a client method, "none" where it has none; "": not declared.
+    """
+
+    payload: str = ""
+    made_for: str = ""
+    one_shot: bool = False
+    local: bool = False
+    linear: bool | None = None
+    order_matters: bool = False
+    needs_losses: bool = False
+    keeps_state: bool | None = None
+    private: str = ""
+
+    def words(self, group: str) -> dict[str, str]:
+        """What a plugin of a group declares, for a person: what is asked -> the answer."""
+        found = {"task": self.made_for or "any"}
+        if group in ("strategies", "clients"):
+            found["payload"] = self.payload or _UNSAID
+        if group == "strategies":
+            found |= {
+                "one-shot": _YES[self.one_shot],
+                "linear": _YES[self.linear],
+                "order matters": _YES[self.order_matters],
+            }
+        if group == "clients":
+            found |= {"keeps state": _YES[self.keeps_state], "private": self.private or _UNSAID}
+        return found
+
+
+_UNSAID = "not declared"
+_YES = {True: "yes", False: "no", None: _UNSAID}
+
+
+def capabilities(plugin: Any) -> Capabilities:
+    """What a plugin declares: a strategy, client method or model, its class, or a partial of it.
+
+    Values of another type, and payloads that nobody knows, count as not declared. For Flower's own
+    strategies `fedsim.flower_strategies` declares.
+    """
+    kind = class_of(plugin) or plugin
+    flowers = declared_for(kind if isinstance(kind, type) else type(kind))
+
+    def said(name: str, *types: type) -> Any:
+        value = getattr(kind, name, None)
+        return value if isinstance(value, types) else flowers.get(name)
+
+    learns = getattr(kind, "learns", None)
+    of_task = isinstance(learns, type) and issubclass(learns, Task)
+    payload = said("payload", str) or ""
+    return Capabilities(
+        payload=payload if payload in PAYLOADS else "",
+        made_for=learns.made_for if of_task else said("made_for", str) or "",
+        one_shot=bool(said("one_shot", bool)),
+        local=bool(said("local", bool)),
+        linear=said("linear", bool),
+        order_matters=bool(said("order_matters", bool)),
+        needs_losses=bool(said("needs_losses", bool)),
+        keeps_state=said("keeps_state", bool),
+        private=said("private", str) or "",
+    )
+
+
+def class_of(factory: Any) -> type | None:
+    """The class that a factory makes objects of; None where it is neither class nor partial."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return factory if inspect.isclass(factory) else None
