@@ -83,7 +83,7 @@ def capabilities(plugin: Any) -> Capabilities:
         value = getattr(kind, name, None)
         return value if isinstance(value, types) else flowers.get(name)
 
-    learns = getattr(kind, "learns", None)
+    learns: Any = getattr(kind, "learns", None)
     of_task = isinstance(learns, type) and issubclass(learns, Task)
     payload = said("payload", str) or ""
     return Capabilities(
