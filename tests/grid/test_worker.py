@@ -24,13 +24,16 @@ def test_peak_memory_is_in_megabytes_on_every_system(
     assert peak_rss_mb() == 2048.0
 
 
-def test_who_is_warm_imports_nothing_for_its_first_optimizer() -> None:
-    """It would count as the first client's time, which `faults.client_timeout` limits."""
+@pytest.mark.parametrize(("limit", "imported"), [(None, False), (8.0, True)])
+def test_torch_s_compiler_is_imported_beforehand_where_it_would_count_as_a_client_s_time(
+    limit: float | None, imported: bool
+) -> None:
     code = (
-        "import sys, torch; from types import SimpleNamespace;"
+        "import sys; from types import SimpleNamespace as Has;"
         "from fedsim.grid.worker import Worker;"
-        "Worker.warm(SimpleNamespace(_store=0, _app=0, _model=0)); before = set(sys.modules);"
-        "torch.optim.Adam([torch.zeros(1)]); print(len(set(sys.modules) - before))"
+        f"job = Has(scenario=Has(faults=Has(client_timeout={limit})));"
+        "Worker.warm(Has(_store=0, _app=0, _model=0, job=job));"
+        "print('torch._dynamo' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "0\n"
+    assert found.stdout == f"{imported}\n"
