@@ -32,6 +32,10 @@ except Exception as error:
 """
 
 
+# What is looked at here is Ray, not the run.
+SHORT = ("rounds=1", "resources.workers=1")
+
+
 def _knock(address: str, **variables: str) -> str:
     """What a second process gets that asks a Ray cluster who is in it."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
@@ -55,10 +59,26 @@ def _token() -> str:
     return token
 
 
+def test_a_run_leaves_the_environment_and_the_mode_as_they_were(
+    run_tiny: Callable[..., Result],
+) -> None:
+    import sklearn.metrics  # Which sets variables when a run scores first.  # noqa: F401
+
+    grid.shutdown()
+    before = dict(os.environ)
+    run_tiny(*SHORT, backend="ray")
+    first = _token()
+    assert dict(os.environ) == before
+    grid.shutdown()
+    assert grid._raylet.get_authentication_mode() == grid._raylet.AuthenticationMode.DISABLED
+    run_tiny(*SHORT, backend="ray")
+    assert _token() != first, "each Ray has a token of its own"
+
+
 @pytest.fixture
 def own_ray(run_tiny: Callable[..., Result]) -> Result:
     """A run on a Ray that fedsim started, and which still lives; any earlier test's will do."""
-    return run_tiny(backend="ray")
+    return run_tiny(*SHORT, backend="ray")
 
 
 def test_a_stranger_without_the_token_is_refused(own_ray: Result) -> None:
@@ -66,6 +86,15 @@ def test_a_stranger_without_the_token_is_refused(own_ray: Result) -> None:
     assert len(token) == 64
     assert _knock(address) == "AuthenticationError"
     assert _knock(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "let in 1"
+
+
+def test_no_worker_that_starts_is_told(
+    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
+) -> None:
+    run_tiny(*SHORT, backend="ray")
+    monkeypatch.setattr(grid, "_PLACING_SECONDS", 0.0)
+    with pytest.raises(RunError, match="no worker started within 0 s"):
+        run_tiny(*SHORT, backend="ray")
 
 
 def test_the_token_is_in_no_command_line_no_log_and_no_run_folder(own_ray: Result) -> None:
@@ -83,20 +112,6 @@ def test_the_token_is_in_no_command_line_no_log_and_no_run_folder(own_ray: Resul
             assert token not in process.read_bytes()
     grid.shutdown()
     assert not closed.exists()
-
-
-def test_a_run_leaves_the_environment_and_the_mode_as_they_were(
-    run_tiny: Callable[..., Result],
-) -> None:
-    grid.shutdown()
-    before = dict(os.environ)
-    run_tiny(backend="ray")
-    first = _token()
-    assert dict(os.environ) == before
-    grid.shutdown()
-    assert grid._raylet.get_authentication_mode() == grid._raylet.AuthenticationMode.DISABLED
-    run_tiny(backend="ray")
-    assert _token() != first, "each Ray has a token of its own"
 
 
 def test_an_address_where_nobody_answers_is_refused_in_time(
@@ -197,15 +212,6 @@ def test_the_folder_of_a_ray_whose_process_was_killed_is_removed(
     with held(lives):
         grid._remove_abandoned(tmp_path)
     assert sorted(tmp_path.iterdir()) == [others, lives]
-
-
-def test_no_worker_that_starts_is_told(
-    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
-) -> None:
-    run_tiny(backend="ray")
-    monkeypatch.setattr(grid, "_PLACING_SECONDS", 0.0)
-    with pytest.raises(RunError, match="no worker started within 0 s"):
-        run_tiny(backend="ray")
 
 
 def test_a_second_interruption_ends_at_once_in_one_line(tmp_path: Path) -> None:
