@@ -102,6 +102,7 @@ APP = {
 
         from deployed_toy.model import model
         from fedsim.flower import load_state, pack_state
+        from fedsim.optimisers import SGD
 
         app = ClientApp()
 
@@ -115,7 +116,7 @@ APP = {
             generator = torch.Generator().manual_seed(client)
             images = torch.randn(16, 1, 8, 8, generator=generator)
             labels = torch.randint(0, 3, (16,), generator=generator)
-            optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+            optimiser = SGD(net.parameters(), lr=0.1)
             for _ in range(3):
                 optimiser.zero_grad()
                 loss = cross_entropy(net(images), labels)
