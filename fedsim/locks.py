@@ -34,6 +34,18 @@ def held(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Lock a file or folder meanwhile, once nobody else has it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_taken(path: Path) -> bool:
     """Whether a process holds the lock of this file or folder; False when there is none."""
     try:

@@ -226,6 +226,7 @@ class _Life:
                 resumed=self.resumed,
                 finished=rounds.finished,
                 rows=tuple(self.folder.read_lines("rounds.jsonl")),
+                say=self.observers.note,
             )
         )
         if self.resumed:

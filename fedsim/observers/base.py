@@ -72,6 +72,7 @@ class Run:
         resumed: whether another process began it.
         finished: rounds that are done already.
         rows: the lines of rounds.jsonl of these rounds.
+        say: tells a person a line, where the console is not told to be quiet.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Run:
     resumed: bool = False
     finished: int = 0
     rows: tuple[Row, ...] = field(default=(), repr=False)
+    say: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
