@@ -59,13 +59,12 @@ class TensorBoard(Observer):
     def end(self, end: End) -> None:
         """Write the results of a run that is done, beside its settings, and close."""
         if end.summary is not None:
-            from torch.utils.tensorboard.summary import hparams
-
-            found = results(end.summary)
-            for name, value in found.items():
-                self._writer.add_scalar(name, value, end.summary["rounds"])
-            for part in hparams(settings(self._run), found):
-                self._writer.file_writer.add_summary(part)
+            self._writer.add_hparams(
+                settings(self._run),
+                results(end.summary),
+                run_name=".",
+                global_step=end.summary["rounds"],
+            )
         self._writer.close()
 
     def _write(self, row: Row) -> None:
