@@ -8,10 +8,6 @@ from typing import Any
 from fedsim.errors import InputError
 from fedsim.method.capabilities import NO_PRIVATE_FORM, PAYLOADS, capabilities, class_of
 from fedsim.registry import Registry
-from fedsim.segmentation.task import Segmentation
-from fedsim.tasks.classification import Classification
-
-_DATA = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
 
 
 def payload_of(factory: Any) -> str:
@@ -31,7 +27,12 @@ def _words(kind: str, dataset: Any) -> str:
     learns = getattr(class_of(dataset), "learns", None)
     if learns is not None and learns.made_for == kind:
         return str(learns.learns_from)
-    return _DATA.get(kind, f"{kind!r}")
+    # Late: whoever reads a scenario that fits needs no torch.
+    from fedsim.segmentation.task import Segmentation
+    from fedsim.tasks.classification import Classification
+
+    known = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
+    return str(known.get(kind, repr(kind)))
 
 
 def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, str]:

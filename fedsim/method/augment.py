@@ -159,7 +159,8 @@ def perturb_statistics(
 
     Args:
         images: [B, C, H, W], images or feature maps.
-        mean_noise, deviation_noise: [B, C], draws from a standard normal distribution.
+        mean_noise: [B, C], draws from a standard normal distribution.
+        deviation_noise: the same, draws of its own.
         epsilon: added to every variance before its root; 0 divides by zero on constant channels.
 
     Returns:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trimmed_mean.strategy import TrimmedMean
+from robust_mean.strategy import TrimmedMean
 
 from fedsim import run
 from fedsim.method import Received
