@@ -334,7 +334,7 @@ def found_at(place: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("place", PARAMETERS)
 def test_every_parameter_is_listed_with_its_default(place: str) -> None:
     listed = PARAMETERS[place]
-    supplied = {"num_classes", "in_channels", "image_size", "patch", "size"}
+    supplied = {"num_classes", "in_channels", "image_size", "patch", "size", "inner"}
     supplied |= {"task"} if place.endswith(":skin_phantom") else set()
     signature = inspect.signature(found_at(place)).parameters
     known = {

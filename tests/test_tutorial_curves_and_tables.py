@@ -40,9 +40,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def plain(text: str) -> str:
-    """Text without what a number's length, sign or spread decides, and without times."""
+    """Text without what a number's length, sign or spread decides, times and digests."""
     text = re.sub(r"\+-\d+(\.\d+)?| ~", "", text)
     text = re.sub(r"(, \d[\d.]* (?:s|min|h))(?:; about .* left)?$", ", TIME", text, flags=re.M)
+    # A log is named by a digest of all keys that there are.
+    text = re.sub(r"(seed\d+)-[0-9a-f]{12}\.log", r"\1-DIGEST.log", text)
     text = re.sub(r"[+-](?=\d)", "±", text)
     text = re.sub(r"-{4,}", "----", text)
     return re.sub(r"^ +| +$", "", re.sub(r" {2,}", " ", text), flags=re.M)
