@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from fedsim.runfolder import write_whole
 Keeps = Literal["none", "norms", "last", "full"]
 
 FOLDER = "history"
-LEVELS: tuple[Keeps, ...] = ("none", "norms", "last", "full")
+LEVELS: tuple[Keeps, ...] = get_args(Keeps)
 _SUFFIX = ".safetensors"
 _ROUND = re.compile(r"round-(\d{6,})")
 _FILE = re.compile(r"(\d{3,})-(norms|\d{6,})\.safetensors")

@@ -23,6 +23,7 @@ from fedsim.checkpoint import (
     restore_strategy,
     strategy_state,
 )
+from fedsim.engine.scoring import Scores, home_and_away, mean_scores
 from fedsim.errors import FedsimError, InputError, RunError
 from fedsim.exchanges import (
     EVALUATE,
@@ -52,8 +53,6 @@ from fedsim.strategy import Server, Strategy, makes_exchanges
 if TYPE_CHECKING:
     from fedsim.engine.prepare import Prepared
     from fedsim.engine.scoring import Scoring
-
-Scores = dict[str, float | None]
 
 _LONGEST_PHASE = 40  # letters of a name
 
@@ -638,17 +637,18 @@ class _Replies:
         for reply in replies:
             client = grid.client_of(reply.metadata.src_node_id)
             diverged = _diverged(reply, self._rounds.buffers.current)
-            self._tell(client, reply, diverged or _miscounted(reply))
-            if problem := diverged:
-                grid.failures.append(grid.failure(client, "diverged", problem))
+            miscounted = "" if diverged else _miscounted(reply)
+            self._tell(client, reply, diverged or miscounted)
+            if diverged:
+                grid.failures.append(grid.failure(client, "diverged", diverged))
                 continue
-            if problem := _miscounted(reply):
-                grid.failures.append(grid.failure(client, "error", problem, problem))
+            if miscounted:
+                grid.failures.append(grid.failure(client, "error", miscounted, miscounted))
                 continue
             self.read += 1
-            self._note(reply)
+            self._note(client, reply)
             self._rounds.buffers.take(reply.content)
-            self._keep(reply)
+            self._keep(client, reply)
             yield reply
         self.exhausted = True
         self._require_weight()
@@ -675,12 +675,11 @@ class _Replies:
             )
         )
 
-    def _keep(self, reply: Message) -> None:
+    def _keep(self, client: int, reply: Message) -> None:
         """Put what the client changed into the history, if the strategy asks for one."""
         strategy, server = self._rounds.strategy, self._rounds.server
         if self._sent is not None and isinstance(strategy, Strategy):
-            client, received = server.client_of(reply), strategy.received(reply)
-            server.history.add(server.exchange, client, received, self._sent)
+            server.history.add(server.exchange, client, strategy.received(reply), self._sent)
 
     def _require_weight(self) -> None:
         """Refuse a training round in which all clients say that they stand for no records."""
@@ -691,9 +690,8 @@ class _Replies:
                 f"{self._rounds.grid.round}: there is nothing to average"
             )
 
-    def _note(self, reply: Message) -> None:
+    def _note(self, client: int, reply: Message) -> None:
         """Keep the metrics that a client reports."""
-        client = self._rounds.grid.client_of(reply.metadata.src_node_id)
         prefix, heard = self._exchange.client_prefix, self._rounds._so_far.heard
         for record in reply.content.metric_records.values():
             if isinstance(count := record.get("num-examples"), int | float):
@@ -765,37 +763,3 @@ def _named(phase: Any) -> str:
     if not 0 < len(text) <= _LONGEST_PHASE:
         raise TypeError(f"phase must return a short text, not {shown(phase)}")
     return text
-
-
-def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:
-    """How each client's own model does at its own site, and at all others, means over clients.
-
-    Args:
-        each: scores of each client's model, with `<headline>@<site>` for each site.
-        names: the clients, in the same order.
-        headline: the metric.
-
-    Returns:
-        `<headline>@own` and `<headline>@others`; nothing where clients are not sites.
-    """
-    prefix = f"{headline}@"
-    own: list[Scores] = []
-    for scores, name in zip(each, names, strict=True):
-        sites = {k.removeprefix(prefix): v for k, v in scores.items() if k.startswith(prefix)}
-        if name not in sites:
-            return {}
-        away = [v for site, v in sites.items() if site != name and v is not None]
-        mean = sum(away) / len(away) if away else None
-        own.append({f"{prefix}own": sites[name], f"{prefix}others": mean})
-    return mean_scores(own)
-
-
-def mean_scores(each: Sequence[Scores]) -> Scores:
-    """Means of every metric over models; a metric that is None for some is averaged over others."""
-    if len(each) == 1:
-        return dict(each[0])
-    means: Scores = {}
-    for name in each[0]:
-        known = [value for scores in each if (value := scores[name]) is not None]
-        means[name] = float(np.mean(known)) if known else None
-    return means

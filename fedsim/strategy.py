@@ -18,12 +18,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.buffers import Roles
-from fedsim.client import Task
 from fedsim.exchanges import Exchange, RoundState, training
 from fedsim.history import NONE, History, Keeps
 from fedsim.privacy.noise import Noise
 from fedsim.randomness import SERVER, Streams
 from fedsim.received import Received
+from fedsim.tasks.task import Task
 from fedsim.wire.arrays import tensors
 from fedsim.wire.codecs import encode_images
 

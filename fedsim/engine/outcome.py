@@ -7,8 +7,9 @@ import torch
 
 from fedsim import flower
 from fedsim.engine.prepare import Prepared
+from fedsim.engine.scoring import Scores, mean_scores
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY
-from fedsim.loop import Rounds, Scores, mean_scores
+from fedsim.loop import Rounds
 from fedsim.observers.base import Finished
 from fedsim.raising import plugin_code
 from fedsim.randomness import isolated

@@ -14,7 +14,6 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import flower
-from fedsim.client import Task
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, client_releases, is_one_shot
 from fedsim.errors import InputError
@@ -26,6 +25,7 @@ from fedsim.privacy.plan import PrivacyPlan
 from fedsim.raising import one_line
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario, activate_plugins
+from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
     from fedsim.privacy.attacks import Subject

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
@@ -54,3 +56,37 @@ class Scoring:
     def validate(self, model: torch.nn.Module) -> Scores:
         """The same of a module."""
         return self._task.score(self._task.predict(model, self._val, self.device), self._val)
+
+
+def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:
+    """How each client's own model does at its own site, and at all others, means over clients.
+
+    Args:
+        each: scores of each client's model, with `<headline>@<site>` for each site.
+        names: the clients, in the same order.
+        headline: the metric.
+
+    Returns:
+        `<headline>@own` and `<headline>@others`; nothing where clients are not sites.
+    """
+    prefix = f"{headline}@"
+    own: list[Scores] = []
+    for scores, name in zip(each, names, strict=True):
+        sites = {k.removeprefix(prefix): v for k, v in scores.items() if k.startswith(prefix)}
+        if name not in sites:
+            return {}
+        away = [v for site, v in sites.items() if site != name and v is not None]
+        mean = sum(away) / len(away) if away else None
+        own.append({f"{prefix}own": sites[name], f"{prefix}others": mean})
+    return mean_scores(own)
+
+
+def mean_scores(each: Sequence[Scores]) -> Scores:
+    """Means of every metric over models; a metric that is None for some is averaged over others."""
+    if len(each) == 1:
+        return dict(each[0])
+    means: Scores = {}
+    for name in each[0]:
+        known = [value for scores in each if (value := scores[name]) is not None]
+        means[name] = float(np.mean(known)) if known else None
+    return means

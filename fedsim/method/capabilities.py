@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsim.flower_strategies import declared_for
+from fedsim.tasks.task import Task
 
 PAYLOADS = {
     "arrays": "models",
@@ -83,8 +84,6 @@ def capabilities(plugin: Any) -> Capabilities:
         return value if isinstance(value, types) else flowers.get(name)
 
     learns: Any = getattr(kind, "learns", None)
-    from fedsim.tasks.task import Task
-
     of_task = isinstance(learns, type) and issubclass(learns, Task)
     payload = said("payload", str) or ""
     return Capabilities(

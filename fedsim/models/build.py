@@ -17,7 +17,7 @@ from fedsim.scenario import Scenario
 from fedsim.sharing import freeze, sharing_of
 
 if TYPE_CHECKING:
-    from fedsim.client import Task
+    from fedsim.tasks.task import Task
 
 _SHOWN = 5
 

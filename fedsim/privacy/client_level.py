@@ -22,7 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedsim.buffers import roles_of
-from fedsim.client import Task
 from fedsim.errors import InputError, Problem, RunError
 from fedsim.flower import tensor_record, tensors
 from fedsim.method.capabilities import capabilities
@@ -30,6 +29,7 @@ from fedsim.privacy.mechanisms import Mechanism, State
 from fedsim.randomness import isolated
 from fedsim.schema import Faults
 from fedsim.strategy import Server, Strategy, makes_exchanges
+from fedsim.tasks.task import Task
 
 _RECORDS = 4
 
