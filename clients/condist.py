@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedsim import Site
 from fedsim.clients.segmentation import Segmentation
 from fedsim.losses import CrossEntropy, condist_loss, condist_weight
-from fedsim.segmentation import Objective, SegmentationSite
+from fedsim.tasks.segmentation import Objective, SegmentationSite
 
 
 class ConDist(Segmentation):

@@ -25,7 +25,7 @@ from fedsim.losses import (
     marginal_dice_cross_entropy,
 )
 from fedsim.method import SGD, cosine, load_received, proximal_term, update
-from fedsim.segmentation import (
+from fedsim.tasks.segmentation import (
     Batch,
     LabelView,
     Objective,

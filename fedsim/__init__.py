@@ -12,6 +12,8 @@ import importlib as _importlib
 import os as _os
 from typing import TYPE_CHECKING, Any
 
+from fedsim.moved import keep_old_paths as _keep_old_paths
+
 __version__ = "0.1.0"
 
 
@@ -32,33 +34,34 @@ def _prepare_environment() -> None:
 
 
 _prepare_environment()
+_keep_old_paths()
 
 if TYPE_CHECKING:
     from fedsim.api import Result, run
-    from fedsim.client import Client, Site, Task
-    from fedsim.comparing import compare, load_runs
+    from fedsim.api.comparing import compare, load_runs
+    from fedsim.api.studies import audit, curve, sweep
     from fedsim.data.dataset import Dataset, Embedded, Manifest
     from fedsim.errors import ClientError, FedsimError, InputError, Problem, RunError
-    from fedsim.exchanges import Exchange, RoundState
+    from fedsim.method.client import Client, Site, Task
+    from fedsim.method.exchanges import Exchange, RoundState
+    from fedsim.method.strategy import Server, Strategy
+    from fedsim.method.wrapper import Wrapper
     from fedsim.observers import Observer
     from fedsim.scenario import Scenario, load
-    from fedsim.strategy import Server, Strategy
-    from fedsim.studies import audit, curve, sweep
     from fedsim.trained.load import load_model
-    from fedsim.wrapper import Wrapper
 
 # Imported when first used: `fedsim --help` should not wait for torch, nor the workers for the CLI.
 _HOMES = {
     "run": "fedsim.api",
     "Result": "fedsim.api",
-    "compare": "fedsim.comparing",
-    "load_runs": "fedsim.comparing",
-    "sweep": "fedsim.studies",
-    "curve": "fedsim.studies",
-    "audit": "fedsim.studies",
-    "Client": "fedsim.client",
-    "Site": "fedsim.client",
-    "Task": "fedsim.client",
+    "compare": "fedsim.api.comparing",
+    "load_runs": "fedsim.api.comparing",
+    "sweep": "fedsim.api.studies",
+    "curve": "fedsim.api.studies",
+    "audit": "fedsim.api.studies",
+    "Client": "fedsim.method.client",
+    "Site": "fedsim.method.client",
+    "Task": "fedsim.method.client",
     "Dataset": "fedsim.data.dataset",
     "Embedded": "fedsim.data.dataset",
     "Manifest": "fedsim.data.dataset",
@@ -67,15 +70,15 @@ _HOMES = {
     "InputError": "fedsim.errors",
     "Problem": "fedsim.errors",
     "RunError": "fedsim.errors",
-    "Exchange": "fedsim.exchanges",
-    "RoundState": "fedsim.exchanges",
+    "Exchange": "fedsim.method.exchanges",
+    "RoundState": "fedsim.method.exchanges",
     "Observer": "fedsim.observers",
     "Scenario": "fedsim.scenario",
     "load": "fedsim.scenario",
-    "Server": "fedsim.strategy",
-    "Strategy": "fedsim.strategy",
+    "Server": "fedsim.method.strategy",
+    "Strategy": "fedsim.method.strategy",
     "load_model": "fedsim.trained.load",
-    "Wrapper": "fedsim.wrapper",
+    "Wrapper": "fedsim.method.wrapper",
 }
 
 __all__ = [

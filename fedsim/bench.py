@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.errors import RunError
+from fedsim.folder.runfolder import write_whole
 from fedsim.report.csv_file import csv_bytes
-from fedsim.runfolder import write_whole
 
 # A model of 4.7 MB, and hardly any work: what grows here is what the engine keeps.
 _SCENARIO = """\

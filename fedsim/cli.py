@@ -20,7 +20,6 @@ from types import FrameType
 from typing import NoReturn
 
 from fedsim import __version__
-from fedsim.completion import complete
 from fedsim.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -31,8 +30,9 @@ from fedsim.errors import (
     Problem,
     nearest,
 )
-from fedsim.printing import error, say
 from fedsim.raising import one_line
+from fedsim.terminal.completion import complete
+from fedsim.terminal.printing import error, say
 from fedsim.verbs import (
     Verbs,
     audit,

@@ -17,8 +17,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fedsim.errors import InputError, nearest
-from fedsim.parameters import check_parameters, construct, describe
 from fedsim.raising import reraise_interruption
+from fedsim.scenario.parameters import check_parameters, construct, describe
 
 __all__ = [
     "GROUPS",

@@ -47,7 +47,7 @@ LOCALE = locale.setlocale(locale.LC_ALL)
 # of a small run that is the half. What starts another process gets painted ones in any case.
 LOOKING_AT_PICTURES = {
     *("test_cli", "test_curve", "test_docs", "test_federation", "test_partition_picture"),
-    *("test_start", "test_studies", "test_volumes_picture"),
+    *("test_start", "test_studies", "test_picture"),
 }
 PAINTERS = (
     *("calibration", "curves", "drawing", "figures", "holdings", "overlays", "partition_picture"),

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from fedsim import Result
-from fedsim.runfolder import RunFolder
+from fedsim.folder.runfolder import RunFolder
 from tests.engine.conftest import GDD, TINY
 from tests.engine.test_bits import assert_same
 

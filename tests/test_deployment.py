@@ -26,8 +26,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedsim import flower
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.wire import flower
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, CLIENTS = 2, 2
@@ -76,7 +76,7 @@ APP = {
         from flwr.serverapp.strategy import FedAvg
 
         from deployed_toy.model import model
-        from fedsim.flower import pack_state, tensors
+        from fedsim.wire.flower import pack_state, tensors
 
         app = ServerApp()
 
@@ -101,8 +101,8 @@ APP = {
         from torch.nn.functional import cross_entropy
 
         from deployed_toy.model import model
-        from fedsim.flower import load_state, pack_state
-        from fedsim.optimisers import SGD
+        from fedsim.wire.flower import load_state, pack_state
+        from fedsim.method.optimisers import SGD
 
         app = ClientApp()
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fedsim import InputError
 from fedsim.cli import main
 from fedsim.files import file_name, file_names, read_regular
+from fedsim.folder.runfolder import RunFolder
 from fedsim.report.sheets import save_synthetic, sheet_names
-from fedsim.runfolder import RunFolder
 
 STRANGE = (
     *("../../../../OUT", "/tmp/OUT", "..", ".", "", " ", "a/b", "a\\b", "a:b", "a\0b", "a\nb"),

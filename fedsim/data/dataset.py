@@ -17,7 +17,7 @@ from fedsim.tasks.classification import Classification
 from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedsim.schema import Data
+    from fedsim.scenario.schema import Data
 
 
 @dataclass(frozen=True)

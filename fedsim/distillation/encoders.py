@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.method.optimisers import SGD
 from fedsim.method.training import Batch, endless_batches, fit
-from fedsim.optimisers import SGD
 
 State = dict[str, Tensor]
 

@@ -13,32 +13,32 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim.buffers import Buffers, roles_of
-from fedsim.checkpoint import Checkpoints
+from fedsim.engine.checkpoint import Checkpoints
+from fedsim.engine.federation import stand_in_note
+from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scoring
 from fedsim.engine.strategies import history_of, quiet_flower
-from fedsim.federation import stand_in_note
+from fedsim.folder.runfolder import RunFolder
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.inline import InlineGrid
+from fedsim.grid.machine import cores, gpus, require_resources, workers_on
+from fedsim.grid.progress import Board, Steps
 from fedsim.grid.worker import Job
 from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
-from fedsim.loop import Rounds
-from fedsim.machine import cores, gpus, require_resources, workers_on
+from fedsim.method.strategy import Server, Strategy, makes_exchanges
 from fedsim.models.build import build_model, first_arrays
 from fedsim.observers.telling import Observers
 from fedsim.privacy.key_file import KeyFile
 from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.run_key import run_digest
-from fedsim.progress import Board, Steps
 from fedsim.raising import plugin_code
 from fedsim.randomness import SERVER
-from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario
-from fedsim.sharing import Sharing, sharing_of
-from fedsim.strategy import Server, Strategy, makes_exchanges
+from fedsim.wire.buffers import Buffers, roles_of
+from fedsim.wire.sharing import Sharing, sharing_of
 
 
 @contextlib.contextmanager

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from fedsim.console import Console
-from fedsim.costing import Estimate, disk_mb, folder_mb, machine, memory_mb
 from fedsim.engine.assembly import assembled, worker_count
+from fedsim.engine.costing import Estimate, disk_mb, folder_mb, machine, memory_mb
+from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.wording import epsilon_at_the_end
-from fedsim.loop import Rounds
+from fedsim.grid.progress import Steps
 from fedsim.observers.base import End, Run
 from fedsim.observers.telling import Observers
-from fedsim.progress import Steps
 from fedsim.scenario import Scenario
+from fedsim.terminal.console import Console
 
 
 def estimate(scenario: Scenario, seed: int, console: Console, steps: int = 2) -> Estimate:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedsim import flower
+from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scores, mean_scores
+from fedsim.folder.runfolder import plain
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY
-from fedsim.loop import Rounds
 from fedsim.observers.base import Finished
 from fedsim.raising import plugin_code
 from fedsim.randomness import isolated
-from fedsim.runfolder import plain
+from fedsim.wire import flower
 
 
 def outcome(prepared: Prepared, rounds: Rounds) -> Finished:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim import flower
+from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, client_releases, is_one_shot
 from fedsim.errors import InputError
-from fedsim.federation import Federation, build_federation
-from fedsim.machine import require_resources
+from fedsim.grid.machine import require_resources
 from fedsim.models.build import build_model, first_arrays
 from fedsim.models.conditioning import require_conditioned
 from fedsim.privacy.plan import PrivacyPlan
@@ -26,6 +25,7 @@ from fedsim.raising import one_line
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario, activate_plugins
 from fedsim.tasks.task import Task
+from fedsim.wire import flower
 
 if TYPE_CHECKING:
     from fedsim.privacy.attacks import Subject
@@ -158,7 +158,7 @@ def _attack(prepared: Prepared) -> tuple[Subject, Level] | None:
     """What is to be attacked when the run ends, and how; InputError where it cannot be."""
     if prepared.privacy is None or not prepared.privacy.settings.audit:
         return None
-    from fedsim.auditing import subject_of
+    from fedsim.engine.auditing import subject_of
     from fedsim.privacy.verdict import require_level
 
     asked = prepared.privacy.settings.audit

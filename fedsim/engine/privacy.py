@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.client import Client
+from fedsim.engine.federation import Federation, cache_folder
 from fedsim.engine.strategies import trainings
 from fedsim.errors import InputError
-from fedsim.federation import Federation, cache_folder
 from fedsim.grid.worker import units_of
+from fedsim.method.client import Client
 from fedsim.models.build import build_model
-from fedsim.own_clients import client_block, make_client
 from fedsim.privacy.client_level import require_still_buffers
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
-from fedsim.schema import Privacy
+from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.schema import Privacy
 
 
 def with_unit(scenario: Scenario, federation: Federation) -> Scenario:

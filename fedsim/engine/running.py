@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.engine.assembly import assembled
+from fedsim.engine.federation import build_federation
+from fedsim.engine.loop import Rounds
 from fedsim.engine.outcome import outcome
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
 from fedsim.engine.wording import opening_lines, run_entries, title_line
 from fedsim.errors import InputError
-from fedsim.federation import build_federation
-from fedsim.identity import (
+from fedsim.folder.identity import (
     edited,
     has_identity,
     new_identity,
@@ -26,17 +27,16 @@ from fedsim.identity import (
     scenario_edited,
     sealed,
 )
+from fedsim.folder.runfolder import RunFolder, now, plain
+from fedsim.grid.machine import require_resources
 from fedsim.ledger.privacy import describe
 from fedsim.locks import held
-from fedsim.loop import Rounds
-from fedsim.machine import require_resources
-from fedsim.merging import OBSERVE
 from fedsim.observers.base import End, Run, Status
 from fedsim.observers.telling import Observers
 from fedsim.privacy.key_file import KeyFile
 from fedsim.raising import one_line
-from fedsim.runfolder import RunFolder, now, plain
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.scenario.merging import OBSERVE
 
 
 @dataclass(frozen=True)

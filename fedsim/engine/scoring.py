@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
-from fedsim import flower
 from fedsim.engine.prepare import Prepared
 from fedsim.grid.worker import device_for
 from fedsim.models.build import build_model
 from fedsim.randomness import isolated
+from fedsim.wire import flower
 
 Scores = dict[str, float | None]
 

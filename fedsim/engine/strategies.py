@@ -13,18 +13,18 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.errors import InputError, Problem
-from fedsim.flower_strategies import filled_in, refusal
-from fedsim.history import FOLDER, LEVELS, NONE, History
+from fedsim.folder.history import FOLDER, LEVELS, NONE, History
 from fedsim.method.capabilities import capabilities
-from fedsim.own_clients import client_block, make_client
-from fedsim.parameters import shown
+from fedsim.method.flower_strategies import filled_in, refusal
+from fedsim.method.strategy import Strategy
 from fedsim.privacy.client_level import ClientLevel, require_client_level
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.raising import plugin_code
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
-from fedsim.scenario_checks import refused_for_clients
-from fedsim.strategy import Strategy
+from fedsim.scenario.checks import refused_for_clients
+from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.parameters import shown
 
 
 def build_strategy(

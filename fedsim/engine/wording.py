@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fedsim.disclosures import released_without_privacy
+from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
+from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
 from fedsim.ledger.privacy import describe, mechanism_name, unit_note
-from fedsim.own_clients import describe_overrides, override_lines
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.report.text import positive_note
-from fedsim.runfolder import SCHEMA_VERSION, environment, now
+from fedsim.scenario.overrides import describe_overrides, override_lines
 
 
 def opening_lines(prepared: Prepared) -> Iterator[str]:

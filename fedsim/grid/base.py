@@ -10,16 +10,16 @@ from typing import Any
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim import flower
-from fedsim.buffers import Buffers
-from fedsim.checkpoint import Checkpoints
+from fedsim.engine.checkpoint import Checkpoints
 from fedsim.errors import ClientError, InputError, RunError
-from fedsim.exchanges import kind_of, trains
-from fedsim.faults import Failure, Kind, Simulated
 from fedsim.grid.worker import Job, Spent
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.method.exchanges import kind_of, trains
+from fedsim.method.faults import Failure, Kind, Simulated
 from fedsim.randomness import Streams
-from fedsim.schema import Faults
+from fedsim.scenario.schema import Faults
+from fedsim.wire import flower
+from fedsim.wire.buffers import Buffers
 
 # A strategy that waits for nodes asks again and again; nobody will ever come.
 _PATIENCE = 50

@@ -6,13 +6,13 @@ from collections.abc import Callable, Generator
 
 from flwr.app import Message
 
-from fedsim import flower
 from fedsim.errors import DivergedError, FedsimError
-from fedsim.faults import Failure
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
+from fedsim.method.faults import Failure
 from fedsim.raising import one_line, reraise_interruption, short_traceback
+from fedsim.wire import flower
 
 
 class InlineGrid(BaseGrid):

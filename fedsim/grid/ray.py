@@ -26,17 +26,17 @@ from typing import Any, NamedTuple
 import ray
 from flwr.app import Context, Message, Metadata, RecordDict
 
-from fedsim import flower
 from fedsim.errors import DivergedError, FedsimError, InputError, Interruption, RunError
-from fedsim.faults import Failure, Kind
 from fedsim.grid.base import BaseGrid
+from fedsim.grid.machine import gpus, workers_on
 from fedsim.grid.worker import Job, Spent, Worker
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.locks import is_taken, take
-from fedsim.machine import gpus, workers_on
+from fedsim.method.faults import Failure, Kind
 from fedsim.privacy.noise import Noise
 from fedsim.raising import one_line, short_traceback
 from fedsim.scenario import Resources
+from fedsim.wire import flower
 
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
 _WINDOW_MB = 256.0

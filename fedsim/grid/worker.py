@@ -21,18 +21,18 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
-from fedsim.buffers import Roles, receive, withhold
-from fedsim.client import Site, Task, as_client_app
+from fedsim.grid.progress import Steps, open_board
+from fedsim.method.client import Site, Task, as_client_app
 from fedsim.models.build import build_model, first_arrays
-from fedsim.own_clients import make_client
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
-from fedsim.progress import Steps, open_board
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import default_registry
 from fedsim.scenario import Scenario, activate_plugins
-from fedsim.schema import Privacy
+from fedsim.scenario.overrides import make_client
+from fedsim.scenario.schema import Privacy
+from fedsim.wire.buffers import Roles, receive, withhold
 
 _NO_RECORDS = np.zeros(0, np.int64)
 

@@ -1,7 +1,7 @@
 """The traffic ledger: every message counted once, in bytes on the wire and in payload bytes.
 
-`bytes` is what Flower's SuperLink would account for the message (`fedsim.flower.wire_bytes`), with
-framing, and with equal arrays sent once. `fields` is the raw payload of each record, after the
+`bytes` is what Flower's SuperLink would account for the message (`fedsim.wire.flower.wire_bytes`),
+with framing, and with equal arrays sent once. `fields` is the raw payload of each record, after the
 codec: what the formulas of papers count. The difference is overhead (or, where arrays are equal by
 value, a saving). MB is 10^6 bytes.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedsim.flower import ContentSize, array_bytes, measure, wire_bytes
+from fedsim.wire.flower import ContentSize, array_bytes, measure, wire_bytes
 
 Direction = Literal["up", "down"]
 """Seen from the client: "up" is client to server, "down" is server to client."""

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
-    from fedsim.exchanges import Aggregated
     from fedsim.method.augment import SiameseAugment, perturb_statistics
+    from fedsim.method.exchanges import Aggregated
+    from fedsim.method.optimisers import SGD, Adam
+    from fedsim.method.received import Arrays, Received
     from fedsim.method.schedules import cosine
+    from fedsim.method.strategy import MetricMeans, examples
     from fedsim.method.training import (
         Augmentation,
         Batch,
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
         fit,
     )
     from fedsim.method.updates import Penalty, load_received, proximal_term, update
-    from fedsim.optimisers import SGD, Adam
-    from fedsim.received import Arrays, Received
-    from fedsim.strategy import MetricMeans, examples
 
 __all__ = [
     "SGD",
@@ -51,21 +51,21 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "SGD": "fedsim.optimisers",
-        "Adam": "fedsim.optimisers",
-        "Aggregated": "fedsim.exchanges",
-        "Arrays": "fedsim.received",
+        "SGD": "fedsim.method.optimisers",
+        "Adam": "fedsim.method.optimisers",
+        "Aggregated": "fedsim.method.exchanges",
+        "Arrays": "fedsim.method.received",
         "Augmentation": "fedsim.method.training",
         "Batch": "fedsim.method.training",
-        "MetricMeans": "fedsim.strategy",
+        "MetricMeans": "fedsim.method.strategy",
         "Penalty": "fedsim.method.updates",
-        "Received": "fedsim.received",
+        "Received": "fedsim.method.received",
         "SiameseAugment": "fedsim.method.augment",
         "augmentation": "fedsim.method.training",
         "balanced_weights": "fedsim.method.training",
         "cosine": "fedsim.method.schedules",
         "endless_batches": "fedsim.method.training",
-        "examples": "fedsim.strategy",
+        "examples": "fedsim.method.strategy",
         "fit": "fedsim.method.training",
         "load_received": "fedsim.method.updates",
         "perturb_statistics": "fedsim.method.augment",

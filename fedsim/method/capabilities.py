@@ -10,7 +10,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.flower_strategies import declared_for
+from fedsim.method.flower_strategies import declared_for
 from fedsim.tasks.task import Task
 
 PAYLOADS = {
@@ -74,7 +74,7 @@ def capabilities(plugin: Any) -> Capabilities:
     """What a plugin declares: a strategy, client method or model, its class, or a partial of it.
 
     Values of another type, and payloads that nobody knows, count as not declared. For Flower's own
-    strategies `fedsim.flower_strategies` declares.
+    strategies `fedsim.method.flower_strategies` declares.
     """
     kind = class_of(plugin) or plugin
     flowers = declared_for(kind if isinstance(kind, type) else type(kind))

@@ -1,10 +1,10 @@
 """A client's side of averaging: the model it received, and the update that it sends back.
 
 Where the server's `config` names a codec, the broadcast's parameters are encoded, and clients
-answer with the encoded difference to what they received; otherwise both ways carry the
-model itself.
-Buffers travel as they are: a running variance that a codec rounds could fall below zero. What stays
-at the client (`fedsim.sharing`) is part of both, as it is; the worker adds it and takes it out.
+answer with the encoded difference to what they received; otherwise both ways carry the model
+itself. Buffers travel as they are: a running variance that a codec rounds could fall below zero.
+What stays at the client (`fedsim.wire.sharing`) is part of both, as it is; the worker adds it and
+takes it out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.buffers import STAYS
 from fedsim.wire.arrays import load_state, pack_state, parameter_names, tensor_record, tensors
+from fedsim.wire.buffers import STAYS
 from fedsim.wire.codecs import Codec, decode_tensors, encode_tensors
 
 Penalty = Callable[[nn.Module], Tensor]

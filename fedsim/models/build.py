@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
-from fedsim import flower
-from fedsim.buffers import roles_of
 from fedsim.errors import InputError
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
-from fedsim.sharing import freeze, sharing_of
+from fedsim.wire import flower
+from fedsim.wire.buffers import roles_of
+from fedsim.wire.sharing import freeze, sharing_of
 
 if TYPE_CHECKING:
     from fedsim.tasks.task import Task

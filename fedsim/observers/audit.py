@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fedsim.folder.runfolder import RunFolder
 from fedsim.observers.base import Finished, Observer, Run
-from fedsim.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from fedsim.privacy.attacks import Subject

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fedsim import flower
 from fedsim.engine.prepare import Prepared
+from fedsim.folder.runfolder import RunFolder
 from fedsim.observers.base import Exchange, Finished, Observer, Row, Run
-from fedsim.runfolder import RunFolder
 from fedsim.trained.files import write_models
+from fedsim.wire import flower
 
 
 class FolderWriter(Observer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedsim.console import Console
 from fedsim.engine.prepare import Prepared
 from fedsim.engine.running import Starter
 from fedsim.errors import InputError
@@ -15,9 +14,10 @@ from fedsim.observers.leakage import Leakage
 from fedsim.observers.page import Page
 from fedsim.observers.pictures import Pictures
 from fedsim.observers.telling import Observers
-from fedsim.parameters import shown
 from fedsim.registry import default_registry
 from fedsim.scenario import Scenario
+from fedsim.scenario.parameters import shown
+from fedsim.terminal.console import Console
 
 
 def starter(console: Console, observers: Sequence[Observer] = ()) -> Starter:

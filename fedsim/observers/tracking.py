@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedsim.folder.runfolder import CARD, MODEL, MODELS
 from fedsim.observers.base import Row, Run
-from fedsim.runfolder import CARD, MODEL, MODELS
 
 MARKER = "mb_up_total"
 """A number that every round has. Trackers write it last: a round that has it is there wholly."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsim.errors import InputError
+from fedsim.folder.runfolder import write_whole
 from fedsim.models import ResNet18, SmallCNN
 from fedsim.models.classifier import Classifier
 from fedsim.models.resnet9 import ResNet9
@@ -26,7 +27,6 @@ from fedsim.privacy.mechanisms import DPSGD, State
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.per_sample import PerSampleGradients
 from fedsim.randomness import isolated
-from fedsim.runfolder import write_whole
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     "cnn": SmallCNN,

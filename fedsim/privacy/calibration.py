@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.files import require_regular
+from fedsim.folder.runfolder import write_whole
 from fedsim.privacy.accounting import FEW_ORDERS, ORDERS, Entry, epsilon_rdp, epsilon_upper, merge
-from fedsim.runfolder import write_whole
 
 ACCOUNTANT_VERSION = 1
 """Counts changes of the accounting that change what a search finds."""

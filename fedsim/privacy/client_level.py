@@ -21,15 +21,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedsim.buffers import roles_of
 from fedsim.errors import InputError, Problem, RunError
-from fedsim.flower import tensor_record, tensors
 from fedsim.method.capabilities import capabilities
+from fedsim.method.strategy import Server, Strategy, makes_exchanges
 from fedsim.privacy.mechanisms import Mechanism, State
 from fedsim.randomness import isolated
-from fedsim.schema import Faults
-from fedsim.strategy import Server, Strategy, makes_exchanges
+from fedsim.scenario.schema import Faults
 from fedsim.tasks.task import Task
+from fedsim.wire.buffers import roles_of
+from fedsim.wire.flower import tensor_record, tensors
 
 _RECORDS = 4
 

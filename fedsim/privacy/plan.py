@@ -32,7 +32,7 @@ from fedsim.privacy.mechanisms import (
     PrivateReference,
 )
 from fedsim.privacy.paper import PaperUnsound
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fedsim.privacy.gradients import Gradients
 from fedsim.privacy.mechanisms import State
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 
 class Releases:

@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
-from fedsim import __version__, flower, yaml_lines
-from fedsim.own_clients import own_plugins
+from fedsim import __version__
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.sources import sources
 from fedsim.registry import default_registry
-from fedsim.sharing import ALL
+from fedsim.scenario import yaml_lines
+from fedsim.scenario.overrides import own_plugins
+from fedsim.wire import flower
+from fedsim.wire.sharing import ALL
 
 if TYPE_CHECKING:
-    from fedsim.federation import Federation
+    from fedsim.engine.federation import Federation
     from fedsim.scenario import Scenario
 
 # Resources that change the last bits of what is computed.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import Any
 
-from fedsim.printing import harmless
+from fedsim.terminal.printing import harmless
 
 # As ASCII, and as the wide forms that some spreadsheets take for the same.
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"

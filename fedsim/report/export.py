@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fedsim.printing import harmless
 from fedsim.report.columns import DIFFERENCE
 from fedsim.report.comparison import Comparison
 from fedsim.report.csv_file import csv_bytes
 from fedsim.report.rows import Row, Spent
 from fedsim.report.table import label, printed
+from fedsim.terminal.printing import harmless
 
 CSV_COLUMNS = (
     *("row", "data", "seeds", "metric", "unit"),

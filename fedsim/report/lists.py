@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsim.errors import InputError
 from fedsim.files import read_regular
-from fedsim.runfolder import SCHEMA_VERSION, write_whole
+from fedsim.folder.runfolder import SCHEMA_VERSION, write_whole
 
 RUNS_OF_A_CURVE = "curve.json"
 _MOST_BYTES = 50_000_000

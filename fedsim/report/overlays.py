@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.folder.runfolder import write_whole
 from fedsim.report.drawing import COLOURS, Picture, png
 from fedsim.report.many import MANY, some
-from fedsim.runfolder import write_whole
-from fedsim.segmentation_metrics import dice
+from fedsim.tasks.segmentation.metrics import dice
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
 
-    from fedsim.segmentation.task import Segmentation, Volumes
+    from fedsim.tasks.segmentation.task import Segmentation, Volumes
 
 _CELL = 2.4  # inches
 _SITES = 12  # drawn where there are many
@@ -60,7 +60,7 @@ def typical_cases(counts: NDArray[np.int64], volumes: Volumes) -> list[int]:
     Neither the best nor the worst: a sheet of the best cases would promise too much.
 
     Args:
-        counts: int64 [volumes, structures, 3], see `fedsim.segmentation.evaluation`.
+        counts: int64 [volumes, structures, 3], see `fedsim.tasks.segmentation.evaluation`.
         volumes: what was segmented.
 
     Returns:
@@ -95,7 +95,7 @@ def overlays(
         task: names the structures.
         device: where to compute.
     """
-    from fedsim.segmentation.inference import segment
+    from fedsim.tasks.segmentation.inference import segment
 
     model.to(device).eval()
     found = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedsim.folder.runfolder import RunFolder, write_whole
 from fedsim.report.drawing import Picture
 from fedsim.report.figures import NAMES, figures
 from fedsim.report.paths import hidden
@@ -23,7 +24,6 @@ from fedsim.report.sections import (
     running,
     traffic,
 )
-from fedsim.runfolder import RunFolder, write_whole
 
 
 def write_report(folder: Path, *, paths: bool = False) -> Path:

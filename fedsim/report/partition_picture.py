@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.folder.runfolder import write_named
 from fedsim.report.drawing import png, short
 from fedsim.report.many import MANY, draw_histogram, draw_spread
-from fedsim.runfolder import write_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

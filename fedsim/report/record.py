@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from fedsim.errors import InputError, Problem
-from fedsim.identity import edited
+from fedsim.folder.identity import edited
+from fedsim.folder.runfolder import RunFolder, parsed, read_arrays
 from fedsim.report.shapes import wrong_in
 from fedsim.report.tested import (
     Overlaps,
@@ -22,7 +23,6 @@ from fedsim.report.tested import (
     read_scores,
 )
 from fedsim.report.text import positive_note
-from fedsim.runfolder import RunFolder, parsed, read_arrays
 from fedsim.tasks.facts import TaskFacts
 
 NUMBER = (int, float)

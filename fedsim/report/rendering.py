@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedsim.printing import harmless
 from fedsim.report.text import typed
+from fedsim.terminal.printing import harmless
 
 # Nothing is loaded and nothing runs, even if some text slipped through unescaped.
 POLICY = (

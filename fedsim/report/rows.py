@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from fedsim.errors import InputError, Problem, problems_of
-from fedsim.identity import edited
+from fedsim.folder.identity import edited
+from fedsim.folder.runfolder import RunFolder, missing_of
+from fedsim.folder.runfolder import damaged as damaged_file
 from fedsim.report.data_labels import data_labels
 from fedsim.report.lists import listed
 from fedsim.report.paths import paths_in, shortest, without_paths
@@ -22,8 +24,6 @@ from fedsim.report.record import NUMBER
 from fedsim.report.shapes import refuse_misshapen
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.report.text import typed
-from fedsim.runfolder import RunFolder, missing_of
-from fedsim.runfolder import damaged as damaged_file
 from fedsim.tasks.facts import TaskFacts
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint

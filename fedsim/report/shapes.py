@@ -13,8 +13,8 @@ import pydantic
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from typing_extensions import TypedDict  # pydantic asks for this one below Python 3.12
 
-from fedsim.parameters import explain
-from fedsim.runfolder import RunFolder, damaged
+from fedsim.folder.runfolder import RunFolder, damaged
+from fedsim.scenario.parameters import explain
 
 # A number beyond them is none that a run writes, and no array or format takes it.
 _Number = Annotated[StrictFloat, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fedsim.files import file_names
+from fedsim.folder.runfolder import write_whole
 from fedsim.report.many import MANY, some
-from fedsim.runfolder import write_whole
 
 _GAP = 2
 _TITLE = 14

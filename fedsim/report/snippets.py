@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.printing import harmless
 from fedsim.report.table import label, printed
 from fedsim.report.text import typed
+from fedsim.terminal.printing import harmless
 
 if TYPE_CHECKING:
     from fedsim.report.comparison import Comparison

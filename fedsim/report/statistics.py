@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.segmentation_metrics import dice
+from fedsim.tasks.segmentation.metrics import dice
 
 REPLICATES = 2000
 """Resamples of the test records behind an interval."""
@@ -66,8 +66,8 @@ def mean_auc(
 
     It is the Mann-Whitney statistic: the share of pairs of a positive and a negative record in
     which the positive one scores higher, ties counted half; a record of weight w counts as w
-    records. As in `fedsim.metrics`: of two classes that of the second one, of more the mean over
-    the classes that occur, each against the rest.
+    records. As in `fedsim.tasks.classification.metrics`: of two classes that of the second one, of
+    more the mean over the classes that occur, each against the rest.
 
     Args:
         labels: [n], 0 <= label < k.
@@ -127,7 +127,7 @@ def mean_dice(
     """Dice, averaged over volumes, structures, the models of each run, and runs, in this order.
 
     A structure that a volume does not hold has no Dice there, as in
-    `fedsim.segmentation_metrics`; a volume of weight w counts as w volumes.
+    `fedsim.tasks.segmentation.metrics`; a volume of weight w counts as w volumes.
 
     Args:
         runs: of each run, int64 overlaps [models, n, structures, 3].

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.folder.runfolder import read_arrays
 from fedsim.report.statistics import mean_auc, mean_dice
-from fedsim.runfolder import read_arrays
-from fedsim.segmentation.task import Segmentation
 from fedsim.tasks.classification import Classification
+from fedsim.tasks.segmentation.task import Segmentation
 from fedsim.tasks.task import Task
 
 
@@ -67,7 +67,7 @@ class Overlaps:
     Attributes:
         sites: int64 [n].
         records: int64 [n], positions in the data store.
-        overlaps: int64 [models, n, structures, 3], see `fedsim.segmentation_metrics`.
+        overlaps: int64 [models, n, structures, 3], see `fedsim.tasks.segmentation.metrics`.
     """
 
     file: ClassVar[str] = Segmentation.file

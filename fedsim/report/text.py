@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.files import seen_from
+from fedsim.folder.runfolder import MODELS
 from fedsim.privacy.accounting import UNIT_NAMES
-from fedsim.runfolder import MODELS
 from fedsim.tasks.facts import EXTERNAL, TaskFacts
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fedsim.folder.runfolder import write_named
 from fedsim.report.drawing import COLOURS, png
 from fedsim.report.many import MANY, some, spread_lines
 from fedsim.report.text import aligned
-from fedsim.runfolder import write_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

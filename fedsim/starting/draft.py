@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from fedsim.data.dataset import usable
+from fedsim.engine.federation import Federation, build_federation, open_store
 from fedsim.errors import InputError
-from fedsim.federation import Federation, build_federation, open_store
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import load
-from fedsim.schema import Scenario
+from fedsim.scenario.schema import Scenario
 from fedsim.starting.found import Found, Setting
 from fedsim.starting.text import Sheet, scenario_text
 from fedsim.starting.words import positive_of

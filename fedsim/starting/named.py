@@ -10,9 +10,9 @@ from pathlib import Path
 from fedsim import scenario as scenarios
 from fedsim.errors import InputError
 from fedsim.files import file_name
-from fedsim.fitting import data_of
 from fedsim.registry import default_registry
-from fedsim.schema import Scenario
+from fedsim.scenario.fitting import data_of
+from fedsim.scenario.schema import Scenario
 from fedsim.starting.draft import Progress, draft, loaded
 from fedsim.starting.found import Found
 from fedsim.starting.looking import look

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.machine import cores
+from fedsim.grid.machine import cores
 from fedsim.scenario import Scenario
 
 # Memory of a process before anything is known: PyTorch, a small model, a window of images.

@@ -17,15 +17,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fedsim.checkpoint import Checkpoints
+from fedsim.engine.checkpoint import Checkpoints
+from fedsim.engine.federation import open_store
 from fedsim.errors import InputError, Problem, problems_of
-from fedsim.federation import open_store
-from fedsim.identity import edited, has_identity
+from fedsim.folder.identity import edited, has_identity
+from fedsim.folder.runfolder import RunFolder, missing_of
+from fedsim.grid.machine import require_resources
 from fedsim.locks import is_taken
-from fedsim.machine import require_resources
-from fedsim.runfolder import RunFolder, missing_of
 from fedsim.scenario import Scenario, activate_plugins, load
-from fedsim.yaml_lines import MOST_BITS
+from fedsim.scenario.yaml_lines import MOST_BITS
 
 # Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
 _WITHOUT_EFFECT = ("seeds", "description", "profiles", "observers")

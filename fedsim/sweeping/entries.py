@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsim.runfolder import SCHEMA_VERSION, RunFolder, now, write_whole
+from fedsim.folder.runfolder import SCHEMA_VERSION, RunFolder, now, write_whole
 from fedsim.sweeping.cells import Cell
 from fedsim.tasks.facts import TaskFacts
 

@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from fedsim.console import Console
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError, Problem
+from fedsim.folder.runfolder import RunFolder, now
+from fedsim.grid.machine import available_mb, cores
 from fedsim.locks import take
-from fedsim.machine import available_mb, cores
-from fedsim.runfolder import RunFolder, now
 from fedsim.sweeping.capacity import cores_of, expected_mb
 from fedsim.sweeping.cells import Cell, Standing, runs_of, standing
 from fedsim.sweeping.entries import Entry, Record, duration, error_of, score
 from fedsim.sweeping.signals import Signals
-from fedsim.ticking import Ticker
+from fedsim.terminal.console import Console
+from fedsim.terminal.ticking import Ticker
 
 _POLL_SECONDS = 0.2
 _LOOK_AGAIN_SECONDS = 2.0  # at cells that another process runs

@@ -149,8 +149,8 @@ class TaskFacts:
 
 def _older(data: object, names: set[str]) -> TaskFacts:
     """The task of a run whose run.json does not name it: one of two, told by its headline."""
-    from fedsim.segmentation.task import Segmentation
     from fedsim.tasks.classification import Classification
+    from fedsim.tasks.segmentation.task import Segmentation
 
     listed = data.get("classes") if isinstance(data, Mapping) else None
     classes: Sequence[str] = tuple(map(str, listed)) if isinstance(listed, list) else ()

@@ -11,8 +11,8 @@ from fedsim.tasks.keys import WINDOW
 from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedsim.federation import Federation
-    from fedsim.schema import Scenario
+    from fedsim.engine.federation import Federation
+    from fedsim.scenario.schema import Scenario
 
 
 class ImageTask(Task):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import InputError
-from fedsim.own_clients import own_appearances
+from fedsim.scenario.overrides import own_appearances
 
 if TYPE_CHECKING:
-    from fedsim.schema import Scenario
+    from fedsim.scenario.schema import Scenario
     from fedsim.tasks.task import Task
 
 POSITIVE, WINDOW = "data.positive", "data.window"

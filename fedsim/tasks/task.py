@@ -19,8 +19,8 @@ from fedsim.tasks.metric import Metric
 if TYPE_CHECKING:
     import torch
 
-    from fedsim.federation import Federation
-    from fedsim.schema import Scenario
+    from fedsim.engine.federation import Federation
+    from fedsim.scenario.schema import Scenario
 
 
 class Task(ABC):

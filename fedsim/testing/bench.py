@@ -19,26 +19,26 @@ import numpy as np
 import torch
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim import flower
 from fedsim.engine import prepare
 from fedsim.engine.assembly import assembled
+from fedsim.engine.federation import Federation, build_federation
+from fedsim.engine.loop import Rounds
 from fedsim.errors import InputError, Problem, RunError, problems_of
-from fedsim.federation import Federation, build_federation
-from fedsim.fitting import data_of, payload_of
-from fedsim.loop import Rounds
+from fedsim.folder.runfolder import RunFolder
+from fedsim.folder.storing import encode
 from fedsim.method.capabilities import capabilities
+from fedsim.method.strategy import Strategy
 from fedsim.observers.base import Run
 from fedsim.observers.folder import FolderWriter
 from fedsim.observers.telling import Observers
 from fedsim.registry import GROUPS, default_registry
-from fedsim.runfolder import RunFolder
 from fedsim.scenario import Scenario, load
-from fedsim.scenario_checks import activate
-from fedsim.schema import Scenario as Schema
-from fedsim.storing import encode
-from fedsim.strategy import Strategy
+from fedsim.scenario.checks import activate
+from fedsim.scenario.fitting import data_of, payload_of
+from fedsim.scenario.schema import Scenario as Schema
+from fedsim.scenario.yaml_lines import write
 from fedsim.testing.checks import CheckFailed, NotApplicable
-from fedsim.yaml_lines import write
+from fedsim.wire import flower
 
 SEED = 3  # With it, the clients of the two rounds differ.
 _FILE = "the scenario of the checks"
@@ -363,7 +363,7 @@ def block_key(group: str) -> str:
 
 def _few(factory: Any) -> dict[str, Any]:
     """Small numbers for the parameters that a client method calls like the built-in ones do."""
-    from fedsim.parameters import is_factory, parameter_names
+    from fedsim.scenario.parameters import is_factory, parameter_names
 
     known = parameter_names(factory) if is_factory(factory) else []
     few = {key: value for key, value in _FEW.items() if key in known}
@@ -374,7 +374,7 @@ def _few(factory: Any) -> dict[str, Any]:
 
 def _takes(factory: Any, values: Mapping[str, Any]) -> bool:
     """Whether a data set's generator takes the parameters of the built-in stand-in."""
-    from fedsim.parameters import check_parameters
+    from fedsim.scenario.parameters import check_parameters
 
     generator = getattr(factory, "embedded", None)
     if generator is None:

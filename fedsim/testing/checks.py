@@ -127,7 +127,7 @@ def _is_of(found: Any, group: str) -> bool:
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
     from torch import nn
 
-    from fedsim.client import Client
+    from fedsim.method.client import Client
 
     bases: dict[str, type] = {
         "strategies": FlowerStrategy,

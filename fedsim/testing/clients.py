@@ -9,14 +9,14 @@ from unittest import mock
 
 from flwr.app import Message
 
-from fedsim.faults import Failure
-from fedsim.flower import tensors
-from fedsim.loop import Rounds
+from fedsim.engine.loop import Rounds
+from fedsim.folder.storing import decode
 from fedsim.method.capabilities import capabilities
-from fedsim.storing import decode
+from fedsim.method.faults import Failure
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, difference, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
+from fedsim.wire.flower import tensors
 
 
 def learned(bench: Bench) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim import flower
 from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed
+from fedsim.wire import flower
 
 _ROUNDING = 1e-3
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from fedsim.exchanges import Exchange, RoundState
-from fedsim.faults import Simulated
-from fedsim.flower import tensor_record, tensors
+from fedsim.engine.loop import Rounds
 from fedsim.ledger.traffic import fields
-from fedsim.loop import Rounds
 from fedsim.method.capabilities import capabilities
-from fedsim.strategy import Strategy, makes_exchanges
+from fedsim.method.exchanges import Exchange, RoundState
+from fedsim.method.faults import Simulated
+from fedsim.method.strategy import Strategy, makes_exchanges
 from fedsim.testing.bench import Bench, Draws, Ran, difference, finite, undisturbed
 from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
+from fedsim.wire.flower import tensor_record, tensors
 
 _ROUNDING = 1e-4  # of an array's largest value
 _METHODS = (

@@ -16,10 +16,10 @@ from fedsim import __version__
 from fedsim.data.dataset import method_of
 from fedsim.data.images import Window
 from fedsim.data.volumes.preparing import Preparation
-from fedsim.federation import dataset_of
+from fedsim.engine.federation import dataset_of
 from fedsim.scenario import Scenario
-from fedsim.segmentation.task import Segmentation
 from fedsim.tasks.classification import Classification
+from fedsim.tasks.segmentation.task import Segmentation
 from fedsim.tasks.task import Task
 
 SCHEMA = "1"

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fedsim.errors import InputError
+from fedsim.folder.runfolder import CARD, MODEL, MODELS, RunFolder
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
 from fedsim.report.paths import hidden
@@ -23,7 +24,6 @@ from fedsim.report.record import Record, read_record
 from fedsim.report.statistics import LEVEL, REPLICATES, interval
 from fedsim.report.tested import Tested, read_tested
 from fedsim.report.text import typed
-from fedsim.runfolder import CARD, MODEL, MODELS, RunFolder
 from fedsim.trained.about import About
 from fedsim.trained.files import SUFFIX, read_about
 

@@ -12,16 +12,16 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedsim import flower
+from fedsim.engine.federation import Federation
 from fedsim.errors import InputError
-from fedsim.federation import Federation
 from fedsim.files import file_names, require_regular
+from fedsim.folder.runfolder import MODEL, MODELS, RunFolder, write_whole
 from fedsim.ledger.privacy import mechanism_name
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
-from fedsim.runfolder import MODEL, MODELS, RunFolder, write_whole
 from fedsim.scenario import Scenario
 from fedsim.trained.about import About, NotDescribedError, describe_model
+from fedsim.wire import flower
 
 SUFFIX = ".safetensors"
 

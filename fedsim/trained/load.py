@@ -13,21 +13,21 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedsim import flower
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import read_regular
-from fedsim.identity import edited, refuse, run_record
+from fedsim.folder.identity import edited, refuse, run_record
+from fedsim.folder.runfolder import RunFolder
 from fedsim.models.build import require_module
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
-from fedsim.runfolder import RunFolder
-from fedsim.scenario_checks import SUPPLIED, activate
+from fedsim.scenario.checks import SUPPLIED, activate
+from fedsim.scenario.yaml_lines import MOST_BYTES
 from fedsim.trained.about import About
 from fedsim.trained.files import SUFFIX, model_file, read_about
 from fedsim.trained.pictures import probabilities, read_picture
 from fedsim.trained.volumes import Segmented, read_prepared, segment_file
-from fedsim.yaml_lines import MOST_BYTES
+from fedsim.wire import flower
 
 
 @dataclass(frozen=True)

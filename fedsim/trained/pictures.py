@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fedsim.data.images import read_image, reason
-from fedsim.evaluation import BATCH, predict
+from fedsim.tasks.evaluation import BATCH, predict
 from fedsim.trained.about import About
 from fedsim.wire.codecs import normalise
 

@@ -19,7 +19,7 @@ from fedsim.data.volumes.pairing import volumes_below
 from fedsim.data.volumes.reading import SUFFIXES as VOLUMES
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import file_names
-from fedsim.runfolder import write_whole
+from fedsim.folder.runfolder import write_whole
 from fedsim.trained.load import TrainedModel
 from fedsim.trained.pictures import AT_A_TIME, probabilities, read_picture
 from fedsim.trained.volumes import segment_file

@@ -20,7 +20,7 @@ from fedsim.data.volumes.reading import (
     turn_onto,
 )
 from fedsim.data.volumes.restoring import restore_labels, save_labels
-from fedsim.segmentation.inference import class_logits
+from fedsim.tasks.segmentation.inference import class_logits
 from fedsim.trained.about import About
 
 

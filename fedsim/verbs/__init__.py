@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.completion import by_name
 from fedsim.errors import InputError, Problem
-from fedsim.printing import say
+from fedsim.terminal.completion import by_name
+from fedsim.terminal.printing import say
 
 if TYPE_CHECKING:
     from fedsim.scenario import Scenario
@@ -49,7 +49,7 @@ class Verbs:
 def require_whole(damaged: Sequence[Problem]) -> None:
     """Raise InputError, when all else is done, for the run folders that were left out."""
     if damaged:
-        from fedsim.comparing import damage
+        from fedsim.api.comparing import damage
 
         raise damage(damaged)
 

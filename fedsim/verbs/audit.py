@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fedsim.completion import by_name
+from fedsim.terminal.completion import by_name
 from fedsim.verbs import Verbs, json_argument, load_scenario, print_json
 
 _LEVELS = ("mechanism", "run", "lira")
@@ -37,8 +37,8 @@ def add(verbs: Verbs) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     if not Path(arguments.name).is_dir() and "=" in arguments.name:
         load_scenario(arguments)  # Says that the name comes first.
-    from fedsim.console import Console
-    from fedsim.studies import audited_scenario, verdict_of
+    from fedsim.api.studies import audited_scenario, verdict_of
+    from fedsim.terminal.console import Console
 
     scenario = audited_scenario(arguments.name, arguments.overrides, arguments.seed)
     console = Console(verbose=arguments.verbose, stderr=arguments.json)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
 

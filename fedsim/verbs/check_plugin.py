@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, InputError
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 from fedsim.verbs.new import KINDS
 
@@ -41,8 +41,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     from fedsim.registry import GROUPS
     from fedsim.registry import KINDS as GROUP_OF
-    from fedsim.scenario_checks import activate, dotted
-    from fedsim.schema import Scenario
+    from fedsim.scenario.checks import activate, dotted
+    from fedsim.scenario.schema import Scenario
     from fedsim.testing import CheckFailed, NotApplicable, checks, kind_of
 
     for folder in arguments.plugins:

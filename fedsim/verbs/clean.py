@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import EXIT_DONE, EXIT_RUN_FAILED, Problem
 from fedsim.files import seen_from
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
-    from fedsim.cleaning import Item
+    from fedsim.folder.cleaning import Item
 
 _RUNS = Path("runs")
 
@@ -46,8 +46,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from fedsim.cleaning import checkpoints, holds_runs, leftovers, remove, stores
-    from fedsim.federation import cache_folder
+    from fedsim.engine.federation import cache_folder
+    from fedsim.folder.cleaning import checkpoints, holds_runs, leftovers, remove, stores
 
     items: list[Item] = []
     damaged: list[Problem] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from fedsim.comparing import compared, unsound
+    from fedsim.api.comparing import compared, unsound
 
     problems = unsound(arguments.reach, arguments.bandwidth, arguments.latency)
     for name in _FILES:
@@ -124,7 +124,7 @@ def _names(words: Sequence[str]) -> dict[str, str]:
 
 def _write(arguments: argparse.Namespace, comparison: Comparison) -> None:
     """Write the files that were asked for."""
-    from fedsim.runfolder import write_named
+    from fedsim.folder.runfolder import write_named
 
     formats = {"csv": comparison.csv, "latex": comparison.latex, "markdown": comparison.markdown}
     for name in _FILES:

@@ -7,9 +7,9 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from fedsim.completion import by_name
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
-from fedsim.printing import say
+from fedsim.terminal.completion import by_name
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
 from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
 from fedsim.verbs.sweep import interrupted, print_failed, print_forecast, sweep_arguments
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from fedsim.console import Console
-    from fedsim.studies import CurveResult
+    from fedsim.api.studies import CurveResult
     from fedsim.sweeping.epsilons import CurveCell
     from fedsim.sweeping.scheduler import Sweep
+    from fedsim.terminal.console import Console
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -59,8 +59,8 @@ def _curve(arguments: argparse.Namespace) -> int:
     sources, overrides, epsilons, seeds = _sort(arguments)
     if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
         raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
-    from fedsim.console import Console
-    from fedsim.studies import EPSILONS, drawn_curve, prepared_curve
+    from fedsim.api.studies import EPSILONS, drawn_curve, prepared_curve
+    from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet)
     cells, sweep = prepared_curve(

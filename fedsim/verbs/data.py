@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import (
     Verbs,
     json_argument,
@@ -17,8 +17,8 @@ from fedsim.verbs import (
 )
 
 if TYPE_CHECKING:
-    from fedsim.console import Console
     from fedsim.scenario import Scenario
+    from fedsim.terminal.console import Console
 
 
 def add(verbs: Verbs) -> None:
@@ -41,9 +41,9 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.what == "status":
         _status(arguments)
         return EXIT_DONE
-    from fedsim.console import Console
-    from fedsim.federation import build_federation, dataset_of, open_store, task_of
+    from fedsim.engine.federation import build_federation, dataset_of, open_store, task_of
     from fedsim.scenario import activate_plugins
+    from fedsim.terminal.console import Console
 
     console = Console(stderr=arguments.json)
     scenario = _scenario(arguments, console)

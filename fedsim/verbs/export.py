@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 from fedsim.verbs.predict import model_arguments
 
@@ -36,7 +36,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _onnx(arguments: argparse.Namespace) -> None:
-    from fedsim.runfolder import write_named
+    from fedsim.folder.runfolder import write_named
     from fedsim.trained.load import load_model
     from fedsim.trained.onnx_file import INPUT, OUTPUTS, export_onnx
 
@@ -51,7 +51,7 @@ def _onnx(arguments: argparse.Namespace) -> None:
 
 
 def _card(arguments: argparse.Namespace) -> None:
-    from fedsim.runfolder import CARD, RunFolder, write_named
+    from fedsim.folder.runfolder import CARD, RunFolder, write_named
     from fedsim.trained.card import build_card
 
     RunFolder.open(arguments.run)

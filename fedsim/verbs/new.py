@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
 KINDS = ("strategy", "client", "dataset", "model", "partition")

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from fedsim.errors import EXIT_DONE, InputError, nearest
-from fedsim.printing import say
 from fedsim.registry import PluginInfo
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, print_json
 
 _DECLARING = ("strategies", "clients", "models")

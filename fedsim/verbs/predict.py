@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from fedsim.folder.runfolder import write_named
     from fedsim.report.csv_file import csv_bytes
-    from fedsim.runfolder import write_named
     from fedsim.trained.load import load_model, require_known
     from fedsim.trained.predicting import classify, find_files, require_elsewhere, segment, table
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import (
     Verbs,
     load_scenario,
@@ -33,9 +33,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         return _resume(arguments)
     scenario = load_scenario(arguments)
-    from fedsim import api, costing
-    from fedsim.console import Console
+    from fedsim import api
+    from fedsim.engine import costing
     from fedsim.report.text import closing_lines
+    from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
     if arguments.dry_run:
@@ -52,8 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    from fedsim.identity import run_record
-    from fedsim.runfolder import RunFolder
+    from fedsim.folder.identity import run_record
+    from fedsim.folder.runfolder import RunFolder
 
     words = [word for word in [arguments.name, *arguments.overrides] if word is not None]
     names = [word for word in words if "=" not in word]
@@ -67,8 +68,8 @@ def _resume(arguments: argparse.Namespace) -> int:
     if arguments.seed not in (None, record["seed"]):
         raise InputError(f"{arguments.resume} is a run of seed {record['seed']}")
     from fedsim import api
-    from fedsim.console import Console
     from fedsim.report.text import closing_lines
+    from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
     here = Path.cwd()

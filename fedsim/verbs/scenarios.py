@@ -12,13 +12,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.completion import by_name
 from fedsim.errors import EXIT_DONE, InputError, nearest
-from fedsim.printing import say
+from fedsim.terminal.completion import by_name
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, load_scenario, print_json, scenario_arguments
 
 if TYPE_CHECKING:
-    from fedsim.outline import Outline
+    from fedsim.scenario.outline import Outline
 
 
 def add(verbs: Verbs) -> None:
@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
 
 def _ls(arguments: argparse.Namespace) -> int:
     from fedsim import scenario
-    from fedsim.outline import outline
+    from fedsim.scenario.outline import outline
 
     known = scenario.names()
     names = [name for name in known if fnmatch(name, arguments.pattern)]
@@ -112,7 +112,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cp(arguments: argparse.Namespace) -> int:
-    from fedsim import scenario, yaml_lines
+    from fedsim import scenario
+    from fedsim.scenario import yaml_lines
 
     text = scenario.standalone(arguments.name)
     if arguments.file.exists():
@@ -135,7 +136,7 @@ def _as_typed(file: Path) -> str:
 def _check(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(arguments)
     from fedsim.api import estimate
-    from fedsim.console import Console
+    from fedsim.terminal.console import Console
 
     console = Console(verbose=arguments.verbose, stderr=arguments.json)
     estimate(scenario, scenario.seeds[0], console, steps=1)

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
-from fedsim.printing import say
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
 
@@ -29,12 +29,12 @@ def add(verbs: Verbs) -> None:
 def _start(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     _refuse(out)
-    from fedsim.console import Console
-    from fedsim.runfolder import write_whole
+    from fedsim.folder.runfolder import write_whole
     from fedsim.starting.draft import draft
     from fedsim.starting.lines import found_lines, planned_line
     from fedsim.starting.looking import look
     from fedsim.starting.named import name_of
+    from fedsim.terminal.console import Console
 
     root = arguments.folder.expanduser().absolute()
     found = look(root, arguments.label)

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.completion import by_name
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from fedsim.files import seen_from
-from fedsim.printing import say
+from fedsim.terminal.completion import by_name
+from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
 from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
-    from fedsim.console import Console
     from fedsim.sweeping.scheduler import Sweep
+    from fedsim.terminal.console import Console
 
 _AXIS = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 
@@ -54,8 +54,8 @@ def sweep_arguments(one: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     sources, axes, seeds = _sort(arguments)
-    from fedsim.console import Console
-    from fedsim.studies import prepared_sweep, require_jobs
+    from fedsim.api.studies import prepared_sweep, require_jobs
+    from fedsim.terminal.console import Console
 
     require_jobs(arguments.jobs)
     if told := note(arguments, seeds):

@@ -15,7 +15,7 @@ from fedsim.verbs import Verbs, require_whole
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedsim.watching import State, Watch
+    from fedsim.report.watching import State, Watch
 
     Seen = tuple[list[State], list[Problem]]
 
@@ -46,7 +46,7 @@ def _watch(arguments: argparse.Namespace) -> int:
         raise InputError(f"--every {arguments.every:g}: expected 0.1 to 3600 seconds")
     from rich.console import Console
 
-    from fedsim.watching import Watch, frame
+    from fedsim.report.watching import Watch, frame
 
     places = arguments.runs or [Path("runs")]
     watch = Watch()
@@ -75,7 +75,7 @@ def _live(
     """Draw the frame anew until nothing runs any more, or Ctrl-C; what was damaged at the end."""
     from rich.live import Live
 
-    from fedsim.watching import frame
+    from fedsim.report.watching import frame
 
     (states, damaged), idle = seen, _Idle(places)
     with contextlib.suppress(KeyboardInterrupt), Live(console=out, auto_refresh=False) as live:
@@ -95,7 +95,7 @@ def _lines(
     watch: Watch, places: list[Path], out: Console, seen: Seen, every: float
 ) -> list[Problem]:
     """Where no terminal is, print a frame whenever a run has got on."""
-    from fedsim.watching import frame
+    from fedsim.report.watching import frame
 
     (states, damaged), idle = seen, _Idle(places)
     before: object = None

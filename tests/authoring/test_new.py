@@ -16,7 +16,7 @@ from fedsim.cli import main
 from fedsim.registry import KINDS
 from fedsim.scenario import load
 from fedsim.testing import checks
-from tests.test_docs import install
+from tests.docs.test_docs import install
 
 ROOT = Path(__file__).parents[2]
 

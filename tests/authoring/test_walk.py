@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import DOCS
+from tests.docs.test_docs import DOCS
 
 PAGE = DOCS / "authoring.md"
 SECTION = "## Start from a folder that works"

@@ -12,12 +12,12 @@ from flwr.app import RecordDict
 from fedsim.clients import condist
 from fedsim.clients.condist import ConDist
 from fedsim.clients.segmentation import Segmentation
-from fedsim.flower import load_state, pack_state, tensors
 from fedsim.ledger.traffic import fields
 from fedsim.losses.condist import condist_loss
 from fedsim.models.dynunet import DynUNet
-from fedsim.segmentation.task import SegmentationTask
-from tests.segmentation.volumes import PATCH, message, scheme, site, small_unet
+from fedsim.tasks.segmentation.task import SegmentationTask
+from fedsim.wire.flower import load_state, pack_state, tensors
+from tests.tasks.segmentation.volumes import PATCH, message, scheme, site, small_unet
 
 TASK = SegmentationTask(scheme(), PATCH)
 ALL = SegmentationTask(scheme({"north": ["ball", "box"]}), PATCH)

@@ -10,14 +10,14 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import nn
 
-from fedsim.client import Site, Task
 from fedsim.clients.distill import Distill
 from fedsim.distillation import Match, gradient_loss, matching_loss, redraw
-from fedsim.flower import tensors
+from fedsim.grid.progress import Steps
+from fedsim.method.client import Site, Task
 from fedsim.models import ConvNet
-from fedsim.progress import Steps
 from fedsim.randomness import Streams
 from fedsim.wire.codecs import clipped_fraction, decode_images
+from fedsim.wire.flower import tensors
 
 MATCHINGS = ("gdd", "dm", "dsa", "dc")
 LABELS = [0] * 9 + [1] * 5

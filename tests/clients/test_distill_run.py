@@ -9,8 +9,8 @@ import pytest
 
 from fedsim import run
 from fedsim.api import estimate
-from fedsim.console import Console
 from fedsim.scenario import load
+from fedsim.terminal.console import Console
 from fedsim.wire.codecs import image_bytes
 
 SCENARIO = """\

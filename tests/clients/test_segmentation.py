@@ -13,12 +13,12 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp.strategy import FedProx
 
 from fedsim.clients.segmentation import LocalSegmentation, Segmentation
-from fedsim.flower import configure_identity, load_state, pack_state, tensors
 from fedsim.ledger.traffic import fields
-from fedsim.segmentation.task import SegmentationTask
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.strategies.server_momentum import ServerMomentum
-from tests.segmentation.volumes import (
+from fedsim.tasks.segmentation.task import SegmentationTask
+from fedsim.wire.flower import configure_identity, load_state, pack_state, tensors
+from tests.tasks.segmentation.volumes import (
     PATCH,
     Shapes,
     message,

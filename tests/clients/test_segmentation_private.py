@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from fedsim.clients.condist import ConDist
 from fedsim.clients.segmentation import Segmentation
 from fedsim.errors import InputError
-from fedsim.flower import pack_state, tensors
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, build_mechanism
 from fedsim.privacy.releases import Releases
-from fedsim.schema import Privacy
-from fedsim.segmentation.task import SegmentationTask
-from tests.segmentation.volumes import PATCH, message, scheme, site, small_unet
+from fedsim.scenario.schema import Privacy
+from fedsim.tasks.segmentation.task import SegmentationTask
+from fedsim.wire.flower import pack_state, tensors
+from tests.tasks.segmentation.volumes import PATCH, message, scheme, site, small_unet
 
 TASK = SegmentationTask(scheme(), PATCH)
 CASES = 6

@@ -12,7 +12,7 @@ from fedsim.models import ConvNet
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, build_mechanism
 from fedsim.privacy.releases import Releases
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 REAL = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 OWN = torch.tensor([0] * 9 + [1] * 3)

@@ -59,7 +59,7 @@ def test_local_only_has_the_same_bits_on_ray_and_after_a_cut(
     run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fedsim.api import resume
-    from fedsim.runfolder import RunFolder
+    from fedsim.folder.runfolder import RunFolder
 
     inline, ray = run_tiny(*LOCAL), run_tiny(*LOCAL, backend="ray")
     assert inline.metrics == ray.metrics
@@ -96,7 +96,7 @@ def test_random_selection_sends_the_sites_own_images_and_says_so(
 
 
 def _store(result: Result) -> Store:
-    from fedsim.federation import open_store
+    from fedsim.engine.federation import open_store
     from fedsim.scenario import load
 
     return open_store(load(str(result.folder / "scenario.yaml")))

@@ -17,10 +17,10 @@ import pytest
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.cli import main
-from fedsim.console import Console
-from fedsim.identity import results, sealed
-from fedsim.runfolder import RunFolder
-from fedsim.storing import decode, encode
+from fedsim.folder.identity import results, sealed
+from fedsim.folder.runfolder import RunFolder
+from fedsim.folder.storing import decode, encode
+from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same
 

@@ -12,11 +12,11 @@ import pytest
 
 from fedsim import InputError, Result, RunError, run
 from fedsim.api import resume
-from fedsim.checkpoint import Checkpoints
-from fedsim.console import Console
+from fedsim.engine.checkpoint import Checkpoints
 from fedsim.errors import Interruption
 from fedsim.grid.base import BaseGrid
 from fedsim.report.phases import beginnings
+from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same, lines
 
@@ -155,7 +155,7 @@ def test_a_strategy_may_end_the_run(go: Callable[..., Result]) -> None:
 def test_a_full_history_is_on_disk_checked_and_sized(
     go: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from fedsim.history import History
+    from fedsim.folder.history import History
 
     result = go("strategy=exchanging.Remembers", runs="full")
     history = History("full", result.folder / "history")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim import ClientError, InputError, Result, RunError
-from fedsim.faults import Simulated
 from fedsim.grid import ray as ray_grid
+from fedsim.method.faults import Simulated
 from fedsim.randomness import Streams
 from fedsim.report.text import closing_lines
-from fedsim.schema import Faults
+from fedsim.scenario.schema import Faults
 from tests.engine.conftest import GDD
 from tests.engine.test_bits import assert_same
 

@@ -17,11 +17,10 @@ from safetensors.numpy import save_file
 
 from fedsim import InputError, Observer, Result, RunError
 from fedsim.api import estimate, resume
-from fedsim.cleaning import checkpoints
-from fedsim.console import Console
 from fedsim.engine import prepare, privacy_plan
 from fedsim.engine.assembly import assembled
-from fedsim.federation import Federation, build_federation
+from fedsim.engine.federation import Federation, build_federation
+from fedsim.folder.cleaning import checkpoints
 from fedsim.models.build import first_arrays
 from fedsim.observers import Exchange
 from fedsim.privacy import key_file
@@ -29,6 +28,7 @@ from fedsim.privacy.mechanisms import DPSGD, State
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.run_key import run_digest
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.terminal.console import Console
 from tests.engine.test_bits import assert_same, model
 from tests.engine.test_privacy import PRIVATE
 

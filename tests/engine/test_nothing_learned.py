@@ -9,10 +9,10 @@ import pytest
 
 from fedsim.cli import main
 from fedsim.engine import build_strategy
+from fedsim.engine.loop import same_arrays
 from fedsim.errors import InputError
-from fedsim.flower import tensor_record
-from fedsim.loop import same_arrays
 from fedsim.scenario import load
+from fedsim.wire.flower import tensor_record
 
 TRAINS = "client={name: supervised, steps: 1}"
 

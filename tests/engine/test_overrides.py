@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fedsim import InputError, Result, load, run
-from fedsim.federation import build_federation
+from fedsim.engine.federation import build_federation
 from fedsim.models.build import first_arrays
-from fedsim.own_clients import make_client, merged, override_lines
 from fedsim.privacy.run_key import run_digest
 from fedsim.scenario import activate_plugins
+from fedsim.scenario.overrides import make_client, merged, override_lines
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import model
 

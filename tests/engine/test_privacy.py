@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.api import resume
-from fedsim.console import Console
 from fedsim.privacy.accounting import Entry, epsilon_rdp, largest_upper
 from fedsim.report.text import closing_lines
 from fedsim.scenario import load
+from fedsim.terminal.console import Console
 from tests.engine.test_bits import assert_same
 
 PRIVATE = (

@@ -143,7 +143,7 @@ def test_a_cluster_that_is_too_small_is_refused(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
 
     def fit(workers: int, asked: int | None = None, **keys: Any) -> int:
-        from fedsim.schema import Resources
+        from fedsim.scenario.schema import Resources
 
         there = Resources(ray_address="there:1", workers=asked, **keys)
         return grid._fit(there, workers)

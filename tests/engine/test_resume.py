@@ -15,10 +15,10 @@ import pytest
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
-from fedsim.console import Console
 from fedsim.errors import Interruption
+from fedsim.folder.runfolder import RunFolder
 from fedsim.locks import held
-from fedsim.runfolder import RunFolder
+from fedsim.terminal.console import Console
 from tests.engine.conftest import GDD, VIEWS
 from tests.engine.test_bits import assert_same
 

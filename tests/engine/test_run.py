@@ -15,11 +15,11 @@ from safetensors.numpy import save_file
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.engine import client_releases
-from fedsim.federation import build_federation
-from fedsim.flower import tensors
+from fedsim.engine.federation import build_federation
 from fedsim.models.build import first_arrays
 from fedsim.scenario import activate_plugins, load
 from fedsim.wire.codecs import image_bytes
+from fedsim.wire.flower import tensors
 from tests.engine.conftest import GDD
 
 ROUND_KEYS = {

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from fedsim import InputError, Result, federation, run
+from fedsim import InputError, Result, run
 from fedsim.api import resume
-from fedsim.console import Console
+from fedsim.engine import federation
 from fedsim.scenario import load
 from fedsim.sweeping.cells import fingerprints, plan, standing
+from fedsim.terminal.console import Console
 from tests.engine.test_bits import assert_same
 
 SMALL = """\

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.errors import Interruption
+from fedsim.folder.runfolder import RunFolder
+from fedsim.folder.storing import decode
 from fedsim.report.text import closing_lines
-from fedsim.runfolder import RunFolder
-from fedsim.storing import decode
 from fedsim.trained.load import load_model
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import lines

@@ -16,7 +16,7 @@ from fedsim.cli import main
 from fedsim.errors import InputError
 from fedsim.scenario import load
 from fedsim.trained.load import load_model
-from tests.test_docs import install
+from tests.docs.test_docs import install
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("data.name=noisy_skin", "model.name=denoiser", "client.name=denoise", "plugins=[]")

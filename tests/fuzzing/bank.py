@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from fedsim import run
-from fedsim.console import Console
+from fedsim.terminal.console import Console
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -167,9 +167,9 @@ def _measured_alike() -> Iterator[None]:
     machine = {"versions": {"python": "3.11"}, "git_commit": None, "command": ["fedsim"]}
     with ExitStack() as stack:
         for target, value in (
-            ("fedsim.loop.time", clock),
-            ("fedsim.loop.Rounds.seconds", 3.5),
-            ("fedsim.loop.peak_rss_mb", lambda: 300.0),
+            ("fedsim.engine.loop.time", clock),
+            ("fedsim.engine.loop.Rounds.seconds", 3.5),
+            ("fedsim.engine.loop.peak_rss_mb", lambda: 300.0),
             ("fedsim.grid.worker.peak_rss_mb", lambda: 300.0),
             ("fedsim.engine.running.now", lambda: "2026-01-01T00:00:00+00:00"),
             ("fedsim.engine.wording.now", lambda: "2026-01-01T00:00:00+00:00"),

@@ -10,9 +10,9 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim import flower
 from fedsim.ledger import traffic
 from fedsim.ledger.traffic import TrafficLedger, fields
+from fedsim.wire import flower
 
 
 def content() -> RecordDict:

@@ -12,12 +12,12 @@ from flwr.serverapp.strategy import FedAdam, FedMedian, QFedAvg
 
 from fedsim import Client, InputError, Strategy
 from fedsim.cli import main
-from fedsim.flower_strategies import filled_in
 from fedsim.method.capabilities import Capabilities, capabilities
+from fedsim.method.flower_strategies import filled_in
 from fedsim.privacy.client_level import require_client_level
 from fedsim.registry import default_registry
 from fedsim.scenario import load
-from fedsim.schema import Faults
+from fedsim.scenario.schema import Faults
 from fedsim.strategies.fedavg import FedAvg
 
 PAGE = Path(__file__).parents[2] / "docs" / "which-method.md"

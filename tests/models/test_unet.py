@@ -8,10 +8,10 @@ import torch
 from flwr.app import RecordDict
 from torch import nn
 
-from fedsim.flower import array_bytes, load_state, pack_state, payload_bytes, tensors
 from fedsim.models.dynunet import DynUNet
 from fedsim.models.unet import UNet, halvings
-from fedsim.parameters import construct
+from fedsim.scenario.parameters import construct
+from fedsim.wire.flower import array_bytes, load_state, pack_state, payload_bytes, tensors
 
 MODELS = [
     (UNet, (16, 24), {"channels": (4, 8, 16)}),

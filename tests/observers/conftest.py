@@ -12,9 +12,9 @@ import pytest
 
 from fedsim import Observer, run
 from fedsim.api import resume
-from fedsim.console import Console
 from fedsim.errors import Interruption
 from fedsim.observers import Row
+from fedsim.terminal.console import Console
 
 SMALL = (
     *("rounds=3", "data.size=16", "data.embedded.images=300", "federation.clients=3"),

@@ -13,10 +13,10 @@ import pytest
 from fedsim import InputError, Observer, Result, run
 from fedsim.api import resume
 from fedsim.cli import main
-from fedsim.console import Console
 from fedsim.errors import Interruption
 from fedsim.observers import Row
 from fedsim.scenario import load
+from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same
 
@@ -182,7 +182,7 @@ def test_a_round_that_went_back_is_told_again_with_its_number(
     """The newest checkpoint is lost, as on a bad disk."""
     folder = tmp_path / "tiny" / kept[0].folder.name
     shutil.copytree(kept[0].folder, folder)
-    from fedsim.identity import sealed
+    from fedsim.folder.identity import sealed
 
     record = json.loads((folder / "run.json").read_text())
     changed = {k: v for k, v in record.items() if k not in ("digest", "files")}

@@ -10,9 +10,9 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedsim import Client, Exchange, RoundState, Site, Wrapper
 from fedsim.clients.supervised import Supervised
-from fedsim.exchanges import Aggregated
-from fedsim.flower import tensor_record, tensors
+from fedsim.method.exchanges import Aggregated
 from fedsim.strategies.fedavg import FedAvg
+from fedsim.wire.flower import tensor_record, tensors
 
 
 class Twice(FedAvg):

@@ -15,8 +15,8 @@ from torch import nn
 from fedsim import Client, Dataset, Embedded, Manifest, Site
 from fedsim.clients.supervised import Supervised
 from fedsim.data.partition import Dirichlet
-from fedsim.flower import load_state, pack_state, tensor_record, tensors
 from fedsim.strategies.fedavg import FedAvg
+from fedsim.wire.flower import load_state, pack_state, tensor_record, tensors
 
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
 

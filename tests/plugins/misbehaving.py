@@ -19,9 +19,9 @@ from flwr.serverapp import Grid
 
 from fedsim import Client, Site, Strategy
 from fedsim.clients.supervised import Supervised
-from fedsim.flower import tensor_record, tensors
+from fedsim.method.strategy import Server
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.strategy import Server
+from fedsim.wire.flower import tensor_record, tensors
 
 
 class Raises(Supervised):

@@ -14,7 +14,7 @@ from fedsim.privacy.accounting import Entry, epsilon_rdp, epsilon_upper
 from fedsim.privacy.mechanisms import AlternatingReference, PrivateReference
 from fedsim.privacy.paper import PaperUnsound
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
-from fedsim.schema import Filter, Privacy
+from fedsim.scenario.schema import Filter, Privacy
 
 
 def plan(rounds: int = 20, units: dict[str, int] | None = None, **keys: object) -> PrivacyPlan:

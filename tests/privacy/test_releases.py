@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, build_mechanism
 from fedsim.privacy.releases import Releases
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 UNITS = np.repeat(np.arange(10), 2)
 STEPS = 3

@@ -13,7 +13,7 @@ from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, build_mechanism
 from fedsim.privacy.releases import Releases
 from fedsim.privacy.training import fit_private
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(40) % 2

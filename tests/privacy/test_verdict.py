@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedsim import auditing
+from fedsim.engine import auditing
 from fedsim.errors import InputError
+from fedsim.folder.runfolder import plain
 from fedsim.privacy.attacks import Subject, release
 from fedsim.privacy.attacks.checks import Check
 from fedsim.privacy.audit import LowerBound, gaussian_epsilon
 from fedsim.privacy.mechanisms import DPSGD
 from fedsim.privacy.paper import PaperUnsound
 from fedsim.privacy.verdict import LEVELS, Verdict, audit
-from fedsim.runfolder import plain
 from fedsim.verbs import Verbs
 from fedsim.verbs import audit as verb
 from tests.privacy.attacks.small import Small

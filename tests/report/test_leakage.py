@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from fedsim.client import Task
 from fedsim.data.store import Store
-from fedsim.federation import Federation
+from fedsim.engine.federation import Federation
+from fedsim.method.client import Task
 from fedsim.report.leakage import (
     REAL_IMAGES,
     leakage_line,

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fedsim.report.overlays import Overlay, overlays, save_overlays, sheet, typical_cases
-from fedsim.segmentation.evaluation import count_overlaps
-from fedsim.segmentation.task import SegmentationTask
-from fedsim.segmentation_metrics import dice
-from tests.segmentation.volumes import PATCH, Shapes, scheme
+from fedsim.tasks.segmentation.evaluation import count_overlaps
+from fedsim.tasks.segmentation.metrics import dice
+from fedsim.tasks.segmentation.task import SegmentationTask
+from tests.tasks.segmentation.volumes import PATCH, Shapes, scheme
 
 CPU = torch.device("cpu")
 TASK = SegmentationTask(scheme(), PATCH)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from fedsim.metrics import classification_metrics
 from fedsim.report.statistics import (
     Measure,
     interval,
@@ -17,7 +16,8 @@ from fedsim.report.statistics import (
     measure,
     resamples,
 )
-from fedsim.segmentation_metrics import dice, segmentation_metrics
+from fedsim.tasks.classification.metrics import classification_metrics
+from fedsim.tasks.segmentation.metrics import dice, segmentation_metrics
 
 Case = tuple[np.ndarray, np.ndarray]
 

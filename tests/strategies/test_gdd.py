@@ -10,18 +10,18 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from fedsim.client import Task
 from fedsim.distillation import view
 from fedsim.errors import RunError
-from fedsim.flower import pack_state, tensor_record, tensors
+from fedsim.grid.progress import Steps
+from fedsim.method.client import Task
+from fedsim.method.strategy import Server
 from fedsim.method.training import augmentation
 from fedsim.models import ConvNet
-from fedsim.progress import Steps
 from fedsim.randomness import SERVER, Streams
 from fedsim.strategies import gdd
 from fedsim.strategies.gdd import GDD, Upload
-from fedsim.strategy import Server
 from fedsim.wire.codecs import encode_images
+from fedsim.wire.flower import pack_state, tensor_record, tensors
 
 SEED = 2**62 + 5
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedsim.flower import tensor_record, tensors
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.strategies.server_momentum import ServerMomentum
+from fedsim.wire.flower import tensor_record, tensors
 
 
 def replies(*models: np.ndarray) -> Any:

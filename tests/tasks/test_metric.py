@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fedsim.client import Task
-from fedsim.segmentation.task import SegmentationTask
+from fedsim.method.client import Task
 from fedsim.tasks import Metric, TaskFacts, fraction
 from fedsim.tasks.classification import Classification
+from fedsim.tasks.segmentation.task import SegmentationTask
 
 PSNR = Metric("psnr", "PSNR", "dB")
 ERROR = Metric("error", "error", "mm", better="lower", digits=1)

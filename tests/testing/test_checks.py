@@ -259,7 +259,7 @@ def test_the_kind_of_a_plugin_is_seen(
 
 def test_a_kind_that_cannot_be_seen_is_asked_for() -> None:
     with pytest.raises(InputError, match="does not say which kind"):
-        kind_of("fedsim.flower:tensors")
+        kind_of("fedsim.wire.flower:tensors")
     with pytest.raises(InputError, match="did you mean 'fedavg'"):
         kind_of("fedavgg")
 

@@ -12,17 +12,18 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from fedsim import InputError, __version__, flower, load_model, run
+from fedsim import InputError, __version__, load_model, run
 from fedsim.api import resume
 from fedsim.cli import main
-from fedsim.console import Console
-from fedsim.federation import build_federation
-from fedsim.identity import edited, sealed
+from fedsim.engine.federation import build_federation
+from fedsim.folder.identity import edited, sealed
 from fedsim.models import SmallCNN
 from fedsim.models.build import first_arrays
 from fedsim.scenario import load
+from fedsim.terminal.console import Console
 from fedsim.trained.about import About, NotDescribedError
 from fedsim.trained.files import _encoded, model_file, read_about
+from fedsim.wire import flower
 from tests.engine.conftest import PLUGINS
 from tests.trained.conftest import Trained
 

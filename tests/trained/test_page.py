@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedsim.trained.load import TrainedModel
-from tests.test_docs import blocks, commands_of, pattern, table, typed
+from tests.docs.test_docs import blocks, commands_of, pattern, table, typed
 from tests.trained.conftest import Trained
 from tests.trained.test_files import metadata
 

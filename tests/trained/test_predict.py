@@ -17,7 +17,7 @@ from fedsim import InputError, load_model
 from fedsim.cli import main
 from fedsim.data.volumes.reading import read_volume
 from fedsim.errors import Interruption
-from fedsim.segmentation_metrics import overlap_counts
+from fedsim.tasks.segmentation.metrics import overlap_counts
 from fedsim.trained import predicting
 from fedsim.trained.predicting import mask_names
 from tests.trained.conftest import Trained
@@ -247,7 +247,7 @@ def test_what_a_model_does_not_do_is_said(classifier: Trained, segmenter: Traine
 
 
 def test_a_volume_as_the_model_sees_it_is_that_of_the_store(segmenter: Trained) -> None:
-    from fedsim.federation import build_federation
+    from fedsim.engine.federation import build_federation
     from fedsim.scenario import load
 
     federation = build_federation(load(segmenter.folder / "scenario.yaml"), 0)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from fedsim.data.dataset import BadRecords
 from fedsim.data.volumes.preparing import Preparation
 from fedsim.errors import Problem
-from fedsim.segmentation.task import SegmentationTask
+from fedsim.tasks.segmentation.task import SegmentationTask
 from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedsim.schema import Data
+    from fedsim.scenario.schema import Data
 
 
 @dataclass(frozen=True)

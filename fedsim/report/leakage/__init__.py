@@ -16,7 +16,8 @@ import torch
 
 from fedsim.data.store import Store
 from fedsim.data.views import View
-from fedsim.federation import Federation, stand_in_note
+from fedsim.engine.federation import Federation, stand_in_note
+from fedsim.folder.runfolder import RunFolder, plain
 from fedsim.report.leakage.measure import (
     EXPLAINED,
     Neighbours,
@@ -29,7 +30,6 @@ from fedsim.report.leakage.membership import EXPLAINED_ATTACK, membership_attack
 from fedsim.report.leakage.nearest import correlation_of_pairs, match_strata
 from fedsim.report.leakage.picture import Shown, draw_pairs
 from fedsim.report.sheets import sheet_names
-from fedsim.runfolder import RunFolder, plain
 
 __all__ = ["leakage_line", "leakage_verdict", "write_leakage"]
 

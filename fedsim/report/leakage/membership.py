@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedsim.data.views import View
-from fedsim.evaluation import BATCH
+from fedsim.tasks.evaluation import BATCH
 
 _BOOTSTRAPS = 500
 _FALSE_ALARMS = 0.01

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fedsim.runfolder import write_whole
+from fedsim.folder.runfolder import write_whole
 
 # Small images are enlarged to about this many pixels a side, without smoothing.
 _SHOWN = 112

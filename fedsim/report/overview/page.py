@@ -18,14 +18,14 @@ from markupsafe import Markup
 
 from fedsim.errors import InputError, Problem
 from fedsim.files import require_regular
-from fedsim.printing import harmless
+from fedsim.folder.runfolder import RunFolder, write_whole
 from fedsim.report.comparison import find_row
 from fedsim.report.overview.facts import Section, sections_of
 from fedsim.report.overview.groups import groups_of
 from fedsim.report.paths import without_paths
 from fedsim.report.rendering import templates
 from fedsim.report.rows import Run, rows_of
-from fedsim.runfolder import RunFolder, write_whole
+from fedsim.terminal.printing import harmless
 
 GENERATOR = "fedsim report"
 """What the page says that wrote it: such a file may be written anew."""

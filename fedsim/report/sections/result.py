@@ -21,8 +21,8 @@ from fedsim.report.sections.words import (
     unit_name,
 )
 from fedsim.report.statistics import LEVEL, REPLICATES, interval, mean_auc
-from fedsim.segmentation_metrics import dice
 from fedsim.tasks.facts import EXTERNAL, TaskFacts
+from fedsim.tasks.segmentation.metrics import dice
 from fedsim.tasks.words import counted, spoken
 
 # Fewer test records, or records of the rarest class, make a number that says little.

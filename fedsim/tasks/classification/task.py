@@ -16,7 +16,7 @@ from fedsim.tasks.words import apart, some
 if TYPE_CHECKING:
     import torch
 
-    from fedsim.schema import Scenario
+    from fedsim.scenario.schema import Scenario
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,15 @@ class Classification(ImageTask):
 
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:
         """Class probabilities, float32 [n, classes]."""
-        from fedsim.evaluation import predict
+        from fedsim.tasks.evaluation import predict
 
         return predict(model, view, device)
 
     def score(
         self, predicted: np.ndarray, view: Any, per_site: bool = False
     ) -> dict[str, float | None]:
-        """See `fedsim.metrics.classification_metrics`."""
-        from fedsim.evaluation import score
+        """See `fedsim.tasks.classification.metrics.classification_metrics`."""
+        from fedsim.tasks.evaluation import score
 
         return score(predicted, view, per_site=per_site)
 

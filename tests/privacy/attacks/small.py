@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from fedsim.client import Task
 from fedsim.grid.worker import Job, Worker
+from fedsim.method.client import Task
 from fedsim.privacy import training
 from fedsim.privacy.accounting import Entry, epsilon_upper
 from fedsim.privacy.attacks import Subject
@@ -21,7 +21,7 @@ from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan, PrivacyPlan, build_mechanism
 from fedsim.privacy.releases import Releases
 from fedsim.scenario import load
-from fedsim.schema import Privacy
+from fedsim.scenario.schema import Privacy
 
 RECORDS, ROUNDS, STEPS, BATCH = 120, 3, 8, 24
 DELTA = 1e-4

@@ -1,0 +1,188 @@
+"""What a client method is, and what it is given.
+
+A client method is a class with `train`; its constructor takes the parameters of the scenario's
+`client:` block. It keeps nothing on itself: what must survive a round goes into `site.state`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.randomness import Streams, as_int
+from fedsim.tasks.task import Task
+
+if TYPE_CHECKING:
+    from fedsim.data.views import View
+    from fedsim.privacy.releases import Releases
+
+
+@dataclass
+class Site:
+    """One client for the length of one message: its data, its state, its randomness.
+
+    Attributes:
+        client: number of the client, 0 <= client < number of clients.
+        name: name of the site.
+        round: the current round, from 1.
+        rounds: how many the run has.
+        task: what is learned.
+        train, val: the site's records of the training and validation split.
+        state: what the client keeps between rounds; the driver owns it.
+        device: where to compute.
+        new_model: returns the scenario's model; its contents are undefined until loaded.
+        first_arrays: returns the arrays that the server's first model has, the same at all sites.
+        steps: `for step in site.steps(total, label)` reports progress (see `fedsim.grid.progress`).
+        releases: in a private run the only way from the training records to the reply; else None.
+        exchange: number of the exchange in the round, from 0.
+        kind: of the exchange: "train", "evaluate", or a name of the strategy's own.
+        forget: those of `train` that the site is asked to forget, by `federation.overrides`; empty
+            as a rule, and None where nobody asks.
+    """
+
+    client: int
+    name: str
+    round: int
+    rounds: int
+    task: Task
+    train: View
+    val: View
+    state: RecordDict
+    device: torch.device
+    new_model: Callable[[], torch.nn.Module]
+    first_arrays: Callable[[], ArrayRecord]
+    steps: Callable[[int, str], Iterator[int]]
+    _streams: Streams = field(repr=False)
+    releases: Releases | None = None
+    exchange: int = 0
+    kind: str = "train"
+    forget: View | None = None
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator of this client's own stream for this exchange and purpose."""
+        return self._streams.torch(purpose, self.round, self.client, self.exchange)
+
+    def numpy_generator(self, purpose: str) -> np.random.Generator:
+        """The same for NumPy."""
+        return self._streams.numpy(purpose, self.round, self.client, self.exchange)
+
+    def seed(self, purpose: str) -> int:
+        """A 63-bit seed of this client's own stream for this exchange and purpose."""
+        return as_int(self._streams.sequence(purpose, self.round, self.client, self.exchange))
+
+
+class Client(ABC):
+    """Base of client methods. The constructor only stores parameters."""
+
+    payload: ClassVar[str] = ""
+    """What it sends: "arrays" (a model), "images" (with labels), "nothing" (it keeps its own
+    model); "": not declared. A strategy that declares another is refused."""
+    made_for: ClassVar[str] = ""
+    """The task that it learns, by the task's own `made_for`: "images" (to classify), "volumes" (to
+    segment), or another package's; "": not declared."""
+    keeps_state: ClassVar[bool | None] = None
+    """Whether it keeps something in `site.state` from round to round. None: not declared."""
+    private: ClassVar[str] = ""
+    """Its private form, which `private_steps` describes: "dp-sgd" (noisy sums of gradients), a word
+    of its own, or "none"; "": not declared. With "none", `privacy` of records is refused."""
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """What of the site's records themselves travels in its replies, in words; () for nothing.
+
+        It is written to run.json and shown when a run starts.
+        """
+        return ()
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """How many releases an answer makes in a private run, through `site.releases`.
+
+        It is the answer to one exchange that trains, of whatever kind; most rounds have one.
+
+        A method that has a private form overrides this. In a private run its `train` may learn
+        from the training records by `site.releases` alone.
+
+        Args:
+            units: records, or patients, of the site.
+            expected_batch: units in an average sample.
+
+        Raises:
+            ValueError: the method, or its parameters, have no private form; says why.
+        """
+        raise ValueError(f"{type(self).__name__} has no private form")
+
+    def check_private(self, model: torch.nn.Module, task: Task) -> None:  # noqa: B027
+        """Refuse a model with which one record's contribution depends on others (InputError)."""
+
+    @abstractmethod
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer a training message.
+
+        Args:
+            content: what the server sent; its arrays are shared with other clients: copy, never
+                write into them.
+            site: the client's data, state and randomness.
+
+        Returns:
+            What travels to the server. Its field names are the names in `traffic.jsonl`.
+        """
+
+    def answer(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer a message of the kind `site.kind`.
+
+        "train" and "evaluate" are answered by these methods, another kind by the method that the
+        class calls so or, without one, by `train`.
+        """
+        own = not hasattr(Client, site.kind) and callable(getattr(self, site.kind, None))
+        named = own or site.kind in ("train", "evaluate")
+        method: Callable[..., Any] = getattr(self, site.kind) if named else self.train
+        reply = method(content, site)
+        if not isinstance(reply, RecordDict):
+            raise TypeError(
+                f"{type(self).__name__}.{getattr(method, '__name__', site.kind)} must return a "
+                f"RecordDict, not {type(reply).__name__}"
+            )
+        return reply
+
+    def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer an evaluation message: the sent model's metrics on the site's validation split."""
+        from fedsim.wire import load_state
+
+        model, scores = site.new_model(), {}
+        load_state(model, content.array_records["arrays"])
+        if len(site.val):
+            scores = site.task.score(site.task.predict(model, site.val, site.device), site.val)
+        metrics = {name: value for name, value in scores.items() if value is not None}
+        return RecordDict({"metrics": MetricRecord({"num-examples": len(site.val), **metrics})})
+
+
+def as_client_app(client: Client, site_of: Callable[[Message, Context], Site]) -> ClientApp:
+    """Wrap a client method as a Flower `ClientApp`, so that any Flower grid can run it.
+
+    Args:
+        client: the method.
+        site_of: builds the site from a message and the client's context.
+    """
+    return _MethodApp(client, site_of)
+
+
+class _MethodApp(ClientApp):
+    """Hands every message to a client method: kinds of exchanges are not known beforehand."""
+
+    def __init__(self, client: Client, site_of: Callable[[Message, Context], Site]) -> None:
+        super().__init__()
+        self._client, self._site_of = client, site_of
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The client's answer to a message."""
+        category, _, action = message.metadata.message_type.partition(".")
+        site = self._site_of(message, context)
+        site.kind = action or category
+        return Message(content=self._client.answer(message.content, site), reply_to=message)

@@ -1,0 +1,414 @@
+"""What a scenario refers to, checked before anything runs: folders, files and plugins."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+from fedsim.method.flower_strategies import filled_in, refusal
+from fedsim.raising import reraise_interruption
+from fedsim.registry import Registry
+from fedsim.scenario.parameters import (
+    blamed,
+    check_parameters,
+    construct,
+    describe,
+    is_factory,
+    parameter_names,
+    shown,
+)
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+
+SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch")}
+"""Group -> the parameters that fedsim passes to its plugins' constructors."""
+
+_CLIENTS = ("federation", "clients")
+# The keys that say what of a model travels -> what they are where nothing is said.
+_SHARING = ((("federation", "local"), None), (("model", "trainable"), "all"))
+
+Problems = list[tuple[Place, str]]
+"""What is wrong, each with where it was written."""
+
+
+def make_absolute(document: Document) -> Problems:
+    """Make `plugins`, `data.root`, `evaluation.external.root` and `model.init` absolute paths.
+
+    Plugin folders are relative to the file that names them, all else to the current directory.
+    What is not there is a problem.
+    """
+    problems: Problems = []
+    plugins = document.get(("plugins",))
+    for position, folder in enumerate(plugins if isinstance(plugins, list) else ()):
+        path = ("plugins", position)
+        if not isinstance(folder, str):
+            continue
+        place = document.place(path)
+        base = Path(place.source).parent if place.line else Path.cwd()
+        plugins[position] = absolute = _absolute(folder, base)
+        if not os.path.isdir(absolute):
+            problems.append((place, f"plugins: there is no folder {absolute}"))
+
+    data = document.get(("data",))
+    if isinstance(data, dict) and "root" not in data and isinstance(data.get("name"), str):
+        problems += _root_from_environment(document, data)
+    elif isinstance(root := document.get(("data", "root")), str):
+        document.values["data"]["root"] = absolute = _absolute(root)
+        if why := _not_a_filled_folder(absolute):
+            problems.append((document.place(("data", "root")), f"data.root: {why}"))
+
+    outside = ("evaluation", "external", "root")
+    if isinstance(root := document.get(outside), str):
+        document.values["evaluation"]["external"]["root"] = absolute = _absolute(root)
+        if why := _not_a_filled_folder(absolute):
+            problems.append((document.place(outside), f"evaluation.external.root: {why}"))
+
+    if isinstance(init := document.get(("model", "init")), str):
+        folder, name = os.path.split(_absolute(init))
+        # A scenario's `latest` is another folder once the run has begun.
+        absolute = os.path.join(os.path.realpath(folder), name)
+        document.values["model"]["init"] = absolute
+        if not os.path.isfile(absolute):
+            there = os.path.exists(absolute)
+            message = f"{absolute} is no file" if there else f"there is no file {absolute}"
+            problems.append((document.place(("model", "init")), f"model.init: {message}"))
+    return problems
+
+
+def _root_from_environment(document: Document, data: dict[str, Any]) -> Problems:
+    """Take the folder FEDSIM_DATA/<name>, if there is one, as `data.root`."""
+    base = os.environ.get("FEDSIM_DATA")
+    if not base:
+        return []
+    place = Place(f"environment variable FEDSIM_DATA ({base})")
+    if not os.path.isdir(base):
+        return [(place, "is not a folder; to use the embedded stand-in: unset FEDSIM_DATA")]
+    absolute = _absolute(data["name"], Path(base))
+    if os.path.isdir(absolute):
+        document.put(("data", "root"), absolute, {(): place})
+        if why := _not_a_filled_folder(absolute):
+            return [(place, why)]
+    return []
+
+
+def _not_a_filled_folder(path: str) -> str:
+    """Why `path` is not a folder with something in it, or ""."""
+    if not os.path.isdir(path):
+        return f"there is no folder {path}"
+    try:
+        return "" if os.listdir(path) else f"the folder {path} is empty"
+    except OSError as error:
+        return f"cannot read the folder {path}: {error.strerror}"
+
+
+def _absolute(path: str, base: Path | None = None) -> str:
+    return os.path.abspath(os.path.join(base or Path.cwd(), os.path.expanduser(path)))
+
+
+def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
+    """Keys that are right, each for itself, and wrong together."""
+    problems: Problems = []
+    clients, share = _CLIENTS, ("federation", "participation")
+    if not {clients, share, clients[:1]} & wrong.keys():
+        number, part = document.get(clients), document.get(share, 1.0)
+        # 1/49 of 49 clients is one client, although its product is a little less.
+        if number is not None and number < (1 - 1e-9) / part:
+            message = f"{dotted(share)}: {shown(part)} of {number} clients is less than one client"
+            problems.append((document.place(share), message))
+    val, select = ("data", "split", "val"), ("evaluation", "select")
+    if document.get(select) == "pooled_val" and document.get(val) == 0:
+        problems.append((document.place(select), "evaluation.select: needs data.split.val above 0"))
+    timeout, backend = ("faults", "client_timeout"), ("resources", "backend")
+    if document.get(timeout) is not None and document.get(backend) == "inline":
+        message = f"{dotted(timeout)}: needs {dotted(backend)}=ray: one process cannot end itself"
+        problems.append((document.place(timeout), message))
+    deadline, delay = ("faults", "deadline"), ("faults", "delay")
+    if document.get(deadline) is not None and not document.get(delay):
+        message = f"{dotted(deadline)}: needs {dotted(delay)} above 0"
+        problems.append((document.place(deadline), message))
+    least = ("faults", "min_clients")
+    if not {clients, least} & wrong.keys():
+        number, asked = document.get(clients), document.get(least, 1)
+        if number is not None and asked > number:
+            message = f"{dotted(least)}: {asked} replies of {number} clients"
+            problems.append((document.place(least), message))
+    return problems
+
+
+def dotted(path: KeyPath) -> str:
+    """A path of keys as one writes it."""
+    return ".".join(str(key) for key in path)
+
+
+def activate(folders: Iterable[str]) -> None:
+    """Append folders to the path that modules are imported from.
+
+    They come last: a plugin's file cannot take the place of an installed module.
+    """
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
+    importlib.invalidate_caches()
+
+
+def check_plugins(document: Document, registry: Registry) -> Problems:
+    """Resolve the plugin of every block and check its parameters against its constructor.
+
+    A plugin that fedsim passes nothing to is also constructed: it may refuse a combination of
+    values that are valid one by one.
+    """
+    listed = document.get(("plugins",))
+    folders = [at for at in listed if isinstance(at, str)] if isinstance(listed, list) else []
+    activate(folder for folder in folders if os.path.isdir(folder))
+    problems = [
+        problem
+        for path in Scenario.blocks
+        for problem in _check_block(document, registry, path, folders)
+    ]
+    problems += _check_observers(document, registry, folders)
+    return problems or _check_pairs(document, registry) or check_overrides(document, registry)
+
+
+def _check_pairs(document: Document, registry: Registry) -> Problems:
+    """Plugins that are right, each for itself, and do not go together."""
+    from fedsim.scenario.fitting import misfits, without_private_form, without_travelling_model
+
+    paths = {group: path for path, (group, _) in Scenario.blocks.items()}
+    found = {
+        group: (name, registry.resolve(group, name))
+        for group, path in paths.items()
+        if isinstance(name := document.get((*path, "name")), str)
+    }
+    problems = [
+        (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
+        for group, why in misfits(registry, found).items()
+    ]
+    if why := without_travelling_model(found):
+        problems += [
+            (document.place(path), f"{dotted(path)}: {why}")
+            for path, unused in _SHARING
+            if document.get(path, unused) != unused
+        ]
+    of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
+    if of_records and (why := without_private_form(registry, found)):
+        problems.append((document.place(("privacy",)), f"client: {why}"))
+    return problems
+
+
+def check_overrides(document: Document, registry: Registry) -> Problems:
+    """What `federation.overrides` names: plugins, their parameters, and what they send."""
+    from fedsim.scenario.fitting import misfits
+    from fedsim.scenario.overrides import merged
+
+    overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
+    if not isinstance(overrides, dict) or not isinstance(general, dict):
+        return []  # The schema says so.
+    problems: Problems = []
+    for name, override in overrides.items():
+        if not isinstance(override, dict):
+            continue
+        path = ("federation", "overrides", name)
+        own = override.get("client")
+        if isinstance(own, dict):
+            block, at = merged(general, own), (*path, "client")
+            wrong, found = _check_own(document, registry, "clients", at, block)
+            problems += wrong
+            if not wrong:
+                others = {
+                    group: (document.get((*to, "name")), registry.resolve(group, there))
+                    for to, (group, _) in Scenario.blocks.items()
+                    if group != "clients" and isinstance(there := document.get((*to, "name")), str)
+                }
+                fits = misfits(registry, others | {"clients": (block["name"], found)})
+                if why := fits.get("clients"):
+                    problems.append((document.place(at), f"{dotted(at)}: {why}"))
+        wrapper = override.get("wrapper")
+        if isinstance(wrapper, dict):
+            at = (*path, "wrapper")
+            problems += _check_own(document, registry, "wrappers", at, wrapper)[0]
+    return problems
+
+
+def _check_own(
+    document: Document, registry: Registry, group: str, path: KeyPath, block: dict[str, Any]
+) -> tuple[Problems, Any]:
+    """What is wrong with one client's plugin and its parameters; and the plugin."""
+    name = block.get("name")
+    if not isinstance(name, str):
+        return [], None
+    try:
+        factory = registry.resolve(group, name)
+    except InputError as error:
+        why = f"{error.headline}; {error.hint}" if error.hint else error.headline
+        return [(document.place((*path, "name")), f"{dotted(path)}.name: {why}")], None
+    given = {key: value for key, value in block.items() if key != "name"}
+    supplied = {"inner"} if group == "wrappers" else set()
+    found = check_parameters(factory, given, supplied=supplied, known={"name"})
+    if not found and not supplied and is_factory(factory):
+        try:
+            construct(factory, given)
+        except InputError as error:
+            found = [(problem.where, problem.message) for problem in error.problems]
+    problems = []
+    for key, message in found:
+        at = (*path, key) if key else path
+        problems.append((document.place(at), f"{dotted(at)}: {message}"))
+    return problems, factory
+
+
+def _check_block(
+    document: Document, registry: Registry, path: KeyPath, folders: list[str]
+) -> Problems:
+    group, model = Scenario.blocks[path]
+    default = {"name": "iid"} if group == "partitions" else None
+    block = document.get(path, default)
+    if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
+        return []  # the schema says so
+    name_place = document.place((*path, "name"))
+    factory, why = _resolved(registry, group, name, folders)
+    if why:
+        return [(name_place, f"{dotted(path)}.name: {why}")]
+    if group == "strategies" and (why := refusal(factory)):
+        return [(name_place, f"{dotted(path)}.name: {why}")]
+
+    own = model.own_keys()
+    given = {key: value for key, value in block.items() if isinstance(key, str) and key not in own}
+    if group == "strategies":
+        given = _filled_in(document, registry, factory) | given
+    supplied = SUPPLIED.get(group, ())
+    found = check_parameters(factory, given, supplied=supplied, known=own)
+    made = None
+    if not found and not supplied and is_factory(factory):
+        try:
+            made = construct(factory, given)
+        except InputError as error:
+            found = [(problem.where, problem.message) for problem in error.problems]
+    if group == "strategies" and isinstance(count := document.get(_CLIENTS), int):
+        found += refused_for_clients(made, count, given)
+    problems = []
+    for key, message in found:
+        place = document.place((*path, key) if key else path)
+        if message.startswith("unknown key") and not name_place.line and place.line:
+            message += f"; to drop the file's other keys: {dotted(path)}={{name: {name}}}"
+        problems.append((place, f"{dotted((*path, key) if key else path)}: {message}"))
+    if group == "datasets":
+        options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
+        problems += _check_stand_in(document, factory if made is None else made, options)
+    return problems
+
+
+def _resolved(registry: Registry, group: str, name: str, folders: list[str]) -> tuple[Any, str]:
+    """What a plugin's name stands for, and why it cannot be used; "" where it can."""
+    try:
+        factory, why = registry.resolve(group, name), ""
+    except InputError as error:
+        factory, why = None, f"{error.headline}; {error.hint}" if error.hint else error.headline
+    if why := _shadowed(name, folders) or why:
+        return factory, why
+    return factory, "" if callable(factory) else f"{name!r} is a value, not a class or function"
+
+
+def _check_observers(document: Document, registry: Registry, folders: list[str]) -> Problems:
+    """Make each observer of the list: its parameters may be wrong, or what it needs be missing."""
+    from fedsim.observers.base import Observer
+
+    listed = document.get(("observers",))
+    problems: Problems = []
+    for position, item in enumerate(listed if isinstance(listed, list) else ()):
+        block = {"name": item} if isinstance(item, str) else item
+        if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
+            continue  # the schema says so
+        place = document.place(("observers", position))
+        factory, why = _resolved(registry, "observers", name, folders)
+        found = [("", why)] if why else []
+        given = {key: value for key, value in block.items() if key != "name"}
+        if not why:
+            found = check_parameters(factory, given, known={"name"})
+        if not found:
+            try:
+                made = construct(factory, given)
+                if not isinstance(made, Observer):
+                    what = f"{name!r} makes a {type(made).__name__}, not an observer"
+                    found = [("", f"{what}: one derives from fedsim.Observer")]
+            except InputError as error:
+                found = [(problem.where, problem.message) for problem in error.problems]
+        for key, message in found:
+            at = document.place(("observers", position, key)) if key else place
+            path: KeyPath = ("observers", name, key) if key else ("observers",)
+            problems.append((at, f"{dotted(path)}: {message}"))
+    return problems
+
+
+def refused_for_clients(
+    strategy: object, clients: int, parameters: Iterable[str]
+) -> list[tuple[str, str]]:
+    """What a strategy says of this number of clients: the parameter, or "", and why; or nothing."""
+    check = getattr(strategy, "check_clients", None)
+    if check is None or clients < 1:
+        return []
+    try:
+        check(clients)
+    except BaseException as error:
+        reraise_interruption(error)
+        return [blamed(error, parameters)]
+    return []
+
+
+def _filled_in(document: Document, registry: Registry, strategy: Any) -> dict[str, Any]:
+    """What the engine will tell the strategy of the scenario's clients."""
+    client = document.get(("client",))
+    if not isinstance(client, dict) or not isinstance(name := client.get("name"), str):
+        return {}
+    try:
+        return filled_in(strategy, registry.resolve("clients", name), client)
+    except InputError:  # Said of the client's own block.
+        return {}
+
+
+def _check_stand_in(document: Document, dataset: Any, options: set[str]) -> Problems:
+    """Check `data.embedded` against the data set's generator, unless the data come from disk.
+
+    The generator also gets `size` and those of the data set's own `options` that it takes.
+    `dataset` is the class where no object could be made of it.
+    """
+    given = document.get(("data", "embedded"), {})
+    if document.get(("data", "root")) is not None or not isinstance(given, dict):
+        return []
+    if getattr(dataset, "rootless", False) is True:
+        return []
+    try:
+        generator = getattr(dataset, "embedded", None)
+    except BaseException as error:  # a property of the plugin
+        reraise_interruption(error)
+        return [(document.place(("data",)), f"data: no stand-in: {describe(error)}")]
+    if generator is None:
+        message = "data.root: missing: this data set has no embedded stand-in; give its folder"
+        return [(document.place(("data", "root")), message)]
+    keys = {key: value for key, value in given.items() if isinstance(key, str)}
+    return [
+        (document.place(("data", "embedded", key)), f"data.embedded.{key}: {message}")
+        for key, message in check_parameters(generator, keys, supplied={"size", *options})
+    ]
+
+
+def _shadowed(name: str, folders: list[str]) -> str:
+    """Why the dotted path does not reach the file in a plugin folder, or ""."""
+    top = name.partition(":")[0].partition(".")[0]
+    module = sys.modules.get(top)
+    here = [
+        Path(folder)
+        for folder in folders
+        if os.path.isfile(os.path.join(folder, f"{top}.py"))
+        or os.path.isdir(os.path.join(folder, top))
+    ]
+    if module is None or not here or ("." not in name and ":" not in name):
+        return ""
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+    if any(Path(origin).resolve().is_relative_to(folder.resolve()) for folder in here):
+        return ""
+    return f"module {top!r} is {origin}, not the one in {here[0]}; rename yours"

@@ -1,0 +1,146 @@
+"""Which plugins go together, by what their classes declare (`fedsim.method.capabilities`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fedsim.errors import InputError
+from fedsim.method.capabilities import NO_PRIVATE_FORM, PAYLOADS, capabilities, class_of
+from fedsim.registry import Registry
+
+
+def payload_of(factory: Any) -> str:
+    """What a client method sends, or a strategy expects: "arrays", "images", "nothing"; or ""."""
+    return capabilities(factory).payload
+
+
+def data_of(factory: Any) -> str:
+    """The task that a plugin is made for, or that a data set names, by its `made_for`: "images",
+    "volumes", another package's, or "" (not said).
+    """
+    return capabilities(factory).made_for
+
+
+def _words(kind: str, dataset: Any) -> str:
+    """What a task learns from, in words."""
+    learns = getattr(class_of(dataset), "learns", None)
+    if learns is not None and learns.made_for == kind:
+        return str(learns.learns_from)
+    # Late: whoever reads a scenario that fits needs no torch.
+    from fedsim.tasks.classification import Classification
+    from fedsim.tasks.segmentation.task import Segmentation
+
+    known = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
+    return str(known.get(kind, repr(kind)))
+
+
+def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, str]:
+    """Group -> why its plugin does not go with the others, and which would.
+
+    Args:
+        registry: where those that would are looked up.
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    wrong: dict[str, str] = {}
+    data_name, dataset = found.get("datasets", ("", None))
+    # A data set that names no task has images to classify, whoever wrote it.
+    kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
+    for group in ("strategies", "clients", "models"):
+        name, factory = found.get(group, ("", None))
+        made_for = data_of(factory)
+        if kind and made_for and made_for != kind:
+            fit = _names(registry, group, lambda one: data_of(one) in ("", kind))
+            wrong[group] = (
+                f"{name!r} is made for {_words(made_for, dataset)}, but {data_name!r} has "
+                f"{_words(kind, dataset)}; with these go: {fit}"
+            )
+    (strategy, expecting), (client, sending) = (
+        found.get(group, ("", None)) for group in ("strategies", "clients")
+    )
+    expected, sent = payload_of(expecting), payload_of(sending)
+    if expected and sent and expected != sent and not {"strategies", "clients"} & wrong.keys():
+        fit = _names(
+            registry,
+            "clients",
+            lambda one: (
+                payload_of(one) in ("", expected) and data_of(one) in ("", kind or "images")
+            ),
+        )
+        wrong["clients"] = (
+            f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
+            f"{PAYLOADS[expected]}; with it go: {fit}"
+        )
+    needs_state = capabilities(expecting).local and capabilities(sending).keeps_state is False
+    if needs_state and "clients" not in wrong:
+        fit = _names(
+            registry,
+            "clients",
+            lambda one: (
+                capabilities(one).keeps_state is True
+                and payload_of(one) == expected
+                and data_of(one) in ("", kind or "images")
+            ),
+        )
+        wrong["clients"] = (
+            f"{client!r} keeps nothing from round to round, but with strategy {strategy!r} each "
+            f"client keeps its own model; with it go: {fit}"
+        )
+    return wrong
+
+
+def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) -> str:
+    """Why the client method that a scenario names cannot protect records; "" where it may.
+
+    Args:
+        registry: where those that can are looked up.
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    name, factory = found.get("clients", ("", None))
+    own = capabilities(factory)
+    if own.private != NO_PRIVATE_FORM:
+        return ""
+    fit = _names(
+        registry,
+        "clients",
+        lambda one: (
+            capabilities(one).private not in ("", NO_PRIVATE_FORM)
+            and payload_of(one) == own.payload
+            and data_of(one) == own.made_for
+        ),
+    )
+    return f"{name!r} has no private form; with privacy go: {fit}"
+
+
+def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
+    """Why no rule on what travels of a model makes sense with these plugins; "" where one does.
+
+    Args:
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    for group, role in (("strategies", "strategy"), ("clients", "client method")):
+        name, factory = found.get(group, ("", None))
+        declared = capabilities(factory)
+        if declared.one_shot or declared.payload == "images":
+            return (
+                f"with {role} {name!r} no model travels: clients send {PAYLOADS['images']}; for "
+                "one that does type strategy.name=fedavg and a client method that trains it"
+            )
+        if declared.payload == "nothing":
+            return (
+                f"with {role} {name!r} no model travels: each client trains its own; leave the "
+                "key out, or type strategy.name=fedavg and a client method that sends its model"
+            )
+    return ""
+
+
+def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
+    """The registered plugins of a group that fit, as words."""
+    names = []
+    for name in registry.names(group):
+        try:
+            if fits(registry.resolve(group, name)):
+                names.append(name)
+        except InputError:  # It cannot be imported: no advice.
+            continue
+    return ", ".join(names) or "none that is installed"

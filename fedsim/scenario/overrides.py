@@ -1,0 +1,187 @@
+"""Not all clients are alike: what `federation.overrides` says of single clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.clientapp import ClientApp
+
+from fedsim.errors import InputError, Problem, nearest
+from fedsim.randomness import Streams
+from fedsim.registry import construct, default_registry
+
+if TYPE_CHECKING:
+    from fedsim.method.client import Client
+    from fedsim.scenario.schema import Appearance, Scenario
+
+PATH = ("federation", "overrides")
+
+
+def merged(general: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One client's block: what it writes over the scenario's; another name replaces the whole."""
+    if own is None:
+        return dict(general)
+    written = {key: value for key, value in own.items() if key != "name" or value is not None}
+    if written.get("name", general.get("name")) != general.get("name"):
+        return written
+    return {**general, **written}
+
+
+def client_block(scenario: Scenario, name: str | None) -> tuple[str, dict[str, Any]]:
+    """The client method of a client and its parameters; None: of those without an override."""
+    general = {"name": scenario.client.name, **scenario.client.parameters}
+    override = scenario.federation.overrides.get(name) if name is not None else None
+    own = override.client if override is not None else None
+    written = None if own is None else {"name": own.name, **own.parameters}
+    block = merged(general, written)
+    return block.pop("name"), block
+
+
+def make_client(scenario: Scenario, name: str | None) -> Client | ClientApp:
+    """The client method of a client, with what is wrapped around it.
+
+    Args:
+        scenario: a loaded one.
+        name: of the client; None: of those without an override.
+
+    Raises:
+        InputError: the name stands for no client method, or no wrapper.
+    """
+    from fedsim.method.client import Client
+    from fedsim.method.wrapper import Wrapper
+
+    method, parameters = client_block(scenario, name)
+    found = default_registry().resolve("clients", method)
+    client = found if isinstance(found, ClientApp) else construct(found, parameters)
+    if not isinstance(client, Client | ClientApp):
+        raise InputError(
+            f"client.name: {method!r} makes a {type(client).__name__}, not a client method",
+            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
+        )
+    override = scenario.federation.overrides.get(name) if name is not None else None
+    if override is None or override.wrapper is None:
+        return client
+    block = override.wrapper
+    where = f"{'.'.join(PATH)}.{name}.wrapper.name"
+    if isinstance(client, ClientApp):
+        raise InputError(f"{where}: {method!r} is a Flower ClientApp, which cannot be wrapped")
+    wrapper = construct(
+        default_registry().resolve("wrappers", block.name), block.parameters, inner=client
+    )
+    if not isinstance(wrapper, Wrapper):
+        raise InputError(
+            f"{where}: {block.name!r} makes a {type(wrapper).__name__}, not a wrapper",
+            hint="a wrapper derives from fedsim.Wrapper",
+        )
+    return wrapper
+
+
+def own_plugins(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Group and name of each plugin that overrides name."""
+    for name, override in scenario.federation.overrides.items():
+        if override.client is not None:
+            yield "clients", client_block(scenario, name)[0]
+        if override.wrapper is not None:
+            yield "wrappers", override.wrapper.name
+
+
+def own_appearances(scenario: Scenario) -> dict[str, Appearance]:
+    """Client name -> its appearance, where an override has one.
+
+    Raises:
+        InputError: `federation.appearance` has another one of the same client.
+    """
+    each = scenario.federation.overrides.items()
+    found = {name: one.appearance for name, one in each if one.appearance is not None}
+    if twice := sorted(set(found) & set(scenario.federation.appearance)):
+        place = scenario.place(*PATH, twice[0], "appearance")
+        message = f"{'.'.join(PATH)}.{twice[0]}.appearance: federation.appearance has one, too"
+        raise InputError("a client has two appearances", [Problem(place, message)])
+    return found
+
+
+def require_clients(scenario: Scenario, names: Sequence[str]) -> None:
+    """Raise InputError where overrides name clients that there are not, all at once."""
+    problems = [
+        Problem(
+            scenario.place(*PATH, name),
+            f"{'.'.join(PATH)}: there is no client {name!r}{nearest(name, names)}",
+        )
+        for name in scenario.federation.overrides
+        if name not in names
+    ]
+    if problems:
+        raise InputError("overrides of clients that do not exist", problems)
+
+
+def records_to_forget(
+    scenario: Scenario, store: Any, train: Mapping[str, np.ndarray], streams: Streams
+) -> dict[str, np.ndarray]:
+    """Client name -> positions in the store of the training records that it is asked to forget.
+
+    Raises:
+        InputError: records or patients are named that are not with the client.
+    """
+    found: dict[str, np.ndarray] = {}
+    problems: list[Problem] = []
+    for client, (name, held) in enumerate(train.items()):
+        override = scenario.federation.overrides.get(name)
+        if override is None or override.forget is None:
+            continue
+        wanted = override.forget
+        if wanted.share is not None:
+            groups = np.unique(store.groups[held])
+            count = min(len(groups), max(1, round(wanted.share * len(groups))))
+            chosen = streams.numpy("forget", client=client).choice(groups, count, replace=False)
+            found[name] = held[np.isin(store.groups[held], chosen)]
+            continue
+        key = "records" if wanted.records else "patients"
+        titles = store.ids if wanted.records else store.patients
+        asked = set(wanted.records or wanted.patients)
+        here = [titles[i] if titles else "" for i in held.tolist()]
+        found[name] = held[np.isin(np.array(here, dtype=object), list(asked))]
+        for title in sorted(asked - set(here)):
+            path = (*PATH, name, "forget", key)
+            near = nearest(title, [one for one in set(here) if one][:_LOOKED_AT])
+            message = f"{'.'.join(path)}: {title!r} is not with this client{near}"
+            problems.append(Problem(scenario.place(*path), message))
+    if problems:
+        raise InputError("records to forget that are not there", problems)
+    return found
+
+
+_LOOKED_AT = 20  # names that a message may list
+
+
+def describe_overrides(
+    scenario: Scenario, forget: Mapping[str, np.ndarray]
+) -> dict[str, Any] | None:
+    """The `overrides` entry of run.json; None where all clients are alike."""
+    overrides = scenario.federation.overrides
+    if not overrides:
+        return None
+    return {
+        name: one.model_dump(exclude_none=True) | {"records_to_forget": len(forget.get(name, ()))}
+        for name, one in overrides.items()
+    }
+
+
+def override_lines(scenario: Scenario, forget: Mapping[str, np.ndarray]) -> list[str]:
+    """What is different at single clients, a line each."""
+    lines = []
+    for name, one in scenario.federation.overrides.items():
+        parts = []
+        if one.client is not None:
+            method, _ = client_block(scenario, name)
+            settings = (f"{key} {value}" for key, value in one.client.parameters.items())
+            parts.append(f"client {method} ({', '.join(settings) or 'its defaults'})")
+        if one.wrapper is not None:
+            parts.append(f"wrapped in {one.wrapper.name}")
+        if one.appearance is not None:
+            parts.append("another appearance")
+        if name in forget:
+            parts.append(f"{len(forget[name])} training records to forget")
+        lines.append(f"NOT LIKE THE OTHERS {name}: {', '.join(parts) or 'nothing'}")
+    return lines

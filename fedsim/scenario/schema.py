@@ -1,0 +1,536 @@
+"""The keys of a scenario: their types, ranges and defaults.
+
+All models are frozen and refuse unknown keys, except where a block belongs to a plugin: there, the
+keys that are not fedsim's own are the plugin's parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from fedsim.files import file_name
+from fedsim.scenario import yaml_lines
+
+MOST_PIXELS = 16384
+"""Height and width of an image, at most; one of it takes 0.8 GB."""
+_MOST = 1_000_000_000
+Count = Annotated[StrictInt, Field(ge=1, le=_MOST)]
+Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+
+DEFAULT_PROFILE = "default"
+"""The profile that is the file itself."""
+
+
+def _not_default(name: str) -> str:
+    if name == DEFAULT_PROFILE:
+        raise PydanticCustomError(
+            "profile", "this is the file without a profile; choose another name"
+        )
+    return name
+
+
+Patterns = Annotated[tuple[StrictStr, ...], Field(min_length=1)]
+"""Names of a model's state, as a shell's patterns (`fedsim.wire.sharing`)."""
+
+ProfileName = Annotated[StrictStr, AfterValidator(_not_default)]
+
+
+class Block(BaseModel):
+    """A block of fedsim's own keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PluginBlock(Block):
+    """A block that names a plugin; all keys but fedsim's own are the plugin's parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: StrictStr
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The plugin's parameters, as they are written."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def own_keys(cls) -> set[str]:
+        """The keys that are fedsim's and not the plugin's."""
+        return set(cls.model_fields)
+
+
+def _as_block(value: Any) -> Any:
+    """A plugin's name stands for a block with nothing else in it."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+NamedPlugin = Annotated[PluginBlock, BeforeValidator(_as_block)]
+"""An item of a list of plugins: a name, or a block with the name and parameters."""
+
+
+class Split(Block):
+    """Shares of the validation and test split; the rest is for training.
+
+    With `folds`, the test split is fold number `fold` of so many (of volumes only).
+    """
+
+    val: Share = 0.1
+    test: Annotated[StrictFloat, Field(gt=0, lt=1)] = 0.1
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    folds: Annotated[StrictInt, Field(ge=2)] | None = None
+    fold: Annotated[StrictInt, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _leaves_records_to_train(self) -> Split:
+        if self.val + self.test >= 1:
+            raise PydanticCustomError(
+                "split", "val and test together must be below 1: nothing is left for training"
+            )
+        return self
+
+
+class Data(PluginBlock):
+    """What the scenario is about.
+
+    Attributes:
+        name: a data set plugin.
+        root: folder of the data set; None: its embedded stand-in is generated. Where a scenario
+            does not write the key, `FEDSIM_DATA/<name>` is the folder, if it exists.
+        size: height and width of the images in pixels.
+        patch: of volumes, what a network sees at a time: (height, width) or (depth, height, width)
+            in voxels; None: a whole slice.
+        embedded: parameters of the stand-in, ignored when the data are read from disk.
+        split: shares of the records.
+        skip_bad: leave out records that cannot be used, instead of stopping.
+        positive: of two classes the one that sensitivity, AUC and the like are of; None: what the
+            data set says, else the last by name.
+        window: of images with grey values of more than 8 bits, the values that become black and
+            white; None: the percentiles 1 and 99 of each image.
+    """
+
+    root: StrictStr | None = None
+    size: Annotated[StrictInt, Field(ge=8, le=MOST_PIXELS)] = 32
+    patch: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
+    embedded: dict[str, Any] = Field(default_factory=dict)
+    split: Split = Split()
+    skip_bad: StrictBool = False
+    positive: StrictStr | None = None
+    window: tuple[StrictFloat, StrictFloat] | None = None
+
+    @field_validator("window")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise PydanticCustomError("window", "expected [low, high] with low below high")
+        return value
+
+
+class Labels(Block):
+    """Who outlines which structures of volumes.
+
+    Attributes:
+        clients: client name -> the structures that it outlines; None: every client outlines all.
+        organs: organ -> its structures, where it has several.
+        union: an organ with all its structures is one class.
+    """
+
+    clients: dict[StrictStr, tuple[StrictStr, ...]] | None = None
+    organs: dict[StrictStr, tuple[StrictStr, ...]] = Field(default_factory=dict)
+    union: StrictBool = False
+
+
+class Appearance(Block):
+    """How the volumes of one client look, beside what the data set has: another scanner.
+
+    Attributes:
+        invert: bright becomes dark.
+        gamma: of the brightness between three standard deviations below and above the mean, beyond
+            which it is cut off; above 1 is darker.
+        ramp: added brightness, in standard deviations, from -ramp in the first column to +ramp in
+            the last one.
+    """
+
+    invert: StrictBool = False
+    gamma: Positive = 1.0
+    ramp: Annotated[StrictFloat, Field(allow_inf_nan=False)] = 0.0
+
+
+class OwnClient(PluginBlock):
+    """The client method of one client: another one or, without a name, other parameters."""
+
+    name: StrictStr | None = None  # type: ignore[assignment]
+
+
+class Forget(Block):
+    """Training records that a client is asked to forget: one of these.
+
+    Attributes:
+        share: of its patients (or records), drawn from the run's seed.
+        records: names of records.
+        patients: names of patients.
+    """
+
+    share: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    records: tuple[StrictStr, ...] = ()
+    patients: tuple[StrictStr, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Forget:
+        if (self.share is not None) + bool(self.records) + bool(self.patients) != 1:
+            raise PydanticCustomError("forget", "expected one of share, records and patients")
+        return self
+
+
+class Override(Block):
+    """What is different at one client.
+
+    Attributes:
+        client: its client method, or other parameters of the scenario's.
+        wrapper: a plugin around its client method, see `fedsim.Wrapper`.
+        appearance: of volumes, how its own look.
+        forget: records that it is asked to forget.
+    """
+
+    client: OwnClient | None = None
+    wrapper: PluginBlock | None = None
+    appearance: Appearance | None = None
+    forget: Forget | None = None
+
+
+class Federation(Block):
+    """Who holds what, and who joins a round.
+
+    Attributes:
+        clients: number of clients; None: the partition decides.
+        participation: share of the clients that join a round.
+        partition: a partition plugin.
+        labels: of volumes, who outlines which structures; None: every client outlines all.
+        appearance: of volumes, client name -> how its own look; scores are of the data as they are.
+        local: what of the model stays at each client, which has its own: normalisation layers, the
+            last layers, or what patterns of names match; None: the clients share all of it.
+        overrides: client name -> what is different there.
+    """
+
+    clients: Count | None = None
+    participation: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
+    partition: PluginBlock = PluginBlock(name="iid")
+    labels: Labels | None = None
+    appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
+    local: Literal["norm", "head"] | Patterns | None = None
+    overrides: dict[StrictStr, Override] = Field(default_factory=dict)
+
+
+class Model(PluginBlock):
+    """A model plugin.
+
+    Attributes:
+        init: a file with its first weights, or None.
+        trainable: what of it is trained: all, the last layers, or what patterns of names match. The
+            rest stays as it was at first, and does not travel.
+    """
+
+    init: StrictStr | None = None
+    trainable: Literal["all", "head"] | Patterns = "all"
+
+
+class External(Block):
+    """Records that no client has, and that the finished models are scored on.
+
+    Attributes:
+        sites: sites of the scenario's data that take no part.
+        root: another folder, of a data set as `data` describes it.
+    """
+
+    sites: tuple[StrictStr, ...] = ()
+    root: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> External:
+        if bool(self.sites) == (self.root is not None):
+            raise PydanticCustomError("external", "expected one of sites and root")
+        return self
+
+
+class Evaluation(Block):
+    """Which model is the result, and what is measured when.
+
+    Attributes:
+        select: the last round's model, or the best one on the pooled validation split.
+        on_clients: let clients evaluate, too.
+        every: evaluate after every so many rounds.
+        external: records of elsewhere, to score the finished models on.
+    """
+
+    select: Literal["last", "pooled_val"] = "last"
+    on_clients: StrictBool = False
+    every: Count = 1
+    external: External | None = None
+
+
+class Resources(Block):
+    """Where and how wide to compute. Backend and workers change the time, not a bit of the result.
+
+    Attributes:
+        backend: clients in this process, or in Ray's actors.
+        workers: actors; None: as many as fit.
+        threads, server_threads: threads of a client and of the server; they may change last bits.
+        gpus: GPUs of one worker; a fraction shares one.
+        ray_address: a running Ray cluster; None: this machine.
+    """
+
+    backend: Literal["inline", "ray"] = "ray"
+    workers: Count | None = None
+    threads: Count = 1
+    server_threads: Count = 1
+    gpus: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    ray_address: StrictStr | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise PydanticCustomError("gpus", "expected a whole number, or a fraction below 1")
+        return value
+
+
+class Faults(Block):
+    """What happens when clients fail, and which failures are simulated.
+
+    Attributes:
+        on_client_error: a client that raises, dies, hangs or diverges stops the run, or is left
+            out of the round.
+        min_clients: a training round with fewer replies stops the run; 0 lets a round without
+            replies pass and leaves the model as it is.
+        client_timeout: seconds after which a client that has not answered counts as failed.
+        dropout: probability that a client takes part in a round and never answers.
+        delay: mean seconds of a simulated, exponentially distributed delay of each reply. It is
+            noted, not slept.
+        deadline: a reply with a longer simulated delay is not used.
+    """
+
+    on_client_error: Literal["stop", "skip"] = "stop"
+    min_clients: Annotated[StrictInt, Field(ge=0)] = 1
+    client_timeout: Annotated[StrictFloat, Field(gt=0)] | None = None
+    dropout: Share = 0.0
+    delay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    deadline: Annotated[StrictFloat, Field(ge=0)] | None = None
+
+
+Positive = Annotated[StrictFloat, Field(gt=0)]
+
+
+class Dimensions(Block):
+    """The coordinates that a filter compares: see `fedsim.privacy.mechanisms.Dimensions`.
+
+    Attributes:
+        measure: what must be large.
+        gamma: share of the coordinates left out.
+    """
+
+    measure: Literal["magnitude", "std", "cov"]
+    gamma: Share
+
+
+class Filter(Block):
+    """A cosine filter on the gradients of DP-SGD, see `docs/privacy.md`.
+
+    Attributes:
+        reference: what directions are compared with: a "private" sum of the same sample, the last
+            unfiltered release ("alternating"), or as published ("paper_unsound": no guarantee).
+        psi: keep a record where its cosine is above psi.
+        dimensions: coordinates to compare; None compares all.
+        reference_noise: noise multiplier of the private reference, over that of the update.
+        combine: weight of the private reference in the update.
+        noise: reading of the paper's noise on the gradients.
+        cosine_noise: the paper's noise multiplier on the cosines, over that of the gradients.
+        half_width: the paper clips cosines to psi plus or minus this.
+    """
+
+    reference: Literal["private", "alternating", "paper_unsound"]
+    psi: Annotated[StrictFloat, Field(ge=-1, lt=1)] = 0.0
+    dimensions: Dimensions | None = None
+    reference_noise: Positive = 1.0
+    combine: Annotated[StrictFloat, Field(ge=0, le=1)] = 0.5
+    noise: Literal["shared", "independent"] = "shared"
+    cosine_noise: Positive = 2.0
+    half_width: Positive = 0.5
+
+
+class Privacy(Block):
+    """Differential privacy of the clients' training, see `docs/privacy.md`.
+
+    Attributes:
+        mechanism: "dp_sgd" makes the releases of every client's training private.
+        target_epsilon: the noise multiplier is the smallest with which no client's epsilon is above
+            this after the planned rounds, by the best upper bound.
+        noise_multiplier: standard deviation of the noise over `max_grad_norm`; this or
+            `target_epsilon`.
+        delta: the common delta, below 1/n of every client.
+        max_grad_norm: largest Euclidean norm of what one unit contributes to a sum.
+        expected_batch: units in an average sample; a client with fewer samples all.
+        unit: whose contents are protected: one record, one patient or lesion with all records, or
+            one client; None: patient where records repeat a patient, else record.
+        shared_patients: a patient may be at several sites: epsilon is that of all releases.
+        max_epsilon: a round that would take a client's epsilon above this is not run.
+        on_budget: stop the run there, or go on without that client.
+        filter: of gradients; None keeps all.
+        augmentations: average a record's gradients over so many augmentations before clipping.
+        noise: "seeded" comes from the scenario and the seed, so that the run can be repeated, and
+            whoever knows them can take it off: simulation. "secret" comes from a key that the
+            operating system draws for the run, and that is erased when the run is done.
+        averaging: weight of the past in an exponential mean of the round's iterates, which is sent
+            in place of the last one; 0 sends the last.
+        physical_batch: records whose gradients are computed at a time; it changes no result beyond
+            rounding.
+        audit: when the run ends, attack its claim and write the verdict down: true or "mechanism"
+            attacks one release, "run" the training of the client that pays most, again and with
+            canaries, "lira" finished models (25 trainings).
+    """
+
+    mechanism: Literal["dp_sgd"] = "dp_sgd"
+    target_epsilon: Annotated[StrictFloat, Field(ge=1e-4, le=1e4)] | None = None
+    noise_multiplier: Annotated[StrictFloat, Field(ge=0, le=1e6)] | None = None
+    delta: Annotated[StrictFloat, Field(ge=1e-100, lt=1)] = 1e-4
+    max_grad_norm: Annotated[StrictFloat, Field(ge=1e-10, le=1e10)] = 1.0
+    expected_batch: Count = 64
+    unit: Literal["record", "patient", "client"] | None = None
+    shared_patients: StrictBool = False
+    max_epsilon: Positive | None = None
+    on_budget: Literal["stop", "drop_client"] = "stop"
+    filter: Filter | None = None
+    augmentations: Count = 1
+    noise: Literal["seeded", "secret"] = "seeded"
+    averaging: Share = 0.0
+    physical_batch: Count = 64
+    audit: StrictBool | Literal["mechanism", "run", "lira"] = False
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _none_or_some(cls, value: float | None) -> float | None:
+        if value and value < 1e-3:
+            raise PydanticCustomError("noise", "expected 0, for none, or at least 0.001")
+        return value
+
+    @model_validator(mode="after")
+    def _noise_is_told_once(self) -> Privacy:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise PydanticCustomError(
+                "privacy", "expected one of target_epsilon and noise_multiplier, the other null"
+            )
+        if self.shared_patients and self.unit not in (None, "patient"):
+            raise PydanticCustomError("privacy", "shared_patients needs unit: patient")
+        if self.audit in ("run", "lira") and self.unit not in (None, "record"):
+            raise PydanticCustomError(
+                "privacy", "audit: run and audit: lira need unit: record; type privacy.audit=false"
+            )
+        return self
+
+
+class Scenario(Block):
+    """A validated scenario; `fedsim.scenario.load` makes one.
+
+    `data.root`, `model.init` and `plugins` are absolute paths once loaded, and the selected
+    profile is applied.
+    """
+
+    blocks: ClassVar[dict[tuple[str, ...], tuple[str, type[PluginBlock]]]] = {
+        ("data",): ("datasets", Data),
+        ("federation", "partition"): ("partitions", PluginBlock),
+        ("model",): ("models", Model),
+        ("strategy",): ("strategies", PluginBlock),
+        ("client",): ("clients", PluginBlock),
+    }
+    """Path of each block that names a plugin -> the plugin's group and the block's model."""
+
+    name: StrictStr
+    description: StrictStr = ""
+    seeds: tuple[Annotated[StrictInt, Field(ge=0, lt=2**yaml_lines.MOST_BITS)], ...] = (0,)
+    rounds: Count = 1
+    data: Data
+    federation: Federation = Federation()
+    model: Model
+    strategy: PluginBlock
+    client: PluginBlock
+    privacy: Privacy | None = None
+    evaluation: Evaluation = Evaluation()
+    resources: Resources = Resources()
+    faults: Faults = Faults()
+    observers: tuple[NamedPlugin, ...] = ()
+    plugins: tuple[StrictStr, ...] = ()
+    profile: StrictStr = DEFAULT_PROFILE
+    profiles: dict[ProfileName, dict[StrictStr, Any]] = Field(default_factory=dict)
+
+    _path: Path | None = PrivateAttr(default=None)
+    _places: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """The file the scenario was read from."""
+        return self._path
+
+    def place(self, *path: str) -> str:
+        """Where a key of a plugin's block, or the block, was written: "file.yaml:12", or ""."""
+        return self._places.get(path) or self._places.get(path[:1], "")
+
+    def data_root(self) -> Path | None:
+        """The folder of the data set; None: its embedded stand-in is generated."""
+        return None if self.data.root is None else Path(self.data.root)
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys with their values, defaults included, as plain lists and dictionaries.
+
+        The profile is applied: its name stays as a label, with nothing left to override.
+        """
+        values = self.model_dump()
+        values["profiles"] = {} if self.profile == DEFAULT_PROFILE else {self.profile: {}}
+        plain = _plain(values)
+        assert isinstance(plain, dict)
+        return plain
+
+    def to_yaml(self) -> str:
+        """`resolved()` as YAML; loading it gives the same scenario."""
+        return yaml_lines.write(self.resolved())
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value) or value != file_name(value):
+            raise PydanticCustomError(
+                "name",
+                "expected letters, digits, '_', '-' and '.', first a letter or digit, at most 80: "
+                "a folder of runs gets that name",
+            )
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise PydanticCustomError("seeds", "expected at least one seed, and each only once")
+        return value
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

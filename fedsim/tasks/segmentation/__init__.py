@@ -1,0 +1,52 @@
+"""Segmentation of volumes: the task, training from partial labels, inference, scores.
+
+A model maps images float32 [B, 1, *patch] to logits [B, 1 + structures, *patch]. A deeply
+supervised one gives, while it trains, a sequence of such logits, the full-resolution output first.
+"""
+
+from typing import TYPE_CHECKING
+
+from fedsim.lazy import lazily
+
+if TYPE_CHECKING:
+    from fedsim.tasks.segmentation.label_views import LabelView
+    from fedsim.tasks.segmentation.task import SegmentationSite
+    from fedsim.tasks.segmentation.training import (
+        Batch,
+        Objective,
+        fit,
+        keep_optimiser,
+        mirrored,
+        per_record,
+        restore_optimiser,
+        scheduled,
+    )
+
+__all__ = [
+    "Batch",
+    "LabelView",
+    "Objective",
+    "SegmentationSite",
+    "fit",
+    "keep_optimiser",
+    "mirrored",
+    "per_record",
+    "restore_optimiser",
+    "scheduled",
+]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "LabelView": "fedsim.tasks.segmentation.label_views",
+        "SegmentationSite": "fedsim.tasks.segmentation.task",
+        "Batch": "fedsim.tasks.segmentation.training",
+        "Objective": "fedsim.tasks.segmentation.training",
+        "fit": "fedsim.tasks.segmentation.training",
+        "keep_optimiser": "fedsim.tasks.segmentation.training",
+        "mirrored": "fedsim.tasks.segmentation.training",
+        "per_record": "fedsim.tasks.segmentation.training",
+        "restore_optimiser": "fedsim.tasks.segmentation.training",
+        "scheduled": "fedsim.tasks.segmentation.training",
+    },
+)

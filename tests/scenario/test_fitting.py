@@ -1,0 +1,132 @@
+"""Plugins that do not go together are refused when a scenario is read, with those that do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedsim import InputError
+from fedsim.cli import main
+from fedsim.registry import default_registry
+from fedsim.scenario import load, names
+from fedsim.scenario.fitting import data_of, payload_of
+from tests.shipped import needed
+
+VOLUMES = "data={name: promise12, size: 16}"
+NATURAL = "federation={partition: natural}"
+
+
+def _refused(name: str, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(name, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["strategy=gdd", "client=supervised"],
+            "client: 'supervised' sends models, but strategy 'gdd' expects images with labels; "
+            "with it go: distill, random_selection",
+        ),
+        (
+            ["strategy=fedavg", "client=distill"],
+            "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
+            "with it go: supervised",
+        ),
+        (
+            ["strategy=server_momentum", "client=random_selection"],
+            "strategy 'server_momentum' expects models; with it go: supervised",
+        ),
+        (
+            ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
+            "expects models; with it go: supervised",
+        ),
+        (
+            ["strategy=local_only", "client=supervised"],
+            "'supervised' sends models, but strategy 'local_only' expects no model: each keeps its "
+            "own; with it go: local",
+        ),
+        (["strategy=fedavg", "client=local"], "expects models; with it go: supervised"),
+        (
+            ["client=segmentation"],
+            "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
+            "classify; with these go: distill, local, random_selection, supervised",
+        ),
+        (
+            ["model=unet"],
+            "model: 'unet' is made for volumes to segment, but 'ham10000' has images to classify; "
+            "with these go: cnn, convnet, resnet18, resnet9",
+        ),
+        (
+            [VOLUMES, NATURAL],
+            "'promise12' has volumes to segment; with these go: condist, local_segmentation, "
+            "segmentation",
+        ),
+        (
+            [VOLUMES, NATURAL, "client=segmentation"],
+            "model: 'convnet' is made for images to classify, but 'promise12' has volumes to "
+            "segment; with these go: dynunet, unet",
+        ),
+        (
+            [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
+            "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
+            "segment; with these go: fedavg, local_only, server_momentum",
+        ),
+    ],
+)
+def test_pairs_that_do_not_go_together_are_refused_with_those_that_do(
+    overrides: list[str], says: str
+) -> None:
+    base = [
+        "data={name: ham10000, size: 16}",
+        "strategy=fedavg",
+        "client=supervised",
+        "privacy=null",
+    ]
+    assert says in _refused("isic_iid_fedavg", *base, "model=convnet", *overrides)
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_the_verbs_refuse_them_before_anything_starts(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([verb, "isic_noniid_gdd", VOLUMES, NATURAL]) == 2
+    shown = capsys.readouterr().err
+    assert "'distill' is made for images to classify, but 'promise12' has volumes" in shown
+    assert len(shown.splitlines()) < 10
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_shipped_scenario_fits() -> None:
+    for name in names():
+        load(name, needed(name))
+
+
+def test_every_built_in_says_what_it_is_made_for() -> None:
+    registry = default_registry()
+    for name in registry.names("clients"):
+        client = registry.resolve("clients", name)
+        assert payload_of(client), name
+        assert data_of(client), name
+    for name in registry.names("strategies"):
+        assert payload_of(registry.resolve("strategies", name)), name
+    for name in registry.names("models"):
+        assert data_of(registry.resolve("models", name)), name
+
+
+def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
+    (tmp_path / "silent.py").write_text(
+        "from fedsim import Client, Strategy\n"
+        "class Sends(Client):\n    payload = 'smoke signals'\n    def train(self, c, s): ...\n"
+        "class Takes(Strategy):\n    def aggregate_train(self, r, x): ...\n"
+        "def model(num_classes, in_channels, image_size): ...\n"
+    )
+    common = f"plugins=[{tmp_path}]"
+    load("isic_iid_fedavg", [common, "client=silent.Sends"])
+    load("isic_noniid_gdd", [common, "client=silent.Sends"])
+    load("isic_iid_fedavg", [common, "strategy=silent.Takes", "model=silent.model"])
