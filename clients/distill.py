@@ -1,20 +1,15 @@
 """Distil a site's images into a few synthetic ones, sent once: the client's half of GDD.
 
-Four methods by what they match, under freshly drawn networks. DM (Zhao & Bilen, "Dataset
-Condensation with Distribution Matching", 2023): mean embeddings of real and synthetic images. GDD:
-these, and a second time with the channel statistics of the real images perturbed. DC (Zhao et al.,
-"Dataset Condensation with Gradient Matching", 2021): the gradients that they give a classifier.
-DSA (Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", 2021): the same
-of images that are augmented alike. GDD and DM also match under networks that were trained on the
-site's images, and may label views of the result with them. Where GDD's printed formula and its
-idea disagree, `fedsim.method.augment.perturb_statistics` says which is meant. Method card:
-`docs/methods/gdd.md`.
+Four methods by what they match, under freshly drawn networks (`fedsim.distillation.Matching`): mean
+embeddings of real and synthetic images (DM), these and a second time with the channel statistics of
+the real images perturbed (GDD), the gradients that they give a classifier (DC), and the same of
+images that are augmented alike (DSA). GDD and DM also match under networks that were trained on the
+site's images, and may label views of the result with them. Method card: `docs/methods/gdd.md`.
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
@@ -24,45 +19,32 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim import Client, Site
 from fedsim.distillation import (
+    MATCHINGS,
     Layers,
-    Match,
+    Matching,
+    Means,
     State,
     draw_records,
-    gradient_loss,
     label_views,
     match_privately,
-    matching_loss,
     picture_range,
     redraw,
     train_with_snapshots,
 )
-from fedsim.method import (
-    SGD,
-    Adam,
-    Augmentation,
-    SiameseAugment,
-    augmentation,
-    fit,
-    perturb_statistics,
-)
+from fedsim.method import SGD, Adam, Augmentation, augmentation
 from fedsim.models import ConvNet
 from fedsim.wire import Codec, clipped_fraction, decode_images, encode_images, tensor_record
 
 if TYPE_CHECKING:
     from fedsim.privacy import Releases
 
-# Parameters that are not always looked at, and with which value of which other one they are.
+# Parameters that are not always looked at, and with which value of which other one they are. Those
+# of a matching come to it.
 _USED_WITH = {
     "image_momentum": ("image_optimizer", ("sgd",)),
-    "perturb": ("matching", ("gdd",)),
-    "perturb_probability": ("matching", ("gdd",)),
-    "layers": ("matching", ("gdd", "dm")),
-    "encoder": ("matching", ("gdd", "dm")),
+    "encoder": ("matching", tuple(n for n, kind in MATCHINGS.items() if issubclass(kind, Means))),
     "encoder_steps": ("encoder", ("trained",)),
     "view_labels": ("encoder", ("trained",)),
-    "outer_loops": ("matching", ("dc", "dsa")),
-    "inner_loops": ("matching", ("dc", "dsa")),
-    "network_learning_rate": ("matching", ("dc", "dsa")),
 }
 
 _ADAM_FINAL_RATE = 0.1  # Share of the images' learning rate that is left after all iterations.
@@ -173,6 +155,7 @@ class Distill(Client):
         self.width = width
         self.depth = depth
         self._check()
+        self._matching = self._made()
 
     @property
     def releases(self) -> tuple[str, ...]:
@@ -328,8 +311,8 @@ class Distill(Client):
         """Move the images [n, C, H, W] for all iterations; return them and the last loss."""
         classifier = self._network(site).to(site.device)
         # The network sees one image at a time (instance normalisation): training mode is fine.
-        by_gradients = self.matching in ("dc", "dsa")
-        network = classifier if by_gradients else classifier.features.requires_grad_(False)
+        matching = self._matching
+        network = matching.network(classifier)
         draws = site.generator("distil")
         black, white = picture_range(site.device)
         images = images.to(site.device)
@@ -337,7 +320,10 @@ class Distill(Client):
             images = images.clamp(black, white)
         images.requires_grad_(True)
         optimizer, scheduler = self._optimizer(images)
-        outer_loops, inner_loops = self._loops()
+
+        def read(positions: np.ndarray) -> torch.Tensor:
+            return site.train.images(positions).to(site.device)
+
         loss = torch.zeros(())
         for _ in site.steps(self.iterations, "distil"):
             if stages:
@@ -345,14 +331,20 @@ class Distill(Client):
                 classifier.load_state_dict(stages[drawn])
             else:
                 redraw(network, draws)
-            for loop in range(outer_loops):
+            for loop in range(matching.outer_loops):
                 if loop:
-                    self._fit(network, images.detach(), labels, inner_loops, draws)
-                matches = self._matches(images, labels, members, site, draws)
-                if by_gradients:
-                    loss = gradient_loss(network, matches)
-                else:
-                    loss = matching_loss(network, matches, self.layers)
+                    matching.fit(network, images.detach(), labels, self.augment, draws)
+                matches = matching.matches(
+                    images,
+                    labels,
+                    members,
+                    read,
+                    network,
+                    draws,
+                    batch_size=self.batch_size,
+                    augment=self.augment,
+                )
+                loss = matching.loss(network, matches)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward(inputs=[images])
                 optimizer.step()
@@ -373,80 +365,26 @@ class Distill(Client):
             adam, max(1, self.iterations), eta_min=rate * _ADAM_FINAL_RATE
         )
 
-    def _matches(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        members: dict[int, np.ndarray],
-        site: Site,
-        draws: torch.Generator,
-    ) -> list[Match]:
-        """Draw the real images of each class, and change them and the synthetic ones alike."""
-        operations = SiameseAugment() if self.augment == "siamese" else None
-        matches: list[Match] = []
-        for label, positions in members.items():
-            transform = operations.draw(draws) if operations else _unchanged
-            chosen = torch.randperm(len(positions), generator=draws)[: self.batch_size]
-            batch = site.train.images(positions[chosen.numpy()]).to(site.device)
-            synthetic = transform(images[torch.nonzero(labels == label).flatten()])
-            matches += [
-                Match(label, transform(seen), synthetic, weight, noise)
-                for seen, weight, noise in self._seen(batch, draws)
-            ]
-        return matches
-
-    def _seen(
-        self, batch: torch.Tensor, draws: torch.Generator
-    ) -> list[tuple[torch.Tensor, float, list[torch.Tensor]]]:
-        """What a class's synthetic images are matched with: images, weight, noise of features."""
-        if self.matching != "gdd":
-            return [(batch, 1.0, [])]
-        if torch.rand((), generator=draws) >= self.perturb_probability:
-            return [(batch, 2.0, [])]  # Both terms of the loss see the same images.
-
-        def noise(channels: int) -> torch.Tensor:
-            return torch.randn(2, len(batch), channels, generator=draws).to(batch.device)
-
-        if self.perturb == "feature":
-            return [(batch, 1.0, []), (batch, 1.0, [noise(self.width) for _ in range(self.depth)])]
-        return [(batch, 1.0, []), (perturb_statistics(batch, *noise(batch.shape[1])), 1.0, [])]
-
-    def _loops(self) -> tuple[int, int]:
-        """Steps of the images under one network, and of the network between two of them."""
-        if self.matching not in ("dc", "dsa"):
-            return 1, 0
-        outer, inner = (1, 1) if self.images_per_class == 1 else (2, 3)
-        return self.outer_loops or outer, self.inner_loops or inner
-
-    def _fit(
-        self,
-        network: torch.nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        steps: int,
-        draws: torch.Generator,
-    ) -> None:
-        """Train the network on the synthetic images, where the next gradients are compared."""
-        fit(
-            network,
-            itertools.repeat((images, labels)),
-            range(steps),
-            SGD(network.parameters(), lr=self.network_learning_rate),
-            device=images.device,
-            augment=augmentation(self.augment, draws),
-        )
+    def _made(self) -> Matching:
+        """What the images are made to match, with the parameters that it has."""
+        kind = MATCHINGS[self.matching]
+        loops = (1, 1) if self.images_per_class == 1 else (2, 3)
+        unless_said = dict(zip(("outer_loops", "inner_loops"), loops, strict=True))
+        names = kind.parameters()
+        given = {name: getattr(self, name) for name in names}
+        return kind(**given | {k: v for k, v in unless_said.items() if given.get(k, v) is None})
 
     def _check(self) -> None:
         problems = []
-        means = {"dc": "none", "dsa": "siamese"}.get(self.matching, self.augment)
-        if self.augment != means:
-            other = "dsa" if self.matching == "dc" else "dc"
+        goes, asked = MATCHINGS[self.matching].augmentations, self.augment
+        if asked not in goes:
+            other = next(name for name, m in MATCHINGS.items() if m.augmentations == (asked,))
             problems.append(
-                f"With matching: {self.matching} augment is {means}, but {self.augment} was asked "
-                f"for: leave augment out, or change matching to {other}."
+                f"With matching: {self.matching} augment is {' or '.join(goes)}, but {asked} was "
+                f"asked for: leave augment out, or change matching to {other}."
             )
         parameters = inspect.signature(Distill).parameters
-        for name, (other, values) in _USED_WITH.items():
+        for name, (other, values) in _used_with().items():
             given, there = getattr(self, name), getattr(self, other)
             if there not in values and given != parameters[name].default:
                 problems.append(
@@ -457,5 +395,11 @@ class Distill(Client):
             raise ValueError(" ".join(problems))
 
 
-def _unchanged(images: torch.Tensor) -> torch.Tensor:
-    return images
+def _used_with() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Parameter -> with which values of which other one it is looked at."""
+    found = dict(_USED_WITH)
+    for kind in MATCHINGS.values():
+        for name in kind.parameters():
+            having = tuple(n for n, other in MATCHINGS.items() if name in other.parameters())
+            found[name] = ("matching", having)
+    return found

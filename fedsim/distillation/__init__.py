@@ -14,13 +14,17 @@ from fedsim.distillation.matching import (
     matching_loss,
     picture_range,
 )
+from fedsim.distillation.matchings import MATCHINGS, Matching, Means
 from fedsim.distillation.private import match_privately
 from fedsim.distillation.views import SPREAD, label_views, soften, view
 
 __all__ = [
+    "MATCHINGS",
     "SPREAD",
     "Layers",
     "Match",
+    "Matching",
+    "Means",
     "State",
     "draw_records",
     "embeddings",
