@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from fedsim import Site
 from fedsim.clients.segmentation import Segmentation
-from fedsim.losses import CrossEntropy, condist_loss, condist_weight
+from fedsim.losses import condist_loss, condist_weight
 from fedsim.tasks.segmentation import Objective, SegmentationSite
 
 
+@dataclass(eq=False)
 class ConDist(Segmentation):
     """Learn what the client labels from its labels, and the rest from the received global model.
 
@@ -31,46 +33,16 @@ class ConDist(Segmentation):
     Args:
         temperature: divides the logits of both; 0.5 in the paper, 2 in its public code.
         first_weight, last_weight: of the distillation in the first and in the last round.
-        steps, batch_size, learning_rate, last_learning_rate, momentum, weight_decay, clip,
-            foreground, mirror, dice, cross_entropy: as of `Segmentation`.
+
+    All but `loss` of `Segmentation` are parameters, too.
     """
 
     private = "none"
 
-    def __init__(
-        self,
-        temperature: PositiveFloat = 0.5,
-        first_weight: NonNegativeFloat = 0.01,
-        last_weight: NonNegativeFloat = 1.0,
-        steps: PositiveInt = 20,
-        batch_size: PositiveInt = 16,
-        learning_rate: PositiveFloat = 0.2,
-        last_learning_rate: NonNegativeFloat = 1e-7,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 1e-5,
-        clip: PositiveFloat = 1.0,
-        foreground: NonNegativeFloat = 2 / 3,
-        mirror: bool = False,
-        dice: Literal["batch", "record"] = "batch",
-        cross_entropy: CrossEntropy = "marginal_nll",
-    ) -> None:
-        super().__init__(
-            "marginal",
-            steps,
-            batch_size,
-            learning_rate,
-            last_learning_rate,
-            momentum,
-            weight_decay,
-            clip,
-            foreground,
-            mirror,
-            dice,
-            cross_entropy,
-        )
-        self.temperature = temperature
-        self.first_weight = first_weight
-        self.last_weight = last_weight
+    loss: Literal["marginal", "plain"] = field(init=False, default="marginal")
+    temperature: PositiveFloat = 0.5
+    first_weight: NonNegativeFloat = 0.01
+    last_weight: NonNegativeFloat = 1.0
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Refuse: a private run trains on labels alone."""

@@ -158,7 +158,7 @@ class Distill(Client):
         self._matching = self._made()
 
     @property
-    def releases(self) -> tuple[str, ...]:
+    def discloses(self) -> tuple[str, ...]:
         """What of the site's records the replies carry."""
         found = []
         if self.init == "real":

@@ -32,7 +32,7 @@ class RandomSelection(Client):
         self.images_per_class = images_per_class
 
     @property
-    def releases(self) -> tuple[str, ...]:
+    def discloses(self) -> tuple[str, ...]:
         """Real images."""
         return (f"REAL IMAGES: {self.images_per_class} of each class and site",)
 

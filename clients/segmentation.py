@@ -8,6 +8,7 @@ multi-organ segmentation" (2021). The plain loss on partial labels is FedAvg* of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from fedsim.privacy import Loss, Releases
 
 
+@dataclass(eq=False)
 class Segmentation(Client):
     """Train the received model on patches of the site's volumes with SGD and Dice + cross-entropy.
 
@@ -72,35 +74,22 @@ class Segmentation(Client):
     keeps_state = True
     private = "dp-sgd"
 
-    def __init__(
-        self,
-        loss: Literal["marginal", "plain"] = "marginal",
-        steps: PositiveInt = 20,
-        batch_size: PositiveInt = 16,
-        learning_rate: PositiveFloat = 0.2,
-        last_learning_rate: NonNegativeFloat = 1e-7,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 1e-5,
-        clip: PositiveFloat = 1.0,
-        foreground: NonNegativeFloat = 2 / 3,
-        mirror: bool = False,
-        dice: Literal["batch", "record"] = "batch",
-        cross_entropy: CrossEntropy = "marginal_nll",
-    ) -> None:
-        if foreground > 1:
-            raise ValueError(f"foreground is a share, at most 1, not {foreground}.")
-        self.loss = loss
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.last_learning_rate = last_learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.clip = clip
-        self.foreground = foreground
-        self.mirror = mirror
-        self.dice = dice
-        self.cross_entropy: CrossEntropy = cross_entropy
+    loss: Literal["marginal", "plain"] = "marginal"
+    steps: PositiveInt = 20
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 0.2
+    last_learning_rate: NonNegativeFloat = 1e-7
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 1e-5
+    clip: PositiveFloat = 1.0
+    foreground: NonNegativeFloat = 2 / 3
+    mirror: bool = False
+    dice: Literal["batch", "record"] = "batch"
+    cross_entropy: CrossEntropy = "marginal_nll"
+
+    def __post_init__(self) -> None:
+        if self.foreground > 1:
+            raise ValueError(f"foreground is a share, at most 1, not {self.foreground}.")
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Steps of a round, see `Client.private_steps`."""

@@ -175,7 +175,7 @@ class Gradients(Matching):
     inner_loops: int = 1
     network_learning_rate: float = 0.01
 
-    augmentations = ("none",)
+    augmentations: ClassVar[tuple[Augmentation, ...]] = ("none",)
 
     def network(self, classifier: ConvNet) -> nn.Module:
         """The whole of it."""

@@ -11,13 +11,13 @@ from fedsim.lazy import lazily
 if TYPE_CHECKING:
     from fedsim.engine.prepare import Prepared, check_model, prepare
     from fedsim.engine.privacy import privacy_plan, with_unit
-    from fedsim.engine.strategies import build_strategy, client_releases, is_one_shot
+    from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 
 __all__ = [
     "Prepared",
     "build_strategy",
     "check_model",
-    "client_releases",
+    "disclosed_by_client",
     "is_one_shot",
     "prepare",
     "privacy_plan",
@@ -30,7 +30,7 @@ __getattr__ = lazily(
         "Prepared": "fedsim.engine.prepare",
         "build_strategy": "fedsim.engine.strategies",
         "check_model": "fedsim.engine.prepare",
-        "client_releases": "fedsim.engine.strategies",
+        "disclosed_by_client": "fedsim.engine.strategies",
         "is_one_shot": "fedsim.engine.strategies",
         "prepare": "fedsim.engine.prepare",
         "privacy_plan": "fedsim.engine.privacy",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.engine.checkpoint import (
@@ -21,6 +20,7 @@ from fedsim.engine.checkpoint import (
     restore_strategy,
     strategy_state,
 )
+from fedsim.engine.replies import NobodyAnsweredError, Replies, not_finite
 from fedsim.engine.scoring import Scores, home_and_away, mean_scores
 from fedsim.errors import FedsimError, InputError, RunError
 from fedsim.folder.runfolder import line_of
@@ -41,7 +41,6 @@ from fedsim.method.exchanges import (
 )
 from fedsim.method.strategy import Server, Strategy, makes_exchanges
 from fedsim.observers.base import Exchange as Asked
-from fedsim.observers.base import Reply
 from fedsim.observers.telling import Observers
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
@@ -55,24 +54,6 @@ if TYPE_CHECKING:
     from fedsim.engine.scoring import Scoring
 
 _LONGEST_PHASE = 40  # letters of a name
-
-
-def not_finite(record: ArrayRecord, known: Mapping[str, np.ndarray] | None = None) -> str:
-    """Which arrays hold NaN or infinite values; "" when none does.
-
-    Args:
-        record: the arrays.
-        known: arrays that may be what they are (the mask of a model may be infinite), by name.
-    """
-    known = known or {}
-    bad = [
-        f"{name} ({int((~np.isfinite(values)).sum())} of {values.size} values)"
-        for name, values in flower.tensors(record).items()
-        if np.issubdtype(values.dtype, np.floating)
-        and not np.isfinite(values).all()
-        and not (name in known and np.array_equal(values, known[name], equal_nan=True))
-    ]
-    return f"NaN or infinite in {', '.join(bad[:5])}" if bad else ""
 
 
 def same_arrays(one: ArrayRecord, other: ArrayRecord) -> bool:
@@ -107,6 +88,7 @@ class Rounds:
         finished: rounds that are done, in this process or before it.
         trainings: exchanges so far in which clients trained.
         seconds_before: time spent on the run by earlier processes.
+        so_far: what the current round has come to.
     """
 
     prepared: Prepared
@@ -127,12 +109,12 @@ class Rounds:
     finished: int = 0
     trainings: int = 0
     seconds_before: float = 0.0
+    so_far: RoundSoFar = field(default_factory=RoundSoFar)
     _best: float | None = None
     _returned_nothing: bool | None = None  # None: the strategy has not been asked yet
     _begun: float = field(default_factory=time.perf_counter)
     _charged: list[dict[str, Any]] = field(default_factory=list)
     _lost: str = ""
-    _so_far: RoundSoFar = field(default_factory=RoundSoFar)
     _marks: dict[str, Mark] = field(default_factory=dict)
     _round_begun: float = 0.0
 
@@ -178,7 +160,7 @@ class Rounds:
     @property
     def reached(self) -> str:
         """How far the run has come, for a person."""
-        if exchange := self._so_far.exchange:
+        if exchange := self.so_far.exchange:
             return f"exchange {exchange - 1} of round {self.finished + 1}"
         return f"round {self.finished}"
 
@@ -213,7 +195,7 @@ class Rounds:
         if self.privacy is not None and checkpoint.privacy is not None:
             self.privacy.load_state_dict(checkpoint.privacy)
         if checkpoint.so_far is not None:
-            self._so_far = RoundSoFar.from_state(checkpoint.so_far, self.grid)
+            self.so_far = RoundSoFar.from_state(checkpoint.so_far, self.grid)
         self.server.history.cut(*checkpoint.moment)
 
     def _require_fitting(self, checkpoint: Checkpoint) -> None:
@@ -258,10 +240,10 @@ class Rounds:
     def _round(self, number: int) -> None:
         self._begin(number)
         ended = self._exchanges(number)
-        found = self._so_far
+        found = self.so_far
         failures = list(self.grid.failures)
         self.failed += len(failures)
-        metrics = self._score(number, found.heard) | found.reported
+        metrics = self._score(number, found.by_client) | found.reported
         up, down = self.ledger.round_megabytes(number)
         up_total, down_total = self.ledger.total_megabytes()
         row = {
@@ -276,12 +258,12 @@ class Rounds:
             "mb_down_total": down_total,
             **(self.privacy.row() if self.privacy else NO_PRIVACY),
             "metrics": metrics,
-            "metrics_by_client": found.heard,
+            "metrics_by_client": found.by_client,
             "delay_seconds": self.grid.wait(),
             "seconds": self._round_seconds,
             "peak_rss_mb": self.peak_rss_mb(),
         }
-        self.finished, self._so_far = number, RoundSoFar()
+        self.finished, self.so_far = number, RoundSoFar()
         if self.checkpoints is not None:
             self.checkpoints.save(self._checkpoint([row]))
             self.server.history.prune()
@@ -292,7 +274,7 @@ class Rounds:
     def _begin(self, number: int) -> None:
         """Begin a round, or go on with one of which there is a checkpoint."""
         self._round_begun = time.perf_counter()
-        found = self._so_far
+        found = self.so_far
         self.server.round, self.server.exchange = number, found.exchange
         noted = list(self.grid.failures), dict(self.grid.delays)
         self.grid.begin_round(number)
@@ -320,7 +302,7 @@ class Rounds:
         Raises:
             _EndedError: it ends before this round.
         """
-        found, ended = self._so_far, ""
+        found, ended = self.so_far, ""
         while exchange := self._next(number):
             try:
                 self._exchange(number, exchange)
@@ -346,7 +328,7 @@ class Rounds:
     @property
     def _round_seconds(self) -> float:
         """Time spent on the current round, by this process and earlier ones."""
-        return self._so_far.seconds + time.perf_counter() - self._round_begun
+        return self.so_far.seconds + time.perf_counter() - self._round_begun
 
     def _checkpoint(self, rounds: list[dict[str, Any]]) -> Checkpoint:
         with self._foreign("state_dict", self.finished):
@@ -378,15 +360,15 @@ class Rounds:
             lines={name: "".join(map(line_of, some)) for name, some in rows.items()},
             seconds=self.seconds,
             privacy=self.privacy.state_dict() if self.privacy else None,
-            exchange=self._so_far.exchange,
-            so_far=self._so_far.state_dict(self.grid, self._round_seconds)
-            if self._so_far.exchange
+            exchange=self.so_far.exchange,
+            so_far=self.so_far.state_dict(self.grid, self._round_seconds)
+            if self.so_far.exchange
             else None,
         )
 
     def _next(self, number: int) -> Exchange | None:
         """What the strategy makes next of a round; None where the round is over."""
-        index = self._so_far.exchange
+        index = self.so_far.exchange
         if index and not self._several:
             return None
         self.server.exchange = index
@@ -417,7 +399,7 @@ class Rounds:
 
     def _exchange(self, number: int, exchange: Exchange) -> None:
         """Send an exchange's messages, and let the strategy aggregate the replies."""
-        grid, found = self.grid, self._so_far
+        grid, found = self.grid, self.so_far
         configure, aggregate = exchange._methods
         with self._foreign(configure, number):
             messages = exchange.made()
@@ -426,9 +408,9 @@ class Rounds:
         charges = self._charged[charged:]
         self._announce(number, exchange.kind, messages, charges)
         sent = flower.tensors(self.buffers.begin(self.arrays)) if self._kept(exchange) else None
-        replies = _Replies(self, grid.send_and_receive(messages), exchange, sent)
+        replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
         arrays, reported = None, None
-        with contextlib.suppress(_NobodyAnsweredError), self._foreign(aggregate, number):
+        with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
             arrays, reported = _aggregate(exchange, aggregate, replies)
         if not replies.exhausted:
             raise RunError(
@@ -455,7 +437,7 @@ class Rounds:
 
     def _require_returned(self, number: int) -> None:
         """Refuse a strategy that in no round gave a model back."""
-        found = self._so_far
+        found = self.so_far
         if not self._averages_nothing and found.answered:
             self._returned_nothing = not found.returned and self._returned_nothing is not False
             if self._returned_nothing and number == self.scenario.rounds:
@@ -473,7 +455,7 @@ class Rounds:
             asked = list(strategy.configure_evaluate(number, handed, ConfigRecord(), grid))
         self._announce(number, EVALUATE, asked)
         exchange = Exchange(EVALUATE, asked, lambda replies: (None, None))
-        scored = _Replies(self, grid.send_and_receive(asked), exchange)
+        scored = Replies(self, grid.send_and_receive(asked), exchange)
         with self._foreign("aggregate_evaluate", number):
             strategy.aggregate_evaluate(number, scored)
 
@@ -486,7 +468,7 @@ class Rounds:
         """
         if self.privacy is None:
             return messages
-        index = self._so_far.exchange
+        index = self.so_far.exchange
         self._require_covered(number, messages)
         clients = [self.grid.client(message) for message in messages if trains(message)]
         over = set(self.privacy.exhausted(clients))
@@ -551,15 +533,17 @@ class Rounds:
             return [self.buffers.of_client(self.arrays, state) for state in states]
         return [state.array_records.get("arrays", self.arrays) for state in states]
 
-    def _score(self, number: int, heard: dict[str, dict[str, Any]], final: bool = False) -> Scores:
+    def _score(
+        self, number: int, by_client: dict[str, dict[str, Any]], final: bool = False
+    ) -> Scores:
         """Score the models when it is their turn, and keep those that the scenario selects."""
         every, last = self.scenario.evaluation.every, final or number == self.scenario.rounds
         if number % every and not last:
             return {}
         with plugin_code(f"the models of round {number} could not be scored"):
-            return self._scored(heard)
+            return self._scored(by_client)
 
-    def _scored(self, heard: dict[str, dict[str, Any]]) -> Scores:
+    def _scored(self, by_client: dict[str, dict[str, Any]]) -> Scores:
         models = self.models()
         scores: Scores = {}
         if self.scoring.selects:
@@ -577,7 +561,7 @@ class Rounds:
             self.metrics |= home_and_away(each, self.server.names, self.server.task.headline)
             for client, own in enumerate(each):
                 values = {f"test_{name}": value for name, value in own.items()}
-                heard.setdefault(str(client), {}).update(values)
+                by_client.setdefault(str(client), {}).update(values)
         return self.metrics | scores
 
     def _check(self, arrays: ArrayRecord, number: int) -> None:
@@ -612,137 +596,12 @@ class Rounds:
         return peak_rss_mb() + sum(workers.values())
 
 
-class _Replies:
-    """The replies of one exchange as a strategy reads them: checked, and noted who was heard."""
-
-    def __init__(
-        self,
-        rounds: Rounds,
-        replies: Iterable[Message],
-        exchange: Exchange,
-        sent: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        self._rounds, self._exchange, self._sent = rounds, exchange, sent
-        self._evaluate = exchange.kind == EVALUATE
-        self._replies = self._checked(replies)
-        self._examples: list[float] = []
-        self.read = 0
-        self.exhausted = False
-
-    def __iter__(self) -> Iterator[Message]:
-        return self._replies
-
-    def _checked(self, replies: Iterable[Message]) -> Iterator[Message]:
-        grid = self._rounds.grid
-        for reply in replies:
-            client = grid.client_of(reply.metadata.src_node_id)
-            diverged = _diverged(reply, self._rounds.buffers.current)
-            miscounted = "" if diverged else _miscounted(reply)
-            self._tell(client, reply, diverged or miscounted)
-            if diverged:
-                grid.failures.append(grid.failure(client, "diverged", diverged))
-                continue
-            if miscounted:
-                grid.failures.append(grid.failure(client, "error", miscounted, miscounted))
-                continue
-            self.read += 1
-            self._note(client, reply)
-            self._rounds.buffers.take(reply.content)
-            self._keep(client, reply)
-            yield reply
-        self.exhausted = True
-        self._require_weight()
-        least = self._rounds.scenario.faults.min_clients
-        if not self._evaluate and self.read < max(least, 1):
-            if least == 0:
-                raise _NobodyAnsweredError
-            raise RunError(
-                f"{self.read} client(s) answered in round {grid.round}, fewer than "
-                f"faults.min_clients={least}:\n"
-                + "\n".join(f"  client {f.client} ({f.site}): {f.reason}" for f in grid.failures)
-            )
-
-    def _tell(self, client: int, reply: Message, problem: str) -> None:
-        """Let observers know of a reply as it came."""
-        told: dict[str, Any] = {}
-        for record in reply.content.metric_records.values():
-            told |= record
-        rounds, kind = self._rounds, self._exchange.kind
-        name = rounds.server.names[client]
-        rounds.observers.reply(
-            Reply(
-                rounds.grid.round, kind, client, name, told, problem, lambda: _values(reply.content)
-            )
-        )
-
-    def _keep(self, client: int, reply: Message) -> None:
-        """Put what the client changed into the history, if the strategy asks for one."""
-        strategy, server = self._rounds.strategy, self._rounds.server
-        if self._sent is not None and isinstance(strategy, Strategy):
-            server.history.add(server.exchange, client, strategy.received(reply), self._sent)
-
-    def _require_weight(self) -> None:
-        """Refuse a training round in which all clients say that they stand for no records."""
-        weightless = self._examples and len(self._examples) == self.read and not any(self._examples)
-        if weightless and self._exchange.kind == TRAIN:
-            raise RunError(
-                f"all {self.read} client(s) reported num-examples 0 in round "
-                f"{self._rounds.grid.round}: there is nothing to average"
-            )
-
-    def _note(self, client: int, reply: Message) -> None:
-        """Keep the metrics that a client reports."""
-        prefix, heard = self._exchange.client_prefix, self._rounds._so_far.heard
-        for record in reply.content.metric_records.values():
-            if isinstance(count := record.get("num-examples"), int | float):
-                self._examples.append(count)
-            values = {f"{prefix}{name}": value for name, value in record.items()}
-            heard.setdefault(str(client), {}).update(values)
-
-
 class _EndedError(FedsimError):
     """The run ends before its last round."""
 
 
 class _BudgetSpentError(_EndedError):
     """The next exchange would cost more than is left."""
-
-
-class _NobodyAnsweredError(FedsimError):
-    """A round without replies that the scenario lets pass."""
-
-
-def _diverged(reply: Message, known: Mapping[str, np.ndarray]) -> str:
-    """Why a reply's arrays are no numbers; "" if they are, or are buffers that were sent so."""
-    for name, arrays in reply.content.array_records.items():
-        if problem := not_finite(arrays, known):
-            return (
-                f"sent {name!r} that are no numbers: {problem}; its training diverged: try a "
-                "smaller learning rate"
-            )
-    return ""
-
-
-def _miscounted(reply: Message) -> str:
-    """Why a reply's `num-examples` cannot be a number of records; "" if it can, or is not there."""
-    for record in reply.content.metric_records.values():
-        count = record.get("num-examples", 0)
-        if not isinstance(count, int | float) or not 0 <= count < np.inf:
-            return f"reported num-examples {shown(count)}: expected a finite number, at least 0"
-    return ""
-
-
-def _values(content: RecordDict) -> dict[str, np.ndarray]:
-    """All values of a reply, by record and name."""
-    found = {
-        f"{record}/{name}": values
-        for record, arrays in content.array_records.items()
-        for name, values in flower.tensors(arrays).items()
-    }
-    for records in (content.metric_records, content.config_records):
-        for record, some in records.items():
-            found |= {f"{record}/{name}": np.asarray(value) for name, value in some.items()}
-    return found
 
 
 def _aggregate(exchange: Exchange, method: str, replies: Iterable[Message]) -> Aggregated:

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.privacy import privacy_plan, with_unit
-from fedsim.engine.strategies import build_strategy, client_releases, is_one_shot
+from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.errors import InputError
 from fedsim.grid.machine import require_resources
 from fedsim.models.build import build_model, first_arrays
@@ -42,7 +42,7 @@ class Prepared:
         federation: the data, the split, who holds what, and the task.
         privacy: what the clients release; None in a run without a mechanism.
         strategy: the server's method, which one run uses up: `again` makes another.
-        releases: what the clients' replies carry of the records themselves, in words.
+        disclosed: what the clients' replies carry of the records themselves, in words.
         unit_from: who chose the unit of privacy, "scenario" or "data"; None without privacy.
         attack: what is attacked when the run is done, and how; None: nothing is.
     """
@@ -52,7 +52,7 @@ class Prepared:
     federation: Federation
     privacy: PrivacyPlan | None
     strategy: FlowerStrategy
-    releases: tuple[str, ...] = ()
+    disclosed: tuple[str, ...] = ()
     unit_from: str | None = None
     attack: tuple[Subject, Level] | None = None
 
@@ -141,7 +141,7 @@ def prepare(
     """
     require_resources(scenario)
     activate_plugins(scenario)
-    releases = client_releases(scenario)
+    disclosed = disclosed_by_client(scenario)
     if federation is None:
         federation = build_federation(scenario, seed, progress)
     settled = with_unit(scenario, federation)
@@ -150,7 +150,7 @@ def prepare(
     strategy = build_strategy(settled, len(federation.train), privacy)
     by_data = scenario.privacy is not None and scenario.privacy.unit is None
     unit_from = None if privacy is None else "data" if by_data else "scenario"
-    made = Prepared(settled, seed, federation, privacy, strategy, releases, unit_from)
+    made = Prepared(settled, seed, federation, privacy, strategy, disclosed, unit_from)
     return replace(made, attack=_attack(made))
 
 

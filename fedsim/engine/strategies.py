@@ -146,27 +146,27 @@ def trainings(scenario: Scenario) -> int:
     )
 
 
-def client_releases(scenario: Scenario) -> tuple[str, ...]:
+def disclosed_by_client(scenario: Scenario) -> tuple[str, ...]:
     """What the client method's replies carry of the records themselves.
 
     Raises:
         InputError: `client.name` is neither a client method nor a Flower ClientApp.
     """
-    each = [_releases_of(scenario, name) for name in (None, *scenario.federation.overrides)]
+    each = [_discloses(scenario, name) for name in (None, *scenario.federation.overrides)]
     return tuple(dict.fromkeys(one for some in each for one in some))
 
 
-def _releases_of(scenario: Scenario, own: str | None) -> tuple[str, ...]:
+def _discloses(scenario: Scenario, own: str | None) -> tuple[str, ...]:
     """What one client's replies carry; None: of those without an override."""
     client = make_client(scenario, own)
     if isinstance(client, ClientApp):
         return ()
     name = client_block(scenario, own)[0]
-    with plugin_code(f"client {name!r} failed in releases"):
-        carried = client.releases
+    with plugin_code(f"client {name!r} failed in discloses"):
+        carried = client.discloses
     if not isinstance(carried, tuple | list) or not all(isinstance(one, str) for one in carried):
         raise InputError(
-            f"client.name: {name!r} has releases {shown(carried)}, which is no tuple of texts",
-            hint='type releases = ("what the replies carry",), or leave it out',
+            f"client.name: {name!r} has discloses {shown(carried)}, which is no tuple of texts",
+            hint='type discloses = ("what the replies carry",), or leave it out',
         )
     return tuple(" ".join(one.split()) for one in carried)

@@ -21,7 +21,7 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
     yield title_line(prepared)
     for note in prepared.federation.notes(counts=plan is None):
         yield f"data: {note}"
-    for item in prepared.releases:
+    for item in prepared.disclosed:
         yield f"CLIENTS SEND {item}"
     yield from override_lines(prepared.scenario, prepared.federation.forget)
     if plan is not None:
@@ -84,7 +84,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "privacy": None if plan is None else describe(plan),
         "unit_from": prepared.unit_from,
         "released_without_privacy": released_without_privacy(
-            scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.releases
+            scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.disclosed
         ),
         "overrides": describe_overrides(scenario, federation.forget),
         **environment(),

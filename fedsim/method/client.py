@@ -93,8 +93,14 @@ class Client(ABC):
     """Its private form, which `private_steps` describes: "dp-sgd" (noisy sums of gradients), a word
     of its own, or "none"; "": not declared. With "none", `privacy` of records is refused."""
 
+    def __init_subclass__(cls, **keys: Any) -> None:
+        super().__init_subclass__(**keys)
+        if "releases" in vars(cls):
+            # Passed over, what a method sends of its records would be listed nowhere.
+            raise TypeError(f"{cls.__name__}.releases is named `discloses` now: rename it")
+
     @property
-    def releases(self) -> tuple[str, ...]:
+    def discloses(self) -> tuple[str, ...]:
         """What of the site's records themselves travels in its replies, in words; () for nothing.
 
         It is written to run.json and shown when a run starts.

@@ -144,7 +144,7 @@ class RoundSoFar:
         exchange: number of the exchange to come.
         kinds: of the exchanges that are done.
         clients: who was asked.
-        heard: client number as text -> what it reported.
+        by_client: client number as text -> what it reported.
         reported: what the strategy reported, by the name of a metric of the round.
         answered: usable replies.
         returned: whether the strategy returned arrays.
@@ -155,7 +155,7 @@ class RoundSoFar:
     exchange: int = 0
     kinds: list[str] = field(default_factory=list)
     clients: list[int] = field(default_factory=list)
-    heard: dict[str, dict[str, Any]] = field(default_factory=dict)
+    by_client: dict[str, dict[str, Any]] = field(default_factory=dict)
     reported: dict[str, Any] = field(default_factory=dict)
     answered: int = 0
     returned: bool = False

@@ -22,9 +22,9 @@ class Wrapper(Client):
         self.inner = inner
 
     @property
-    def releases(self) -> tuple[str, ...]:
+    def discloses(self) -> tuple[str, ...]:
         """What the wrapped method's replies carry."""
-        return self.inner.releases
+        return self.inner.discloses
 
     def site(self, site: Site) -> Site:
         """The site as the wrapped method sees it; `dataclasses.replace` makes another."""

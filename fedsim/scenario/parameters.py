@@ -6,6 +6,7 @@ pydantic without guessing: text never becomes a number, only a whole number may 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -229,7 +230,7 @@ def _signature(factory: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
 
 def _converted(parameter: inspect.Parameter, factory: Callable[..., Any], value: Any) -> Any:
     """`value` as the parameter's type; raises `pydantic.ValidationError`."""
-    hint = _resolved(parameter.annotation, factory)
+    hint = _resolved(parameter, factory)
     if parameter.default is None:
         hint = Union[hint, None]  # noqa: UP007 - `|` does not take every annotation
     try:
@@ -242,16 +243,20 @@ def _converted(parameter: inspect.Parameter, factory: Callable[..., Any], value:
     return model.model_validate({"value": value}).value if model.__pydantic_complete__ else value
 
 
-def _resolved(annotation: Any, factory: Any) -> Any:
+def _resolved(parameter: inspect.Parameter, factory: Any) -> Any:
     """An annotation as a type; `Any` if there is none or it names what cannot be found."""
-    if annotation is inspect.Parameter.empty:
+    if parameter.annotation is inspect.Parameter.empty:
         return Any
     while isinstance(factory, functools.partial):
         factory = factory.func
-    made_by = factory.__init__ if inspect.isclass(factory) else factory
-    module = sys.modules.get(getattr(factory, "__module__", ""))
+    made_by: Any = factory.__init__ if inspect.isclass(factory) else factory
+    if dataclasses.is_dataclass(factory):
+        # A field may come from a base class in another module, whose names its annotation uses.
+        kinds = getattr(factory, "__mro__", ())
+        made_by = next((k for k in kinds if parameter.name in inspect.get_annotations(k)), made_by)
+    module = sys.modules.get(getattr(made_by, "__module__", ""))
     namespace = getattr(inspect.unwrap(made_by), "__globals__", vars(module) if module else {})
-    holder = types.SimpleNamespace(__annotations__={"value": annotation})
+    holder = types.SimpleNamespace(__annotations__={"value": parameter.annotation})
     try:
         return typing.get_type_hints(holder, namespace, include_extras=True)["value"]
     except Exception:  # imported for type checkers only, or not a type at all

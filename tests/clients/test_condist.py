@@ -15,6 +15,7 @@ from fedsim.clients.segmentation import Segmentation
 from fedsim.ledger.traffic import fields
 from fedsim.losses.condist import condist_loss
 from fedsim.models.dynunet import DynUNet
+from fedsim.scenario.parameters import check_parameters, parameter_names
 from fedsim.tasks.segmentation.task import SegmentationTask
 from fedsim.wire.flower import load_state, pack_state, tensors
 from tests.tasks.segmentation.volumes import PATCH, message, scheme, site, small_unet
@@ -131,3 +132,16 @@ def test_per_record_distillation_is_the_mean_over_records() -> None:
     for name in ("loss", "condist"):
         mean = torch.stack([terms[name] for terms in each]).mean()
         assert torch.allclose(whole[name], mean, atol=1e-6)
+
+
+def test_it_has_the_parameters_of_segmentation_but_for_the_loss() -> None:
+    assert set(parameter_names(ConDist)) == (set(parameter_names(Segmentation)) - {"loss"}) | {
+        "temperature",
+        "first_weight",
+        "last_weight",
+    }
+    assert ConDist(steps=7, temperature=2.0).steps == 7
+    assert ConDist().loss == "marginal"
+    # The type of an inherited one is written with names of the other module.
+    wrong = dict(check_parameters(ConDist, {"cross_entropy": "plain", "steps": 0, "loss": "plain"}))
+    assert set(wrong) == {"cross_entropy", "steps", "loss"}

@@ -175,8 +175,8 @@ def test_images_can_start_from_real_ones() -> None:
 
 
 def test_a_start_from_real_images_is_declared() -> None:
-    assert Distill(init="noise").releases == ()
-    (text,) = Distill(init="real").releases
+    assert Distill(init="noise").discloses == ()
+    (text,) = Distill(init="real").discloses
     assert text == "real pixels: the synthetic images start from real ones"
 
 
@@ -361,10 +361,10 @@ def test_a_site_of_one_class_sends_no_labels_of_views() -> None:
 
 
 def test_labels_of_views_are_declared() -> None:
-    (text,) = Distill(encoder="trained", view_labels=2).releases
+    (text,) = Distill(encoder="trained", view_labels=2).discloses
     assert text == "view labels: outputs of a network trained on the site's images"
-    assert len(Distill(encoder="trained", view_labels=2, init="real").releases) == 2
-    assert Distill(encoder="trained").releases == ()
+    assert len(Distill(encoder="trained", view_labels=2, init="real").discloses) == 2
+    assert Distill(encoder="trained").discloses == ()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from fedsim import ClientError, InputError, Result, RunError
-from fedsim.engine import client_releases
+from fedsim.engine import disclosed_by_client
 from fedsim.engine.federation import build_federation
 from fedsim.models.build import first_arrays
 from fedsim.scenario import activate_plugins, load
@@ -287,4 +287,4 @@ def test_releases_are_texts(releases: str, run_tiny: Callable[..., Result]) -> N
 def test_a_release_is_told_in_a_line(tiny: Path) -> None:
     scenario = load(tiny, ['client={name: misbehaving.Says, what: ["two\\nlines"]}'])
     activate_plugins(scenario)
-    assert client_releases(scenario) == ("two lines",)
+    assert disclosed_by_client(scenario) == ("two lines",)

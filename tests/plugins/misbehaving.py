@@ -330,7 +330,7 @@ class Says(Supervised):
         self.what = what
 
     @property
-    def releases(self) -> tuple[str, ...]:
+    def discloses(self) -> tuple[str, ...]:
         """What it was told, of whatever type."""
         return self.what  # type: ignore[return-value]
 
