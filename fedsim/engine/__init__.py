@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
-    from fedsim.engine.prepare import Prepared, check_model, prepare
+    from fedsim.engine.prepare import Prepared, check_model
     from fedsim.engine.privacy import privacy_plan, with_unit
     from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 
@@ -19,7 +19,6 @@ __all__ = [
     "check_model",
     "disclosed_by_client",
     "is_one_shot",
-    "prepare",
     "privacy_plan",
     "with_unit",
 ]
@@ -32,7 +31,6 @@ __getattr__ = lazily(
         "check_model": "fedsim.engine.prepare",
         "disclosed_by_client": "fedsim.engine.strategies",
         "is_one_shot": "fedsim.engine.strategies",
-        "prepare": "fedsim.engine.prepare",
         "privacy_plan": "fedsim.engine.privacy",
         "with_unit": "fedsim.engine.privacy",
     },

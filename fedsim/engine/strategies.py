@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,7 @@ def build_strategy(
         }
         accepts_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
         fallback = {k: v for k, v in fallback.items() if accepts_all or k in known}
-        client = scenario.client
-        found = default_registry().resolve("clients", client.name)
-        parameters = fallback | filled_in(factory, found, client.parameters) | parameters
+        parameters = fallback | _of_clients(scenario, factory) | parameters
     with contextlib.nullcontext() if ours else quiet_flower():
         strategy = construct(factory, parameters)
     if not isinstance(strategy, FlowerStrategy):
@@ -144,6 +142,27 @@ def trainings(scenario: Scenario) -> int:
         hint="let its method exchanges(rounds) return the largest number, or remove the privacy "
         "block",
     )
+
+
+def _of_clients(scenario: Scenario, factory: Callable[..., Any]) -> dict[str, Any]:
+    """What a strategy must be told of the clients, and the scenario does not say itself.
+
+    Raises:
+        InputError: it takes one value, and clients have several.
+    """
+    found: dict[str, Any] = {}
+    for name in (None, *scenario.federation.overrides):
+        method, parameters = client_block(scenario, name)
+        own = filled_in(factory, default_registry().resolve("clients", method), parameters)
+        own = {k: v for k, v in own.items() if k not in scenario.strategy.parameters}
+        for key, value in own.items():
+            if found.setdefault(key, value) != value:
+                raise InputError(
+                    f"strategy {scenario.strategy.name!r} takes one {key} for all clients, but "
+                    f"{name} has {shown(value)}, and others {shown(found[key])}",
+                    hint=f"set strategy.{key}, or give all clients the same",
+                )
+    return found
 
 
 def disclosed_by_client(scenario: Scenario) -> tuple[str, ...]:

@@ -151,11 +151,16 @@ class Task(ABC):
         """Shape of one record as a model sees it: channels first."""
 
     @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Shape of what a model makes of one record; None: the task does not say."""
+        return None
+
+    @property
     @abstractmethod
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters.
 
-        Of `num_classes`, `in_channels`, `image_size`, `patch` (`scenario_checks.SUPPLIED`).
+        Of `num_classes`, `in_channels`, `image_size`, `patch` (`fedsim.scenario.checks.SUPPLIED`).
         """
 
     @property

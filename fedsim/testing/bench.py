@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim.engine import prepare
 from fedsim.engine.assembly import assembled
 from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.loop import Rounds
+from fedsim.engine.prepare import prepare
 from fedsim.errors import InputError, Problem, RunError, problems_of
 from fedsim.folder.runfolder import RunFolder
 from fedsim.folder.storing import encode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -56,6 +58,15 @@ def test_every_room_has_its_row_and_few_things_lie_at_the_root() -> None:
     package = ROOT / "fedsim"
     assert named == {file.parent.name for file in package.glob("*/__init__.py")}
     assert len(list(package.glob("*.py"))) <= 12
+
+
+def test_no_name_of_a_room_is_a_module_of_it_too() -> None:
+    # `from room import name` would give the one or the other, by what was imported before.
+    for file in (ROOT / "fedsim").rglob("__init__.py"):
+        room = importlib.import_module(".".join(file.parent.relative_to(ROOT).parts))
+        modules = {path.stem for path in file.parent.iterdir()} - {"__init__"}
+        both = modules & set(getattr(room, "__all__", ()))
+        assert not [n for n in both if not inspect.ismodule(getattr(room, n))], file
 
 
 def test_every_group_of_plugins_has_its_row() -> None:

@@ -215,6 +215,14 @@ def test_client_level_noise_is_on_trained_parameters_alone(run_tiny: Callable[..
         assert np.array_equal(noisy[name], value) == (name in untouched), name
 
 
+def test_qfedavg_wants_one_rate_of_all_clients(run_tiny: Callable[..., Result]) -> None:
+    name = "strategy={name: flwr.serverapp.strategy.QFedAvg, q: 0.0}"
+    own = "federation.overrides={client-1: {client: {learning_rate: 0.5}}}"
+    with pytest.raises(InputError, match="one client_learning_rate for all clients, but client-1"):
+        run_tiny(name, own)
+    run_tiny(f"{name[:-1]}, client_learning_rate: 0.1}}", own)
+
+
 @pytest.mark.parametrize("name", ["fedavg", "server_momentum", "flwr.serverapp.strategy.QFedAvg"])
 def test_an_app_of_another_library_gets_and_sends_whole_states(
     name: str, run_tiny: Callable[..., Result]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fedsim import registry as registry_module
 from fedsim.api import run
@@ -101,6 +106,44 @@ def test_a_finished_run_is_resumed_and_its_model_loaded(
     trained = load_model(folders(runs)[0])
     with pytest.raises(InputError, match="image-to-image"):
         trained.predict([])
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(scenario: str, tmp_path: Path) -> None:
+    few = (*NAMES, "rounds=3", "client.steps=4")
+    whole = run(scenario, *few, runs=tmp_path / "whole")
+    code = (
+        "import os, signal, sys\n"
+        "from fedsim import Observer, run\n"
+        "class Killer(Observer):\n"
+        "    def round(self, row):\n"
+        "        if row['round'] == 2:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "run(sys.argv[1], *sys.argv[3:], runs=sys.argv[2], observers=[Killer()])\n"
+    )
+    folder = Path(scenario).parent
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    words = [sys.executable, "-c", code, scenario, str(tmp_path / "cut"), *few]
+    killed = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (cut,) = (path.parent for path in tmp_path.glob("cut/denoising/2*/run.json"))
+    assert main(["run", "--resume", str(cut)]) == 0
+    one, other = (load_file(place / "model.safetensors") for place in (whole.folder, cut))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    rows = [json.loads(line) for line in (cut / "rounds.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["metrics"]["psnr"] == whole.rounds[-1]["metrics"]["psnr"]
+
+
+@pytest.mark.parametrize("plugin", ["denoise:Denoise", "denoise:Denoiser"])
+def test_its_plugins_pass_the_checks(
+    plugin: str, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goes = ["data.name=denoise:NoisySkin", "client=denoise:Denoise", "model=denoise:Denoiser"]
+    words = [word for one in goes if not one.endswith(f"={plugin}") for word in ("--with", one)]
+    assert main(["check-plugin", plugin, "--plugins", str(Path(scenario).parent), *words]) == 0, (
+        capsys.readouterr()
+    )
 
 
 def test_methods_of_other_tasks_are_refused_and_those_that_go_named(scenario: str) -> None:

@@ -91,6 +91,11 @@ class Classification(ImageTask):
         return self.in_channels, self.image_size, self.image_size
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Logits."""
+        return (self.num_classes,)
+
+    @property
     def model_arguments(self) -> dict[str, Any]:
         """Classes, channels and size."""
         return {

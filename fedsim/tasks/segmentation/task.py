@@ -149,6 +149,11 @@ class SegmentationTask(Task):
         return self.in_channels, *self.patch
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Logits of background and structures, each in the patch."""
+        return self.num_classes, *self.patch
+
+    @property
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters."""
         return {
