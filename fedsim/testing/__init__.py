@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.testing.checks import Check, CheckFailed, NotApplicable, checks, kind_of
+from fedsim.testing.checking import Check, CheckFailed, NotApplicable, checks, kind_of
 
 __all__ = [
     "Check",

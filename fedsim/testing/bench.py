@@ -37,7 +37,7 @@ from fedsim.scenario.checks import activate
 from fedsim.scenario.fitting import data_of, payload_of
 from fedsim.scenario.schema import Scenario as Schema
 from fedsim.scenario.yaml_lines import write
-from fedsim.testing.checks import CheckFailed, NotApplicable
+from fedsim.testing.checking import CheckFailed, NotApplicable
 from fedsim.wire import flower
 
 SEED = 3  # With it, the clients of the two rounds differ.

@@ -12,7 +12,7 @@ from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, undisturbed
-from fedsim.testing.checks import ON_RAY, CheckFailed
+from fedsim.testing.checking import ON_RAY, CheckFailed
 from fedsim.wire import flower
 
 _ROUNDING = 1e-3

@@ -13,7 +13,7 @@ from fedsim.raising import one_line, reraise_interruption
 from fedsim.registry import construct
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, undisturbed
-from fedsim.testing.checks import ON_RAY, CheckFailed, NotApplicable
+from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
 
 _CLIENTS = 4
 _SITES = ("berlin", "lyon", "oslo")
