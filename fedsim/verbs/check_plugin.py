@@ -43,8 +43,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from fedsim.registry import KINDS as GROUP_OF
     from fedsim.scenario.checks import activate, dotted
     from fedsim.scenario.schema import Scenario
-    from fedsim.testing import CheckFailed, NotApplicable, kind_of
-    from fedsim.testing import checking as checks
+    from fedsim.testing import CheckFailed, NotApplicable, checks, kind_of
 
     for folder in arguments.plugins:
         if not os.path.isdir(folder):

@@ -15,7 +15,7 @@ from fedsim.authoring.new import rendered
 from fedsim.cli import main
 from fedsim.registry import KINDS
 from fedsim.scenario import load
-from fedsim.testing import checking as checks
+from fedsim.testing import checks
 from tests.docs.test_docs import install
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,7 @@ from PIL import Image
 
 from fedsim.errors import InputError
 from fedsim.registry import GROUPS, KINDS
-from fedsim.testing import Check, CheckFailed, NotApplicable, kind_of, strategy_checks
-from fedsim.testing import checking as checks
+from fedsim.testing import Check, CheckFailed, NotApplicable, checks, kind_of, strategy_checks
 from fedsim.verbs.new import KINDS as TYPED
 
 PLUGINS = [Path(__file__).parents[1] / "plugins"]
