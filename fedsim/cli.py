@@ -30,7 +30,7 @@ from fedsim.errors import (
     Problem,
     nearest,
 )
-from fedsim.raising import one_line
+from fedsim.raising import interrupted, one_line
 from fedsim.terminal.completion import complete
 from fedsim.terminal.printing import error, say
 from fedsim.verbs import (
@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if parsed is None and isinstance(error, SystemExit):  # `fedsim --help`
             raise
+        if interrupted(error):
+            return _fail("interrupted", EXIT_INTERRUPTED, verbose)
         return _fault(error, verbose)
 
 

@@ -34,14 +34,32 @@ def reraise_interruption(error: BaseException) -> None:
     """Raise `error` if a person sent it; a KeyboardInterrupt that a plugin raises is its own.
 
     Where Python's own handler of Ctrl-C is in force, as in a notebook, the two look alike and the
-    person is believed.
+    person is believed. An error that took an interruption's place is one.
     """
     if isinstance(error, Interruption):
         raise error
+    if interrupted(error):
+        raise Interruption from error
     if isinstance(error, KeyboardInterrupt):
         with contextlib.suppress(ValueError):
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 raise error
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether a person's interruption ended what raised this.
+
+    A compiled module that is interrupted while it is imported raises an ImportError in the place of
+    what it was sent; a plugin may do the like.
+    """
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        if isinstance(at, Interruption):
+            return True
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from fedsim.locks import held
 from fedsim.observers.base import End, Run, Status
 from fedsim.observers.telling import Observers
 from fedsim.privacy.key_file import KeyFile
-from fedsim.raising import one_line
+from fedsim.raising import interrupted, one_line
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.scenario.merging import OBSERVE
 
@@ -184,10 +184,10 @@ class _Life:
             try:
                 self._rounds()
                 self.status = "done"
-            except KeyboardInterrupt as interrupt:
-                self.status = "interrupted"
-                raise KeyboardInterrupt(str(self.folder.path)) from interrupt
             except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) or interrupted(error):
+                    self.status = "interrupted"
+                    raise KeyboardInterrupt(str(self.folder.path)) from error
                 problem = one_line(error)
                 raise
             finally:

@@ -138,6 +138,26 @@ def test_what_a_person_sends_interrupts_however_a_plugin_is_written(
     assert _run(tiny, tmp_path, client) == 130
 
 
+@pytest.mark.parametrize("what", ["import", "method"])
+def test_an_error_in_the_place_of_an_interruption_is_one(
+    what: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As a compiled module does that is interrupted while it is imported.
+    client = f"client={{name: 'misbehaving:Replaces', what: {what}}}"
+    assert _run(tiny, tmp_path, client) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def _in_its_place() -> ImportError:
+    try:
+        try:
+            raise Interruption
+        except Interruption as interruption:
+            raise ImportError("initialization failed") from interruption
+    except ImportError as error:
+        return error
+
+
 def test_only_a_persons_interruption_goes_through() -> None:
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -148,6 +168,9 @@ def test_only_a_persons_interruption_goes_through() -> None:
         reraise_interruption(KeyboardInterrupt())
         with pytest.raises(Interruption):
             reraise_interruption(Interruption())
+        reraise_interruption(ImportError("of its own"))
+        with pytest.raises(Interruption):
+            reraise_interruption(_in_its_place())
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -51,6 +51,24 @@ class Interrupts(Supervised):
         raise AssertionError("not interrupted")
 
 
+class Replaces(Supervised):
+    """Raises something else in the place of an interruption, while training or made anew."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Be interrupted, and raise an error."""
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as interruption:
+            if self.what == "import":
+                raise ImportError("initialization failed") from interruption
+            raise ValueError("an answer to an interruption")  # noqa: B904
+        raise AssertionError("not interrupted")
+
+
 class Dies(Supervised):
     """Ends its own process by SIGKILL at one client and round, `times` times in all."""
 
