@@ -1,7 +1,8 @@
 """What of run folders and of the cache can be removed to free disk, and removing it.
 
-Results are never among it: of a run folder only the checkpoint, which a finished run does not need
-any more; of the cache the prepared data, which the next run prepares again.
+Results are never among it: of a run folder only the checkpoint and the history of updates, which a
+finished run does not need any more; of the cache the prepared data, which the next run prepares
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from fedsim.data.building import UNFINISHED
 from fedsim.errors import InputError, Problem, problems_of
+from fedsim.folder.history import FOLDER as HISTORY
 from fedsim.folder.identity import edited
 from fedsim.folder.runfolder import RunFolder, missing_of
 from fedsim.locks import is_taken
@@ -25,6 +27,7 @@ from fedsim.locks import is_taken
 # What checkpoints (those of older versions, too) and stores consist of; ".name.*" is what a kill
 # leaves of an unfinished write.
 _CHECKPOINT_FILES = ("*.ckpt", ".*.ckpt.*", "noise.key", ".noise.key.*", "*.pkl", ".*.pkl.*")
+_HISTORY_FILES = ("round-*/*.safetensors", "round-*/.*.safetensors.*")
 _STORE_FILES = ("store.json", "*.npy", "images.bin", "masks.bin")
 _BUILDING = UNFINISHED
 _STALE_SECONDS = 24 * 3600
@@ -52,7 +55,7 @@ class Item:
 def checkpoints(
     places: Sequence[Path], sure: bool = False, damaged: list[Problem] | None = None
 ) -> list[Item]:
-    """Checkpoints of the runs at these places: run folders, or folders of runs.
+    """Checkpoints and histories of the runs at these places: run folders, or folders of runs.
 
     Those of unfinished runs are kept, unless their run folder itself is named and `sure` is set.
     Those of runs with damaged files are kept; `damaged` takes what is wrong.
@@ -81,10 +84,10 @@ def checkpoints(
             hint="name a run folder, runs/<scenario> or runs",
         )
     wrong: list[Problem] = []
-    items = [_checkpoint(run, sure and named, wrong) for run, named in found.items()]
+    items = [item for run, named in found.items() for item in _of_run(run, sure and named, wrong)]
     if damaged is not None:
         damaged += wrong
-    return [item for item in items if item is not None and item.files]
+    return [item for item in items if item.files]
 
 
 def holds_runs(place: Path) -> bool:
@@ -122,12 +125,10 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
 
 
-def _checkpoint(run: Path, forced: bool, damaged: list[Problem]) -> Item | None:
-    folder = run / "checkpoint"
+def _of_run(run: Path, forced: bool, damaged: list[Problem]) -> list[Item]:
+    """What a run keeps to go on with; all of it stays, or none."""
     status, wrong = _status(run)
     damaged += wrong
-    if folder.is_symlink() or not folder.is_dir():
-        return None
     kept = ""
     if is_taken(run):
         status, kept = "running", "it is running"
@@ -137,7 +138,11 @@ def _checkpoint(run: Path, forced: bool, damaged: list[Problem]) -> Item | None:
         # Whoever killed the run could not write so.
         status = "killed" if status == "running" else status
         kept = f"resuming needs it; to remove it, type: fedsim clean {shlex.quote(str(run))} --yes"
-    return _item(folder, f"checkpoint of a run, {status}", _CHECKPOINT_FILES, kept)
+    return [
+        _item(run / name, f"{name} of a run, {status}", patterns, kept)
+        for name, patterns in (("checkpoint", _CHECKPOINT_FILES), (HISTORY, _HISTORY_FILES))
+        if (run / name).is_dir() and not (run / name).is_symlink()
+    ]
 
 
 def _status(run: Path) -> tuple[str, list[Problem]]:
@@ -199,12 +204,14 @@ def remove(item: Item) -> int:
         folder = folder.rename(folder.with_name(f"{_BUILDING}removed-{secrets.token_hex(4)}"))
     freed = 0
     for file in item.files:
-        path = folder / file.name
+        path = folder / file.relative_to(item.path)
         size = path.lstat().st_size
         path.unlink()
         freed += size
-    if not os.listdir(folder):
-        folder.rmdir()
+    inner = {folder / file.relative_to(item.path).parent for file in item.files}
+    for place in sorted({folder, *inner}, key=lambda place: len(place.parts), reverse=True):
+        if not os.listdir(place):
+            place.rmdir()
     return freed
 
 
@@ -212,7 +219,7 @@ def _item(folder: Path, what: str, patterns: Sequence[str], kept: str) -> Item:
     files = tuple(
         path
         for path in sorted({path for pattern in patterns for path in folder.glob(pattern)})
-        if stat.S_ISREG(path.lstat().st_mode)
+        if stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
     )
     return Item(folder, what, files, _size(files), kept)
 

@@ -23,7 +23,7 @@ def add(verbs: Verbs) -> None:
     one = verbs.add(
         "clean",
         _clean,
-        "Free disk: remove the checkpoints of finished runs, never results.",
+        "Free disk: remove checkpoints and histories of finished runs, never results.",
     )
     one.add_argument(
         "places",
@@ -33,7 +33,9 @@ def add(verbs: Verbs) -> None:
         help="runs, or folders of runs; default: runs",
     )
     one.add_argument(
-        "--checkpoints", action="store_true", help="checkpoints; the default without --stores"
+        "--checkpoints",
+        action="store_true",
+        help="checkpoints and histories; the default without --stores",
     )
     one.add_argument("--stores", action="store_true", help="prepared data in the cache")
     one.add_argument("--dry-run", action="store_true", help="only list what would be removed")

@@ -84,6 +84,29 @@ def test_only_checkpoints_of_finished_runs_are_removed(typed: Typed) -> None:
         assert files(place) == before[place]
 
 
+def test_the_history_of_a_finished_run_goes_with_its_checkpoint(typed: Typed) -> None:
+    for name, status in (("done", "done"), ("cut", "interrupted")):
+        run = folder(f"runs/x/{name}", status)
+        inner = run / "history" / "round-000001"
+        inner.mkdir(parents=True)
+        (inner / "000-norms.safetensors").write_bytes(bytes(500))
+        (inner / "000-000001.safetensors").write_bytes(bytes(500))
+    (run / "history" / "notes.txt").write_text("mine")
+    away = Path("elsewhere")
+    away.mkdir()
+    (away / "000-norms.safetensors").write_bytes(bytes(500))
+    (Path("runs/x/done/history") / "round-000002").symlink_to(away.resolve())
+    code, out, _ = typed("clean")
+    assert code == 0
+    assert "history of a run, done): removed" in out
+    assert "history of a run, interrupted): kept" in out
+    assert not Path("runs/x/done/history/round-000001").exists()
+    assert (away / "000-norms.safetensors").exists()
+    assert (inner / "000-norms.safetensors").exists()
+    assert typed("clean", "runs/x/cut", "--yes")[0] == 0
+    assert [path.name for path in (run / "history").rglob("*")] == ["notes.txt"]
+
+
 def test_an_unfinished_run_goes_only_when_it_is_named_and_meant(typed: Typed) -> None:
     cut = folder("runs/a/2", "interrupted")
     Path("runs/a/latest").symlink_to("2")
