@@ -69,8 +69,8 @@ def assembled(
         sharing = sharing_of(scenario, scoring.model)
         buffers = buffers_of(scoring.model, prepared.strategy, prepared.privacy, sharing)
         buffers.begin(arrays)
-        if folder is not None and (told := buffers.told()):
-            observers.note(told)
+        if folder is not None and (note := buffers.note()):
+            observers.note(note)
         noise = noise_of(prepared, arrays, folder)
         job = job_of(prepared, path, step_limit, noise, buffers)
         traffic: list[dict[str, Any]] = []

@@ -48,7 +48,7 @@ def subject_of(prepared: Prepared) -> Subject:
     plan = prepared.privacy
     if plan is None:
         raise InputError(f"nothing to audit: {prepared.scenario.name} has no privacy block")
-    name = _dearest(plan)
+    name = _of_largest_epsilon(plan)
     client, bound = plan.clients[name], _claim(plan, name)
     trained = _Trained(prepared, plan, name)
     by_record = plan.unit == "record"
@@ -68,7 +68,7 @@ def subject_of(prepared: Prepared) -> Subject:
     )
 
 
-def _dearest(plan: PrivacyPlan) -> str:
+def _of_largest_epsilon(plan: PrivacyPlan) -> str:
     """The client whose training costs most."""
 
     def cost(name: str) -> float:
@@ -126,9 +126,9 @@ class _Trained:
             name: replace(self._plan.clients[name], units=len(positions), watch=watch)
             for name, positions in records.items()
         }
-        heard = _Heard(only=self.one_shot)
-        self._train(records, replace(self._plan, clients=plans), rounds=rounds, heard=heard)
-        return heard.sent
+        collector = _Collector(only=self.one_shot)
+        self._train(records, replace(self._plan, clients=plans), rounds=rounds, collector=collector)
+        return collector.sent
 
     def score(self, included: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
         """Train without the candidates that are not included; log-odds of all their labels.
@@ -156,9 +156,9 @@ class _Trained:
         *,
         seed: int | None = None,
         rounds: int | None = None,
-        heard: _Heard | None = None,
+        collector: _Collector | None = None,
     ) -> Rounds:
-        """Train on these records of these clients; `heard` takes what left them."""
+        """Train on these records of these clients; `collector` takes what left them."""
         scenario = self._prepared.scenario
         many = scenario.rounds if rounds is None else rounds
         changes: dict[str, Any] = {
@@ -168,17 +168,17 @@ class _Trained:
         }
         plan = plan if rounds is None else replace(plan, rounds=rounds)
         again = self._prepared.again(records, seed=seed, privacy=plan, **changes)
-        observers = Observers([] if heard is None else [heard])
-        with assembled(again, observers) as running, contextlib.suppress(_HeardEnoughError):
+        observers = Observers([] if collector is None else [collector])
+        with assembled(again, observers) as running, contextlib.suppress(_AllAnsweredError):
             running.run()
         return running
 
 
-class _HeardEnoughError(FedsimError):
+class _AllAnsweredError(FedsimError):
     """All that the clients of a one-shot strategy send has been sent."""
 
 
-class _Heard(Observer):
+class _Collector(Observer):
     """Keeps what clients reply.
 
     Args:
@@ -199,4 +199,4 @@ class _Heard(Observer):
         """Keep a reply."""
         self.sent.append(reply.values())
         if self._only and len(self.sent) == self._awaited:
-            raise _HeardEnoughError("all clients have answered")
+            raise _AllAnsweredError("all clients have answered")

@@ -233,8 +233,8 @@ class Rounds:
         scoring *= 1 if self.has_global_model else len(self.server.names)
         if self._returned_nothing:
             name = self.scenario.strategy.name
-            told = f"strategy {name!r} returned no arrays from aggregate_train in the tiny round"
-            return told, scoring
+            problem = f"strategy {name!r} returned no arrays from aggregate_train in the tiny round"
+            return problem, scoring
         return "" if self.learned else "the tiny round changed no bit of the model", scoring
 
     def _round(self, number: int) -> None:

@@ -75,14 +75,20 @@ class Replies:
 
     def _tell(self, client: int, reply: Message, problem: str) -> None:
         """Let observers know of a reply as it came."""
-        told: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         for record in reply.content.metric_records.values():
-            told |= record
+            metrics |= record
         rounds, kind = self._rounds, self._exchange.kind
         name = rounds.server.names[client]
         rounds.observers.reply(
             Reply(
-                rounds.grid.round, kind, client, name, told, problem, lambda: _values(reply.content)
+                rounds.grid.round,
+                kind,
+                client,
+                name,
+                metrics,
+                problem,
+                lambda: _values(reply.content),
             )
         )
 

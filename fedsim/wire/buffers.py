@@ -151,7 +151,7 @@ class Buffers:
         """The server's arrays of what does not travel: the first ones, for they never change."""
         return _record({n: self._arrays[n] for n in self.roles.whole if n in self.roles.stays})
 
-    def told(self) -> str:
+    def note(self) -> str:
         """What travels of the model, in a line; "" where all of it does."""
         roles = self.roles
         if not roles.stays:
