@@ -130,6 +130,11 @@ def parameter_names(factory: Callable[..., Any]) -> list[str]:
     return list(_signature(factory)[0])
 
 
+def parameter_types(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the same; `Any` where there is no annotation, or none that can be resolved."""
+    return {name: _resolved(one, factory) for name, one in _signature(factory)[0].items()}
+
+
 def name_of(factory: object) -> str:
     """The name a person knows a class, function, partial or ready-made object by."""
     while isinstance(factory, functools.partial):
