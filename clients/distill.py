@@ -141,7 +141,7 @@ class Distill(Client):
         self.batch_size = batch_size
         self.init = init
         self.clamp = clamp
-        self.augment: Augmentation = augment or ("none" if matching == "dc" else "siamese")
+        self.augment: Augmentation = augment or MATCHINGS[matching].augmentations[0]
         self.layers = layers
         self.perturb = perturb
         self.perturb_probability = perturb_probability

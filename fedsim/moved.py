@@ -16,6 +16,7 @@ MOVED = {
     "fedsim.exchanges": "fedsim.method.exchanges",
     "fedsim.flower": "fedsim.wire.flower",
     "fedsim.label_views": "fedsim.tasks.segmentation.label_views",
+    "fedsim.optimisers": "fedsim.method.optimisers",
     "fedsim.received": "fedsim.method.received",
     "fedsim.schedules": "fedsim.method.schedules",
     "fedsim.segmentation": "fedsim.tasks.segmentation",

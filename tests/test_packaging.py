@@ -50,6 +50,12 @@ def test_the_wheel_runs_a_scenario_on_ray_from_an_empty_folder(tmp_path: Path) -
     assert "fedsim/scenarios/isic_noniid_gdd.yaml" in files
     assert "fedsim/strategies/gdd.py" in files
     assert "fedsim/py.typed" in files
+    # What an earlier build left behind is packed, too, where somebody builds in a used checkout.
+    rooms = [(ROOT / "fedsim", "")] + [(ROOT / r, f"{r}/") for r in ("strategies", "clients")]
+    there = {f"fedsim/{at}{p.relative_to(room)}" for room, at in rooms for p in room.rglob("*.py")}
+    assert {name for name in files if name.endswith(".py")} == there | {
+        f"fedsim/scenarios/{p.name}" for p in (ROOT / "scenarios").glob("*.py")
+    }
     assert {"fedsim/report/templates/base.html", "fedsim/report/templates/base.css"} <= set(files)
     written = {f"fedsim/{path.relative_to(ROOT / 'fedsim')}" for path in TEMPLATES.rglob("*.txt")}
     assert len(written) == 3 + 5 * 4

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pydantic import Field, PositiveInt
 
 from fedsim import registry as registry_module
+from fedsim.clients.condist import ConDist
+from fedsim.clients.segmentation import Segmentation
 from fedsim.errors import InputError
 from fedsim.registry import GROUPS, Registry, check_parameters, construct
 
@@ -345,3 +347,18 @@ def test_any_value_is_checked_without_a_crash(parameters: dict[str, Any]) -> Non
 def test_every_group_has_a_word() -> None:
     plugins = {"wrappers", "strategies", "clients", "datasets", "models", "partitions", "observers"}
     assert set(GROUPS) == plugins
+
+
+Whole = PositiveInt  # A name that the module of the base class does not have.
+
+
+class FewSteps(Segmentation):
+    """Derives from a dataclass, and has a constructor of its own."""
+
+    def __init__(self, steps: Whole = 3) -> None:
+        super().__init__(steps=steps)
+
+
+def test_a_class_that_derives_from_a_dataclass_is_checked_by_its_own_types() -> None:
+    assert "whole number" in dict(check_parameters(FewSteps, {"steps": "abc"}))["steps"]
+    assert "above 0" in dict(check_parameters(ConDist, {"clip": -1}))["clip"]

@@ -79,8 +79,7 @@ class Checkpoint:
         round: the last finished round.
         exchange: number of the exchange that comes next in the round after it.
         so_far: what that round has come to, see `fedsim.method.exchanges.RoundSoFar`; None before
-            its
-            first exchange.
+            its first exchange.
         arrays: the global arrays.
         selected: the models that the scenario's rule chose so far.
         loop: what the loop remembers besides (metrics of `selected`, the best validation score).

@@ -41,15 +41,15 @@ def released_without_privacy(
         return [*carried, *labels, messages, *selects]
     return [
         *carried,
-        *_of_clients(scenario, federation, plan),
+        *_of_clients(scenario, plan),
         *selects,
         *_of_scores(scenario, federation),
-        *_of_the_simulation(scenario, federation, plan, one_shot),
+        *_of_the_simulation(federation, plan, one_shot),
         *_before_the_run(scenario),
     ]
 
 
-def _of_clients(scenario: Scenario, federation: Federation, plan: PrivacyPlan) -> list[str]:
+def _of_clients(scenario: Scenario, plan: PrivacyPlan) -> list[str]:
     """What clients say besides their releases."""
     items = ["number of records of each client and split: in rates, in weights and in run.json"]
     if plan.unit == "patient":
@@ -88,9 +88,7 @@ def _of_scores(scenario: Scenario, federation: Federation) -> list[str]:
     return items
 
 
-def _of_the_simulation(
-    scenario: Scenario, federation: Federation, plan: PrivacyPlan, one_shot: bool
-) -> list[str]:
+def _of_the_simulation(federation: Federation, plan: PrivacyPlan, one_shot: bool) -> list[str]:
     """What the simulator, which sees all records, writes down of them."""
     items = [
         "the split and the partition: labels, patients and sites decide who holds which record",

@@ -24,8 +24,8 @@ from fedsim.folder.identity import edited
 from fedsim.folder.runfolder import RunFolder, missing_of
 from fedsim.locks import is_taken
 
-# What checkpoints (those of older versions, too) and stores consist of; ".name.*" is what a kill
-# leaves of an unfinished write.
+# What checkpoints (those of older versions, too), histories and stores consist of; ".name.*" is
+# what a kill leaves of an unfinished write.
 _CHECKPOINT_FILES = ("*.ckpt", ".*.ckpt.*", "noise.key", ".noise.key.*", "*.pkl", ".*.pkl.*")
 _HISTORY_FILES = ("round-*/*.safetensors", "round-*/.*.safetensors.*")
 _STORE_FILES = ("store.json", "*.npy", "images.bin", "masks.bin")

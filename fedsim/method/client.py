@@ -95,7 +95,7 @@ class Client(ABC):
 
     def __init_subclass__(cls, **keys: Any) -> None:
         super().__init_subclass__(**keys)
-        if "releases" in vars(cls):
+        if any("releases" in vars(kind) for kind in cls.__mro__):
             # Passed over, what a method sends of its records would be listed nowhere.
             raise TypeError(f"{cls.__name__}.releases is named `discloses` now: rename it")
 

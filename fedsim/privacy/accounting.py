@@ -316,27 +316,6 @@ def require_delta(delta: float, counts: Sequence[int], unit: Unit = "record") ->
         )
 
 
-def client_noise_multiplier(
-    noise_multiplier: float,
-    weights: Sequence[float],
-    adjacency: Literal["zero_out", "replace_one"] = "zero_out",
-) -> float:
-    """The noise multiplier to account for when noise z * C / n is added to a weighted mean.
-
-    n clients' updates, clipped to C, are averaged with `weights`. The heaviest client moves the
-    mean by w_max * C, which is C / n for equal weights only; replacing its update by another one
-    moves it twice as far as replacing it by zero.
-
-    Raises:
-        ValueError: no weights, or weights that are negative or all zero.
-    """
-    if not len(weights) or min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"Weights must be at least 0 and not all 0, not {list(weights)}.")
-    heaviest = max(weights) / sum(weights)
-    moves = {"zero_out": 1, "replace_one": 2}[adjacency]
-    return noise_multiplier / (len(weights) * heaviest * moves)
-
-
 @functools.lru_cache(maxsize=4096)
 def rdp_of_one_step(
     noise_multiplier: float, sample_rate: float, orders: tuple[float, ...] = ORDERS

@@ -81,11 +81,6 @@ class Info:
     clipped: int
     nonfinite: int
 
-    @property
-    def keep_rate(self) -> float | None:
-        """Share of the sampled records that entered the update; None without records."""
-        return float(self.kept.double().mean()) if len(self.kept) else None
-
 
 @dataclass(frozen=True)
 class Dimensions:

@@ -6,7 +6,6 @@ pydantic without guessing: text never becomes a number, only a whole number may 
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -34,7 +33,8 @@ _STRICT = {int: _WHOLE, float: _REAL, bool: StrictBool, str: StrictStr}
 _ANY_TYPE = pydantic.ConfigDict(arbitrary_types_allowed=True)
 _SHOWN_CHARACTERS = 60
 # Files that call a plugin's code: never the place of its failure.
-_OURS = (__file__, str(Path(__file__).parents[1] / "registry.py"), importlib.__file__)
+_ROOT = Path(__file__).parents[1]
+_OURS = (__file__, str(_ROOT / "registry.py"), str(_ROOT / "moved.py"), importlib.__file__)
 
 # What pydantic expected, by its error type; the words in braces are the error's own context.
 _EXPECTED = {
@@ -255,10 +255,13 @@ def _resolved(parameter: inspect.Parameter, factory: Any) -> Any:
     while isinstance(factory, functools.partial):
         factory = factory.func
     made_by: Any = factory.__init__ if inspect.isclass(factory) else factory
-    if dataclasses.is_dataclass(factory):
-        # A field may come from a base class in another module, whose names its annotation uses.
-        kinds = getattr(factory, "__mro__", ())
-        made_by = next((k for k in kinds if parameter.name in inspect.get_annotations(k)), made_by)
+    if inspect.isclass(factory):
+        writer = next(kind for kind in factory.__mro__ if "__init__" in vars(kind))
+        written = vars(writer).get("__dataclass_params__")
+        if written is not None and written.init:
+            # A field may come from a base class in another module, whose names it is written with.
+            having = (k for k in writer.__mro__ if parameter.name in inspect.get_annotations(k))
+            made_by = next(having, made_by)
     module = sys.modules.get(getattr(made_by, "__module__", ""))
     namespace = getattr(inspect.unwrap(made_by), "__globals__", vars(module) if module else {})
     holder = types.SimpleNamespace(__annotations__={"value": parameter.annotation})

@@ -43,7 +43,7 @@ def add(verbs: Verbs) -> None:
 
 def _bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "memory":
-        from fedsim.bench import memory
+        from fedsim.engine.bench import memory
 
         say(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
     else:

@@ -42,7 +42,7 @@ def add(verbs: Verbs) -> None:
     one.add_argument(
         "--yes",
         action="store_true",
-        help="also prepared data, and checkpoints of unfinished runs that are named",
+        help="also prepared data, and what unfinished runs that are named need to go on",
     )
     json_argument(one)
 

@@ -17,10 +17,10 @@ from safetensors.numpy import save_file
 
 from fedsim import InputError, Observer, Result, RunError
 from fedsim.api import estimate, resume
-from fedsim.engine import privacy_plan
 from fedsim.engine.assembly import assembled
 from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.prepare import prepare
+from fedsim.engine.privacy import privacy_plan
 from fedsim.folder.cleaning import checkpoints
 from fedsim.models.build import first_arrays
 from fedsim.observers import Exchange

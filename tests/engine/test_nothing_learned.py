@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedsim.cli import main
-from fedsim.engine import build_strategy
 from fedsim.engine.loop import same_arrays
+from fedsim.engine.strategies import build_strategy
 from fedsim.errors import InputError
 from fedsim.scenario import load
 from fedsim.wire.flower import tensor_record
