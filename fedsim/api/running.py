@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedsim.engine import estimate as _estimate
@@ -55,6 +55,11 @@ def run(
         scenario = load(str(scenario), extra)
     elif overrides or backend or workers:
         raise InputError("overrides go with a scenario's name or file, not with a loaded Scenario")
+    if isinstance(observers, str) or not isinstance(observers, Iterable):
+        raise InputError(
+            f"observers: expected a list of objects, got {type(observers).__name__}",
+            hint="type observers=[MyObserver()], or name one in the scenario: observers: [mlflow]",
+        )
     seed = scenario.seeds[0] if seed is None else seed
     return execute(scenario, seed, Path(runs), Console(quiet=quiet), observers)
 

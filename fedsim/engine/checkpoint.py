@@ -273,11 +273,20 @@ class Checkpoints:
             InputError: a file is short or damaged further back; then nothing is changed.
         """
         whole = self._rewound(checkpoint)
+        self._drop_replies(checkpoint)
         for name in LINES:
             path = self._folder.path / name
             if path.exists() or whole.get(name):
                 write_whole(path, whole.get(name, b""))
             self._watched[name] = _Watched()
+
+    def _drop_replies(self, checkpoint: Checkpoint | None) -> None:
+        """Remove replies that the checkpoint contains: a kill came before they were removed."""
+        done = checkpoint.moment if checkpoint else (0, 0)
+        for path in self._path.glob(f"reply-*{SUFFIX}"):
+            number, _, *further = path.name.removesuffix(SUFFIX).split("-")[1:]
+            if (int(number) - 1, int(further[0]) if further else 0) < done:
+                path.unlink()
 
     def _rewound(self, checkpoint: Checkpoint | None) -> dict[str, bytes]:
         """What the files of lines become; InputError where lines are lost."""

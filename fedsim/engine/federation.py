@@ -304,6 +304,7 @@ def build_federation(
     val = _share_validation(store, split["val"], list(train), names, holders)
     require_clients(scenario, list(train))
     task = kind.of(scenario, store, list(train))
+    task.require_metrics()
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
     forget = records_to_forget(scenario, store, train, Streams(seed))
     return Federation(store, split, train, val, task, external, torn, forget)

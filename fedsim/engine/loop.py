@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
@@ -115,6 +117,7 @@ class Rounds:
     _begun: float = field(default_factory=time.perf_counter)
     _charged: list[dict[str, Any]] = field(default_factory=list)
     _lost: str = ""
+    _ended: str = ""  # why no further round begins
     _marks: dict[str, Mark] = field(default_factory=dict)
     _round_begun: float = 0.0
 
@@ -166,12 +169,15 @@ class Rounds:
 
     def run(self, last: int | None = None) -> None:
         """Run the rounds that are not finished: of the scenario, or up to round `last`."""
-        for number in range(self.finished + 1, (last or self.scenario.rounds) + 1):
-            try:
+        number = self.finished
+        try:
+            while not self._ended and number < (last or self.scenario.rounds):
+                number += 1
                 self._round(number)
-            except _EndedError as end:
-                self._stop(self.finished, str(end))
-                return
+        except _EndedError as end:
+            self._ended = str(end)
+        if self._ended:
+            self._stop(self.finished, self._ended)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state that a checkpoint holds.
@@ -188,6 +194,7 @@ class Rounds:
         self.failed = checkpoint.loop["failed"]
         self._returned_nothing = checkpoint.loop.get("returned_nothing")
         self.trainings = checkpoint.loop.get("trainings", self.finished)
+        self._ended = checkpoint.loop.get("ended", "")
         with self._foreign("load_state_dict", self.finished):
             restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
@@ -239,7 +246,7 @@ class Rounds:
 
     def _round(self, number: int) -> None:
         self._begin(number)
-        ended = self._exchanges(number)
+        self._exchanges(number)
         found = self.so_far
         failures = list(self.grid.failures)
         self.failed += len(failures)
@@ -268,8 +275,6 @@ class Rounds:
             self.checkpoints.save(self._checkpoint([row]))
             self.server.history.prune()
         self.observers.round(row)
-        if ended:
-            raise _EndedError(ended)
 
     def _begin(self, number: int) -> None:
         """Begin a round, or go on with one of which there is a checkpoint."""
@@ -293,37 +298,35 @@ class Rounds:
         self.traffic.clear()
         self._charged = []
 
-    def _exchanges(self, number: int) -> str:
+    def _exchanges(self, number: int) -> None:
         """Make the exchanges of a round, and evaluate on the clients if that is asked for.
 
-        Returns:
-            Why the run ends with this round; "" if it does not.
-
         Raises:
-            _EndedError: it ends before this round.
+            _EndedError: the run ends before this round.
+            RunError: it ends before its first.
         """
-        found, ended = self.so_far, ""
+        found = self.so_far
         while exchange := self._next(number):
             try:
                 self._exchange(number, exchange)
             except _BudgetSpentError as stop:
                 if not found.exchange:
                     raise
-                ended = str(stop)
+                self._ended = str(stop)
                 break
             if self._several and self.checkpoints is not None:
                 self.checkpoints.save(self._checkpoint([]))
                 self._begin_lines()
         if not found.exchange:
-            raise _EndedError(
-                f"strategy {self.scenario.strategy.name!r} has no exchange for round {number}"
-            )
+            nothing = f"strategy {self.scenario.strategy.name!r} has no exchange for round {number}"
+            if not self.finished:
+                raise RunError(f"{nothing}: its next() returned None before anybody was asked")
+            raise _EndedError(nothing)
         # What comes now belongs to the last exchange.
         self.server.exchange = found.exchange - 1
         self._require_returned(number)
         if self.scenario.evaluation.on_clients:
             self._evaluate(number)
-        return ended
 
     @property
     def _round_seconds(self) -> float:
@@ -352,6 +355,7 @@ class Rounds:
                 "failed": self.failed,
                 "returned_nothing": self._returned_nothing,
                 "trainings": self.trainings,
+                "ended": self._ended,
             },
             strategy=state,
             contexts=self.grid.states(),
@@ -403,11 +407,13 @@ class Rounds:
         configure, aggregate = exchange._methods
         with self._foreign(configure, number):
             messages = exchange.made()
+        self._require_once(number, messages)
         charged = len(self._charged)
         messages = self._charge(number, messages)
         charges = self._charged[charged:]
         self._announce(number, exchange.kind, messages, charges)
-        sent = flower.tensors(self.buffers.begin(self.arrays)) if self._kept(exchange) else None
+        handed = self.buffers.begin(self.arrays)
+        sent = self._sent(messages, handed) if self._kept(exchange) else None
         replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
         arrays, reported = None, None
         with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
@@ -430,6 +436,37 @@ class Rounds:
             if not isinstance(value, list):
                 found.reported[f"{exchange.metric_prefix}{name}"] = value
         found.done(exchange, [grid.client(message) for message in messages])
+
+    def _require_once(self, number: int, messages: Sequence[Message]) -> None:
+        """Refuse two messages to one client in an exchange: their replies would be one."""
+        asked = Counter(self.grid.client(message) for message in messages)
+        twice = sorted(client for client, count in asked.items() if count > 1)
+        if twice:
+            raise RunError(
+                f"strategy {self.scenario.strategy.name!r} asks client {twice[0]} "
+                f"({self.grid.job.names[twice[0]]}) twice in one exchange of round {number}: make "
+                "an exchange for each message"
+            )
+
+    def _sent(
+        self, messages: Sequence[Message], handed: ArrayRecord
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Client -> the model that it was sent, by name.
+
+        It is the server's, where the message has none, or has it encoded.
+        """
+        own = flower.tensors(handed)
+        form = {name: (value.dtype, value.shape) for name, value in own.items()}
+        models, found = {id(handed): own}, {}
+        for message in messages:
+            name = self.buffers.roles.model_in(message.content)
+            record = message.content.array_records[name] if name else handed
+            if id(record) not in models:
+                sent = flower.tensors(record)
+                alike = form == {n: (v.dtype, v.shape) for n, v in sent.items() if n in form}
+                models[id(record)] = sent if alike else own
+            found[self.grid.client(message)] = models[id(record)]
+        return found
 
     def _kept(self, exchange: Exchange) -> bool:
         """Whether the history keeps the replies of an exchange."""

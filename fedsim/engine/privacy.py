@@ -13,6 +13,7 @@ from fedsim.engine.strategies import trainings
 from fedsim.errors import InputError
 from fedsim.grid.worker import units_of
 from fedsim.method.client import Client
+from fedsim.method.wrapper import Wrapper
 from fedsim.models.build import build_model
 from fedsim.privacy.client_level import require_still_buffers
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
@@ -85,7 +86,8 @@ def privacy_plan(
     _require_own_records(settings, federation)
     _require_patients(settings, federation)
     often = trainings(scenario)
-    plain = any(getattr(client, "augment", None) in (None, "none") for client in methods.values())
+    within = [one.method if isinstance(one, Wrapper) else one for one in methods.values()]
+    plain = any(getattr(client, "augment", None) in (None, "none") for client in within)
     if settings.augmentations > 1 and plain:
         raise InputError(
             "privacy.augmentations: copies of a record that are all alike cost time for nothing",

@@ -31,7 +31,7 @@ class Replies:
         rounds: Rounds,
         replies: Iterable[Message],
         exchange: Exchange,
-        sent: Mapping[str, np.ndarray] | None = None,
+        sent: Mapping[int, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         self._rounds, self._exchange, self._sent = rounds, exchange, sent
         self._evaluate = exchange.kind == EVALUATE
@@ -96,7 +96,8 @@ class Replies:
         """Put what the client changed into the history, if the strategy asks for one."""
         strategy, server = self._rounds.strategy, self._rounds.server
         if self._sent is not None and isinstance(strategy, Strategy):
-            server.history.add(server.exchange, client, strategy.received(reply), self._sent)
+            received = strategy.received(reply)
+            server.history.add(server.exchange, client, received, self._sent[client])
 
     def _require_weight(self) -> None:
         """Refuse a training round in which all clients say that they stand for no records."""

@@ -27,7 +27,7 @@ from fedsim.folder.identity import (
     scenario_edited,
     sealed,
 )
-from fedsim.folder.runfolder import RunFolder, now, plain
+from fedsim.folder.runfolder import RunFolder, now, plain, remove_unfinished
 from fedsim.grid.machine import require_resources
 from fedsim.ledger.privacy import describe
 from fedsim.locks import held
@@ -180,6 +180,8 @@ class _Life:
         """Run the rounds that are left, and close the run folder whatever happens."""
         with _locked(self.folder):
             self._write("running", None)
+            if self.resumed:
+                remove_unfinished(self.folder.path)
             problem = ""
             try:
                 self._rounds()

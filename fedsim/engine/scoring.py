@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
 from fedsim.engine.prepare import Prepared
+from fedsim.errors import RunError
 from fedsim.grid.worker import device_for
 from fedsim.models.build import build_model
 from fedsim.randomness import isolated
@@ -42,7 +44,7 @@ class Scoring:
     def predict(self, arrays: ArrayRecord) -> np.ndarray:
         """What a model says of the test split, see `Task.predict`."""
         self.fits(arrays)
-        return self._task.predict(self.model, self._test, self.device)
+        return self._predicted(self.model, self._test)
 
     def test(self, arrays: ArrayRecord) -> Scores:
         """Metrics on the test split, of all and of each site."""
@@ -55,7 +57,17 @@ class Scoring:
 
     def validate(self, model: torch.nn.Module) -> Scores:
         """The same of a module."""
-        return self._task.score(self._task.predict(model, self._val, self.device), self._val)
+        return self._task.score(self._predicted(model, self._val), self._val)
+
+    def _predicted(self, model: torch.nn.Module, view: Any) -> np.ndarray:
+        found = self._task.predict(model, view, self.device)
+        if found.dtype.kind in "fc" and np.isnan(found).any():
+            lost = int(np.isnan(found.reshape(len(found), -1)).any(axis=1).sum())
+            raise RunError(
+                f"task {self._task.name!r} predicts NaN for {lost} of {len(found)} "
+                f"{self._task.records}: its predict() must raise, or say a number"
+            )
+        return found
 
 
 def home_and_away(each: Sequence[Scores], names: Sequence[str], headline: str) -> Scores:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import subprocess
 import sys
@@ -34,6 +35,10 @@ _FOLDERS = ("checkpoint", "history", MODELS, "report", "segmentation", "syntheti
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
 
 
+# Of the standard library's temporary files.
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
+
+
 def write_whole(path: Path, data: bytes | bytearray) -> None:
     """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +59,13 @@ def write_whole(path: Path, data: bytes | bytearray) -> None:
         if isinstance(error, OSError):  # A full disk says nothing of the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove, at any depth, what a kill left of files that `write_whole` was writing."""
+    for path in folder.rglob(".*"):
+        if _UNFINISHED.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
+            path.unlink(missing_ok=True)
 
 
 def write_named(path: Path, data: bytes) -> None:

@@ -225,7 +225,9 @@ class Worker:
                 reply = self._app_of(client)(message, context)
             if reply.has_content():
                 kept = context.state if trains else None
-                withhold(self.job.roles, reply.content, kept, self.job.stays)
+                # An exchange of an author's own kind may ask for something else than a model.
+                needed = message.metadata.message_type == MessageType.TRAIN
+                withhold(self.job.roles, reply.content, kept, self.job.stays, needed=needed)
             if trains:
                 self._require_planned_releases()
         finally:

@@ -10,7 +10,9 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from fedsim.errors import nearest
 from fedsim.method.flower_strategies import declared_for
+from fedsim.scenario.parameters import shown
 from fedsim.tasks.task import Task
 
 PAYLOADS = {
@@ -97,6 +99,28 @@ def capabilities(plugin: Any) -> Capabilities:
         keeps_state=said("keeps_state", bool),
         private=said("private", str) or "",
     )
+
+
+_TEXTS = ("payload", "made_for", "private")
+_SWITCHES = ("one_shot", "local", "linear", "order_matters", "needs_losses", "keeps_state")
+_BASES = ("fedsim.method.client", "fedsim.method.strategy")
+
+
+def ill_declared(plugin: Any) -> str:
+    """What a plugin's class declares and nobody can read, in words; "" where all can be read."""
+    kind = class_of(plugin)
+    # Others' classes may mean something else by these names.
+    if kind is None or not any(base.__module__ in _BASES for base in kind.__mro__):
+        return ""
+    for names, known, wanted in ((_TEXTS, str, "a text"), (_SWITCHES, bool, "True or False")):
+        for name in names:
+            value = getattr(kind, name, None)
+            if value is not None and not isinstance(value, known | property):
+                return f"{kind.__name__}.{name} is {shown(value)}, but must be {wanted}"
+    payload = getattr(kind, "payload", "") or ""
+    if isinstance(payload, str) and payload and payload not in PAYLOADS:
+        return f"{kind.__name__}.payload is {payload!r}{nearest(payload, PAYLOADS)}"
+    return ""
 
 
 def class_of(factory: Any) -> type | None:

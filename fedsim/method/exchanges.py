@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fedsim.grid.base import BaseGrid
 
 TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
+# What stands before the names of scores: metrics of an exchange begin with its kind.
+_TAKEN = ("external", "test", "val")
 _FLOWERS = (TRAIN, EVALUATE, MessageType.QUERY)
 
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
@@ -67,6 +69,11 @@ class Exchange:
     def __post_init__(self) -> None:
         if not self.kind.isidentifier() or self.kind.startswith("_"):
             raise ValueError(f"The kind of an exchange is a name, but it is {self.kind!r}.")
+        if self.kind in _TAKEN:
+            raise ValueError(
+                f"The kind of an exchange cannot be {self.kind!r}: its metrics would have the "
+                "names of scores. Choose another one."
+            )
 
     def made(self) -> list[Message]:
         """The messages."""

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fedsim.errors import FedsimError, RunError
 from fedsim.observers.base import End, Exchange, Finished, Observer, Progress, Reply, Row, Run
-from fedsim.raising import one_line, reraise_interruption
+from fedsim.raising import one_line, reraise_interruption, short_traceback
 from fedsim.randomness import kept
 
 _PAUSE = 0.2  # seconds between two calls of an observer's `working`
@@ -80,7 +81,7 @@ class Observers:
         for observer in self._who(method):
             tell: Callable[[Any], None] = getattr(observer, method)
             if observer.essential:
-                tell(what)
+                self._must_tell(observer, tell, what)
                 continue
             try:
                 with kept():
@@ -89,6 +90,19 @@ class Observers:
                 reraise_interruption(error)
                 self._leave_out(observer)
                 self.note(_LINE.format(self._name(observer), method, one_line(error)))
+
+    def _must_tell(self, observer: Observer, tell: Callable[[Any], None], what: Any) -> None:
+        """Tell an observer whose failure ends the run; of a full disk it is told as such."""
+        try:
+            tell(what)
+        except (FedsimError, OSError):
+            raise
+        except BaseException as error:
+            reraise_interruption(error)
+            raise RunError(
+                f"observer {self._name(observer)} failed in {tell.__name__}:\n"
+                f"{short_traceback(error)}"
+            ) from error
 
     def _who(self, method: str) -> list[Observer]:
         """The observers that have a method of their own; the others need not be asked."""

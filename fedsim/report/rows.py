@@ -418,8 +418,23 @@ def _method(run: Run) -> dict[str, Any]:
 
 
 def _method_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _flat({k: v for k, v in config.items() if k not in _NOT_THE_METHOD})
+    settings = {k: v for k, v in config.items() if k not in _NOT_THE_METHOD}
+    federation = settings.get("federation")
+    overrides = federation.get("overrides") if isinstance(federation, Mapping) else None
+    if isinstance(federation, Mapping) and isinstance(overrides, Mapping):
+        # What single clients have differs as a whole: key by key it would be told by what is null.
+        settings["federation"] = {k: v for k, v in federation.items() if k != "overrides"}
+    flat = _flat(settings)
+    if isinstance(overrides, Mapping):
+        flat["federation.overrides"] = _without_nulls(overrides)
     return {key: value for key, value in flat.items() if key not in _NOT_THE_DATA}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Mappings without the keys that are null, at any depth."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_nulls(one) for key, one in value.items() if one is not None}
 
 
 def _tell_apart(rows: Sequence[Row], paths: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError
+from fedsim.method.capabilities import ill_declared
 from fedsim.method.flower_strategies import filled_in, refusal
 from fedsim.raising import reraise_interruption
 from fedsim.registry import Registry
@@ -202,9 +203,15 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
 
 def check_overrides(document: Document, registry: Registry) -> Problems:
     """What `federation.overrides` names: plugins, their parameters, and what they send."""
-    from fedsim.scenario.fitting import misfits
+    from fedsim.scenario.fitting import misfits, without_private_form
     from fedsim.scenario.overrides import merged
 
+    others = {
+        group: (document.get((*to, "name")), registry.resolve(group, there))
+        for to, (group, _) in Scenario.blocks.items()
+        if group != "clients" and isinstance(there := document.get((*to, "name")), str)
+    }
+    of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
     overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
     if not isinstance(overrides, dict) or not isinstance(general, dict):
         return []  # The schema says so.
@@ -219,18 +226,21 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             wrong, found = _check_own(document, registry, "clients", at, block)
             problems += wrong
             if not wrong:
-                others = {
-                    group: (document.get((*to, "name")), registry.resolve(group, there))
-                    for to, (group, _) in Scenario.blocks.items()
-                    if group != "clients" and isinstance(there := document.get((*to, "name")), str)
-                }
-                fits = misfits(registry, others | {"clients": (block["name"], found)})
-                if why := fits.get("clients"):
+                here = {"clients": (block["name"], found)}
+                why = misfits(registry, others | here).get("clients")
+                if not why and of_records:
+                    why = without_private_form(registry, here)
+                if why:
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))
         wrapper = override.get("wrapper")
         if isinstance(wrapper, dict):
             at = (*path, "wrapper")
-            problems += _check_own(document, registry, "wrappers", at, wrapper)[0]
+            wrong, found = _check_own(document, registry, "wrappers", at, wrapper)
+            problems += wrong
+            if not wrong:
+                fits = misfits(registry, others | {"wrappers": (wrapper["name"], found)})
+                if why := fits.get("wrappers"):
+                    problems.append((document.place(at), f"{dotted(at)}: {why}"))
     return problems
 
 
@@ -273,7 +283,8 @@ def _check_block(
     factory, why = _resolved(registry, group, name, folders)
     if why:
         return [(name_place, f"{dotted(path)}.name: {why}")]
-    if group == "strategies" and (why := refusal(factory)):
+    why = refusal(factory) if group == "strategies" else ""
+    if why := why or ill_declared(factory):
         return [(name_place, f"{dotted(path)}.name: {why}")]
 
     own = model.own_keys()

@@ -46,7 +46,7 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
     data_name, dataset = found.get("datasets", ("", None))
     # A data set that names no task has images to classify, whoever wrote it.
     kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
-    for group in ("strategies", "clients", "models"):
+    for group in ("strategies", "clients", "models", "wrappers"):
         name, factory = found.get(group, ("", None))
         made_for = data_of(factory)
         if kind and made_for and made_for != kind:

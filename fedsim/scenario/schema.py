@@ -489,7 +489,9 @@ class Scenario(Block):
 
     def place(self, *path: str) -> str:
         """Where a key of a plugin's block, or the block, was written: "file.yaml:12", or ""."""
-        return self._places.get(path) or self._places.get(path[:1], "")
+        # What was not written itself came with the nearest block above it that was.
+        above = (path[:depth] for depth in range(len(path), 0, -1))
+        return next((at for one in above if (at := self._places.get(one))), "")
 
     def data_root(self) -> Path | None:
         """The folder of the data set; None: its embedded stand-in is generated."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from fedsim.errors import InputError
 from fedsim.tasks.facts import TaskFacts
 from fedsim.tasks.metric import Metric
 
@@ -172,6 +173,17 @@ class Task(ABC):
     def goal(self) -> str:
         """What a model learns; see `goal_of`."""
         return self.goal_of(self.classes)
+
+    def require_metrics(self) -> None:
+        """Raise InputError where the task is judged, or told, by a metric that it does not list."""
+        known = [metric.name for metric in self.metrics]
+        asked = {"headline": (self.headline,), "in_rounds": self.in_rounds}
+        for key, names in (asked | {"in_tables": self.in_tables}).items():
+            if wrong := [name for name in names if name not in known]:
+                raise InputError(
+                    f"task {self.name!r}: its {key} names {wrong[0]!r}, which is none of its "
+                    f"metrics: {', '.join(known)}"
+                )
 
     @property
     def facts(self) -> TaskFacts:

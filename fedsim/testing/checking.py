@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,9 @@ def kind_of(name: str) -> str:
             raise InputError(f"{name!r} is {which}", hint=hint)
         from fedsim.errors import nearest
 
+        for group, what in (("wrappers", "wrapper"), ("observers", "observer")):
+            if name in registry.names(group):
+                raise _unchecked(name, what)
         known = sorted({one for group in KINDS.values() for one in registry.names(group)})
         raise InputError(
             f"there is no plugin {name!r}{nearest(name, known)}",
@@ -112,6 +116,8 @@ def kind_of(name: str) -> str:
             "package.module:Class --plugins DIR",
         )
     found = registry.resolve("strategies", name)
+    if what := _what(found):
+        raise _unchecked(name, what)
     for group in KINDS.values():
         if _is_of(found, group):
             return group
@@ -119,6 +125,26 @@ def kind_of(name: str) -> str:
         f"{name!r} does not say which kind of plugin it is",
         hint="type --kind strategy, client, dataset, model or partition",
     )
+
+
+def _what(found: Any) -> str:
+    """Of a wrapper or an observer what it is; "" of anything else."""
+    from fedsim.method.wrapper import Wrapper
+    from fedsim.observers.base import Observer
+
+    kinds = ((Wrapper, "wrapper"), (Observer, "observer"))
+    is_class = inspect.isclass(found)
+    return next((what for base, what in kinds if is_class and issubclass(found, base)), "")
+
+
+def _unchecked(name: str, what: str) -> InputError:
+    """That there are no checks of a kind of plugin, and what to type instead."""
+    how = {
+        "wrapper": "fedsim check SCENARIO 'federation.overrides={CLIENT: {wrapper: {name: NAME}}}'",
+        "observer": "fedsim run SCENARIO --observe NAME",
+    }
+    kind = {"wrapper": "a wrapper", "observer": "an observer"}[what]
+    return InputError(f"{name!r} is {kind}, which has no checks", hint=f"type: {how[what]}")
 
 
 def _is_of(found: Any, group: str) -> bool:

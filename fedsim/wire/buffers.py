@@ -78,12 +78,19 @@ class Roles:
         return self.averaged | self.constants
 
     def model_in(self, content: RecordDict) -> str | None:
-        """The name of the record that holds a model: the agreed one, or the only one that can."""
+        """The name of the record that holds the model: the agreed one, or the only one that can."""
+        found = self.models_in(content)
+        return found[0] if len(found) == 1 else None
+
+    def models_in(self, content: RecordDict) -> list[str]:
+        """The name of that record or, where none is agreed, all that can hold a model.
+
+        What lies beside the agreed record is none, though it may have the names of the parameters,
+        as a control variate has.
+        """
         records = content.array_records if self.parameters else {}
         whole = [name for name, record in records.items() if self.parameters <= set(record)]
-        if self.record in whole:
-            return self.record
-        return whole[0] if len(whole) == 1 else None
+        return [self.record] if self.record in whole else whole
 
 
 def roles_of(
@@ -249,14 +256,12 @@ class Buffers:
         return _record({n: array for n, array in arrays.items() if n not in beside})
 
     def _completed(self, content: RecordDict, send: bool) -> RecordDict:
-        name = self.roles.model_in(content)
-        if name is None:
-            return content
         wanted = self.roles.buffers if send else self.roles.averaged
-        record = dict(content.array_records[name])
-        record |= {n: self._arrays[n] for n in wanted if n not in record}
         fresh = RecordDict(dict(content.items()))
-        fresh[name] = _record(record, self.roles.order)
+        for name in self.roles.models_in(content):
+            record = dict(content.array_records[name])
+            record |= {n: self._arrays[n] for n in wanted if n not in record}
+            fresh[name] = _record(record, self.roles.order)
         return fresh
 
     def _holds(self, state: RecordDict) -> bool:
@@ -297,7 +302,7 @@ class Buffers:
 def receive(
     roles: Roles, content: RecordDict, state: RecordDict, first: ArrayRecord | None = None
 ) -> None:
-    """The client's side: make the model of a message whole.
+    """The client's side: make each model of a message whole.
 
     The integer tensors that a message brings are kept, or the kept ones are added; so are the
     client's own parts of the model, and the frozen ones. A record of names says what was added.
@@ -308,20 +313,20 @@ def receive(
         state: of the client.
         first: the first arrays of all that stays; needed where something does.
     """
-    name = roles.model_in(content)
-    if name is None or not roles.constants | roles.stays:
+    if not roles.constants | roles.stays:
         return
-    record = dict(content.array_records[name])
-    if roles.constants and roles.constants <= set(record):
-        state[HELD] = _record({n: array for n, array in record.items() if n in roles.constants})
-    elif HELD in state.array_records:
-        record = dict(state.array_records[HELD]) | record
-    if roles.stays:
-        assert first is not None
-        own = state.array_records.get(LOCAL, first)
-        record |= {n: own[n] if n in roles.local else first[n] for n in roles.stays}
-        content[STAYS] = ConfigRecord({"names": sorted(roles.stays)})
-    content[name] = _record(record, roles.whole or roles.order)
+    for name in roles.models_in(content):
+        record = dict(content.array_records[name])
+        if roles.constants and roles.constants <= set(record):
+            state[HELD] = _record({n: array for n, array in record.items() if n in roles.constants})
+        elif HELD in state.array_records:
+            record = dict(state.array_records[HELD]) | record
+        if roles.stays:
+            assert first is not None
+            own = state.array_records.get(LOCAL, first)
+            record |= {n: own[n] if n in roles.local else first[n] for n in roles.stays}
+            content[STAYS] = ConfigRecord({"names": sorted(roles.stays)})
+        content[name] = _record(record, roles.whole or roles.order)
 
 
 def withhold(
@@ -329,6 +334,8 @@ def withhold(
     content: RecordDict,
     state: RecordDict | None = None,
     first: ArrayRecord | None = None,
+    *,
+    needed: bool = True,
 ) -> None:
     """The client's side: leave out of a reply's models what does not travel to the server.
 
@@ -338,13 +345,15 @@ def withhold(
         state: of the client; takes its own parts of the model, as training left them. None where
             nothing was trained.
         first: the first arrays of all that stays.
+        needed: whether the reply must hold the whole model. Where it need not, and does not, the
+            client's own parts stay as they were.
 
     Raises:
         ValueError: the reply lacks what is to be kept, or holds it in another form.
         DivergedError: what is to be kept is no numbers.
     """
     name = roles.model_in(content)
-    if roles.local and state is not None:
+    if roles.local and state is not None and (needed or name is not None):
         record = content.array_records[name] if name else ArrayRecord()
         state[LOCAL] = _own_parts(roles, record, first or ArrayRecord())
     unsent = roles.constants | roles.silent

@@ -100,7 +100,8 @@ def sharing_of(scenario: Scenario, model: nn.Module) -> Sharing:
     if not learns - own:
         raise rule.refusal(
             "leaves nothing to share: every parameter that is trained stays at the client",
-            "name less, or let everybody train alone: strategy.name=local_only",
+            "name less or, to let everybody train alone, leave the key out and type "
+            "strategy=local_only with a client method that keeps its model",
         )
     return Sharing(own, frozen)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 from fedsim import registry as registry_module
 from fedsim.api import run
 from fedsim.cli import main
-from fedsim.errors import InputError
+from fedsim.errors import InputError, RunError
 from fedsim.scenario import load
 from fedsim.trained.load import load_model
 from tests.docs.test_docs import install
@@ -147,6 +148,41 @@ def test_its_plugins_pass_the_checks(
     assert main(["check-plugin", plugin, "--plugins", str(Path(scenario).parent), *words]) == 0, (
         capsys.readouterr()
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("headline", "nosuch", r"its headline names 'nosuch', which is none of its metrics"),
+        ("in_rounds", ("psnr", "ssim"), r"its in_rounds names 'ssim'"),
+        ("in_tables", ("mse",), r"its in_tables names 'mse'"),
+    ],
+)
+def test_a_task_is_told_by_metrics_that_it_has(
+    key: str, value: object, words: str, scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from denoise import Denoising
+
+    monkeypatch.setattr(Denoising, key, value)
+    with pytest.raises(InputError, match=words):
+        run(scenario, *NAMES, "rounds=1")
+
+
+def test_predictions_that_are_no_numbers_end_the_run(
+    scenario: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from denoise import Denoising
+
+    found = Denoising.predict
+
+    def spoilt(self: Denoising, *arguments: Any) -> np.ndarray:
+        values = found(self, *arguments)
+        values[:2] = np.nan
+        return values
+
+    monkeypatch.setattr(Denoising, "predict", spoilt)
+    with pytest.raises(RunError, match=r"'image-to-image' predicts NaN for 2 of \d+ images"):
+        run(scenario, *NAMES, "rounds=1", runs=tmp_path)
 
 
 def test_methods_of_other_tasks_are_refused_and_those_that_go_named(scenario: str) -> None:

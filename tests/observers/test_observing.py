@@ -6,11 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedsim import InputError, Observer, Result, run
+from fedsim import InputError, Observer, Result, RunError, run
 from fedsim.api import resume
 from fedsim.cli import main
 from fedsim.errors import Interruption
@@ -258,3 +259,18 @@ def test_observers_that_are_named_twice_are_added_once(place: Path) -> None:
 def test_an_object_that_is_no_observer_is_refused(place: Path) -> None:
     with pytest.raises(InputError, match="observers: 3 is no observer"):
         run(place / "tiny.yaml", *FAST, runs=place / "never", observers=[3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("observers", ["watchers.Keeps", Observer()])
+def test_observers_are_a_list_of_objects(observers: Any, place: Path) -> None:
+    with pytest.raises(InputError, match="expected a list of objects, got") as error:
+        run(place / "tiny.yaml", *FAST, runs=place / "never", observers=observers)
+    assert "observers=[" in str(error.value)
+
+
+def test_an_essential_observer_that_raises_is_named(place: Path, watchers: Any) -> None:
+    class Must(watchers.Raises):  # type: ignore[misc]
+        essential = True
+
+    with pytest.raises(RunError, match=r"observer 'Must' failed in round:"):
+        run(place / "tiny.yaml", *FAST, runs=place / "must", observers=[Must("round")])

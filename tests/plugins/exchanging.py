@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim import Client, Exchange, RoundState, Site, Wrapper
 from fedsim.clients.supervised import Supervised
 from fedsim.method.exchanges import Aggregated
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.wire.flower import tensor_record, tensors
+from fedsim.wire.flower import load_state, tensor_record, tensors
 
 
 class Twice(FedAvg):
@@ -109,3 +109,111 @@ class Negates(Wrapper):
             {name: (self.times * value).astype(np.float32) for name, value in arrays.items()}
         )
         return reply
+
+
+class TrainsTwice(FedAvg):
+    """Two trainings a round, one after the other."""
+
+    def next(self, state: RoundState) -> Exchange | None:
+        if state.exchange > 1:
+            return None
+        return super().next(RoundState(**vars(state) | {"exchange": 0}))
+
+    def exchanges(self, rounds: int) -> int:
+        return 2 * rounds
+
+
+class Odd(FedAvg):
+    """Makes an exchange that cannot be: "twice", of a "kind" that scores have, or "none" at all."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def next(self, state: RoundState) -> Exchange | None:
+        if state.exchange:
+            return None
+        content = RecordDict({"arrays": state.arrays})
+        kind, clients = "train", None
+        if self.what == "twice":
+            clients = [0, 0, 1]
+        elif self.what == "none":
+            return None
+        else:
+            kind = self.what
+        return state.ask(kind, content, lambda replies: (None, None), clients)
+
+
+class Shifted(FedAvg):
+    """Sends the global model plus one."""
+
+    history = "full"
+
+    def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
+        moved = {name: value + 1 for name, value in tensors(arrays).items()}
+        content = super().content(server_round, arrays, config)
+        content["arrays"] = tensor_record(moved)
+        return content
+
+
+class Echoes(Supervised):
+    """Learns nothing: answers with what it was sent."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        return RecordDict({"arrays": content.array_records["arrays"], "metrics": metrics})
+
+
+class SeveralModels(FedAvg):
+    """First asks for the sums of two models that one message brings, then trains."""
+
+    def next(self, state: RoundState) -> Exchange | None:
+        if state.exchange == 0:
+            content = RecordDict({"one": state.arrays, "two": state.arrays})
+            return state.ask("sums", content, self.read)
+        if state.exchange == 1:
+            return super().next(RoundState(**vars(state) | {"exchange": 0}))
+        return None
+
+    def read(self, replies: Iterable[Message]) -> Aggregated:
+        sums = [reply.content.metric_records["metrics"]["sum"] for reply in replies]
+        return None, MetricRecord({"spread": max(sums) - min(sums)})
+
+
+class Sums(Supervised):
+    """Also answers "sums": whether both models of a message can be loaded."""
+
+    def sums(self, content: RecordDict, site: Site) -> RecordDict:
+        found = []
+        for name in ("one", "two"):
+            model = site.new_model()
+            load_state(model, content.array_records[name])
+            found.append(sum(float(value.sum()) for value in model.state_dict().values()))
+        assert found[0] == found[1]
+        metrics = {"num-examples": len(site.train), "sum": found[0]}
+        return RecordDict({"metrics": MetricRecord(metrics)})
+
+
+class Quiet(Wrapper):
+    """Changes nothing, and has the private form of what it wraps."""
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        return self.inner.private_steps(units, expected_batch)
+
+
+class NoPrivate(Supervised):
+    """Declares that it has no private form."""
+
+    private = "none"
+
+
+class Misdeclared(FedAvg):
+    """Says with a text what is true or false."""
+
+    one_shot = "yes"  # type: ignore[assignment]
+
+
+class Misspelt(FedAvg):
+    """Says what clients send in a word that nobody knows."""
+
+    payload = "array"

@@ -264,6 +264,24 @@ def test_a_kind_that_cannot_be_seen_is_asked_for() -> None:
         kind_of("fedavgg")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("exchanging:Quiet", "is a wrapper, which has no checks"),
+        ("flip_labels", "is a wrapper"),
+        ("watchers:Keeps", "is an? observer"),
+        ("mlflow", "is an? observer"),
+    ],
+)
+def test_wrappers_and_observers_are_named_as_what_has_no_checks(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(PLUGINS[0])
+    with pytest.raises(InputError, match=words) as error:
+        kind_of(name)
+    assert "type: fedsim" in str(error.value)
+
+
 def test_what_is_typed_for_a_kind_are_the_groups() -> None:
     assert tuple(KINDS) == TYPED
     untyped = {"wrappers", "observers"}
