@@ -21,6 +21,7 @@ MODULES = (
     "fedsim.method",
     "fedsim.models",
     "fedsim.privacy",
+    "fedsim.robust",
     "fedsim.tasks",
     "fedsim.tasks.segmentation",
     "fedsim.testing",

@@ -1,0 +1,61 @@
+"""How far clients' arrays are from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.method.received import Arrays
+
+_BLOCK = 1 << 16  # coordinates of all clients that are float64 at a time
+
+
+def blocks(rows: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
+    """Some coordinates of all clients at a time, float64 [clients, at most 65,536]."""
+    for name in rows[0]:
+        flat = [row[name].reshape(-1) for row in rows]
+        for start in range(0, flat[0].size, _BLOCK):
+            yield np.stack([one[start : start + _BLOCK] for one in flat]).astype(np.float64)
+
+
+def squared_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+    """Squared Euclidean distances between clients.
+
+    The sum of squared differences is taken: |x|^2 + |y|^2 - 2 xy loses all digits where two
+    updates are nearly alike, which is what an attacker sends.
+
+    Args:
+        rows: what each client sent, real arrays of the same names and shapes.
+
+    Returns:
+        float64 [clients, clients], symmetric, 0 on the diagonal.
+    """
+    found = np.zeros((len(rows), len(rows)))
+    for part in blocks(rows):
+        for one in range(len(rows) - 1):
+            apart = part[one + 1 :] - part[one]
+            found[one, one + 1 :] += np.einsum("ij,ij->i", apart, apart)
+    return found + found.T
+
+
+def norms(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+    """The Euclidean norm of each client's arrays, float64 [clients]."""
+    found = np.zeros(len(rows))
+    for part in blocks(rows):
+        found += np.einsum("ij,ij->i", part, part)
+    return np.sqrt(found)
+
+
+def cosine_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+    """1 - cosine between clients, float64 [clients, clients]; 1 to a client that sent zeros."""
+    products = np.zeros((len(rows), len(rows)))
+    for part in blocks(rows):
+        products += part @ part.T
+    lengths = norms(rows)
+    both = np.outer(lengths, lengths)
+    found: NDArray[np.float64] = 1 - np.divide(
+        products, both, out=np.zeros_like(both), where=both > 0
+    )
+    return found

@@ -1,0 +1,317 @@
+"""The rules: each makes one set of arrays of what clients sent."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.method.received import Arrays
+from fedsim.robust.distances import cosine_distances, norms, squared_distances
+
+Weights = NDArray[np.float64]
+
+
+def mean(rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    """The weighted mean, float64; weights of 0 leave a client out, whatever it sent."""
+    shares = weights / weights.sum()
+    found: Arrays = {}
+    for share, row in zip(shares, rows, strict=True):
+        if share:
+            for name, value in row.items():
+                scaled = share * value.astype(np.float64)
+                found[name] = found[name] + scaled if name in found else scaled
+    return found
+
+
+def krum_scores(distances: NDArray[np.float64], byzantine: int) -> NDArray[np.float64]:
+    """Sums of squared distances to the n - f - 2 nearest others (Blanchard et al. 2017).
+
+    Args:
+        distances: squared, [n, n].
+        byzantine: f, clients that may send anything.
+
+    Raises:
+        ValueError: there is no such neighbour.
+    """
+    near = len(distances) - byzantine - 2
+    if near < 1:
+        raise ValueError(
+            f"byzantine: {byzantine} of {len(distances)} clients leave Krum no neighbour to "
+            f"compare with: it needs at least {byzantine + 3} clients"
+        )
+    others = distances + np.diag(np.full(len(distances), np.inf))
+    found: NDArray[np.float64] = np.sort(others, axis=1)[:, :near].sum(axis=1)
+    return found
+
+
+def copod(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Outlier scores by empirical copulas (Li et al., "COPOD", 2020), as PyOD computes them.
+
+    Args:
+        features: [n, columns]; every row is compared with all rows.
+
+    Returns:
+        float64 [n]; the larger, the farther out.
+    """
+    count = len(features)
+    below = (features[None] <= features[:, None]).sum(axis=1) / count
+    above = (features[None] >= features[:, None]).sum(axis=1) / count
+    left, right = -np.log(below), -np.log(above)
+    centred = features - features.mean(axis=0)
+    spread = np.square(centred).mean(axis=0)
+    skew = np.divide(
+        (centred**3).mean(axis=0), spread**1.5, out=np.zeros_like(spread), where=spread > 0
+    )
+    side = np.sign(skew)
+    of_tail = -left * np.sign(side - 1) + right * np.sign(side + 1)
+    found: NDArray[np.float64] = np.maximum(of_tail, (left + right) / 2).sum(axis=1)
+    return found
+
+
+@dataclass
+class Rule(ABC):
+    """What is made of what clients sent. Clients count alike unless a rule says otherwise."""
+
+    @classmethod
+    def parameters(cls) -> list[str]:
+        """The names of the parameters that the rule has."""
+        return [one.name for one in fields(cls) if one.init]
+
+    def require(self, clients: int) -> None:  # noqa: B027
+        """Raise ValueError where the rule is undefined for so many clients."""
+
+    @abstractmethod
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """One set of arrays, float64.
+
+        Args:
+            rows: what each client sent, floating arrays of the same names and shapes.
+            weights: of a mean, [clients].
+        """
+
+
+@dataclass
+class Median(Rule):
+    """Coordinate-wise median (Yin et al. 2018)."""
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """The middle value of each coordinate, the mean of two."""
+        return {
+            name: np.median(np.stack([row[name] for row in rows]).astype(np.float64), axis=0)
+            for name in rows[0]
+        }
+
+
+@dataclass
+class TrimmedMean(Rule):
+    """Coordinate-wise mean without the f largest and the f smallest values (Yin et al. 2018)."""
+
+    byzantine: int = 1
+
+    def require(self, clients: int) -> None:
+        """See `Rule`."""
+        if clients <= 2 * self.byzantine:
+            raise ValueError(
+                f"byzantine: without the {self.byzantine} largest and the {self.byzantine} "
+                f"smallest of {clients} values none is left: it needs at least "
+                f"{2 * self.byzantine + 1} clients"
+            )
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """The mean of the values between."""
+        self.require(len(rows))
+        cut = slice(self.byzantine, len(rows) - self.byzantine)
+        return {
+            name: np.sort(np.stack([row[name] for row in rows]).astype(np.float64), axis=0)[
+                cut
+            ].mean(axis=0)
+            for name in rows[0]
+        }
+
+
+@dataclass
+class Krum(Rule):
+    """The client whose neighbours are nearest, or the mean of several (Blanchard et al. 2017).
+
+    Attributes:
+        byzantine: f, clients that may send anything. The proof needs n >= 2 f + 3.
+        chosen: clients of least score whose mean is taken; 1 is Krum, more is Multi-Krum.
+    """
+
+    byzantine: int = 1
+    chosen: int = 1
+
+    def require(self, clients: int) -> None:
+        """See `Rule`."""
+        krum_scores(np.zeros((clients, clients)), self.byzantine)
+        if self.chosen > clients:
+            raise ValueError(f"chosen: {self.chosen} of {clients} clients cannot be chosen")
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """Of equal scores the first clients are taken."""
+        self.require(len(rows))
+        scores = krum_scores(squared_distances(rows), self.byzantine)
+        taken = np.zeros(len(rows))
+        taken[np.argsort(scores, kind="stable")[: self.chosen]] = 1.0
+        return mean(rows, taken)
+
+
+@dataclass
+class Bulyan(Rule):
+    """Krum again and again, then a trimmed mean of those chosen (El Mhamdi et al. 2018).
+
+    n - 2 f clients are chosen one by one; of each coordinate the n - 4 f values nearest to their
+    median are averaged.
+
+    Attributes:
+        byzantine: f. The rule needs n >= 4 f + 3.
+    """
+
+    byzantine: int = 1
+
+    def require(self, clients: int) -> None:
+        """See `Rule`."""
+        if clients < 4 * self.byzantine + 3:
+            raise ValueError(
+                f"byzantine: Bulyan needs at least {4 * self.byzantine + 3} clients for "
+                f"{self.byzantine}, and there are {clients}"
+            )
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """See the class."""
+        self.require(len(rows))
+        distances = squared_distances(rows)
+        left = list(range(len(rows)))
+        chosen: list[int] = []
+        while len(chosen) < len(rows) - 2 * self.byzantine:
+            near = max(1, len(left) - self.byzantine - 2)
+            among = distances[np.ix_(left, left)]
+            # The distance of a client to itself is the first.
+            scores = np.sort(among, axis=1)[:, 1 : near + 1].sum(axis=1)
+            # Two that are each other's nearest have one score: the one nearer to all is taken.
+            chosen.append(left.pop(int(np.lexsort((among.sum(axis=1), scores))[0])))
+        kept = len(chosen) - 2 * self.byzantine
+        found: Arrays = {}
+        for name in rows[0]:
+            values = np.stack([rows[one][name] for one in sorted(chosen)]).astype(np.float64)
+            far = np.abs(values - np.median(values, axis=0))
+            nearest = np.argsort(far, axis=0, kind="stable")[:kept]
+            found[name] = np.take_along_axis(values, nearest, axis=0).mean(axis=0)
+        return found
+
+
+@dataclass
+class GeometricMedian(Rule):
+    """The point of least summed distance, smoothed (Pillutla et al., "RFA", 2022).
+
+    Attributes:
+        iterations: of Weiszfeld's algorithm. It begins at the coordinate-wise median, and not at
+            the mean as the paper's: from there a few steps do not come back from a far client.
+        smoothing: a client nearer than that counts no more than one at that distance.
+    """
+
+    iterations: int = 8
+    smoothing: float = 1e-6
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """Weighted as a mean would be."""
+        found = Median().combine(rows, weights)
+        for _ in range(self.iterations):
+            apart = [{name: value - found[name] for name, value in row.items()} for row in rows]
+            found = mean(rows, weights / np.maximum(self.smoothing, norms(apart)))
+        return found
+
+
+@dataclass
+class DOS(Rule):
+    """Outlier scores of clients' distances as weights (Alkhunaizi et al. 2022, "SPAFD").
+
+    The rows of the matrices of Euclidean and of cosine distances are scored by COPOD; weights are
+    the softmax of the negative sum of both scores. No weight is 0: a client that sends a model far
+    enough away moves the result, however small its weight.
+    """
+
+    def weights(self, rows: Sequence[Arrays]) -> Weights:
+        """What each client counts, [clients], 1 in all."""
+        euclidean = np.sqrt(squared_distances(rows))
+        scores = copod(euclidean) + copod(cosine_distances(rows))
+        shares = np.exp(scores.min() - scores)
+        found: Weights = shares / shares.sum()
+        return found
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """The mean by these weights."""
+        return mean(rows, self.weights(rows))
+
+
+@dataclass
+class NormClipping(Rule):
+    """The weighted mean of changes that are shortened to a norm (Sun et al. 2019).
+
+    f colluders of n move the mean by at most f / n times the norm in a round, where clients count
+    alike.
+
+    Attributes:
+        radius: the largest norm of a client's change.
+    """
+
+    radius: float = 1.0
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """Rows are changes."""
+        return _clipped_mean(rows, weights, self.radius)
+
+
+@dataclass
+class CentredClipping(Rule):
+    """Changes are shortened around the aggregate of the round before (Karimireddy et al. 2021).
+
+    Attributes:
+        radius: the largest norm of what a client's change differs from the centre by.
+        iterations: how often the centre is moved.
+        centre: the aggregate of the round before; {} in the first.
+    """
+
+    radius: float = 1.0
+    iterations: int = 1
+    centre: Arrays = field(default_factory=dict, init=False)
+
+    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+        """Rows are changes. The centre is kept for the next round."""
+        centre = self.centre or {name: np.zeros(value.shape) for name, value in rows[0].items()}
+        for _ in range(self.iterations):
+            apart = [{name: value - centre[name] for name, value in row.items()} for row in rows]
+            step = _clipped_mean(apart, weights, self.radius)
+            centre = {name: value + step[name] for name, value in centre.items()}
+        self.centre = centre
+        return centre
+
+
+RULES: dict[str, type[Rule]] = {
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "krum": Krum,
+    "bulyan": Bulyan,
+    "geometric_median": GeometricMedian,
+    "dos": DOS,
+    "norm_clipping": NormClipping,
+    "centred_clipping": CentredClipping,
+}
+"""Name in a scenario -> class."""
+
+
+def _clipped_mean(rows: Sequence[Arrays], weights: Weights, radius: float) -> Arrays:
+    """The weighted mean of rows, each at most `radius` long."""
+    lengths = norms(rows)
+    factors = np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(rows)), where=lengths > 0))
+    shares = weights / weights.sum() * factors
+    found: Arrays = {}
+    for share, row in zip(shares, rows, strict=True):
+        for name, value in row.items():
+            scaled = share * value.astype(np.float64)
+            found[name] = found[name] + scaled if name in found else scaled
+    return found
