@@ -5,12 +5,12 @@ A class that declares nothing, a third party's for instance, is let through.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim.errors import nearest
 from fedsim.method.flower_strategies import declared_for
 from fedsim.scenario.parameters import shown
 from fedsim.tasks.task import Task
@@ -117,9 +117,13 @@ def ill_declared(plugin: Any) -> str:
             value = getattr(kind, name, None)
             if value is not None and not isinstance(value, known | property):
                 return f"{kind.__name__}.{name} is {shown(value)}, but must be {wanted}"
-    payload = getattr(kind, "payload", "") or ""
-    if isinstance(payload, str) and payload and payload not in PAYLOADS:
-        return f"{kind.__name__}.payload is {payload!r}{nearest(payload, PAYLOADS)}"
+    payload = getattr(kind, "payload", "")
+    if not isinstance(payload, str):
+        return ""
+    # A word of the author's own says that what is sent is something else.
+    near = difflib.get_close_matches(payload, PAYLOADS, n=1, cutoff=0.75)
+    if payload not in PAYLOADS and near:
+        return f"{kind.__name__}.payload is {payload!r} (did you mean {near[0]!r}?)"
     return ""
 
 
