@@ -4,9 +4,15 @@ As plain top-level packages they would collide with a user's own `strategies/` f
 driver's working directory first on its workers' path. Everything else is in pyproject.toml.
 """
 
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 ROOMS = ("strategies", "clients", "scenarios")
+
+# Modules that were moved since an earlier build would be packed, too.
+shutil.rmtree(Path(__file__).parent / "build" / "lib", ignore_errors=True)
 
 packages = find_packages(include=["fedsim", "fedsim.*"])
 for room in ROOMS:

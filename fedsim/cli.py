@@ -30,7 +30,7 @@ from fedsim.errors import (
     Problem,
     nearest,
 )
-from fedsim.raising import interrupted, one_line
+from fedsim.raising import forget_signals, interrupted, note_signal, one_line
 from fedsim.terminal.completion import complete
 from fedsim.terminal.printing import error, say
 from fedsim.verbs import (
@@ -64,7 +64,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    finally:
+        forget_signals()
+
+
+def _run(arguments: Sequence[str]) -> int:
     verbose = "-v" in arguments or "--verbose" in arguments
     _interruptions.clear()
     with contextlib.suppress(ValueError):  # Not in the main thread.
@@ -112,6 +118,7 @@ _TWICE_SECONDS = 1.0
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Stop in good order; at once, where a person asks for the second time."""
     _interruptions.append(time.monotonic())
+    note_signal(number)
     if len(_interruptions) > 1:
         # make and timeout tell their child, and its whole group besides: twice is once then.
         if _interruptions[-1] - _interruptions[0] < _TWICE_SECONDS:

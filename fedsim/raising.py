@@ -46,12 +46,28 @@ def reraise_interruption(error: BaseException) -> None:
                 raise error
 
 
+_signals: list[int] = []
+
+
+def note_signal(number: int) -> None:
+    """A person asked this process to stop: what ends it from here on is that."""
+    _signals.append(number)
+
+
+def forget_signals() -> None:
+    """A command has ended."""
+    _signals.clear()
+
+
 def interrupted(error: BaseException) -> bool:
     """Whether a person's interruption ended what raised this.
 
     A compiled module that is interrupted while it is imported raises an ImportError in the place of
-    what it was sent; a plugin may do the like.
+    what it was sent; a plugin may do the like. Where an interruption was lost in foreign code, what
+    fails next, such as a Ray that got the same signal, fails because of it.
     """
+    if _signals:
+        return True
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedsim.errors import FedsimError, RunError
@@ -79,29 +79,27 @@ class Observers:
 
     def _tell(self, method: str, what: Any) -> None:
         for observer in self._who(method):
-            tell: Callable[[Any], None] = getattr(observer, method)
             if observer.essential:
-                self._must_tell(observer, tell, what)
+                self._must_tell(observer, method, what)
                 continue
             try:
                 with kept():
-                    tell(what)
+                    getattr(observer, method)(what)
             except BaseException as error:
                 reraise_interruption(error)
                 self._leave_out(observer)
                 self.note(_LINE.format(self._name(observer), method, one_line(error)))
 
-    def _must_tell(self, observer: Observer, tell: Callable[[Any], None], what: Any) -> None:
+    def _must_tell(self, observer: Observer, method: str, what: Any) -> None:
         """Tell an observer whose failure ends the run; of a full disk it is told as such."""
         try:
-            tell(what)
-        except (FedsimError, OSError):
+            getattr(observer, method)(what)
+        except (FedsimError, OSError, KeyboardInterrupt):
             raise
         except BaseException as error:
             reraise_interruption(error)
             raise RunError(
-                f"observer {self._name(observer)} failed in {tell.__name__}:\n"
-                f"{short_traceback(error)}"
+                f"observer {self._name(observer)} failed in {method}:\n{short_traceback(error)}"
             ) from error
 
     def _who(self, method: str) -> list[Observer]:

@@ -148,6 +148,14 @@ def test_an_error_in_the_place_of_an_interruption_is_one(
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_what_fails_after_a_lost_interruption_is_one(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(tiny, tmp_path, "client=misbehaving:Loses") == 130
+    assert "to go on, type: fedsim run --resume" in capsys.readouterr().err
+    assert _run(tiny, tmp_path, "client={name: 'misbehaving:Misbehaves', what: exits with 0}") == 1
+
+
 def _in_its_place() -> ImportError:
     try:
         try:

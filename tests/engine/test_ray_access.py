@@ -194,7 +194,7 @@ def test_who_ends_the_whole_group_interrupts_a_run_that_can_go_on(
     os.killpg(process.pid, signal.SIGTERM)
     process.terminate()
     _, told = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert told.startswith("error: interrupted; to go on, type: fedsim run --resume ")
     assert len(told.splitlines()) == 1
     (record,) = tmp_path.glob("runs/*/*-seed0/run.json")

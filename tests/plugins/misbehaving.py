@@ -69,6 +69,16 @@ class Replaces(Supervised):
         raise AssertionError("not interrupted")
 
 
+class Loses(Supervised):
+    """Loses an interruption, as foreign code may, and then fails."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Swallow what a person sent."""
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("the store has gone")
+
+
 class Dies(Supervised):
     """Ends its own process by SIGKILL at one client and round, `times` times in all."""
 
