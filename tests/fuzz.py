@@ -69,10 +69,12 @@ def kind_of(number: int) -> str:
 
 def warm() -> None:
     """Import what the verbs import, so that a fork of this process need not."""
-    names = ("api", "auditing", "cleaning", "report.page", "report.compare", "report.export")
-    for name in (*(f"fedsim.{name}" for name in names), "opacus", "monai.networks.nets"):
-        importlib.import_module(name)
-    for name in ("SimpleITK", "nibabel", "matplotlib.figure", "matplotlib.font_manager"):
+    for name in (
+        *("fedsim.api.running", "fedsim.engine.auditing", "fedsim.folder.cleaning"),
+        *("fedsim.report.page", "fedsim.report.compare", "fedsim.report.export"),
+        *("opacus", "monai.networks.nets", "SimpleITK", "nibabel"),
+        *("matplotlib.figure", "matplotlib.font_manager"),
+    ):
         importlib.import_module(name)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import kind_of, numbers_of, try_input
+from tests.fuzz import kind_of, numbers_of, try_input, warm
 from tests.fuzzing.bank import make_bank
 from tests.fuzzing.kinds import KINDS, Box, Input, draw
 from tests.fuzzing.watch import changes, findings, run_forked, run_process, snapshot
@@ -162,3 +162,19 @@ def test_a_few_inputs_pass(number: int, bank: Path, tmp_path: Path) -> None:
     root.mkdir()
     tried = try_input(number, 3, kind_of(number), bank, root, 120.0)
     assert tried["findings"] == [], tried
+
+
+@pytest.mark.parametrize("script", ["fuzz", "kill_anywhere", "filter_study"])
+def test_what_is_typed_as_a_script_can_be_started(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.{script}", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_what_the_verbs_import_is_there() -> None:
+    warm()
