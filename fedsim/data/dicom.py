@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import locale
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -173,7 +174,7 @@ def _window(tags: Mapping[str, str]) -> tuple[float, float] | None:
 
 def _read(path: Path) -> Any:
     require_regular(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FileNotFoundError(2, "the file does not exist", str(path))
     try:
         with same_locale():

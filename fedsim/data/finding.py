@@ -73,7 +73,10 @@ def located(root: Path, rows: Sequence[Row], name: str) -> tuple[dict[str, Path]
         InputError: several files fit a row, or one file fits two.
     """
     paths = {row.where: root / row["path"] for row in rows}
-    missing = [row for row in rows if _is_name(row["path"]) and not paths[row.where].is_file()]
+    # os.path takes a name that no file can have for one that is not there; Path raises.
+    missing = [
+        row for row in rows if _is_name(row["path"]) and not os.path.isfile(paths[row.where])
+    ]
     if not missing:
         return paths, ""
     by_name: dict[str, list[Path]] = {}

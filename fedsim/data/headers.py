@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,6 @@ def by_headers(paths: Sequence[Path], groups: Sequence[str], sites: Sequence[str
 
 def _file(path: Path) -> Path | None:
     """The DICOM file that stands for a record; None where it is none."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return next(iter(dicom.series_in(path)), None)
-    return path if path.is_file() and dicom.is_dicom(path) else None
+    return path if os.path.isfile(path) and dicom.is_dicom(path) else None

@@ -30,9 +30,9 @@ def check_root(name: str, root: Path, layout: str) -> None:
     """
     wrong = ""
     try:
-        if not root.exists():
+        if not os.path.exists(root):
             wrong = "does not exist"
-        elif not root.is_dir():
+        elif not os.path.isdir(root):
             wrong = "is not a folder"
         elif not any(root.iterdir()):
             wrong = "is empty"

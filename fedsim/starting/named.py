@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def scenario_of(
     """
     if is_file(name) or name in scenarios.names():
         return scenarios.load(name, overrides, seed)
-    if Path(name).expanduser().is_dir():
+    if os.path.isdir(Path(name).expanduser()):
         root = Path(name).expanduser().absolute()
         text = draft(look(root), name_of(root), progress).text
         return loaded(text, overrides, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -100,9 +101,9 @@ class _Files:
         if not value or "\0" in value:
             return ""
         try:
-            if path.is_dir():
+            if os.path.isdir(path):
                 return "volumes" if plain(value) != "." and dicom.series_in(path) else ""
-            if path.is_file():
+            if os.path.isfile(path):
                 return _kind(path)
         except OSError:  # a name that no file can have
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def load_model(
         InputError: there is none, it is damaged or was edited, or its architecture is not here.
     """
     path = Path(run)
-    alone = path.suffix == SUFFIX and not path.is_dir()
+    alone = path.suffix == SUFFIX and not os.path.isdir(path)
     if alone and client is not None:
         raise InputError(f"{path} is one model: no client can be chosen from it")
     file = path if alone else model_file(_require_run(path), client)

@@ -69,7 +69,7 @@ def find_files(
             problems.append(Problem(str(place), "does not exist"))
             continue
         here = [place]
-        if place.is_dir():
+        if os.path.isdir(place):
             try:
                 here = _volumes_in(place) if volumes else images_below(place)
             except (InputError, OSError) as error:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from fedsim.data.folder import ONE_SITE, Folder
 from fedsim.data.store import prepare
+from fedsim.engine.federation import build_federation
 from fedsim.errors import InputError
+from fedsim.scenario import load
 
 
 def images(root: Path, *names: str) -> Path:
@@ -148,3 +150,19 @@ def test_a_table_changes_the_store(tmp_path):
     second = prepare(Folder(), cache=tmp_path / "cache", **options)
     assert second.groups.tolist() == [0, 1, 1]
     assert second.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("name", ["x" * 400 + ".png", "y" * 300, "z/" * 3000 + "a.png"])
+def test_a_name_that_no_file_can_have_is_one_that_is_not_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for k in range(4):
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(data / f"i{k}.png")
+    rows = [f"i{k}.png,{'a' if k % 2 else 'b'}" for k in range(4)] + [f"{name},a"]
+    (data / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    words = ["data={name: folder, size: 16}", f"data.root={data}", "federation.clients=1"]
+    with pytest.raises(InputError, match="1 of 5 images of 'folder' cannot be read"):
+        build_federation(load("isic_iid_fedavg", words), 0)

@@ -92,12 +92,12 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
         Unreadable: the file is missing, truncated, no volume, or has channels to choose from.
     """
     for file in files_of(path):
-        if not file.exists():
+        if not os.path.exists(file):
             needed = os.path.relpath(file, path.parent)
             raise Unreadable("does not exist" if file == path else f"needs {needed}: no file")
     if path.suffix.lower() in (".mhd", ".mha") and not _header(path)[0].get(_DATA, "LOCAL"):
         raise Unreadable(f"names no file with its voxels: {_DATA} is empty")
-    if path.is_dir() or dicom.has_name(path):
+    if os.path.isdir(path) or dicom.has_name(path):
         array, affine = _of_itk(read_series(path))
     elif path.name.lower().endswith((".nii", ".nii.gz")):
         array, affine = _read_nifti(path)
@@ -153,7 +153,7 @@ def files_of(path: Path) -> list[Path]:
     one a line after LIST, or counted by a pattern ("slice%03d.raw 1 20 1"). Of a folder: its DICOM
     files.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return [path, *dicom.series_in(path)]
     if path.suffix.lower() == ".nrrd":
         name, listed = _nrrd_data(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_series(path: Path) -> Any:
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         with dicom.same_locale():
-            return _series(path, SimpleITK) if path.is_dir() else _file(path, SimpleITK)
+            return _series(path, SimpleITK) if os.path.isdir(path) else _file(path, SimpleITK)
     except OSError as error:
         raise Unreadable(str(error.strerror or error)) from error
     except RuntimeError as error:
