@@ -32,26 +32,14 @@ from fedsim.scenario.checks import (
     dotted,
     make_absolute,
 )
-from fedsim.scenario.extending import compose, standalone
-from fedsim.scenario.files import find, header, headline, names, source
+from fedsim.scenario.extending import compose
+from fedsim.scenario.files import find
 from fedsim.scenario.merging import EXTENDS, OBSERVE, PROFILE_KEYS, apply_profile, observe, put
 from fedsim.scenario.parameters import explain
-from fedsim.scenario.schema import Block, Data, PluginBlock, Resources, Scenario
+from fedsim.scenario.schema import Block, Scenario
 from fedsim.scenario.yaml_lines import Document, KeyPath, Place
 
-__all__ = [
-    "Data",
-    "PluginBlock",
-    "Resources",
-    "Scenario",
-    "activate_plugins",
-    "header",
-    "headline",
-    "load",
-    "names",
-    "source",
-    "standalone",
-]
+__all__ = ["activate_plugins", "load"]
 
 
 def load(
