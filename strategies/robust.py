@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim.method import Arrays, Received
-from fedsim.robust import RULES, CentredClipping, NormClipping, Rule
+from fedsim.robust import RULES, CentredClipping, Rule
 from fedsim.strategies.server_momentum import ServerMomentum
 from fedsim.wire import Codec, tensors
 
@@ -86,8 +86,7 @@ class Robust(ServerMomentum):
         """What the rule makes of what clients sent, float64."""
         replies = list(received)
         weights = np.array([one.weight for one in replies], dtype=np.float64)
-        changes = isinstance(self._rule, NormClipping | CentredClipping)
-        if not changes:
+        if not self._rule.of_changes:
             return self._rule.combine([_floating(one.arrays) for one in replies], weights)
         assert self._global is not None
         sent = tensors(self._global)

@@ -412,8 +412,7 @@ class Rounds:
         messages = self._charge(number, messages)
         charges = self._charged[charged:]
         self._announce(number, exchange.kind, messages, charges)
-        handed = self.buffers.begin(self.arrays)
-        sent = self._sent(messages, handed) if self._kept(exchange) else None
+        sent = self._sent(messages) if self._kept(exchange) else None
         replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
         arrays, reported = None, None
         with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
@@ -448,13 +447,12 @@ class Rounds:
                 "an exchange for each message"
             )
 
-    def _sent(
-        self, messages: Sequence[Message], handed: ArrayRecord
-    ) -> dict[int, dict[str, np.ndarray]]:
+    def _sent(self, messages: Sequence[Message]) -> dict[int, dict[str, np.ndarray]]:
         """Client -> the model that it was sent, by name.
 
         It is the server's, where the message has none, or has it encoded.
         """
+        handed = self.buffers.begin(self.arrays)
         own = flower.tensors(handed)
         form = {name: (value.dtype, value.shape) for name, value in own.items()}
         models, found = {id(handed): own}, {}

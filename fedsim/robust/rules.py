@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.method.received import Arrays
+from fedsim.method.received import Arrays, norm
 from fedsim.robust.distances import cosine_distances, norms, squared_distances
 
 Weights = NDArray[np.float64]
@@ -17,7 +18,10 @@ Weights = NDArray[np.float64]
 
 def mean(rows: Sequence[Arrays], weights: Weights) -> Arrays:
     """The weighted mean, float64; weights of 0 leave a client out, whatever it sent."""
-    shares = weights / weights.sum()
+    return _summed(rows, weights / weights.sum())
+
+
+def _summed(rows: Sequence[Arrays], shares: Weights) -> Arrays:
     found: Arrays = {}
     for share, row in zip(shares, rows, strict=True):
         if share:
@@ -74,7 +78,13 @@ def copod(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass
 class Rule(ABC):
-    """What is made of what clients sent. Clients count alike unless a rule says otherwise."""
+    """What is made of what clients sent. Clients count alike unless a rule says otherwise.
+
+    Attributes:
+        of_changes: whether `combine` takes what clients changed, and not their models.
+    """
+
+    of_changes: ClassVar[bool] = False
 
     @classmethod
     def parameters(cls) -> list[str]:
@@ -221,8 +231,9 @@ class GeometricMedian(Rule):
         """Weighted as a mean would be."""
         found = Median().combine(rows, weights)
         for _ in range(self.iterations):
-            apart = [{name: value - found[name] for name, value in row.items()} for row in rows]
-            found = mean(rows, weights / np.maximum(self.smoothing, norms(apart)))
+            # One client's difference at a time is in memory.
+            apart = np.array([norm({n: v - found[n] for n, v in row.items()}) for row in rows])
+            found = mean(rows, weights / np.maximum(self.smoothing, apart))
         return found
 
 
@@ -259,6 +270,8 @@ class NormClipping(Rule):
         radius: the largest norm of a client's change.
     """
 
+    of_changes = True
+
     radius: float = 1.0
 
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
@@ -275,6 +288,8 @@ class CentredClipping(Rule):
         iterations: how often the centre is moved.
         centre: the aggregate of the round before; {} in the first.
     """
+
+    of_changes = True
 
     radius: float = 1.0
     iterations: int = 1
@@ -308,10 +323,4 @@ def _clipped_mean(rows: Sequence[Arrays], weights: Weights, radius: float) -> Ar
     """The weighted mean of rows, each at most `radius` long."""
     lengths = norms(rows)
     factors = np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(rows)), where=lengths > 0))
-    shares = weights / weights.sum() * factors
-    found: Arrays = {}
-    for share, row in zip(shares, rows, strict=True):
-        for name, value in row.items():
-            scaled = share * value.astype(np.float64)
-            found[name] = found[name] + scaled if name in found else scaled
-    return found
+    return _summed(rows, weights / weights.sum() * factors)

@@ -206,15 +206,15 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
     from fedsim.scenario.fitting import misfits, without_private_form
     from fedsim.scenario.overrides import merged
 
+    overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
+    if not overrides or not isinstance(overrides, dict) or not isinstance(general, dict):
+        return []  # What is no block, the schema says.
     others = {
         group: (document.get((*to, "name")), registry.resolve(group, there))
         for to, (group, _) in Scenario.blocks.items()
         if group != "clients" and isinstance(there := document.get((*to, "name")), str)
     }
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
-    overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
-    if not isinstance(overrides, dict) or not isinstance(general, dict):
-        return []  # The schema says so.
     problems: Problems = []
     for name, override in overrides.items():
         if not isinstance(override, dict):

@@ -89,12 +89,6 @@ def test_the_centre_survives_a_kill(
     assert_same(whole, resume(Path(str(stopped.value)), [], Console(quiet=True)))
 
 
-def test_flipped_labels_of_one_client_are_outvoted(run_tiny: Callable[..., Result]) -> None:
-    overrides = "federation.overrides={client-0: {wrapper: {name: flip_labels}}}"
-    for rule in ("median", "krum"):
-        assert run_tiny(f"strategy={{name: robust, rule: {rule}}}", overrides).rounds
-
-
 @pytest.mark.parametrize(
     ("strategy", "words"),
     [
