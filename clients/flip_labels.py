@@ -22,7 +22,7 @@ class FlipLabels(Wrapper):
         share: of the images, drawn once, the same in all rounds.
     """
 
-    made_for = "images"
+    made_for = ("images", "features")
 
     def __init__(self, inner: Client, share: Annotated[float, Field(gt=0, le=1)] = 1.0) -> None:
         super().__init__(inner)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Supervised(Client):
-    """Train the received model on the site's images with SGD and cross-entropy.
+    """Train the received model on the site's images, or their features, with SGD and cross-entropy.
 
     Args:
         epochs: passes over the local images in a round.
@@ -49,7 +49,7 @@ class Supervised(Client):
     """
 
     payload = "arrays"
-    made_for = "images"
+    made_for = ("images", "features")
     keeps_state = False
     private = "dp-sgd"
 

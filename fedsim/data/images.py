@@ -261,7 +261,7 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
     if workers <= 1:
         yield from map(_decode_span, spans)
         return
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         futures = [pool.submit(_decode_span, span) for span in spans]
         try:
             for future in as_completed(futures):
@@ -276,7 +276,7 @@ def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let this process end when the one that started it is gone, however that ended."""
     # Ctrl-C reaches all processes of a terminal; the parent ends this one in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

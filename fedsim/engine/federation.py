@@ -158,9 +158,9 @@ def open_store(
         InputError: the data, or keys of the scenario that do not go with them.
     """
     data, dataset = scenario.data, dataset_of(scenario)
-    task_of(dataset).refuse(scenario)
+    task_of(dataset, scenario).refuse(scenario)
     with _preparing(data.name):
-        return method_of(dataset, "open")(
+        store = method_of(dataset, "open")(
             name=data.name,
             root=root or scenario.data_root(),
             size=data.size,
@@ -172,10 +172,29 @@ def open_store(
             positive=data.positive,
             window=data.window,
         )
+    if data.features is None:
+        return store
+    from fedsim.data.features.preparing import prepare_features
+
+    with _preparing(data.name):
+        return prepare_features(
+            store,
+            data,
+            dataset,
+            cache=cache_folder(),
+            workers=os.cpu_count() or 1,
+            progress=progress,
+        )
 
 
-def task_of(dataset: Any) -> type[Task]:
-    """The task of a data set, or of its class: that which it names, or else classification."""
+def task_of(dataset: Any, scenario: Scenario | None = None) -> type[Task]:
+    """The task of a data set, or of its class: that which it names, or else classification.
+
+    Of a scenario with `data.features` it is the task on vectors.
+
+    Raises:
+        InputError: the data set names what is no task, or its task has no form on vectors.
+    """
     found = getattr(dataset, "learns", Classification)
     if not (isinstance(found, type) and issubclass(found, Task)):
         name = getattr(dataset, "__name__", type(dataset).__name__)
@@ -183,7 +202,16 @@ def task_of(dataset: Any) -> type[Task]:
             f"{name}.learns is {shown(found)}, which is no task",
             hint="a task is a class that derives from fedsim.tasks.Task",
         )
-    return found
+    if scenario is None or scenario.data.features is None:
+        return found
+    on_features = found.on_features()
+    if on_features is None:
+        raise InputError(
+            f"data.features is for images to classify, but {scenario.data.name!r} has "
+            f"{found.learns_from}",
+            hint="leave data.features out",
+        )
+    return on_features
 
 
 @contextlib.contextmanager
@@ -277,7 +305,7 @@ def build_federation(
     same test records; the partition depends on the run's seed.
     """
     store = open_store(scenario, progress)
-    kind = task_of(dataset_of(scenario))
+    kind = task_of(dataset_of(scenario), scenario)
     external = _external(scenario, store, kind, progress)
     inside = np.arange(len(store.sites))
     if external is not None and external[0] is store:

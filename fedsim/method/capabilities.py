@@ -31,7 +31,7 @@ class Capabilities:
 
     Attributes:
         payload: what clients send, one of `PAYLOADS`; "": not declared.
-        made_for: the task, by its `made_for`; "": not declared.
+        made_for: the tasks, by their `made_for`; (): not declared.
         one_shot: clients send once.
         local: there is no global model.
         linear: the model depends on the replies by a weighted sum of them alone; None: not
@@ -43,7 +43,7 @@ class Capabilities:
     """
 
     payload: str = ""
-    made_for: str = ""
+    made_for: tuple[str, ...] = ()
     one_shot: bool = False
     local: bool = False
     linear: bool | None = None
@@ -54,7 +54,7 @@ class Capabilities:
 
     def words(self, group: str) -> dict[str, str]:
         """What a plugin of a group declares, for a person: what is asked -> the answer."""
-        found = {"task": self.made_for or "any"}
+        found = {"task": ", ".join(self.made_for) or "any"}
         if group in ("strategies", "clients"):
             found["payload"] = self.payload or _UNSAID
         if group == "strategies":
@@ -90,7 +90,7 @@ def capabilities(plugin: Any) -> Capabilities:
     payload = said("payload", str) or ""
     return Capabilities(
         payload=payload if payload in PAYLOADS else "",
-        made_for=learns.made_for if of_task else said("made_for", str) or "",
+        made_for=several(learns.made_for if of_task else said("made_for", str, tuple)),
         one_shot=bool(said("one_shot", bool)),
         local=bool(said("local", bool)),
         linear=said("linear", bool),
@@ -101,7 +101,13 @@ def capabilities(plugin: Any) -> Capabilities:
     )
 
 
-_TEXTS = ("payload", "made_for", "private")
+def several(made_for: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The tasks that a class declares: it names one, or several in a tuple."""
+    return (made_for,) if isinstance(made_for, str) and made_for else tuple(made_for or ())
+
+
+_TEXTS = ("payload", "private")
+_TASKS = ("made_for",)
 _SWITCHES = ("one_shot", "local", "linear", "order_matters", "needs_losses", "keeps_state")
 _BASES = ("fedsim.method.client", "fedsim.method.strategy")
 
@@ -112,7 +118,12 @@ def ill_declared(plugin: Any) -> str:
     # Others' classes may mean something else by these names.
     if kind is None or not any(base.__module__ in _BASES for base in kind.__mro__):
         return ""
-    for names, known, wanted in ((_TEXTS, str, "a text"), (_SWITCHES, bool, "True or False")):
+    rules: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+        (_TEXTS, str, "a text"),
+        (_TASKS, str | tuple, "a text, or a tuple of texts"),
+        (_SWITCHES, bool, "True or False"),
+    )
+    for names, known, wanted in rules:
         for name in names:
             value = getattr(kind, name, None)
             if value is not None and not isinstance(value, known | property):

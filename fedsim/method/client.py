@@ -84,9 +84,9 @@ class Client(ABC):
     payload: ClassVar[str] = ""
     """What it sends: "arrays" (a model), "images" (with labels), "nothing" (it keeps its own
     model); "": not declared. A strategy that declares another is refused."""
-    made_for: ClassVar[str] = ""
-    """The task that it learns, by the task's own `made_for`: "images" (to classify), "volumes" (to
-    segment), or another package's; "": not declared."""
+    made_for: ClassVar[str | tuple[str, ...]] = ""
+    """The task that it learns, or several, by the task's own `made_for`: "images" (to classify),
+    "features" of them, "volumes" (to segment), or another package's; "": not declared."""
     keeps_state: ClassVar[bool | None] = None
     """Whether it keeps something in `site.state` from round to round. None: not declared."""
     private: ClassVar[str] = ""

@@ -129,7 +129,7 @@ class Strategy(FlowerStrategy):
     payload: ClassVar[str] = ""
     """What clients must send: "arrays" (a model), "images" (with labels), "nothing" (each keeps its
     own model); "": not declared. A client method that declares another is refused."""
-    made_for: ClassVar[str] = ""
+    made_for: ClassVar[str | tuple[str, ...]] = ""
     """The task that it is for, as `Client.made_for`; "": not declared."""
     local: ClassVar[bool] = False
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All

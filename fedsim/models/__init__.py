@@ -10,8 +10,9 @@ has batch normalisation, as its published weights want it.
 from fedsim.models.cnn import SmallCNN
 from fedsim.models.convnet import ConvNet
 from fedsim.models.efficientnet import EfficientNetLite0
+from fedsim.models.linear import Linear
 from fedsim.models.resnet import ResNet18
 from fedsim.models.resnet9 import ResNet9
 from fedsim.models.vit import ViTS14
 
-__all__ = ["ConvNet", "EfficientNetLite0", "ResNet9", "ResNet18", "SmallCNN", "ViTS14"]
+__all__ = ["ConvNet", "EfficientNetLite0", "Linear", "ResNet9", "ResNet18", "SmallCNN", "ViTS14"]

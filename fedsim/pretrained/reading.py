@@ -109,7 +109,9 @@ def _unwrapped(value: Any) -> dict[str, Tensor]:
         inner = [value[key] for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
         if found or not inner:
             common = found and all(name.startswith("module.") for name in found)
-            return {name.removeprefix("module."): v for name, v in found.items()} if common else found
+            return (
+                {name.removeprefix("module."): v for name, v in found.items()} if common else found
+            )
         value = inner[0]
     return {}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import InputError
+from fedsim.errors import InputError, nearest
 from fedsim.method.capabilities import ill_declared
 from fedsim.method.flower_strategies import filled_in, refusal
 from fedsim.raising import reraise_interruption
@@ -26,7 +26,7 @@ from fedsim.scenario.parameters import (
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.yaml_lines import Document, KeyPath, Place
 
-SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch")}
+SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_features")}
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 _CLIENTS = ("federation", "clients")
@@ -68,6 +68,12 @@ def make_absolute(document: Document) -> Problems:
         document.values["evaluation"]["external"]["root"] = absolute = _absolute(root)
         if why := _not_a_filled_folder(absolute):
             problems.append((document.place(outside), f"evaluation.external.root: {why}"))
+
+    public = ("data", "features", "public_root")
+    if isinstance(root := document.get(public), str):
+        document.values["data"]["features"]["public_root"] = absolute = _absolute(root)
+        if why := _not_a_filled_folder(absolute):
+            problems.append((document.place(public), f"data.features.public_root: {why}"))
 
     if isinstance(init := document.get(("model", "init")), str):
         folder, name = os.path.split(_absolute(init))
@@ -172,6 +178,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
         for problem in _check_block(document, registry, path, folders)
     ]
     problems += _check_observers(document, registry, folders)
+    problems += _check_features(document, registry)
     return problems or _check_pairs(document, registry) or check_overrides(document, registry)
 
 
@@ -185,9 +192,10 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         for group, path in paths.items()
         if isinstance(name := document.get((*path, "name")), str)
     }
+    on_features = document.get(("data", "features")) is not None
     problems = [
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
-        for group, why in misfits(registry, found).items()
+        for group, why in misfits(registry, found, features=on_features).items()
     ]
     if why := without_travelling_model(found):
         problems += [
@@ -215,6 +223,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
         if group != "clients" and isinstance(there := document.get((*to, "name")), str)
     }
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
+    on_features = document.get(("data", "features")) is not None
     problems: Problems = []
     for name, override in overrides.items():
         if not isinstance(override, dict):
@@ -227,7 +236,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             problems += wrong
             if not wrong:
                 here = {"clients": (block["name"], found)}
-                why = misfits(registry, others | here).get("clients")
+                why = misfits(registry, others | here, features=on_features).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
                 if why:
@@ -238,7 +247,8 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             wrong, found = _check_own(document, registry, "wrappers", at, wrapper)
             problems += wrong
             if not wrong:
-                fits = misfits(registry, others | {"wrappers": (wrapper["name"], found)})
+                own_wrapper = {"wrappers": (wrapper["name"], found)}
+                fits = misfits(registry, others | own_wrapper, features=on_features)
                 if why := fits.get("wrappers"):
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))
     return problems
@@ -311,6 +321,27 @@ def _check_block(
         options = {*parameter_names(factory), *getattr(made, "__dict__", {})}
         problems += _check_stand_in(document, factory if made is None else made, options)
     return problems
+
+
+def _check_features(document: Document, registry: Registry) -> Problems:
+    """The network of `data.features`: of the catalogue, a model file, or a model plugin."""
+    from fedsim.pretrained.catalogue import CATALOGUE
+
+    written: KeyPath = ("data", "features", "network")
+    network = document.get(written)
+    if network is None:  # a text stands for the block
+        written = ("data", "features")
+        network = document.get(written)
+    if not isinstance(network, str) or network in CATALOGUE:
+        return []
+    try:
+        registry.resolve("models", network)
+    except InputError as error:
+        known = (*CATALOGUE, *registry.names("models"))
+        why = f"{network!r} is none{nearest(network, known)}: {error.headline}; pretrained are "
+        why += ", ".join(CATALOGUE)
+        return [(document.place(written), f"{dotted(written)}: {why}")]
+    return []
 
 
 def _resolved(registry: Registry, group: str, name: str, folders: list[str]) -> tuple[Any, str]:

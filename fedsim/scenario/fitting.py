@@ -9,17 +9,26 @@ from fedsim.errors import InputError
 from fedsim.method.capabilities import NO_PRIVATE_FORM, PAYLOADS, capabilities, class_of
 from fedsim.registry import Registry
 
+VECTORS = "features"
+"""What `data.features` makes of a task on images, by its `made_for`."""
+
 
 def payload_of(factory: Any) -> str:
     """What a client method sends, or a strategy expects: "arrays", "images", "nothing"; or ""."""
     return capabilities(factory).payload
 
 
-def data_of(factory: Any) -> str:
-    """The task that a plugin is made for, or that a data set names, by its `made_for`: "images",
-    "volumes", another package's, or "" (not said).
+def data_of(factory: Any) -> tuple[str, ...]:
+    """The tasks that a plugin is made for, or that a data set names, by their `made_for`: "images",
+    "features", "volumes", another package's, or none (not said).
     """
     return capabilities(factory).made_for
+
+
+def goes_with(factory: Any, kind: str) -> bool:
+    """Whether a plugin is made for a task, by its `made_for`, or does not say for which."""
+    made_for = data_of(factory)
+    return not made_for or kind in made_for
 
 
 def _words(kind: str, dataset: Any) -> str:
@@ -29,30 +38,37 @@ def _words(kind: str, dataset: Any) -> str:
         return str(learns.learns_from)
     # Late: whoever reads a scenario that fits needs no torch.
     from fedsim.tasks.classification import Classification
+    from fedsim.tasks.classification.vectors import VectorClassification
     from fedsim.tasks.segmentation.task import Segmentation
 
-    known = {one.made_for: one.learns_from for one in (Classification, Segmentation)}
+    tasks = (Classification, VectorClassification, Segmentation)
+    known = {one.made_for: one.learns_from for one in tasks}
     return str(known.get(kind, repr(kind)))
 
 
-def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, str]:
+def misfits(
+    registry: Registry, found: dict[str, tuple[str, Any]], *, features: bool = False
+) -> dict[str, str]:
     """Group -> why its plugin does not go with the others, and which would.
 
     Args:
         registry: where those that would are looked up.
         found: group -> the name and the class of the plugin that a scenario names.
+        features: whether a frozen network turns the data into vectors.
     """
     wrong: dict[str, str] = {}
     data_name, dataset = found.get("datasets", ("", None))
     # A data set that names no task has images to classify, whoever wrote it.
-    kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
+    kind = "" if class_of(dataset) is None else (*data_of(dataset), "images")[0]
+    if features and kind == "images":
+        kind, data_name = VECTORS, f"{data_name} with data.features"
     for group in ("strategies", "clients", "models", "wrappers"):
         name, factory = found.get(group, ("", None))
-        made_for = data_of(factory)
-        if kind and made_for and made_for != kind:
-            fit = _names(registry, group, lambda one: data_of(one) in ("", kind))
+        if kind and not goes_with(factory, kind):
+            fit = _names(registry, group, lambda one: goes_with(one, kind))
+            made_for = " and ".join(_words(one, dataset) for one in data_of(factory))
             wrong[group] = (
-                f"{name!r} is made for {_words(made_for, dataset)}, but {data_name!r} has "
+                f"{name!r} is made for {made_for}, but {data_name!r} has "
                 f"{_words(kind, dataset)}; with these go: {fit}"
             )
     (strategy, expecting), (client, sending) = (
@@ -63,9 +79,7 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
         fit = _names(
             registry,
             "clients",
-            lambda one: (
-                payload_of(one) in ("", expected) and data_of(one) in ("", kind or "images")
-            ),
+            lambda one: payload_of(one) in ("", expected) and goes_with(one, kind or "images"),
         )
         wrong["clients"] = (
             f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
@@ -79,7 +93,7 @@ def misfits(registry: Registry, found: dict[str, tuple[str, Any]]) -> dict[str, 
             lambda one: (
                 capabilities(one).keeps_state is True
                 and payload_of(one) == expected
-                and data_of(one) in ("", kind or "images")
+                and goes_with(one, kind or "images")
             ),
         )
         wrong["clients"] = (
@@ -106,7 +120,7 @@ def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) 
         lambda one: (
             capabilities(one).private not in ("", NO_PRIVATE_FORM)
             and payload_of(one) == own.payload
-            and data_of(one) == own.made_for
+            and not set(own.made_for).isdisjoint(data_of(one))
         ),
     )
     return f"{name!r} has no private form; with privacy go: {fit}"

@@ -108,6 +108,36 @@ class Split(Block):
         return self
 
 
+class Features(Block):
+    """What a frozen network makes of each image, in the place of the image; computed once.
+
+    Attributes:
+        network: a name of the catalogue of pretrained networks (`fedsim weights ls`), or a model
+            plugin.
+        weights: of a model plugin: a file or package, as `model.init` names it; None: those of the
+            catalogue, or random ones that are always the same.
+        whiten: divide each principal direction of the public features by its standard deviation to
+            this power; None: what is known to help the network.
+        dimensions: directions that are kept; None: all.
+        projection: principal components of the public features, or random directions.
+        public: so many generated stand-in images teach the map; 0: nothing is centred or whitened.
+        public_root: a folder of public images that teach it in their place.
+    """
+
+    network: StrictStr
+    weights: StrictStr | None = None
+    whiten: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
+    dimensions: Count | None = None
+    projection: Literal["pca", "random"] = "pca"
+    public: Annotated[StrictInt, Field(ge=0, le=_MOST)] = 2000
+    public_root: StrictStr | None = None
+
+
+def _as_network(value: Any) -> Any:
+    """A network's name stands for a block with nothing else in it."""
+    return {"network": value} if isinstance(value, str) else value
+
+
 class Data(PluginBlock):
     """What the scenario is about.
 
@@ -125,6 +155,8 @@ class Data(PluginBlock):
             data set says, else the last by name.
         window: of images with grey values of more than 8 bits, the values that become black and
             white; None: the percentiles 1 and 99 of each image.
+        features: of images to classify, vectors that a frozen network makes of them, in their
+            place; a text is the network's name.
     """
 
     root: StrictStr | None = None
@@ -135,6 +167,7 @@ class Data(PluginBlock):
     skip_bad: StrictBool = False
     positive: StrictStr | None = None
     window: tuple[StrictFloat, StrictFloat] | None = None
+    features: Annotated[Features, BeforeValidator(_as_network)] | None = None
 
     @field_validator("window")
     @classmethod

@@ -120,9 +120,3 @@ def error_of(log: Path, start: int, code: int) -> str:
         return lines[-1] if lines else f"exit code {code}, and nothing said"
     first, last = lines[begin].removeprefix("error: "), lines[-1].strip()
     return first if begin == len(lines) - 1 else f"{first} ... {last}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

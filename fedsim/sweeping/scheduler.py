@@ -21,9 +21,10 @@ from fedsim.grid.machine import available_mb, cores
 from fedsim.locks import take
 from fedsim.sweeping.capacity import cores_of, expected_mb
 from fedsim.sweeping.cells import Cell, Standing, runs_of, standing
-from fedsim.sweeping.entries import Entry, Record, duration, error_of, score
+from fedsim.sweeping.entries import Entry, Record, error_of, score
 from fedsim.sweeping.signals import Signals
 from fedsim.terminal.console import Console
+from fedsim.terminal.printing import duration
 from fedsim.terminal.ticking import Ticker
 
 _POLL_SECONDS = 0.2

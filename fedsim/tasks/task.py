@@ -122,6 +122,11 @@ class Task(ABC):
         """What a store holds, in a few words: "120 volumes, outlines of left, right"."""
 
     @classmethod
+    def on_features(cls) -> type[Task] | None:
+        """The task that `data.features` makes of this one; None: it makes none."""
+        return None
+
+    @classmethod
     def empty_classes(cls, store: Any) -> list[str]:
         """Classes that a store has no record of, where there must be one."""
         return []
@@ -161,7 +166,8 @@ class Task(ABC):
     def model_arguments(self) -> dict[str, Any]:
         """What a model's constructor is given beside the scenario's parameters.
 
-        Of `num_classes`, `in_channels`, `image_size`, `patch` (`fedsim.scenario.checks.SUPPLIED`).
+        Of `num_classes`, `in_channels`, `image_size`, `patch`, `in_features`
+        (`fedsim.scenario.checks.SUPPLIED`).
         """
 
     @property

@@ -21,7 +21,7 @@ from fedsim.observers.base import End, Observer, Run
 from fedsim.observers.base import Progress as Working
 from fedsim.randomness import SERVER
 from fedsim.tasks.facts import TaskFacts
-from fedsim.terminal.printing import harmless
+from fedsim.terminal.printing import duration, harmless
 
 _PLAIN_SECONDS = 15.0
 # From so many clients on, what each of them did is told in one line for all.
@@ -45,6 +45,7 @@ class Console(Observer):
         self._budget: float | None = None
         self._task: TaskFacts | None = None
         self._last = 0.0
+        self._since: tuple[str, int, float] | None = None
 
     @property
     def bars(self) -> bool:
@@ -62,21 +63,31 @@ class Console(Observer):
 
     # --- preparing data ------------------------------------------------------------------------
 
-    def preparing(self, done: int, total: int) -> None:
-        """Show how many images are decoded."""
+    def preparing(self, done: int, total: int, what: str = "preparing data") -> None:
+        """Show how many images are decoded, or what else is done to all of them."""
         if self.quiet or total == 0:
             return
         if self.bars:
             self._start()
             assert self._live is not None
             if SERVER not in self._bars:
-                self._bars[SERVER] = self._live.add_task("preparing data", total=total)
+                self._bars[SERVER] = self._live.add_task(what, total=total)
             self._live.update(self._bars[SERVER], completed=done)
             if done >= total:
                 self._stop()
         elif done >= total or time.monotonic() - self._last > _PLAIN_SECONDS:
             self._last = time.monotonic()
-            self.line(f"preparing data: {done} of {total}")
+            self.line(f"{what}: {done} of {total}{self._left(what, done, total)}")
+
+    def _left(self, what: str, done: int, total: int) -> str:
+        """About how long it will take, from the first line about it on; "" where nobody knows."""
+        if self._since is None or self._since[0] != what or done < self._since[1]:
+            self._since = (what, done, time.monotonic())
+        _, before, began = self._since
+        if not before < done < total:
+            return ""
+        seconds = (time.monotonic() - began) * (total - done) / (done - before)
+        return f", about {duration(seconds)} left"
 
     # --- a run ---------------------------------------------------------------------------------
 

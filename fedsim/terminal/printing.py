@@ -18,6 +18,13 @@ def harmless(text: str) -> str:
     return "".join(_written_out(c) if _commands(c) else c for c in text)
 
 
+def duration(seconds: float) -> str:
+    """A time that is still to come, or over, in a unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def _commands(character: str) -> bool:
     """Whether a terminal may obey the character, or a reader be misled by it."""
     # Control characters, marks that reverse the direction of writing, line ends of Unicode, and

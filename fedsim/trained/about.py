@@ -19,6 +19,7 @@ from fedsim.data.volumes.preparing import Preparation
 from fedsim.engine.federation import dataset_of
 from fedsim.scenario import Scenario
 from fedsim.tasks.classification import Classification
+from fedsim.tasks.classification.vectors import VectorClassification
 from fedsim.tasks.segmentation.task import Segmentation
 from fedsim.tasks.task import Task
 
@@ -26,6 +27,10 @@ SCHEMA = "1"
 """Version of the metadata."""
 
 PURPOSE = "for research; not a medical device"
+
+
+FEATURES = "features"
+"""Key of the preprocessing: the frozen network whose features the model is given."""
 
 
 class NotDescribedError(ValueError):
@@ -102,6 +107,12 @@ class About:
     def of_volumes(self) -> bool:
         """Whether its inputs are parts of volumes, and not images."""
         return "patch" in self.preprocessing
+
+    @property
+    def features(self) -> Mapping[str, Any] | None:
+        """The frozen network, and what was done to its features; None for a model of pixels."""
+        found: Mapping[str, Any] | None = self.preprocessing.get(FEATURES)
+        return found
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -193,6 +204,8 @@ class About:
                 about.how  # noqa: B018
             else:
                 about.window  # noqa: B018
+            if about.features is not None:
+                str(about.features["network"]), str(about.features["weights_sha256"])
             if min(about.input_shape) < 1 or (about.answers and len(about.classes) < 2):
                 raise NotDescribedError("its input or its classes are none")
         except NotDescribedError:
@@ -224,13 +237,16 @@ def describe_model(
         client: whose model it is; "" for the global one.
     """
     data = scenario.data
+    preprocessing = method_of(dataset_of(scenario), "preprocessing")(data, task)
+    if isinstance(task, VectorClassification):
+        preprocessing = {**preprocessing, FEATURES: dict(task.made_by)}
     return About(
         task=task.name,
         architecture=scenario.model.name,
         arguments={**scenario.model.parameters, **task.model_arguments},
         classes=tuple(task.classes),
         positive=task.positive,
-        preprocessing=method_of(dataset_of(scenario), "preprocessing")(data, task),
+        preprocessing=preprocessing,
         data=data.name,
         data_source=data_source,
         scenario=scenario.name,

@@ -12,6 +12,8 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedsim.data.features.preparing import map_arrays
+from fedsim.data.features.store import FeatureStore
 from fedsim.engine.federation import Federation
 from fedsim.errors import InputError
 from fedsim.files import file_names, require_regular
@@ -64,6 +66,8 @@ def write_models(
         )
         # Not `ascontiguousarray`: it gives a scalar an axis.
         values = {k: np.asarray(v, order="C") for k, v in flower.tensors(arrays).items()}
+        if isinstance(federation.store, FeatureStore):
+            values |= map_arrays(federation.store.map)
         name = f"{MODELS}/{names[client]}{SUFFIX}" if client else MODEL
         write_whole(folder.place(name), _encoded(values, about))
 

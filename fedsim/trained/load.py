@@ -14,6 +14,8 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedsim.data.features.pipeline import FeaturePipeline
+from fedsim.data.features.preparing import PREFIX, map_of
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import read_regular
 from fedsim.folder.identity import edited, refuse, run_record
@@ -23,6 +25,7 @@ from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario.checks import SUPPLIED, activate
+from fedsim.scenario.schema import Features
 from fedsim.scenario.yaml_lines import MOST_BYTES
 from fedsim.trained.about import About
 from fedsim.trained.files import SUFFIX, model_file, read_about
@@ -147,11 +150,38 @@ def load_model(
         problems = problems_of(error, name)
         raise InputError(f"the model of {file} cannot be built here", problems, hint) from error
     try:
-        flower.load_state(model, flower.tensor_record(load_file(file)))
+        arrays = load_file(file)
+        kept = {name: arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
+        flower.load_state(model, flower.tensor_record(arrays))
+        if about.features is not None:
+            model = _on_pictures(model, about, kept)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{file} does not fit the model {name!r}: {error}", hint=hint) from error
     where = torch.device(device)
     return TrainedModel(model.to(where).eval(), about, where, file)
+
+
+def _on_pictures(
+    model: torch.nn.Module, about: About, arrays: dict[str, torch.Tensor]
+) -> torch.nn.Module:
+    """A model of vectors, behind the frozen network and the map that make them of pictures.
+
+    Raises:
+        InputError: the network, or its weights, are not those that the model was trained on.
+        ValueError: the file does not hold the map.
+    """
+    from fedsim.data.features.preparing import frozen_network
+
+    assert about.features is not None
+    settings = Features(network=about.features["network"], weights=about.features["weights"])
+    frozen = frozen_network(settings, about.preprocessing["size"])
+    if frozen.weights_sha256 != about.features["weights_sha256"]:
+        raise InputError(
+            f"the model was trained on features of {frozen.name!r} with other weights",
+            [Problem(frozen.name, f"these are {frozen.weights_sha256[:12] or 'random'}")],
+            f"it needs those with the checksum {about.features['weights_sha256'][:12]}",
+        )
+    return FeaturePipeline(frozen.network, map_of(arrays), model)
 
 
 def _require_run(folder: Path) -> Path:

@@ -58,7 +58,11 @@ def _data(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     if arguments.what == "prepare":
         store = open_store(scenario, console.preparing)
-        say("\n".join(task_of(dataset_of(scenario)).store_lines(scenario.data.name, store)))
+        say(
+            "\n".join(
+                task_of(dataset_of(scenario), scenario).store_lines(scenario.data.name, store)
+            )
+        )
         return EXIT_DONE
     federation = build_federation(scenario, scenario.seeds[0], console.preparing)
     say("\n".join(federation.task.store_lines(scenario.data.name, federation.store)))

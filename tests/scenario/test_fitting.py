@@ -59,7 +59,7 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["model=unet"],
             "model: 'unet' is made for volumes to segment, but 'ham10000' has images to classify; "
-            "with these go: cnn, convnet, resnet18, resnet9",
+            "with these go: cnn, convnet, efficientnet_lite0, resnet18, resnet9, vit_s14",
         ),
         (
             [VOLUMES, NATURAL],

@@ -1,4 +1,4 @@
-"""Classification of images: one label an image."""
+"""Classification of images: one label an image, by its pixels or by frozen features."""
 
 from fedsim.tasks.classification.task import Classification
 

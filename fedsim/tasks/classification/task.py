@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from fedsim.scenario.schema import Scenario
+    from fedsim.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Classification(ImageTask):
         """The classes and the size of the images."""
         _, height, _, channels = store.images.shape
         return cls(tuple(store.classes), channels, height)
+
+    @classmethod
+    def on_features(cls) -> type[Task]:
+        """To tell vectors apart."""
+        from fedsim.tasks.classification.vectors import VectorClassification
+
+        return VectorClassification
 
     @classmethod
     def empty_classes(cls, store: Any) -> list[str]:

@@ -1,0 +1,237 @@
+"""From `data.features` to a store of vectors: network, features, public map."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.data.dataset import method_of
+from fedsim.data.features.extracting import FORMAT, Progress, features_of
+from fedsim.data.features.mapping import PublicMap, fit_map
+from fedsim.data.features.store import FeatureStore, map_features
+from fedsim.data.finding import images_below
+from fedsim.data.images import decode_files
+from fedsim.data.source import hashed
+from fedsim.data.store import Store
+from fedsim.errors import InputError, Problem
+from fedsim.models.build import require_module
+from fedsim.pretrained.catalogue import CATALOGUE
+from fedsim.pretrained.loading import load_pretrained
+from fedsim.raising import plugin_code
+from fedsim.randomness import Streams, isolated
+from fedsim.registry import construct, default_registry
+from fedsim.scenario.schema import Data, Features
+
+PUBLIC_SEED = 7
+"""Of the generated images that teach the public map; data that are generated themselves have seed 0
+unless they say otherwise."""
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network whose weights nobody changes.
+
+    Attributes:
+        network: the module; its `features` maps normalised images to vectors.
+        name: what the scenario calls it.
+        weights_sha256: of the file that its weights are from; "" for random ones.
+        whiten: whether whitening its features helps, as far as known: 0 to 1.
+    """
+
+    network: torch.nn.Module
+    name: str
+    weights_sha256: str
+    whiten: float
+
+
+def frozen_network(features: Features, size: int) -> Frozen:
+    """The network that a scenario names, with its weights.
+
+    A name of the catalogue of pretrained weights stands for the model that they are for. Without
+    weights a model's are drawn, from a seed that is always the same.
+
+    Raises:
+        InputError: there is no such network, it does not take images of this size, it has no
+            features, or the weights do not fit.
+    """
+    known = CATALOGUE.get(features.network)
+    plugin = features.network if known is None else known.model
+    source = features.weights or (None if known is None else known.name)
+    registry = default_registry()
+    arguments = {"num_classes": 2, "in_channels": 3, "image_size": size}
+    with (
+        isolated(Streams(0).sequence("model")),
+        plugin_code(f"data.features: the network {plugin!r} cannot be built for {size} px"),
+    ):
+        built = construct(registry.resolve("models", plugin), {}, **arguments)
+    network = require_module(built, plugin)
+    if not callable(getattr(network, "features", None)):
+        raise InputError(
+            f"data.features.network: {plugin!r} has no `features`, which make vectors of images",
+            hint="choose an image classifier, or a network that `fedsim weights ls` lists",
+        )
+    sha256 = "" if source is None else load_pretrained(network, source)
+    whiten = 1.0 if known is None else known.whiten
+    return Frozen(network.eval(), features.network, sha256, whiten)
+
+
+def prepare_features(
+    store: Store,
+    data: Data,
+    dataset: Any,
+    *,
+    cache: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> FeatureStore:
+    """The vectors of a store's images, as `data.features` asks for them.
+
+    Args:
+        store: the images.
+        data: the block of the scenario; it has `features`.
+        dataset: the data set plugin, whose stand-in gives the public images.
+        cache: the folder that holds stores.
+        workers: processes that compute.
+        progress: called with images done, images in all, and what is done to them.
+
+    Raises:
+        InputError: network, weights, public images or map do not go together.
+        RunError: the cache cannot be written, or a process died.
+    """
+    features = data.features
+    assert features is not None
+    frozen = frozen_network(features, data.size)
+    about = {
+        "network": frozen.name,
+        "weights": features.weights,
+        "weights_sha256": frozen.weights_sha256,
+        "size": data.size,
+    }
+
+    def computed(images: np.ndarray, fingerprint: str, whose: str = "") -> np.ndarray:
+        key = hashed([FORMAT, about, fingerprint])
+        return features_of(
+            images,
+            frozen.network,
+            cache / f"features-{key}",
+            workers=workers,
+            progress=progress,
+            what=f"computing features{whose}",
+        )
+
+    whiten = frozen.whiten if features.whiten is None else features.whiten
+    if features.projection == "random" and features.whiten is None:
+        whiten = 0.0
+    public, what = None, ""
+    if features.public or features.public_root:
+        images, fingerprint, what = _public_images(data, dataset, cache, workers)
+        public = computed(images, fingerprint, " of public images")
+    own = computed(store.images, store.fingerprint)
+    try:
+        map_ = fit_map(
+            public,
+            own.shape[1],
+            whiten=whiten,
+            dimensions=features.dimensions,
+            projection=features.projection,
+        )
+    except ValueError as error:
+        raise InputError(
+            "data.features has parameters that do not go together",
+            [Problem("data.features", str(error))],
+            "leave out data.features.whiten and dimensions, or give public images: "
+            "data.features.public=2000, or data.features.public_root=FOLDER",
+        ) from error
+    made_by = about | {
+        "whiten": whiten,
+        "dimensions": features.dimensions,
+        "projection": features.projection,
+        "public": what,
+        "public_images": 0 if public is None else len(public),
+    }
+    return map_features(store, own, map_, made_by, cache)
+
+
+def _public_images(
+    data: Data, dataset: Any, cache: Path, workers: int
+) -> tuple[np.ndarray, str, str]:
+    """Images that belong to nobody, their fingerprint, and what they are in a word."""
+    features = data.features
+    assert features is not None
+    if features.public_root is not None:
+        return (*_images_in(Path(features.public_root), data.size, workers), "public")
+    generator = getattr(dataset, "embedded", None)
+    accepted: Mapping[str, Any] = inspect.signature(generator).parameters if generator else {}
+    if not {"images", "seed"} <= set(accepted):
+        raise InputError(
+            f"data set {data.name!r} has no generated images to learn a public map from",
+            [Problem("data.features.public", f"asks for {features.public} of them")],
+            "name a folder of public images: data.features.public_root=FOLDER, or do without: "
+            "data.features.public=0 data.features.whiten=0",
+        )
+    # Where the data are generated themselves, others are taken.
+    seed = PUBLIC_SEED + (data.root is None and data.embedded.get("seed", 0) == PUBLIC_SEED)
+    drawn: Callable[..., Store] = method_of(dataset, "open")
+    store = drawn(
+        name=data.name,
+        root=None,
+        size=data.size,
+        embedded={"images": features.public, "seed": seed},
+        skip_bad=False,
+        cache=cache,
+    )
+    return store.images, store.fingerprint, "generated"
+
+
+def _images_in(folder: Path, size: int, workers: int) -> tuple[np.ndarray, str]:
+    """All images below a folder, uint8 [n, size, size, 3], and their fingerprint."""
+    import tempfile
+
+    from fedsim.data.features.extracting import checksum
+
+    files = images_below(folder)
+    if not files:
+        raise InputError(
+            "there are no public images",
+            [Problem(str(folder), "holds no images")],
+            "check data.features.public_root",
+        )
+    with tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
+        target = Path(temporary) / "images.npy"
+        failures = decode_files(files, size, target, workers=workers)
+        images = np.load(target, allow_pickle=False)
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(files)} public images cannot be read",
+            [Problem(str(files[i]), why) for i, why in failures.items()],
+            "take them out of the folder of data.features.public_root",
+        )
+    return images, checksum(images)
+
+
+def map_of(arrays: Mapping[str, Any]) -> PublicMap:
+    """The map that a model file holds beside its weights, see `map_arrays`.
+
+    Raises:
+        ValueError: the file does not hold it.
+    """
+    found = {name.removeprefix(PREFIX): np.asarray(array) for name, array in arrays.items()}
+    if found.get("mean", np.zeros(())).ndim != 1:
+        raise ValueError("it does not hold the map of the features that it was trained on")
+    return PublicMap(found["mean"], found.get("projection"))
+
+
+PREFIX = "public_map."
+"""What the names of a map's arrays begin with in a model file."""
+
+
+def map_arrays(map_: PublicMap) -> dict[str, np.ndarray]:
+    """The arrays of a map, for a model file: float64, as the library writes them, row by row."""
+    arrays = {"mean": map_.mean, "projection": map_.projection}
+    return {f"{PREFIX}{k}": np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}
