@@ -78,6 +78,7 @@ class Federation:
             "classes": list(self.task.classes),
             "positive": self.task.positive,
             "window": getattr(self.store, "window", "") or None,
+            "features": dict(getattr(self.store, "made_by", {})) or None,
             "classes_by_client": counts,
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "external": self._describe_external(),

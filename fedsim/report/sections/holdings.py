@@ -27,6 +27,7 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
         ("positive class", data.get("positive")),
         ("classes", None if record.run["data"].get("positive") else data.get("classes")),
         ("grey values", data.get("window")),
+        ("features", _features(data.get("features"))),
         ("records", ", ".join(f"{n} {split}" for split, n in (data.get("sizes") or {}).items())),
         ("left out, unusable", data.get("skipped") or None),
         ("external records", outside),
@@ -39,6 +40,20 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
     blocks: list[Block] = [Table("The data", ("what", "value"), shown)]
     blocks += _holdings(record, drawn.get("partition"))
     return Section("data", "Data and clients", blocks)
+
+
+def _features(made_by: object) -> object:
+    """Which frozen network turns images into vectors, and what is done to its features."""
+    if not isinstance(made_by, Mapping):
+        return None
+    weights = str(made_by.get("weights_sha256") or "")
+    told = f"{made_by.get('network')}, weights {weights[:12] or 'drawn at random'}"
+    kept = made_by.get("dimensions")
+    told += f", {kept} dimensions by {made_by.get('projection')}" if kept else ""
+    if images := made_by.get("public_images"):
+        told += f", map of {images} {made_by.get('public')} images"
+        told += f", whitened by {made_by.get('whiten')}" if made_by.get("whiten") else ""
+    return told
 
 
 def _labels(block: object) -> object:
