@@ -133,11 +133,6 @@ class Features(Block):
     public_root: StrictStr | None = None
 
 
-def _as_network(value: Any) -> Any:
-    """A network's name stands for a block with nothing else in it."""
-    return {"network": value} if isinstance(value, str) else value
-
-
 class Data(PluginBlock):
     """What the scenario is about.
 
@@ -167,7 +162,12 @@ class Data(PluginBlock):
     skip_bad: StrictBool = False
     positive: StrictStr | None = None
     window: tuple[StrictFloat, StrictFloat] | None = None
-    features: Annotated[Features, BeforeValidator(_as_network)] | None = None
+    features: Features | None = None
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _as_block(cls, value: Any) -> Any:
+        return {"network": value} if isinstance(value, str) else value
 
     @field_validator("window")
     @classmethod
