@@ -52,6 +52,7 @@ from fedsim.verbs import (
     start,
     sweep,
     watch,
+    weights,
 )
 
 
@@ -196,7 +197,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     verbs = Verbs(parser)
     running = (start, scenarios, run, sweep, curve, audit)
     looking = (watch, compare, report, predict, export)
-    own = (data, plugins, new, check_plugin)
+    own = (data, weights, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):
         module.add(verbs)
     return parser, verbs

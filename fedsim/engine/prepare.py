@@ -18,8 +18,9 @@ from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.errors import InputError
 from fedsim.grid.machine import require_resources
-from fedsim.models.build import build_model, first_arrays
+from fedsim.models.build import Pretrained, build_model, first_weights
 from fedsim.models.conditioning import require_conditioned
+from fedsim.pretrained.loading import file_of
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.raising import one_line
 from fedsim.randomness import Streams, isolated
@@ -45,6 +46,7 @@ class Prepared:
         disclosed: what the clients' replies carry of the records themselves, in words.
         unit_from: who chose the unit of privacy, "scenario" or "data"; None without privacy.
         attack: what is attacked when the run is done, and how; None: nothing is.
+        pretrained: where the first weights are from; None where the seed gives them.
     """
 
     scenario: Scenario
@@ -55,6 +57,7 @@ class Prepared:
     disclosed: tuple[str, ...] = ()
     unit_from: str | None = None
     attack: tuple[Subject, Level] | None = None
+    pretrained: Pretrained | None = None
 
     @property
     def task(self) -> Task:
@@ -131,26 +134,30 @@ def prepare(
     Args:
         scenario: what to run.
         seed: of the run.
-        say: is told when a search for the noise begins.
+        say: is told when weights are fetched, and when a search for the noise begins.
         progress: is told how many images are decoded, and of how many.
         federation: the scenario's data, where they are shared out already.
 
     Raises:
-        InputError: the machine, the data, the model, the privacy block, the client method or the
-            strategy do not go with the scenario.
+        InputError: the machine, the data, the model, its weights, the privacy block, the client
+            method or the strategy do not go with the scenario.
     """
     require_resources(scenario)
     activate_plugins(scenario)
+    if scenario.model.init is not None:
+        file_of(scenario.model.init, say)  # Before data are prepared, which takes longer.
     disclosed = disclosed_by_client(scenario)
     if federation is None:
         federation = build_federation(scenario, seed, progress)
     settled = with_unit(scenario, federation)
-    check_model(settled, federation.task)
+    pretrained = check_model(settled, federation.task)
     privacy = privacy_plan(settled, federation, say)
     strategy = build_strategy(settled, len(federation.train), privacy)
     by_data = scenario.privacy is not None and scenario.privacy.unit is None
     unit_from = None if privacy is None else "data" if by_data else "scenario"
-    made = Prepared(settled, seed, federation, privacy, strategy, disclosed, unit_from)
+    made = Prepared(
+        settled, seed, federation, privacy, strategy, disclosed, unit_from, pretrained=pretrained
+    )
     return replace(made, attack=_attack(made))
 
 
@@ -168,16 +175,17 @@ def _attack(prepared: Prepared) -> tuple[Subject, Level] | None:
     return subject, level
 
 
-def check_model(scenario: Scenario, task: Task) -> None:
+def check_model(scenario: Scenario, task: Task) -> Pretrained | None:
     """Refuse (InputError) a model in which rounding decides, or that cannot travel or begin.
 
-    Before anything starts.
+    Before anything starts. Returns where its first weights are from, unless the seed gives them.
     """
     with isolated(Streams(0).sequence("model")):
         model = build_model(scenario, task)
         require_conditioned(model, task.input_shape)
+    pretrained = None
     if scenario.model.init is not None:
-        first_arrays(scenario, task, 0)
+        _, pretrained = first_weights(scenario, task, 0)
     try:
         flower.pack_state(model.state_dict())
     except (MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -186,3 +194,4 @@ def check_model(scenario: Scenario, task: Task) -> None:
             f"{one_line(error)}",
             hint="a model's state is dense tensors whose shapes are known, of types that NumPy has",
         ) from error
+    return pretrained

@@ -145,6 +145,14 @@ def _prepared_again(
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",
         )
     prepared = prepare(scenario, seed, starter.say, federation=federation)
+    begun, here = entries.get("pretrained"), prepared.pretrained
+    if begun is not None and (here is None or here.sha256 != begun["sha256"]):
+        raise InputError(
+            f"the first weights are not those that {path} began with: SHA-256 of "
+            f"{begun['source']} was {begun['sha256']}",
+            hint=f"bring that file back, or start again: fedsim run {path / 'scenario.yaml'} "
+            f"--seed {seed}",
+        )
     plan = prepared.privacy
     planned = None if plan is None else json.loads(json.dumps(describe(plan)))
     if planned != entries.get("privacy"):

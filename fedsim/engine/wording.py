@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
 from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
 from fedsim.ledger.privacy import describe, mechanism_name, unit_note
+from fedsim.models.build import Pretrained
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.report.text import positive_note
@@ -21,6 +23,8 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
     yield title_line(prepared)
     for note in prepared.federation.notes(counts=plan is None):
         yield f"data: {note}"
+    if prepared.pretrained is not None:
+        yield pretrained_line(prepared.pretrained)
     for item in prepared.disclosed:
         yield f"CLIENTS SEND {item}"
     yield from override_lines(prepared.scenario, prepared.federation.forget)
@@ -43,6 +47,14 @@ def title_line(prepared: Prepared) -> str:
     told = positive_note(federation.task.positive, getattr(store, "positive_rule", ""))
     parts = (origin, f"{len(federation.train)} clients", f"{things}: {sizes}", told)
     return f"{scenario.name}, seed {prepared.seed}: {'; '.join(filter(None, parts))}"
+
+
+def pretrained_line(pretrained: Pretrained) -> str:
+    """What the model begins with, in one line."""
+    line = f"first weights: {pretrained.source} (SHA-256 {pretrained.sha256[:12]})"
+    if pretrained.kept:
+        line += f"; the head is not among them and begins at random: {', '.join(pretrained.kept)}"
+    return line
 
 
 def privacy_line(plan: PrivacyPlan) -> str:
@@ -81,6 +93,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "seed": prepared.seed,
         "data": {"name": scenario.data.name, **federation.describe(count_classes=plan is None)},
         "task": federation.task.facts.record(),
+        "pretrained": None if prepared.pretrained is None else asdict(prepared.pretrained),
         "privacy": None if plan is None else describe(plan),
         "unit_from": prepared.unit_from,
         "released_without_privacy": released_without_privacy(

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
 from fedsim.errors import InputError
+from fedsim.pretrained.catalogue import CATALOGUE
+from fedsim.pretrained.fetching import sha256_of
+from fedsim.pretrained.loading import file_of, fill, first_of
+from fedsim.pretrained.reading import read_weights
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 from fedsim.wire import flower
-from fedsim.wire.buffers import roles_of
 from fedsim.wire.sharing import freeze, sharing_of
 
 if TYPE_CHECKING:
     from fedsim.tasks.task import Task
 
-_SHOWN = 5
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where a model's first weights are from.
+
+    Attributes:
+        source: what `model.init` names.
+        sha256: of the file, 64 hexadecimal digits.
+        kept: the head's names, where the file has no head that fits: it begins as the seed gives
+            it.
+    """
+
+    source: str
+    sha256: str
+    kept: tuple[str, ...] = ()
 
 
 def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
@@ -47,62 +64,48 @@ def require_module(model: object, name: str) -> torch.nn.Module:
 
 
 def first_arrays(scenario: Scenario, task: Task, seed: int) -> ArrayRecord:
-    """The first global arrays: the model's own initialisation, or the file `model.init` names.
+    """The first global arrays: see `first_weights`.
 
     Raises:
-        InputError: the file does not fit the model.
+        InputError: as `first_weights`.
+    """
+    return first_weights(scenario, task, seed)[0]
+
+
+def first_weights(
+    scenario: Scenario, task: Task, seed: int
+) -> tuple[ArrayRecord, Pretrained | None]:
+    """The first global arrays: the model's own initialisation, or what `model.init` names.
+
+    Of pretrained weights whose head is for other classes, or that have none, all else is taken.
+    What a package holds is fetched if it is not in the cache.
+
+    Raises:
+        InputError: the weights cannot be had or read, or do not fit the model.
     """
     with isolated(Streams(seed).sequence("model")):
         model = build_model(scenario, task)
-    path = scenario.model.init
-    if path is not None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            arrays = flower.tensor_record(load_file(path))
-            _require_buffers(model, arrays)
-            _require_numbers(model, arrays)
-            flower.load_state(model, arrays)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(
-                f"model.init: {path} does not fit model {scenario.model.name!r}: "
-                f"{_first(str(error))}",
-                hint="the file must hold the model's state_dict: the same names and shapes",
-            ) from error
-    return flower.pack_state(model.state_dict())
+    source = scenario.model.init
+    if source is None:
+        return flower.pack_state(model.state_dict()), None
+    path = file_of(source)
+    name = scenario.model.name
+    try:
+        kept = fill(model, read_weights(path))
+    except (ValueError, InputError) as error:
+        why = error.headline if isinstance(error, InputError) else first_of(str(error))
+        raise InputError(
+            f"model.init: {source} does not fit model {name!r}: {why}", hint=_fitting(source)
+        ) from error
+    about = Pretrained(source, sha256_of(path), tuple(kept))
+    return flower.pack_state(model.state_dict()), about
 
 
-def _require_numbers(model: torch.nn.Module, arrays: ArrayRecord) -> None:
-    """Raise ValueError where a file's weights are no numbers, or not of float32's range."""
-    # A buffer may hold infinities: a mask of what attention leaves out, say.
-    most, parameters = np.finfo(np.float32).max, flower.parameter_names(model)
-    for name, values in flower.tensors(arrays).items():
-        if name not in parameters:
-            continue
-        if values.dtype.kind in "biu":
-            raise ValueError(f"{name!r} is {values.dtype} where the model has weights")
-        if values.dtype.kind == "f" and not (np.abs(values.astype(np.float64)) <= most).all():
-            raise ValueError(f"{name!r} has values that are no numbers, or beyond {most:.3g}")
-
-
-def _first(text: str) -> str:
-    """The first of many problems: a file of another model has one for each of its arrays."""
-    parts = text.split("; ")
-    more = f"; and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
-    return "; ".join(parts[:_SHOWN]) + more
-
-
-def _require_buffers(model: torch.nn.Module, arrays: ArrayRecord) -> None:
-    """Raise ValueError where a file lacks buffers, or holds rounded ones for those of integers."""
-    roles, found = roles_of(model), flower.tensors(arrays)
-    names = flower.carriers(model.state_dict())
-    held = {names.get(name, name) for name in found}
-    problems = [f"missing {n!r}" for n in roles.order if n in roles.buffers and n not in held]
-    problems += [
-        f"{name!r} is {values.dtype} where the model has integers"
-        for name, values in found.items()
-        if names.get(name) in roles.constants and values.dtype.kind not in "biu"
-    ]
-    if problems:
-        raise ValueError("; ".join(problems))
+def _fitting(source: str) -> str:
+    """What to type so that weights fit."""
+    if source in CATALOGUE:
+        return f"these weights are for model.name={CATALOGUE[source].model}, with its defaults"
+    return (
+        "the file must hold the model's state_dict: the same names and shapes (its head may be "
+        "missing)"
+    )

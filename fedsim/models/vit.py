@@ -12,7 +12,7 @@ from fedsim.models.classifier import Classifier, require_positive
 
 
 class ViTS14(Classifier):
-    """ViT-S/14 as in DINOv2: patches of 14x14, 12 layers of width 384, the class token as embedding.
+    """ViT-S/14 as in DINOv2: patches of 14x14 px, 12 layers; the class token is the embedding.
 
     Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), with the layer scale of Touvron et
     al. (2021), as Oquab et al., "DINOv2" (2024) use it, without register tokens. The positions are

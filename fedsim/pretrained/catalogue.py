@@ -10,6 +10,9 @@ from fedsim.errors import InputError, nearest
 PREFIX = "package:"
 """What a text begins with that names a file of a package."""
 
+RANDOM = "random"
+"""What a scenario writes for none: the model begins as the seed gives it."""
+
 _FORM = f"{PREFIX}NAME==VERSION/PATH"
 _PACKAGE = re.compile(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)/(\S.*)")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +48,13 @@ def load_pretrained(model: nn.Module, source: str) -> str:
     return sha256_of(path)
 
 
-def file_of(source: str) -> Path:
-    """The file that a source stands for, fetched if need be; InputError where there is none."""
+def file_of(source: str, say: Callable[[str], None] | None = None) -> Path:
+    """The file that a source stands for, fetched if need be; InputError where there is none.
+
+    `say` is told that a download begins.
+    """
     package = package_of(source)
-    path = Path(source) if package is None else fetch(package)
+    path = Path(source) if package is None else fetch(package, say)
     if not path.is_file():
         raise InputError(
             f"there is no file {path}, nor pretrained weights of that name",

@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file without the package onnx: protobuf's wire format, three messages deep.
+"""The tensors of an ONNX file, without the package onnx: protobuf's wire format.
 
 ONNX: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; the wire format:
 https://protobuf.dev/programming-guides/encoding. Nothing is allocated that the file does not hold:

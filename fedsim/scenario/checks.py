@@ -12,6 +12,7 @@ from typing import Any
 from fedsim.errors import InputError, nearest
 from fedsim.method.capabilities import ill_declared
 from fedsim.method.flower_strategies import filled_in, refusal
+from fedsim.pretrained.catalogue import CATALOGUE, RANDOM, package_of
 from fedsim.raising import reraise_interruption
 from fedsim.registry import Registry
 from fedsim.scenario.parameters import (
@@ -30,6 +31,8 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 _CLIENTS = ("federation", "clients")
+# The keys that name weights: a file, a file of a package, or a name of the catalogue.
+_WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
 # The keys that say what of a model travels -> what they are where nothing is said.
 _SHARING = ((("federation", "local"), None), (("model", "trainable"), "all"))
 
@@ -75,16 +78,37 @@ def make_absolute(document: Document) -> Problems:
         if why := _not_a_filled_folder(absolute):
             problems.append((document.place(public), f"data.features.public_root: {why}"))
 
-    if isinstance(init := document.get(("model", "init")), str):
-        folder, name = os.path.split(_absolute(init))
-        # A scenario's `latest` is another folder once the run has begun.
-        absolute = os.path.join(os.path.realpath(folder), name)
-        document.values["model"]["init"] = absolute
-        if not os.path.isfile(absolute):
-            there = os.path.exists(absolute)
-            message = f"{absolute} is no file" if there else f"there is no file {absolute}"
-            problems.append((document.place(("model", "init")), f"model.init: {message}"))
+    for path in _WEIGHTS:
+        problems += _make_weights_absolute(document, path)
     return problems
+
+
+def _make_weights_absolute(document: Document, path: KeyPath) -> Problems:
+    """Make a file of weights an absolute path; names of weights and of packages stay."""
+    init = document.get(path)
+    if not isinstance(init, str):
+        return []
+    place = document.place(path)
+    if init == RANDOM:
+        document.put(path, None, {(): place})
+        return []
+    try:
+        if package_of(init) is not None:
+            return []
+    except InputError as error:
+        return [(place, f"{dotted(path)}: {error.headline}; {error.hint}")]
+    folder, name = os.path.split(_absolute(init))
+    # A scenario's `latest` is another folder once the run has begun.
+    absolute = os.path.join(os.path.realpath(folder), name)
+    document.put(path, absolute, {(): place})
+    if os.path.isfile(absolute):
+        return []
+    there = os.path.exists(absolute)
+    message = f"{absolute} is no file" if there else f"there is no file {absolute}"
+    if not there and init == name and not os.path.splitext(name)[1]:
+        known = nearest(init, [RANDOM, *CATALOGUE])
+        message += f", and there are no pretrained weights {init!r}{known}"
+    return [(place, f"{dotted(path)}: {message}")]
 
 
 def _root_from_environment(document: Document, data: dict[str, Any]) -> Problems:

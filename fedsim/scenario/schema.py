@@ -276,7 +276,8 @@ class Model(PluginBlock):
     """A model plugin.
 
     Attributes:
-        init: a file with its first weights, or None.
+        init: its first weights: a file, `package:NAME==VERSION/PATH`, or a name of
+            `fedsim weights ls`. None, written `random`, too: as the seed gives them.
         trainable: what of it is trained: all, the last layers, or what patterns of names match. The
             rest stays as it was at first, and does not travel.
     """
@@ -481,7 +482,7 @@ class Privacy(Block):
 class Scenario(Block):
     """A validated scenario; `fedsim.scenario.load` makes one.
 
-    `data.root`, `model.init` and `plugins` are absolute paths once loaded, and the selected
+    `data.root`, files of `model.init` and `plugins` are absolute paths once loaded, and the selected
     profile is applied.
     """
 

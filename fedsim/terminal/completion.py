@@ -24,6 +24,18 @@ def by_name(argument: argparse.Action) -> None:
     argument.completer = _scenarios  # type: ignore[attr-defined]
 
 
+def by_weights(argument: argparse.Action) -> None:
+    """Let an argument be completed with names of pretrained weights."""
+    argument.completer = _pretrained  # type: ignore[attr-defined]
+
+
+def _pretrained(prefix: str, **_: Any) -> list[str]:
+    """Names of pretrained weights that begin with what was typed."""
+    from fedsim.pretrained import CATALOGUE
+
+    return [name for name in CATALOGUE if name.startswith(prefix)]
+
+
 def _scenarios(prefix: str, **_: Any) -> list[str]:
     """Names of scenarios, and files, that begin with what was typed."""
     from argcomplete.completers import FilesCompleter
