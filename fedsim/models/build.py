@@ -104,7 +104,7 @@ def first_weights(
 def _fitting(source: str) -> str:
     """What to type so that weights fit."""
     if source in CATALOGUE:
-        return f"these weights are for model.name={CATALOGUE[source].model}, with its defaults"
+        return f"these weights are for model.name={CATALOGUE[source].model}"
     return (
         "the file must hold the model's state_dict: the same names and shapes (its head may be "
         "missing)"

@@ -31,9 +31,10 @@ class EfficientNetLite0(Classifier):
     Tan & Le, "EfficientNet" (2019), in the form of Google's EfficientNet-Lite (2020): no squeeze
     and excitation, ReLU6 for Swish. Images are padded as TensorFlow's SAME does. They arrive
     normalised as all of fedsim's are, and the first step makes (x - 127) / 128 of them, x from 0 to
-    255. Batch normalisation keeps running statistics: they travel as buffers, records of a batch
-    mix, and private training needs `model.trainable: head`. 2,959,490 parameters with the defaults
-    and two classes, whatever the image size.
+    255. Batch normalisation keeps running statistics, which travel as buffers, and mixes the
+    records of a batch: private training refuses the network. With `model.trainable: head` the
+    statistics stay as they are. 2,959,490 parameters with the defaults and two classes, whatever
+    the image size.
 
     Args:
         num_classes: outputs.

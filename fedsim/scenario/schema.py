@@ -482,8 +482,8 @@ class Privacy(Block):
 class Scenario(Block):
     """A validated scenario; `fedsim.scenario.load` makes one.
 
-    `data.root`, files of `model.init` and `plugins` are absolute paths once loaded, and the selected
-    profile is applied.
+    `data.root`, files of `model.init` and `plugins` are absolute paths once loaded, and the
+    selected profile is applied.
     """
 
     blocks: ClassVar[dict[tuple[str, ...], tuple[str, type[PluginBlock]]]] = {

