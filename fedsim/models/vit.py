@@ -23,11 +23,11 @@ class ViTS14(Classifier):
     Args:
         num_classes: outputs.
         in_channels: channels of the images.
-        image_size: height and width of the images, a multiple of `patch`.
+        image_size: height and width of the images, a multiple of `patch_size`.
         width: of every token, a multiple of `heads`.
         depth: number of layers.
         heads: of the attention in each layer.
-        patch: height and width of a patch, px.
+        patch_size: height and width of a patch, px.
         grid: side of the grid on which positions are learned, in patches.
 
     Raises:
@@ -43,7 +43,7 @@ class ViTS14(Classifier):
         width: PositiveInt = 384,
         depth: PositiveInt = 12,
         heads: PositiveInt = 6,
-        patch: PositiveInt = 14,
+        patch_size: PositiveInt = 14,
         grid: PositiveInt = 37,
     ) -> None:
         super().__init__()
@@ -53,14 +53,15 @@ class ViTS14(Classifier):
             width=width,
             depth=depth,
             heads=heads,
-            patch=patch,
+            patch_size=patch_size,
             grid=grid,
         )
-        if image_size < patch or image_size % patch:
-            near = sorted({max(image_size // patch, 1) * patch, (image_size // patch + 1) * patch})
+        if image_size < patch_size or image_size % patch_size:
+            below = image_size // patch_size * patch_size
+            near = [str(size) for size in (below, below + patch_size) if size > 0]
             raise ValueError(
-                f"A ViTS14 cuts images into patches of {patch}x{patch} px, but image_size is "
-                f"{image_size}: the nearest sizes are {' and '.join(map(str, near))}."
+                f"A ViTS14 cuts images into patches of {patch_size}x{patch_size} px, but image_size "
+                f"is {image_size}: the nearest that fits is {' or '.join(near)}."
             )
         if width % heads:
             raise ValueError(
@@ -68,7 +69,7 @@ class ViTS14(Classifier):
             )
         self.features = nn.Sequential(
             OrderedDict(
-                patches=nn.Conv2d(in_channels, width, patch, patch),
+                patches=nn.Conv2d(in_channels, width, patch_size, patch_size),
                 positions=_Positions(width, grid),
                 blocks=nn.Sequential(*(_Block(width, heads) for _ in range(depth))),
                 norm=nn.LayerNorm(width, eps=1e-6),
