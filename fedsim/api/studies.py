@@ -19,7 +19,7 @@ from fedsim.privacy import verdict
 from fedsim.privacy.verdict import Level, Verdict
 from fedsim.report.privacy_curve import Curve, Point, curve_of, table
 from fedsim.scenario import Scenario, load, yaml_lines
-from fedsim.sweeping.cells import fingerprints, plan, require_cells, require_number
+from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_cells, require_number
 from fedsim.sweeping.epsilons import CurveCell, plan_curve
 from fedsim.sweeping.scheduler import Sweep
 from fedsim.terminal.console import Console
@@ -131,6 +131,7 @@ def prepared_sweep(
     tell = Ticker("reading the settings of the cells", quiet=console.quiet)
     cells = plan(sources, axes, seeds, common, tell)
     require_cells(cells)
+    fetch_weights(cells, console.line)
     data = fingerprints(cells, console.preparing)
     return Sweep(cells, data, runs, console, jobs, verbose)
 
@@ -272,6 +273,7 @@ def prepared_curve(
     cells = plan_curve(sources, overrides, epsilons, seeds, common)
     one_by_one = [one.cell for one in cells]
     require_cells(one_by_one)
+    fetch_weights(one_by_one, console.line)
     data = fingerprints(one_by_one, console.preparing)
     return cells, Sweep(one_by_one, data, runs, console, jobs, verbose)
 

