@@ -33,6 +33,8 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_
 _CLIENTS = ("federation", "clients")
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
+_NETWORK: KeyPath = ("data", "features", "network")
+_MODEL_FILE = ".safetensors"
 # The keys that say what of a model travels -> what they are where nothing is said.
 _SHARING = ((("federation", "local"), None), (("model", "trainable"), "all"))
 
@@ -78,9 +80,18 @@ def make_absolute(document: Document) -> Problems:
         if why := _not_a_filled_folder(absolute):
             problems.append((document.place(public), f"data.features.public_root: {why}"))
 
-    for path in _WEIGHTS:
-        problems += _make_weights_absolute(document, path)
+    for weights in _WEIGHTS:
+        problems += _make_weights_absolute(document, weights)
+    problems += _make_network_absolute(document)
     return problems
+
+
+def _make_network_absolute(document: Document) -> Problems:
+    """Make a model file that `data.features` names an absolute path; names stay."""
+    path, network = _network(document)
+    if not isinstance(network, str) or not network.endswith(_MODEL_FILE):
+        return []
+    return _make_weights_absolute(document, path)
 
 
 def _make_weights_absolute(document: Document, path: KeyPath) -> Problems:
@@ -349,14 +360,9 @@ def _check_block(
 
 def _check_features(document: Document, registry: Registry) -> Problems:
     """The network of `data.features`: of the catalogue, a model file, or a model plugin."""
-    from fedsim.pretrained.catalogue import CATALOGUE
 
-    written: KeyPath = ("data", "features", "network")
-    network = document.get(written)
-    if network is None:  # a text stands for the block
-        written = ("data", "features")
-        network = document.get(written)
-    if not isinstance(network, str) or network in CATALOGUE:
+    written, network = _network(document)
+    if not isinstance(network, str) or network in CATALOGUE or network.endswith(_MODEL_FILE):
         return []
     try:
         registry.resolve("models", network)
@@ -366,6 +372,17 @@ def _check_features(document: Document, registry: Registry) -> Problems:
         why += ", ".join(CATALOGUE)
         return [(document.place(written), f"{dotted(written)}: {why}")]
     return []
+
+
+def _network(document: Document) -> tuple[KeyPath, Any]:
+    """Where the network of `data.features` is written, and what it is."""
+    features = document.get(_NETWORK[:-1])
+    # A text stands for the block.
+    return (
+        (_NETWORK[:-1], features)
+        if isinstance(features, str)
+        else (_NETWORK, document.get(_NETWORK))
+    )
 
 
 def _resolved(registry: Registry, group: str, name: str, folders: list[str]) -> tuple[Any, str]:

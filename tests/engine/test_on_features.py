@@ -146,3 +146,17 @@ def test_volumes_have_none() -> None:
     )
     with pytest.raises(InputError, match="is for images to classify"):
         task_of(dataset_of(changed), changed)
+
+
+def test_a_model_file_is_a_network(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
+    """Its architecture is in the file: a run's own model, of any width, makes features."""
+    first = run_tiny("rounds=1")
+    file = first.folder / "model.safetensors"
+    second = run_tiny(f"data.features={{network: {file}, public: 40}}", *ON_FEATURES[1:])
+    about = load_model(second.folder).about
+    assert about.features["network"] == str(file)
+    assert about.arguments["in_features"] == 32
+    with pytest.raises(InputError, match="is no model of images"):
+        run_tiny(f"data.features={second.folder / 'model.safetensors'}", *ON_FEATURES[1:])
+    with pytest.raises(InputError, match="there is no file"):
+        run_tiny("data.features=nowhere.safetensors", *ON_FEATURES[1:])

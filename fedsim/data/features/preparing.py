@@ -26,8 +26,10 @@ from fedsim.pretrained.loading import load_pretrained
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
+from fedsim.scenario.checks import SUPPLIED
 from fedsim.scenario.schema import Data, Features
 
+SUFFIX = ".safetensors"
 PUBLIC_SEED = 7
 """Of the generated images that teach the public map; data that are generated themselves have seed 0
 unless they say otherwise."""
@@ -53,8 +55,9 @@ class Frozen:
 def frozen_network(features: Features, size: int) -> Frozen:
     """The network that a scenario names, with its weights.
 
-    A name of the catalogue of pretrained weights stands for the model that they are for. Without
-    weights a model's are drawn, from a seed that is always the same.
+    A name of the catalogue of pretrained weights stands for the model that they are for, and a
+    model file that fedsim wrote for the model in it. Without weights a model's are drawn, from a
+    seed that is always the same.
 
     Raises:
         InputError: there is no such network, it does not take images of this size, it has no
@@ -63,13 +66,17 @@ def frozen_network(features: Features, size: int) -> Frozen:
     known = CATALOGUE.get(features.network)
     plugin = features.network if known is None else known.model
     source = features.weights or (None if known is None else known.name)
+    parameters: dict[str, Any] = {}
+    if is_model_file(features.network):
+        plugin, parameters = _architecture(Path(features.network))
+        source = source or features.network
     registry = default_registry()
     arguments = {"num_classes": 2, "in_channels": 3, "image_size": size}
     with (
         isolated(Streams(0).sequence("model")),
         plugin_code(f"data.features: the network {plugin!r} cannot be built for {size} px"),
     ):
-        built = construct(registry.resolve("models", plugin), {}, **arguments)
+        built = construct(registry.resolve("models", plugin), parameters, **arguments)
     network = require_module(built, plugin)
     if not callable(getattr(network, "features", None)):
         raise InputError(
@@ -79,6 +86,25 @@ def frozen_network(features: Features, size: int) -> Frozen:
     sha256 = "" if source is None else load_pretrained(network, source)
     whiten = 1.0 if known is None else known.whiten
     return Frozen(network.eval(), features.network, sha256, whiten)
+
+
+def is_model_file(network: str) -> bool:
+    """Whether a network is named by a model file, and not by a name."""
+    return network.endswith(SUFFIX)
+
+
+def _architecture(path: Path) -> tuple[str, dict[str, Any]]:
+    """The model plugin of a model file, and its parameters; InputError where it is none."""
+    from fedsim.trained.files import read_about
+
+    about = read_about(path)
+    if about.features is not None or about.of_volumes:
+        raise InputError(
+            f"data.features.network: {path} is no model of images",
+            hint="name the file of a model that was trained on images, without data.features",
+        )
+    own = {k: v for k, v in about.arguments.items() if k not in SUPPLIED["models"]}
+    return about.architecture, own
 
 
 def prepare_features(
