@@ -19,6 +19,7 @@ PAYLOADS = {
     "arrays": "models",
     "images": "images with labels",
     "nothing": "no model: each keeps its own",
+    "statistics": "statistics of feature vectors",
 }
 """Kind of payload -> what clients send, in words."""
 
@@ -31,7 +32,7 @@ class Capabilities:
 
     Attributes:
         payload: what clients send, one of `PAYLOADS`; "": not declared.
-        made_for: the tasks, by their `made_for`; (): not declared.
+        made_for: the tasks, each by its `made_for`; (): not declared.
         one_shot: clients send once.
         local: there is no global model.
         linear: the model depends on the replies by a weighted sum of them alone; None: not
@@ -90,7 +91,7 @@ def capabilities(plugin: Any) -> Capabilities:
     payload = said("payload", str) or ""
     return Capabilities(
         payload=payload if payload in PAYLOADS else "",
-        made_for=several(learns.made_for if of_task else said("made_for", str, tuple)),
+        made_for=_tasks(learns.made_for if of_task else said("made_for", str, tuple)),
         one_shot=bool(said("one_shot", bool)),
         local=bool(said("local", bool)),
         linear=said("linear", bool),
@@ -101,13 +102,14 @@ def capabilities(plugin: Any) -> Capabilities:
     )
 
 
-def several(made_for: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The tasks that a class declares: it names one, or several in a tuple."""
-    return (made_for,) if isinstance(made_for, str) and made_for else tuple(made_for or ())
+def _tasks(told: Any) -> tuple[str, ...]:
+    """What a class declares as `made_for`: one word or several."""
+    several = (told,) if isinstance(told, str) else told or ()
+    return tuple(one for one in several if isinstance(one, str) and one)
 
 
 _TEXTS = ("payload", "private")
-_TASKS = ("made_for",)
+_TEXT_OR_SEVERAL = ("made_for",)
 _SWITCHES = ("one_shot", "local", "linear", "order_matters", "needs_losses", "keeps_state")
 _BASES = ("fedsim.method.client", "fedsim.method.strategy")
 
@@ -118,12 +120,11 @@ def ill_declared(plugin: Any) -> str:
     # Others' classes may mean something else by these names.
     if kind is None or not any(base.__module__ in _BASES for base in kind.__mro__):
         return ""
-    rules: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    for names, known, wanted in (
         (_TEXTS, str, "a text"),
-        (_TASKS, str | tuple, "a text, or a tuple of texts"),
+        (_TEXT_OR_SEVERAL, str | tuple, "a text, or a tuple of texts"),
         (_SWITCHES, bool, "True or False"),
-    )
-    for names, known, wanted in rules:
+    ):
         for name in names:
             value = getattr(kind, name, None)
             if value is not None and not isinstance(value, known | property):

@@ -82,11 +82,13 @@ class Client(ABC):
     """Base of client methods. The constructor only stores parameters."""
 
     payload: ClassVar[str] = ""
-    """What it sends: "arrays" (a model), "images" (with labels), "nothing" (it keeps its own
-    model); "": not declared. A strategy that declares another is refused."""
+    """What it sends: "arrays" (a model), "images" (with labels), "statistics" (of feature vectors),
+    "nothing" (it keeps its own model); "": not declared. A strategy that declares another is
+    refused."""
     made_for: ClassVar[str | tuple[str, ...]] = ""
     """The task that it learns, or several, by the task's own `made_for`: "images" (to classify),
-    "features" of them, "volumes" (to segment), or another package's; "": not declared."""
+    "volumes" (to segment), "features" (vectors to classify), or another package's; "": not
+    declared."""
     keeps_state: ClassVar[bool | None] = None
     """Whether it keeps something in `site.state` from round to round. None: not declared."""
     private: ClassVar[str] = ""

@@ -127,10 +127,11 @@ class Strategy(FlowerStrategy):
     one_shot: ClassVar[bool] = False
     """Whether clients send once: then a run has one round, and replies are stored on arrival."""
     payload: ClassVar[str] = ""
-    """What clients must send: "arrays" (a model), "images" (with labels), "nothing" (each keeps its
-    own model); "": not declared. A client method that declares another is refused."""
+    """What clients must send: "arrays" (a model), "images" (with labels), "statistics" (of feature
+    vectors), "nothing" (each keeps its own model); "": not declared. A client method that declares
+    another is refused."""
     made_for: ClassVar[str | tuple[str, ...]] = ""
-    """The task that it is for, as `Client.made_for`; "": not declared."""
+    """The task that it is for, or several, as `Client.made_for`; "": not declared."""
     local: ClassVar[bool] = False
     """Whether there is no global model: each client keeps its own in its state, as `arrays`. All
     are scored on the test split, and the run's metrics are means over clients."""

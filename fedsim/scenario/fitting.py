@@ -14,21 +14,21 @@ VECTORS = "features"
 
 
 def payload_of(factory: Any) -> str:
-    """What a client method sends, or a strategy expects: "arrays", "images", "nothing"; or ""."""
+    """What a client method sends, or a strategy expects, one of `PAYLOADS`; or ""."""
     return capabilities(factory).payload
 
 
-def data_of(factory: Any) -> tuple[str, ...]:
-    """The tasks that a plugin is made for, or that a data set names, by their `made_for`: "images",
-    "features", "volumes", another package's, or none (not said).
+def data_of(factory: Any) -> str:
+    """The task that a plugin is made for (the first of several), or that a data set names, by its
+    `made_for`: "images", "volumes", another package's, or "" (not said).
     """
-    return capabilities(factory).made_for
+    return next(iter(capabilities(factory).made_for), "")
 
 
-def goes_with(factory: Any, kind: str) -> bool:
-    """Whether a plugin is made for a task, by its `made_for`, or does not say for which."""
-    made_for = data_of(factory)
-    return not made_for or kind in made_for
+def made_for(factory: Any, kind: str) -> bool:
+    """Whether a plugin is made for a task, or does not say for which."""
+    said = capabilities(factory).made_for
+    return not said or kind in said
 
 
 def _words(kind: str, dataset: Any) -> str:
@@ -59,16 +59,16 @@ def misfits(
     wrong: dict[str, str] = {}
     data_name, dataset = found.get("datasets", ("", None))
     # A data set that names no task has images to classify, whoever wrote it.
-    kind = "" if class_of(dataset) is None else (*data_of(dataset), "images")[0]
+    kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
     if features and kind == "images":
         kind, data_name = VECTORS, f"{data_name} with data.features"
     for group in ("strategies", "clients", "models", "wrappers"):
         name, factory = found.get(group, ("", None))
-        if kind and not goes_with(factory, kind):
-            fit = _names(registry, group, lambda one: goes_with(one, kind))
-            made_for = " and ".join(_words(one, dataset) for one in data_of(factory))
+        if kind and not made_for(factory, kind):
+            fit = _names(registry, group, lambda one: made_for(one, kind))
+            said = " or ".join(_words(one, dataset) for one in capabilities(factory).made_for)
             wrong[group] = (
-                f"{name!r} is made for {made_for}, but {data_name!r} has "
+                f"{name!r} is made for {said}, but {data_name!r} has "
                 f"{_words(kind, dataset)}; with these go: {fit}"
             )
     (strategy, expecting), (client, sending) = (
@@ -79,7 +79,9 @@ def misfits(
         fit = _names(
             registry,
             "clients",
-            lambda one: payload_of(one) in ("", expected) and goes_with(one, kind or "images"),
+            lambda one: (
+                payload_of(one) in ("", expected) and made_for(one, kind or "images")
+            ),
         )
         wrong["clients"] = (
             f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
@@ -93,7 +95,7 @@ def misfits(
             lambda one: (
                 capabilities(one).keeps_state is True
                 and payload_of(one) == expected
-                and goes_with(one, kind or "images")
+                and made_for(one, kind or "images")
             ),
         )
         wrong["clients"] = (
@@ -120,7 +122,7 @@ def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) 
         lambda one: (
             capabilities(one).private not in ("", NO_PRIVATE_FORM)
             and payload_of(one) == own.payload
-            and not set(own.made_for).isdisjoint(data_of(one))
+            and set(own.made_for) <= set(capabilities(one).made_for)
         ),
     )
     return f"{name!r} has no private form; with privacy go: {fit}"
@@ -135,9 +137,11 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     for group, role in (("strategies", "strategy"), ("clients", "client method")):
         name, factory = found.get(group, ("", None))
         declared = capabilities(factory)
-        if declared.one_shot or declared.payload == "images":
+        sent = declared.payload
+        if declared.one_shot or sent in ("images", "statistics"):
+            told = PAYLOADS[sent if sent == "statistics" else "images"]
             return (
-                f"with {role} {name!r} no model travels: clients send {PAYLOADS['images']}; for "
+                f"with {role} {name!r} no model travels: clients send {told}; for "
                 "one that does type strategy.name=fedavg and a client method that trains it"
             )
         if declared.payload == "nothing":

@@ -199,7 +199,7 @@ class Bench:
     def values(self) -> dict[str, Any]:
         """The small scenario, with the plugin in it and what goes with it."""
         factory = self.factory
-        volumes = "volumes" in data_of(factory)
+        volumes = data_of(factory) == "volumes"
         values = dict(_VOLUMES if volumes else _IMAGES)
         if self.group in ("strategies", "clients"):
             partners = _VOLUME_PARTNERS if volumes else _PARTNERS

@@ -1,0 +1,174 @@
+"""Sums of a site's feature vectors, sent once: the client's half of learning by statistics.
+
+A record's vector is what the model's last layer sees of it; the model is the run's first one, and
+nobody trains it. The strategy says which sums it needs. Method card: `docs/methods/features.md`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from pydantic import PositiveFloat
+
+from fedsim import Client, Site, Task
+from fedsim.statistics import (
+    Layout,
+    Precision,
+    Sums,
+    Weights,
+    contributions,
+    encode,
+    head_inputs,
+    require_own_features,
+)
+from fedsim.wire import load_state, tensor_record
+
+if TYPE_CHECKING:
+    from fedsim.privacy import Releases
+
+
+class FeatureStatistics(Client):
+    """Base: reads the vectors, adds them up, and sends the sums.
+
+    Attributes:
+        method: the strategy that asks for these sums, and the client method's own name.
+    """
+
+    payload = "statistics"
+    made_for = ("images", "features")
+    keeps_state = False
+    private = "noisy sums"
+    full_batch = True
+    sends_release = True
+    method: ClassVar[str]
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    @property
+    def discloses(self) -> tuple[str, ...]:
+        """What a site's own sums are, without noise; a private run has these no more."""
+        return ("sums of the site's feature vectors: without noise they hide no record",)
+
+    def private_steps(self, units: int, expected_batch: int) -> int:
+        """One release, of all records; see `Client.private_steps`."""
+        return 1
+
+    def check_private(self, model: torch.nn.Module, task: Task) -> None:
+        """Refuse a model in which one record's vector depends on others."""
+        require_own_features(model, task.input_shape)
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Send the sums, how loud their noise is, and of how many records they are."""
+        config = content.config_records["config"]
+        if config["statistics"] != self.method:
+            raise ValueError(
+                f"{self.method} sends sums that strategy {config['statistics']} does not ask for: "
+                f"type client.name={config['statistics']}"
+            )
+        layout = Layout(
+            cast(int, config["size"]),
+            site.task.num_classes,
+            cast(Any, config["second"]),
+            cast(bool, config["by-class"]),
+        )
+        found = self._sums(layout, site)
+        total = {"num-examples": len(site.train), "units": found.total}
+        return RecordDict(
+            {
+                "statistics": tensor_record(encode(found, cast(Precision, config["codec"]))),
+                "noise": ConfigRecord({name: float(one) for name, one in found.noise.items()}),
+                "metrics": MetricRecord(total),
+            }
+        )
+
+    def _sums(self, layout: Layout, site: Site) -> Sums:
+        model = site.new_model()
+        load_state(model, site.first_arrays())
+        if site.releases is not None:
+            return self._release(layout, model, site, site.releases)
+        positions = np.arange(len(site.train))
+        vectors = head_inputs(model, site.train.images, positions, site.device)
+        if wrong := int((~np.isfinite(vectors)).any(axis=1).sum()):
+            raise ValueError(
+                f"{wrong} of {len(vectors)} feature vectors of site {site.name!r} hold NaN or "
+                "infinite values: look at the weights of model.init, or at the records"
+            )
+        return layout.sums_of(vectors, site.train.labels.numpy())
+
+    def _release(
+        self, layout: Layout, model: torch.nn.Module, site: Site, releases: Releases
+    ) -> Sums:
+        """The same sums with noise: one release, whose rows are made part by part."""
+        mechanism = releases.plan.mechanism
+        positions, places = releases.sample()
+        rows = contributions(
+            self._weights,
+            layout,
+            head_inputs(model, site.train.images, positions, site.device),
+            site.train.labels[torch.from_numpy(positions)].numpy(),
+            places,
+            mechanism.max_grad_norm,
+            releases.settings.physical_batch,
+        )
+        released = releases.release(rows).double().cpu().numpy() * mechanism.expected_batch
+        return self._weights.read(
+            layout,
+            released,
+            mechanism.max_grad_norm,
+            mechanism.noise_deviation,
+            mechanism.expected_batch,
+        )
+
+
+class FeatureMeans(FeatureStatistics):
+    """Send the sum of the vectors of each class, and how many they are.
+
+    Args:
+        intercept: of a private run: the constant beside each vector whose sums are the counts of
+            the classes. The smaller, the louder the noise on the counts, and the less on the rest.
+        norm: of a private run: vectors are shortened to this Euclidean norm. It is public.
+    """
+
+    method = "feature_means"
+
+    def __init__(self, intercept: PositiveFloat = 0.25, norm: PositiveFloat = 1.0) -> None:
+        super().__init__(Weights(1.0, intercept, norm))
+        self.intercept = intercept
+        self.norm = norm
+
+
+class FeatureGram(FeatureStatistics):
+    """Send the sum of x x' of all vectors, and the sum of the vectors of each class.
+
+    Args:
+        products: of a private run: tau, weight of the sums of classes against that of x x'. The
+            larger, the less noise on these, and the more on that.
+        intercept, norm: as of `feature_means`.
+    """
+
+    method = "feature_gram"
+
+    def __init__(
+        self,
+        products: PositiveFloat = 2.0,
+        intercept: PositiveFloat = 0.25,
+        norm: PositiveFloat = 1.0,
+    ) -> None:
+        super().__init__(Weights(products, intercept, norm))
+        self.products = products
+        self.intercept = intercept
+        self.norm = norm
+
+
+class FeatureGaussians(FeatureGram):
+    """Send the first and second moments of the vectors of each class.
+
+    Args:
+        products, intercept, norm: as of `feature_gram`.
+    """
+
+    method = "feature_gaussians"

@@ -1,0 +1,218 @@
+"""One shot by statistics: a last layer out of sums of the clients' feature vectors.
+
+No model travels. Every client has the run's first model, whose last layer sees a vector of each
+record; clients send sums of these vectors once, and the server sets the last layer. The client's
+half is `clients/feature_statistics.py`, the functions `fedsim/statistics/`, the method card
+`docs/methods/features.md`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from fedsim import RunError, Server, Strategy
+from fedsim.statistics import (
+    Layout,
+    Linear,
+    Precision,
+    Second,
+    Sums,
+    class_gaussians,
+    decode,
+    draw,
+    head_of,
+    logistic,
+    nearest_means,
+    ridge,
+)
+from fedsim.wire import load_state, pack_state, tensors
+
+
+class FeatureStatistics(Strategy):
+    """Base: asks for sums, checks them, and sets the model's last layer.
+
+    Attributes:
+        second, by_class: of the sums that it asks for, see `fedsim.statistics.Layout`.
+        method: the client method that sends them, and the strategy's own name.
+    """
+
+    one_shot = True
+    payload = "statistics"
+    made_for = ("images", "features")
+    linear = False
+    method: ClassVar[str]
+    second: Second = "none"
+    by_class: bool = False
+
+    def __init__(self, codec: Precision = "float32") -> None:
+        self.codec = codec
+        self._initial: ArrayRecord | None = None
+
+    @abstractmethod
+    def solve(self, parts: Sequence[Sums]) -> Linear:
+        """The last layer.
+
+        Args:
+            parts: the sums of each client, one at least, in client order.
+        """
+
+    def setup(self, server: Server) -> None:
+        """Refuse a model whose head is not one linear layer."""
+        super().setup(server)
+        head = head_of(server.new_model())
+        self._layout = Layout(
+            head.in_features, server.task.num_classes, self.second, self.by_class
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask each sampled client for its sums; no model travels."""
+        self._initial = arrays
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
+        """Which sums are asked for, and their codec."""
+        config["statistics"] = self.method
+        config["codec"] = self.codec
+        config["size"] = self._layout.size
+        config["second"] = self._layout.second
+        config["by-class"] = self._layout.by_class
+        return RecordDict({"config": config})
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Set the first model's last layer."""
+        assert self._initial is not None
+        parts = [
+            self._read(self.server.names[self.server.client_of(reply)], reply.content)
+            for reply in replies
+        ]
+        found = self.solve(parts)
+        model = self.server.new_model()
+        load_state(model, self._initial)
+        head = head_of(model)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(found.weight))
+            head.bias.copy_(torch.from_numpy(found.bias))
+        metrics = {"penalty": found.penalty, "scale": found.scale}
+        return pack_state(model.state_dict()), MetricRecord(metrics)
+
+    def _read(self, name: str, content: RecordDict) -> Sums:
+        """Decode and check one client's reply."""
+        sent = content.array_records.get("statistics")
+        metrics = content.metric_records.get("metrics", MetricRecord())
+        noise = content.config_records.get("noise", ConfigRecord())
+        units: Any = metrics.get("units", float("nan"))
+        try:
+            if sent is None:
+                raise ValueError("no record statistics")
+            loud = {key: float(value) for key, value in noise.items()}  # type: ignore[arg-type]
+            return decode(tensors(sent), self._layout, loud, float(units))
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"site {name!r} sent {error}; strategy {self.method} asks for the sums that "
+                f"client.name={self.method} sends"
+            ) from error
+
+
+class FeatureMeans(FeatureStatistics):
+    """Choose the class whose mean vector is nearest.
+
+    Args:
+        codec: how sums travel; "float16" and "uint8" with a scale an array.
+        sharpness: what logits are multiplied by; null: the length of the vectors, which is right
+            for vectors of norm 1 with white coordinates.
+    """
+
+    method = "feature_means"
+
+    def __init__(
+        self, codec: Precision = "float32", sharpness: PositiveFloat | None = None
+    ) -> None:
+        super().__init__(codec)
+        self.sharpness = sharpness
+
+    def solve(self, parts: Sequence[Sums]) -> Linear:
+        """Means of all clients' records."""
+        return nearest_means(Sums.added(parts), self.sharpness)
+
+
+class FeatureGram(FeatureStatistics):
+    """Ridge regression of one-hot targets: exactly that of all records in one place.
+
+    Args:
+        codec: as of `feature_means`.
+        penalty: on the squared weights, against sums over records; null: by generalised
+            cross-validation or, where sums have noise, twice the noise's spectral norm.
+        balance: classes weigh alike, whatever their shares.
+    """
+
+    method = "feature_gram"
+    second = "full"
+
+    def __init__(
+        self,
+        codec: Precision = "float32",
+        penalty: NonNegativeFloat | None = None,
+        balance: bool = True,
+    ) -> None:
+        super().__init__(codec)
+        self.penalty = penalty
+        self.balance = balance
+
+    def solve(self, parts: Sequence[Sums]) -> Linear:
+        """Least squares on all clients' sums."""
+        return ridge(Sums.added(parts), self.penalty, self.balance)
+
+
+class FeatureGaussians(FeatureStatistics):
+    """Draw vectors from Gaussians of the classes, and learn the last layer from these (FedPFT).
+
+    Args:
+        codec: as of `feature_means`.
+        covariance: of each class: "full", or its "diagonal".
+        pooled: one Gaussian a class, of all clients' records; else one for each client and class,
+            as FedPFT has it.
+        samples: vectors that are drawn of each class.
+        strength: the inverse of the logistic regression's penalty, scikit-learn's C.
+        iterations: of its L-BFGS, at most.
+    """
+
+    method = "feature_gaussians"
+    by_class = True
+
+    def __init__(
+        self,
+        codec: Precision = "float32",
+        covariance: Literal["full", "diagonal"] = "full",
+        pooled: bool = True,
+        samples: PositiveInt = 4000,
+        strength: PositiveFloat = 10.0,
+        iterations: PositiveInt = 200,
+    ) -> None:
+        super().__init__(codec)
+        self.covariance = covariance
+        self.second = covariance
+        self.pooled = pooled
+        self.samples = samples
+        self.strength = strength
+        self.iterations = iterations
+
+    def solve(self, parts: Sequence[Sums]) -> Linear:
+        """Logistic regression on what is drawn."""
+        groups = [Sums.added(parts)] if self.pooled else parts
+        gaussians = [one for group in groups for one in class_gaussians(group)]
+        classes = self._layout.classes
+        if not gaussians:
+            return Linear.undecided(classes, self._layout.size)
+        vectors, labels = draw(gaussians, self.samples, self.server.numpy_generator("samples"))
+        return logistic(vectors, labels, classes, self.strength, self.iterations)
