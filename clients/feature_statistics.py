@@ -119,7 +119,7 @@ class FeatureStatistics(Client):
             layout,
             released,
             mechanism.max_grad_norm,
-            mechanism.noise_deviation,
+            mechanism.deviation,
             mechanism.expected_batch,
         )
 

@@ -22,7 +22,7 @@ from fedsim.grid.worker import device_for
 from fedsim.models.build import build_model
 from fedsim.observers.base import Exchange, Observer, Reply
 from fedsim.observers.telling import Observers
-from fedsim.privacy.accounting import Bound, Entry, epsilon_rdp, epsilon_upper
+from fedsim.privacy.accounting import ACCOUNTANT_NAMES, Bound, Entry, epsilon_rdp, epsilon_upper
 from fedsim.privacy.attacks import Subject
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
@@ -58,7 +58,7 @@ def subject_of(prepared: Prepared) -> Subject:
         mechanism=client.mechanism,
         claimed_epsilon=bound.epsilon,
         delta=plan.settings.delta,
-        accountant={"prv": "PRV upper", "rdp": "RDP"}[bound.accountant],
+        accountant=ACCOUNTANT_NAMES[bound.accountant],
         certified=plan.certified,
         sample_rate=client.sample_rate,
         steps=client.steps * plan.planned,

@@ -12,6 +12,7 @@ from fedsim.engine.federation import Federation, cache_folder
 from fedsim.engine.strategies import trainings
 from fedsim.errors import InputError
 from fedsim.grid.worker import units_of
+from fedsim.method.capabilities import capabilities
 from fedsim.method.client import Client
 from fedsim.method.wrapper import Wrapper
 from fedsim.models.build import build_model
@@ -93,6 +94,12 @@ def privacy_plan(
             "privacy.augmentations: copies of a record that are all alike cost time for nothing",
             hint="type client.augment=siamese, or privacy.augmentations=1",
         )
+    if settings.filter is not None and any(capabilities(one).sends_release for one in within):
+        raise InputError(
+            f"privacy.filter leaves records out, but {scenario.client.name!r} sends sums over all "
+            "of them",
+            hint="type privacy.filter=null",
+        )
     units = {
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train
@@ -109,6 +116,11 @@ def privacy_plan(
             often,
             units,
             {name: one.private_steps for name, one in methods.items()},
+            full_batch=[
+                name
+                for name, one in zip(methods, within, strict=True)
+                if capabilities(one).full_batch
+            ],
             together=len(np.unique(_groups(federation))),
             most_records=_most_records(federation) if settings.unit == "record" else 1,
             **search,

@@ -11,7 +11,7 @@ from fedsim.engine.prepare import Prepared
 from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
 from fedsim.ledger.privacy import describe, mechanism_name, unit_note
 from fedsim.models.build import Pretrained
-from fedsim.privacy.accounting import UNIT_NAMES
+from fedsim.privacy.accounting import ACCOUNTANT_NAMES, UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.report.text import positive_note
 from fedsim.scenario.overrides import describe_overrides, override_lines
@@ -73,7 +73,7 @@ def epsilon_at_the_end(plan: PrivacyPlan) -> str:
     settings, planned = plan.settings, plan.bound()
     costs = "no finite epsilon"
     if planned.epsilon is not None:
-        by = {"prv": "PRV upper", "rdp": "RDP"}[planned.accountant]
+        by = ACCOUNTANT_NAMES[planned.accountant]
         costs = f"epsilon {planned.epsilon:.3g} ({by})"
     if not plan.certified:
         costs = f"NO GUARANTEE: the paper claims {costs}"

@@ -223,7 +223,7 @@ def describe(plan: PrivacyPlan) -> dict[str, Any]:
         "accountants": {
             "epsilon_planned": bound.accountant,
             "rounds.jsonl": "rdp; epsilon_upper: as each line names it",
-            "summary.json": "prv or rdp",
+            "summary.json": "analytic, prv or rdp",
         },
         "randomness": RANDOMNESS[settings.noise],
         "clients": {

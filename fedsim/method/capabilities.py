@@ -41,6 +41,8 @@ class Capabilities:
         needs_losses: replies are weighted by the training losses that clients report.
         keeps_state: a client keeps something from round to round; None: not declared.
         private: the private form of a client method, "none" where it has none; "": not declared.
+        full_batch: its private form samples all units.
+        sends_release: its answer in a private run is one release.
     """
 
     payload: str = ""
@@ -52,6 +54,8 @@ class Capabilities:
     needs_losses: bool = False
     keeps_state: bool | None = None
     private: str = ""
+    full_batch: bool = False
+    sends_release: bool = False
 
     def words(self, group: str) -> dict[str, str]:
         """What a plugin of a group declares, for a person: what is asked -> the answer."""
@@ -99,6 +103,8 @@ def capabilities(plugin: Any) -> Capabilities:
         needs_losses=bool(said("needs_losses", bool)),
         keeps_state=said("keeps_state", bool),
         private=said("private", str) or "",
+        full_batch=bool(said("full_batch", bool)),
+        sends_release=bool(said("sends_release", bool)),
     )
 
 
@@ -110,7 +116,16 @@ def _tasks(told: Any) -> tuple[str, ...]:
 
 _TEXTS = ("payload", "private")
 _TEXT_OR_SEVERAL = ("made_for",)
-_SWITCHES = ("one_shot", "local", "linear", "order_matters", "needs_losses", "keeps_state")
+_SWITCHES = (
+    "one_shot",
+    "local",
+    "linear",
+    "order_matters",
+    "needs_losses",
+    "keeps_state",
+    "full_batch",
+    "sends_release",
+)
 _BASES = ("fedsim.method.client", "fedsim.method.strategy")
 
 

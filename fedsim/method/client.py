@@ -94,6 +94,13 @@ class Client(ABC):
     private: ClassVar[str] = ""
     """Its private form, which `private_steps` describes: "dp-sgd" (noisy sums of gradients), a word
     of its own, or "none"; "": not declared. With "none", `privacy` of records is refused."""
+    full_batch: ClassVar[bool] = False
+    """Whether a private form samples all units, q = 1, whatever `privacy.expected_batch`: the
+    right choice where an answer has one release."""
+    sends_release: ClassVar[bool] = False
+    """Whether its answer in a private run is one release, decoded by linear steps alone: sums of
+    answers are noisy sums over all clients' records. What it `discloses` is said of answers
+    without noise then."""
 
     def __init_subclass__(cls, **keys: Any) -> None:
         super().__init_subclass__(**keys)

@@ -28,10 +28,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.privacy.audit import gaussian_epsilon
 from fedsim.privacy.composition import epsilon_prv, tail_deltas
 
 Unit = Literal["record", "patient", "client"]
-Accountant = Literal["rdp", "prv"]
+Accountant = Literal["rdp", "prv", "analytic"]
+
+ACCOUNTANT_NAMES: dict[Accountant, str] = {
+    "rdp": "RDP",
+    "prv": "PRV upper",
+    "analytic": "exact Gaussian",
+}
+"""What each accountant is called in a line."""
 
 ADJACENCY: dict[Unit, str] = {
     "record": "the contents of one record replaced by nothing, with the number of records public",
@@ -192,13 +200,17 @@ class Bound:
 def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
     """The smallest upper bound on epsilon at `delta` we can compute: what is claimed of a run.
 
-    Numerical composition of privacy losses in both directions, see `fedsim.privacy.composition`;
-    RDP where that is smaller, where epsilon is beyond 100, or where the composition fails.
+    Where every release is of the full batch (q = 1) it is exact: releases compose to one Gaussian
+    mechanism, whose epsilon Balle & Wang (2018) give. Else numerical composition of privacy losses
+    in both directions, see `fedsim.privacy.composition`; RDP where that is smaller, where epsilon
+    is beyond 100, or where the composition fails.
 
     Raises:
         ValueError: a delta outside (0, 1).
     """
     history = merge(entries)
+    if is_full_batch(history):
+        return Bound(gaussian_epsilon(mean_difference(history), delta), "analytic")
     by_rdp = epsilon_rdp(history, delta)
     if by_rdp is None or by_rdp == 0 or by_rdp > _LARGEST_PRV_EPSILON:
         return Bound(by_rdp, "rdp")
@@ -212,6 +224,19 @@ def epsilon_upper(entries: Iterable[Entry], delta: float) -> Bound:
     if by_prv is None or by_prv >= by_rdp:
         return Bound(by_rdp, "rdp")
     return Bound(by_prv, "prv")
+
+
+def is_full_batch(history: Sequence[Entry]) -> bool:
+    """Whether there are releases, all of the full batch and all with noise."""
+    return bool(history) and all(e.sample_rate == 1 and e.noise_multiplier > 0 for e in history)
+
+
+def mean_difference(history: Iterable[Entry]) -> float:
+    """mu of the one Gaussian mechanism that releases of the full batch compose to.
+
+    The square root of the sum of 1 / sigma^2 over all releases.
+    """
+    return math.sqrt(math.fsum(e.steps / e.noise_multiplier**2 for e in history))
 
 
 def largest_upper(histories: Iterable[Iterable[Entry]], delta: float) -> Bound:

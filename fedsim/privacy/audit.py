@@ -88,6 +88,18 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(brentq(lambda epsilon: gaussian_delta(epsilon, mu) - delta, 0.0, high))
 
 
+def gaussian_difference(epsilon: float, delta: float) -> float:
+    """The largest `mu` at which `gaussian_epsilon` is at most `epsilon`, 0 < delta < 1."""
+    from scipy.optimize import brentq
+
+    low = high = 1.0
+    while gaussian_delta(epsilon, low) > delta:
+        low /= 2
+    while gaussian_delta(epsilon, high) <= delta:
+        high *= 2
+    return float(brentq(lambda mu: gaussian_delta(epsilon, mu) - delta, low, high, xtol=1e-14))
+
+
 def clopper_pearson_upper(
     errors: ArrayLike, trials: int, significance: float
 ) -> NDArray[np.float64]:

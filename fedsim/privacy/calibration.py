@@ -17,9 +17,19 @@ from typing import Any
 
 from fedsim.files import require_regular
 from fedsim.folder.runfolder import write_whole
-from fedsim.privacy.accounting import FEW_ORDERS, ORDERS, Entry, epsilon_rdp, epsilon_upper, merge
+from fedsim.privacy.accounting import (
+    FEW_ORDERS,
+    ORDERS,
+    Entry,
+    epsilon_rdp,
+    epsilon_upper,
+    is_full_batch,
+    mean_difference,
+    merge,
+)
+from fedsim.privacy.audit import gaussian_difference
 
-ACCOUNTANT_VERSION = 1
+ACCOUNTANT_VERSION = 2
 """Counts changes of the accounting that change what a search finds."""
 
 Plan = tuple[Entry, ...]
@@ -28,6 +38,7 @@ Plan = tuple[Entry, ...]
 # What is found has an epsilon between these shares of the target. The margin above is far more than
 # two computations of one epsilon differ by.
 _LEAST, _MOST = 1 - 1e-3, 1 - 1e-4
+_ROUNDING = 1e-9  # Of what is exact: it must not end above the target.
 _SMALLEST, _LARGEST = 2.0**-7, 2.0**20
 _found: dict[str, float] = {}
 
@@ -53,7 +64,8 @@ def calibrate(
 
     Returns:
         A noise multiplier; the largest epsilon at it is at most `target`, and at least 0.999 of it
-        unless the least noise that is looked at is already enough. Mechanisms with two releases a
+        unless the least noise that is looked at is already enough. Where all releases are of the
+        full batch it is exact to a billionth. Mechanisms with two releases a
         step divide it by `split_noise_multiplier`.
 
     Raises:
@@ -118,6 +130,9 @@ def _fits(plan: Plan, sigma: float, delta: float, target: float) -> bool:
 
 def _search_one(plan: Plan, delta: float, target: float, floor: float) -> float:
     """The smallest multiplier, not below `floor`, that keeps one plan within `target`."""
+    if is_full_batch(plan):
+        exact = mean_difference(plan) / gaussian_difference(target, delta)
+        return max(exact * (1 + _ROUNDING), floor, _SMALLEST)
 
     def by_rdp(sigma: float) -> float:
         epsilon = epsilon_rdp(_at(plan, sigma), delta, FEW_ORDERS)

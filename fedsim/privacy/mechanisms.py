@@ -169,6 +169,11 @@ class Mechanism(ABC):
         """The noise multiplier of one step that the accountant is told."""
         return self.noise_multiplier
 
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise on each number of a sum, before it is divided."""
+        return self._scale(self.noise_multiplier)
+
     @abstractmethod
     def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step.

@@ -7,7 +7,7 @@ cannot change it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ def plan_privacy(
     units: Mapping[str, int],
     steps_of: Callable[[int, int], int] | Mapping[str, Callable[[int, int], int]],
     *,
+    full_batch: Collection[str] = (),
     together: int | None = None,
     most_records: int = 1,
     cache: Path | None = None,
@@ -133,6 +134,7 @@ def plan_privacy(
         units: client name -> records, or patients, that it holds.
         steps_of: releases of one round, from units and the expected batch; of all clients, or of
             each by its name.
+        full_batch: clients whose every sample is all their units, see `Client.full_batch`.
         together: patients of all clients, each counted once, where they may be at several; by
             default the sum.
         most_records: see `PrivacyPlan`.
@@ -147,7 +149,11 @@ def plan_privacy(
     if settings.shared_patients:
         counts = [sum(counts) if together is None else together]
     _check_delta(settings, counts)
-    rates = {name: min(1.0, settings.expected_batch / count) for name, count in units.items()}
+    batches = {
+        name: count if name in full_batch else min(settings.expected_batch, count)
+        for name, count in units.items()
+    }
+    rates = {name: batches[name] / count for name, count in units.items()}
     each = steps_of if isinstance(steps_of, Mapping) else dict.fromkeys(units, steps_of)
     steps = {name: each[name](count, settings.expected_batch) for name, count in units.items()}
     noise = settings.noise_multiplier
@@ -158,7 +164,7 @@ def plan_privacy(
             count,
             rates[name],
             steps[name],
-            build_mechanism(settings, noise, min(settings.expected_batch, count)),
+            build_mechanism(settings, noise, batches[name]),
         )
         for name, count in units.items()
     }

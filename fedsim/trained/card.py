@@ -34,6 +34,7 @@ _MOST_CELLS = 4e8
 """Models times records times resamples, above which no interval is drawn."""
 
 _MANY_SITES = 20
+_BOUNDS = {"analytic": "exact, of the Gaussian mechanism"}
 
 
 @dataclass(frozen=True)
@@ -314,10 +315,11 @@ def _privacy(facts: _Facts) -> str:
     unit = UNIT_NAMES.get(plan.get("unit"), str(plan.get("unit")))  # type: ignore[arg-type]
     lines = []
     if summary.get("certified") and summary.get("epsilon") is not None:
-        bound = str(summary.get("accountant")).upper()
+        name = str(summary.get("accountant"))
+        bound = _BOUNDS.get(name, f"{name.upper()} upper bound")
         lines.append(
             f"Differentially private: epsilon is at most {summary['epsilon']:.3g} at delta "
-            f"{summary['delta']:g} for every {unit} ({bound} upper bound). Neighbours: "
+            f"{summary['delta']:g} for every {unit} ({bound}). Neighbours: "
             f"{_plain(str(plan.get('adjacency')))}."
         )
     elif summary.get("certified"):

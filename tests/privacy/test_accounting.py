@@ -14,6 +14,7 @@ from fedsim.privacy.accounting import (
     ADJACENCY,
     FEW_ORDERS,
     ORDERS,
+    Bound,
     Entry,
     effective_noise_multiplier,
     epsilon_rdp,
@@ -75,6 +76,10 @@ def test_epsilons_equal_the_golden_table(sigmas, q, steps, delta, rdp, prv, pld)
     history = [Entry(effective_noise_multiplier(*sigmas), q, steps)]
     assert epsilon_rdp(history, delta) == pytest.approx(rdp, rel=1e-9)
     bound = epsilon_upper(history, delta)
+    if q == 1:  # The full batch is a Gaussian mechanism, and its epsilon known exactly.
+        assert bound.accountant == "analytic"
+        assert pld - 1e-6 < bound.epsilon < pld < prv
+        return
     assert bound.accountant == "prv"
     assert bound.epsilon == pytest.approx(prv, abs=2e-6)
     # A tight upper bound of what an independent composition gives: 0.01 is its own margin.
@@ -158,7 +163,8 @@ def test_an_independent_implementation_gives_the_same_epsilons():
         pld = PLDAccountant(value_discretization_interval=1e-4)
         pld.compose(accounting.PoissonSampledDpEvent(q, accounting.GaussianDpEvent(sigma)), steps)
         bound = epsilon_upper([Entry(sigma, q, steps)], delta).epsilon
-        assert 0.009 < bound - pld.get_epsilon(delta) < 0.0113
+        apart = bound - pld.get_epsilon(delta)
+        assert -1e-6 < apart < 0 if q == 1 else 0.009 < apart < 0.0113
 
 
 def exact_epsilon_of_one_step(sigma, q, delta):
@@ -189,8 +195,36 @@ def test_one_step_is_bounded_from_above_and_not_by_much(sigma, q):
 def test_a_full_batch_is_the_gaussian_mechanism(sigma, steps):
     exact = gaussian_epsilon(math.sqrt(steps) / sigma, 1e-5)
     history = [Entry(sigma, 1.0, steps)]
-    assert exact < epsilon_upper(history, 1e-5).epsilon < exact + 0.0105
+    assert epsilon_upper(history, 1e-5) == Bound(exact, "analytic")
     assert exact < epsilon_rdp(history, 1e-5) < 1.1 * exact
+    # Releases compose by their 1 / sigma^2, and one that is sampled makes the others inexact.
+    halves = [Entry(sigma * math.sqrt(2), 1.0, 2 * steps - 1), Entry(sigma * math.sqrt(2), 1.0, 1)]
+    assert epsilon_upper(halves, 1e-5).epsilon == pytest.approx(exact, rel=1e-9)
+    assert epsilon_upper([*history, Entry(9.0, 0.1, 1)], 1e-5).accountant == "prv"
+
+
+@pytest.mark.parametrize(
+    ("sigma", "epsilon"), [(5.894, 0.5), (3.186, 1.0), (1.734, 2.0), (0.959, 4.0), (0.543, 8.0)]
+)
+def test_one_gaussian_release_has_the_published_epsilons(sigma, epsilon):
+    """Balle & Wang (2018), at delta 1e-4; the profile is that of the normal distribution itself."""
+    bound = epsilon_upper([Entry(sigma, 1.0, 1)], 1e-4)
+    assert bound.epsilon == pytest.approx(epsilon, rel=5e-4)
+    profile = math.exp(bound.epsilon)
+    delta = normal(0.5 / sigma - bound.epsilon * sigma) - profile * normal(
+        -0.5 / sigma - bound.epsilon * sigma
+    )
+    assert delta == pytest.approx(1e-4, rel=1e-6)
+
+
+def normal(value):
+    return math.erfc(-value / math.sqrt(2)) / 2
+
+
+def test_the_exact_epsilon_is_had_at_any_noise_and_delta():
+    assert epsilon_upper([Entry(1e-3, 1.0, 1)], 1e-5).epsilon == pytest.approx(504_264, rel=1e-5)
+    assert epsilon_upper([Entry(1.0, 1.0, 1)], 1e-100).epsilon == pytest.approx(21.6275, rel=1e-5)
+    assert 0 < epsilon_upper([Entry(1e4, 1.0, 1)], 1e-5).epsilon < 1e-4
 
 
 def test_client_level_epsilons_equal_golden_values():

@@ -69,6 +69,22 @@ def test_the_same_claim_needs_less_noise_than_renyi_divergences_ask_for(
     assert by_rdp(sigma / 0.85) < target  # and no more than 15 less
 
 
+@pytest.mark.parametrize(
+    ("target", "golden"), [(0.5, 5.894), (1.0, 3.186), (2.0, 1.734), (4.0, 0.959), (8.0, 0.543)]
+)
+def test_one_release_of_the_full_batch_needs_the_noise_of_balle_and_wang(
+    target: float, golden: float
+) -> None:
+    sigma = calibrate([[(1.0, 1)]], 1e-4, target)
+    assert round(sigma, 3) == golden
+    epsilon = epsilon_upper([Entry(sigma, 1.0, 1)], 1e-4).epsilon
+    assert epsilon is not None
+    assert target * (1 - 1e-8) < epsilon <= target
+    assert not would_exceed([], [Entry(sigma, 1.0, 1)], 1e-4, target)
+    # Four releases need twice the noise.
+    assert calibrate([[(1.0, 3), (1.0, 1)]], 1e-4, target) == pytest.approx(2 * sigma, rel=1e-8)
+
+
 def test_plans_of_several_entries_and_a_worst_one_that_comes_late() -> None:
     plans = [[(0.01, 1000)], [(0.1, 100), (0.2, 50)], [(0.02, 10)], []]
     sigma = calibrate(plans, 1e-5, 3.0)

@@ -35,6 +35,7 @@ _ACROSS = {
 _ACCOUNTANTS = {
     "prv": "numerical composition of privacy losses (PRV)",
     "rdp": "Rényi differential privacy (RDP)",
+    "analytic": "the exact epsilon of the Gaussian mechanism (Balle & Wang 2018)",
 }
 
 
