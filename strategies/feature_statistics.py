@@ -63,6 +63,12 @@ class FeatureStatistics(Strategy):
             parts: the sums of each client, one at least, in client order.
         """
 
+    def needs_answers(self) -> str:
+        """See `Strategy.needs_answers`: sums are added up before anything else is done."""
+        if self.codec in ("float16", "uint8"):
+            return f"with strategy.codec={self.codec} each client rounds its own by a scale"
+        return ""
+
     def setup(self, server: Server) -> None:
         """Refuse a model whose head is not one linear layer."""
         super().setup(server)
@@ -70,6 +76,11 @@ class FeatureStatistics(Strategy):
         self._layout = Layout(
             head.in_features, server.task.num_classes, self.second, self.by_class
         )
+
+    @property
+    def sum_size(self) -> int:
+        """See `Strategy.sum_size`."""
+        return self._layout.numbers
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -206,6 +217,11 @@ class FeatureGaussians(FeatureStatistics):
         self.samples = samples
         self.strength = strength
         self.iterations = iterations
+
+    def needs_answers(self) -> str:
+        """See `Strategy.needs_answers`."""
+        alone = "" if self.pooled else "with strategy.pooled=false each client has its Gaussians"
+        return alone or super().needs_answers()
 
     def solve(self, parts: Sequence[Sums]) -> Linear:
         """Logistic regression on what is drawn."""

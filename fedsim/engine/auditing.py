@@ -24,6 +24,7 @@ from fedsim.observers.base import Exchange, Observer, Reply
 from fedsim.observers.telling import Observers
 from fedsim.privacy.accounting import ACCOUNTANT_NAMES, Bound, Entry, epsilon_rdp, epsilon_upper
 from fedsim.privacy.attacks import Subject
+from fedsim.privacy.mechanisms import Mechanism, NoiseShare
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
 from fedsim.randomness import Streams, isolated
@@ -52,20 +53,26 @@ def subject_of(prepared: Prepared) -> Subject:
     client, bound = plan.clients[name], _claim(plan, name)
     trained = _Trained(prepared, plan, name)
     by_record = plan.unit == "record"
-    scored = by_record and not prepared.one_shot and prepared.task.gives_probabilities
+    alone = by_record and not plan.shares_noise
+    scored = alone and not prepared.one_shot and prepared.task.gives_probabilities
     return Subject(
         name=prepared.scenario.name,
-        mechanism=client.mechanism,
+        mechanism=released(client.mechanism),
         claimed_epsilon=bound.epsilon,
         delta=plan.settings.delta,
         accountant=ACCOUNTANT_NAMES[bound.accountant],
         certified=plan.certified,
         sample_rate=client.sample_rate,
         steps=client.steps * plan.planned,
-        training=trained if by_record and plan.trainings is None else None,
+        training=trained if alone and plan.trainings is None else None,
         score_records=trained.score if scored else None,
         records=len(trained.candidates) if scored else 0,
     )
+
+
+def released(mechanism: Mechanism) -> Mechanism:
+    """The mechanism whose releases the claim is about: where clients share noise, their sum."""
+    return mechanism.summed if isinstance(mechanism, NoiseShare) else mechanism
 
 
 def _of_largest_epsilon(plan: PrivacyPlan) -> str:

@@ -10,7 +10,9 @@ from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scores, mean_scores
 from fedsim.folder.runfolder import plain
 from fedsim.ledger.privacy import NO_PRIVACY_SUMMARY
+from fedsim.method.strategy import Strategy
 from fedsim.observers.base import Finished
+from fedsim.privacy.secure_sum import masked_bytes
 from fedsim.raising import plugin_code
 from fedsim.randomness import isolated
 from fedsim.wire import flower
@@ -35,6 +37,7 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         "mb_up_total": up,
         "mb_down_total": down,
         **(rounds.privacy.summary() if rounds.privacy else NO_PRIVACY_SUMMARY),
+        "masked_sum_mb": _masked_sum(prepared),
         "audit": None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
@@ -50,6 +53,14 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         predicted_in=name,
         build=lambda position: _module(rounds, position),
     )
+
+
+def _masked_sum(prepared: Prepared) -> float | None:
+    """Megabytes that the clients would send for the masked sum that a claim takes for granted."""
+    plan, strategy = prepared.privacy, prepared.strategy
+    if plan is None or not plan.shares_noise or not isinstance(strategy, Strategy):
+        return None
+    return masked_bytes(len(plan.clients), strategy.sum_size) / 1e6
 
 
 def _module(rounds: Rounds, position: int) -> torch.nn.Module:

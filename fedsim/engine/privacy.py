@@ -18,6 +18,7 @@ from fedsim.method.wrapper import Wrapper
 from fedsim.models.build import build_model
 from fedsim.privacy.client_level import require_still_buffers
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
+from fedsim.privacy.secure_sum import require_released_sums, require_shared_noise
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
 from fedsim.scenario.overrides import client_block, make_client
@@ -68,6 +69,9 @@ def privacy_plan(
     settings = with_unit(scenario, federation).privacy
     if settings is None:
         return None
+    shared = settings.trust == "secure_sum"
+    if shared:
+        require_shared_noise(settings, scenario.federation.participation, scenario.faults)
     search: dict[str, Any] = {"cache": cache_folder(), "say": say}
     if settings.unit == "client":
         with isolated(Streams(0).sequence("model")):
@@ -88,6 +92,9 @@ def privacy_plan(
     _require_patients(settings, federation)
     often = trainings(scenario)
     within = [one.method if isinstance(one, Wrapper) else one for one in methods.values()]
+    if shared:
+        named = [client_block(scenario, name)[0] for name in methods]
+        require_released_sums(named, methods.values())
     plain = any(getattr(client, "augment", None) in (None, "none") for client in within)
     if settings.augmentations > 1 and plain:
         raise InputError(

@@ -19,6 +19,7 @@ from fedsim.method.flower_strategies import filled_in, refusal
 from fedsim.method.strategy import Strategy
 from fedsim.privacy.client_level import ClientLevel, require_client_level
 from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.secure_sum import require_sum
 from fedsim.raising import plugin_code
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
@@ -94,6 +95,8 @@ def build_strategy(
         require_client_level(strategy, scenario.faults)
         assert isinstance(strategy, Strategy)
         return ClientLevel(strategy, next(iter(privacy.clients.values())).mechanism)
+    if privacy is not None and privacy.shares_noise:
+        require_sum(block.name, strategy)
     return strategy
 
 

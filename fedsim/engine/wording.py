@@ -9,7 +9,7 @@ from typing import Any
 from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
 from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
-from fedsim.ledger.privacy import describe, mechanism_name, unit_note
+from fedsim.ledger.privacy import describe, mechanism_name, trust_note, unit_note
 from fedsim.models.build import Pretrained
 from fedsim.privacy.accounting import ACCOUNTANT_NAMES, UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
@@ -30,7 +30,7 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
     yield from override_lines(prepared.scenario, prepared.federation.forget)
     if plan is not None:
         yield privacy_line(plan)
-        if worth := unit_note(plan):
+        for worth in filter(None, (unit_note(plan), trust_note(plan))):
             yield f"NOTE {worth}"
 
 
@@ -80,8 +80,13 @@ def epsilon_at_the_end(plan: PrivacyPlan) -> str:
     often = "" if plan.trainings is None else f" with {plan.trainings} exchange(s) that train"
     return (
         f"{costs} at delta {settings.delta:g} after {plan.rounds} round(s){often} "
-        f"for every {UNIT_NAMES[plan.unit]}"
+        f"for every {UNIT_NAMES[plan.unit]}{trusting(plan)}"
     )
+
+
+def trusting(plan: PrivacyPlan) -> str:
+    """Whom epsilon trusts, in a few words; "" for nobody."""
+    return f", if all {len(plan.clients)} clients mask their sums" if plan.shares_noise else ""
 
 
 def run_entries(prepared: Prepared) -> dict[str, Any]:

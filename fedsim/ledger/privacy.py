@@ -25,6 +25,7 @@ from fedsim.privacy.accounting import (
     would_exceed,
 )
 from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.secure_sum import assumption
 
 RANDOMNESS = {
     "seeded": "simulation-grade: whoever knows the seed can remove the noise",
@@ -121,6 +122,7 @@ class PrivacyLedger:
             "accountant": best.accountant,
             "delta": settings.delta,
             "unit": self.plan.unit,
+            "trust": self.plan.settings.trust,
             "certified": certified,
         }
 
@@ -137,6 +139,8 @@ class PrivacyLedger:
             "delta": delta,
             "unit": self.plan.unit,
             "unit_note": unit_note(self.plan),
+            "trust": self.plan.settings.trust,
+            "trust_note": trust_note(self.plan),
             "certified": certified,
         }
 
@@ -163,6 +167,7 @@ NO_PRIVACY: dict[str, Any] = {
     "accountant": None,
     "delta": None,
     "unit": None,
+    "trust": None,
     "certified": False,
 }
 """The entries of a line of rounds.jsonl in a run without a mechanism."""
@@ -175,6 +180,8 @@ NO_PRIVACY_SUMMARY: dict[str, Any] = {
     "delta": None,
     "unit": None,
     "unit_note": None,
+    "trust": None,
+    "trust_note": None,
     "certified": False,
 }
 """The same of summary.json."""
@@ -197,6 +204,11 @@ def unit_note(plan: PrivacyPlan) -> str | None:
     )
 
 
+def trust_note(plan: PrivacyPlan) -> str | None:
+    """What a guarantee takes for granted of the clients together; None: nothing."""
+    return assumption(len(plan.clients)) if plan.shares_noise else None
+
+
 def describe(plan: PrivacyPlan) -> dict[str, Any]:
     """The `privacy` entry of run.json: what was planned, and what the numbers mean.
 
@@ -210,6 +222,8 @@ def describe(plan: PrivacyPlan) -> dict[str, Any]:
         "unit": plan.unit,
         "unit_note": unit_note(plan),
         "most_records": plan.most_records,
+        "trust": settings.trust,
+        "trust_note": trust_note(plan),
         "adjacency": ADJACENCY[plan.unit],
         "across_clients": "sum" if settings.shared_patients else "max",
         "delta": settings.delta,

@@ -163,6 +163,13 @@ class Strategy(FlowerStrategy):
             ValueError: says which parameter is wrong, and why.
         """
 
+    def needs_answers(self) -> str:
+        """Why the sum of all replies would not do in their place, in words; "" where it would.
+
+        Then noise may be shared between clients (`privacy.trust: secure_sum`).
+        """
+        return "it does not declare that it uses their sum alone"
+
     def setup(self, server: Server) -> None:
         """Take what the run offers; called once before the first round."""
         self.server = server
@@ -198,6 +205,11 @@ class Strategy(FlowerStrategy):
         weight = examples(reply.content.metric_records["metrics"])
         arrays = tensors(reply.content.array_records["arrays"])
         return Received(weight, arrays)
+
+    @property
+    def sum_size(self) -> int:
+        """How many numbers the sum of replies has that `needs_answers` speaks of, after `setup`."""
+        return 0
 
     def state_dict(self) -> dict[str, Any]:
         """What must be saved beside the global arrays: arrays, tensors, numbers."""

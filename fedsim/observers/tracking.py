@@ -99,6 +99,7 @@ def facts(run: Run) -> dict[str, str]:
         "data_fingerprint": str(data.get("fingerprint", "")),
         "private": _word(bool(privacy)),
         "certified": _word(bool(privacy.get("certified"))),
+        "trust": str(privacy.get("trust") or ""),
         "version": str(versions.get("fedsim-medical", "")),
         "git_commit": str(run.about.get("git_commit") or ""),
     }

@@ -213,6 +213,36 @@ class DPSGD(Mechanism):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseShare(DPSGD):
+    """One client's part of a sum over several clients, with its share of the noise.
+
+    By itself it is not as private as it is accounted for; the sum of all parts is.
+
+    Attributes:
+        parties: how many clients there are; each adds 1 / parties of the variance.
+    """
+
+    parties: int
+
+    def _scale(self, noise_multiplier: float) -> float:
+        return super()._scale(noise_multiplier) / math.sqrt(self.parties)
+
+    @property
+    def summed(self) -> SecureSum:
+        """The mechanism whose releases the server sees."""
+        return SecureSum(**vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureSum(NoiseShare):
+    """What is released of a sum to which each of several clients adds its share of the noise."""
+
+    def _noise(self, total: Tensor, rng: Noise) -> Tensor:
+        shares = [super(SecureSum, self)._noise(total, rng) for _ in range(self.parties)]
+        return torch.stack(shares).sum(0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivateReference(Mechanism):
     """DP-SGD that keeps gradients pointing along a private sum of the same sample.
 

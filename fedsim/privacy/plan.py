@@ -29,6 +29,7 @@ from fedsim.privacy.mechanisms import (
     AlternatingReference,
     Dimensions,
     Mechanism,
+    NoiseShare,
     PrivateReference,
 )
 from fedsim.privacy.paper import PaperUnsound
@@ -96,6 +97,11 @@ class PrivacyPlan:
         """Whether epsilon is proved, and not only claimed."""
         return all(plan.mechanism.certified for plan in self.clients.values())
 
+    @property
+    def shares_noise(self) -> bool:
+        """Whether the noise is enough only in the sum of all clients' answers."""
+        return self.settings.trust == "secure_sum"
+
     def epsilon(self, rounds: int | None = None) -> float | None:
         """Epsilon (RDP) if every client trained so many times, by default as often as planned."""
         return largest_rdp(self._histories(rounds), self.settings.delta)
@@ -146,6 +152,8 @@ def plan_privacy(
     """
     settings = settings.model_copy(update={"unit": settings.unit or "record"})
     counts = list(units.values())
+    if settings.trust == "secure_sum":
+        counts = [sum(counts)]
     if settings.shared_patients:
         counts = [sum(counts) if together is None else together]
     _check_delta(settings, counts)
@@ -164,7 +172,7 @@ def plan_privacy(
             count,
             rates[name],
             steps[name],
-            build_mechanism(settings, noise, batches[name]),
+            build_mechanism(settings, noise, batches[name], parties=len(units)),
         )
         for name, count in units.items()
     }
@@ -257,9 +265,21 @@ def _noise_for_target(
     return effective
 
 
-def build_mechanism(settings: Privacy, noise_multiplier: float, expected_batch: float) -> Mechanism:
-    """The mechanism that a `privacy:` block names, at this noise and expected batch."""
+def build_mechanism(
+    settings: Privacy, noise_multiplier: float, expected_batch: float, parties: int = 1
+) -> Mechanism:
+    """The mechanism that a `privacy:` block names, at this noise and expected batch.
+
+    `parties` is how many clients share the noise, where they do.
+    """
     kind = settings.filter
+    if settings.trust == "secure_sum":
+        return NoiseShare(
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=settings.max_grad_norm,
+            expected_batch=expected_batch,
+            parties=parties,
+        )
     if kind is None:
         return DPSGD(
             noise_multiplier=noise_multiplier,

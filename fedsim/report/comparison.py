@@ -24,6 +24,10 @@ from fedsim.tasks.words import spoken
 if TYPE_CHECKING:
     import pandas
 
+_TRUSTING = (
+    "secure sum: epsilon holds only if all clients are honest and mask their answers, so that the "
+    "server learns their sum alone"
+)
 _UNPROVED = "* claimed, not certified: no proof stands behind this epsilon"
 _CONTENTS = (
     f"{CONTENTS} 1, 2: one folder, as many records, but not the same ones (their fingerprints "
@@ -386,6 +390,9 @@ def _privacy_notes(lines: Sequence[Line]) -> list[str]:
         "epsilon: of the whole run, the largest of its clients and of the seeds; unit: whose "
         "contents it hides."
     ]
+    trusting = [n for n, one in spent.items() if one is not None and one.trust == "secure_sum"]
+    if trusting:
+        notes.append(f"{_TRUSTING} ({', '.join(trusting)}).")
     claims = [name for name, one in spent.items() if one is not None and not one.certified]
     return notes + ([f"{_UNPROVED} ({', '.join(claims)})."] if claims else [])
 

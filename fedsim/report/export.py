@@ -105,7 +105,7 @@ def _privacy(spent: Spent | None) -> tuple[Any, ...]:
     if spent is None:
         return ("",) * 5
     proved, claimed = (spent.epsilon, "") if spent.certified else ("", spent.epsilon)
-    return proved, claimed, spent.delta, spent.unit, "yes" if spent.certified else "no"
+    return proved, claimed, spent.delta, spent.unit_told, "yes" if spent.certified else "no"
 
 
 def latex(comparison: Comparison) -> str:

@@ -77,7 +77,7 @@ def runs_frame(runs: Sequence[Run], *, paths: bool = False) -> pandas.DataFrame:
     for run, settings in zip(runs, _settings(runs, paths), strict=True):
         spent = run.privacy
         private = (
-            {"epsilon": spent.epsilon, "delta": spent.delta, "privacy_unit": spent.unit}
+            {"epsilon": spent.epsilon, "delta": spent.delta, "privacy_unit": spent.unit_told}
             | {"certified": spent.certified}
             if spent
             else {}

@@ -120,6 +120,12 @@ class Method:
         """Whether a proof stands behind every epsilon."""
         return all(one.certified for one in self.points if math.isfinite(one.epsilon))
 
+    @property
+    def told(self) -> str:
+        """Its name, and whom its epsilon trusts where it does."""
+        trusts = any(one.summary.get("trust") == "secure_sum" for one in self.points)
+        return f"{self.name} (secure sum)" if trusts else self.name
+
     def measures(self, of: Callable[[Point], float | None]) -> dict[float, Measure]:
         """Mean and spread over seeds at each epsilon where there is a value."""
         found = {e: measure([of(one) for one in points]) for e, points in self.levels.items()}
@@ -170,6 +176,10 @@ class Curve:
             notes.append("embedded stand-in: generated images, not real data")
         if len({point.data["fingerprint"] for point in points}) > 1:
             notes.append("not all lines are of the same data")
+        if any(method.told != method.name for method in self.methods):
+            notes.append(
+                "secure sum: epsilon holds only if all clients are honest and mask their answers"
+            )
         if missing := self.expected - len(points):
             notes.append(f"{missing} of {self.expected} runs are missing")
         return notes
@@ -238,7 +248,7 @@ def table(curve: Curve) -> str:
         for epsilon, points in method.levels.items():
             lines.append(
                 (
-                    method.name + ("" if method.certified else " (not certified)"),
+                    method.told + ("" if method.certified else " (not certified)"),
                     "none" if math.isinf(epsilon) else f"{epsilon:g}",
                     str(len(points)),
                     _spread(one, measure([point.value(curve.metric) for point in points])),

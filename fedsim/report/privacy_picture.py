@@ -280,7 +280,7 @@ def _legend(axes: Any, curve: Curve, scale: _Scale) -> None:
             label = f"{method.name}\n(reference, no privacy)"
             handles.append(Line2D([], [], color=colour, linestyle="--", label=label))
         else:
-            label = method.name + ("" if method.certified else "\n(claimed, not certified)")
+            label = method.told + ("" if method.certified else "\n(claimed, not certified)")
             handles.append(Line2D([], [], **_points_style(method, k), label=label))
     marks: list[Any] = []
     curves = [method for method in curve.methods if not method.reference]

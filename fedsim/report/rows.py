@@ -45,12 +45,20 @@ class Spent:
         delta: None where no file names it.
         unit: "record", "patient" or "client"; "" where no file names it.
         certified: whether a proof stands behind epsilon.
+        trust: "secure_sum" where epsilon is of the sum of all clients' answers, and not of what
+            each of them sends.
     """
 
     epsilon: float | None
     delta: float | None
     unit: str
     certified: bool
+    trust: str = "own_noise"
+
+    @property
+    def unit_told(self) -> str:
+        """The unit, and whom epsilon trusts where it does."""
+        return f"{self.unit} (secure sum)" if self.trust == "secure_sum" else self.unit
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,8 @@ class Run:
         delta = _number(summary.get("delta", planned.get("delta")))
         unit = str(summary.get("unit") or planned.get("unit") or "")
         epsilon = proved if certified or claimed is None else claimed
-        return Spent(epsilon, delta, unit, certified)
+        trust = str(summary.get("trust") or planned.get("trust") or "own_noise")
+        return Spent(epsilon, delta, unit, certified, trust)
 
     def value(self, metric: str) -> float | None:
         """A metric of the final model on the test split."""

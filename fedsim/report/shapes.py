@@ -49,6 +49,8 @@ class _Plan(TypedDict, total=False):
     mechanism: StrictStr
     randomness: StrictStr
     unit_note: StrictStr | None
+    trust: StrictStr | None
+    trust_note: StrictStr | None
 
 
 class _Run(TypedDict, total=False):
@@ -73,6 +75,7 @@ class _Spent(TypedDict, total=False):
     epsilon_upper: _Number | None
     delta: _Number | None
     unit: StrictStr | None
+    trust: StrictStr | None
     certified: StrictBool | None
     mb_up_total: _Number
     mb_down_total: _Number
@@ -85,6 +88,8 @@ class _Summary(_Spent, total=False):
     wall_seconds: _Number
     data_source: StrictStr
     unit_note: StrictStr | None
+    trust_note: StrictStr | None
+    masked_sum_mb: _Number | None
     failed: _Count
 
 

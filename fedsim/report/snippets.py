@@ -37,8 +37,12 @@ def result_html(folder: Path, seed: int, summary: Mapping[str, Any]) -> str:
         claimed = summary.get("epsilon_claimed")
         told = "-" if epsilon is None else f"{epsilon:.3g}"
         told = told if claimed is None else f"claimed, not certified: {claimed:.3g}"
+        trusts = ", secure sum" if summary.get("trust") == "secure_sum" else ""
         rows.append(
-            (f"epsilon, for every {summary['unit']}", f"{told} (delta {summary['delta']:g})")
+            (
+                f"epsilon, for every {summary['unit']}",
+                f"{told} (delta {summary['delta']:g}{trusts})",
+            )
         )
     rows.append(("seconds", _number(summary.get("wall_seconds"))))
     notes = ["generated stand-in images, not real data"] if stand_in else []

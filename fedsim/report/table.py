@@ -70,7 +70,7 @@ def _privacy(spent: Sequence[Spent | None]) -> list[Cells]:
     return [
         cells("epsilon", epsilon),
         cells("delta", lambda one: "" if one.delta is None else f"{one.delta:g}"),
-        cells("unit", lambda one: one.unit),
+        cells("unit", lambda one: one.unit_told),
         cells("certified", lambda one: "yes" if one.certified else "no"),
     ]
 

@@ -26,7 +26,10 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         privacy += f" (paper claims {claimed:.2f})"
     if summary.get("unit") is not None:
         privacy += f" at delta {summary['delta']:g} for every {UNIT_NAMES[summary['unit']]}"
-    note = summary.get("unit_note")
+    masked = summary.get("masked_sum_mb")
+    if masked is not None:
+        privacy += f", if the sum is masked, which would take {masked:.3f} MB up"
+    notes = filter(None, [summary.get("unit_note"), summary.get("trust_note")])
     page = folder / "report" / "index.html"
     failed = summary["failed"]
     missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
@@ -38,7 +41,7 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         *(["external: " + ", ".join(external)] if external else []),
         f"traffic: up {summary['mb_up_total']:.3f} MB, down {summary['mb_down_total']:.3f} MB",
         f"privacy: {privacy}",
-        *([f"NOTE {note}"] if note else []),
+        *(f"NOTE {note}" for note in notes),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {seen_from(here, folder)}",
         *([f"page: {seen_from(here, page)}"] if page.is_file() else []),

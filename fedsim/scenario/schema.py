@@ -431,6 +431,10 @@ class Privacy(Block):
         noise: "seeded" comes from the scenario and the seed, so that the run can be repeated, and
             whoever knows them can take it off: simulation. "secret" comes from a key that the
             operating system draws for the run, and that is erased when the run is done.
+        trust: "own_noise": what each client sends is private by itself. "secure_sum": each client
+            adds 1/sqrt(N) of the noise, and only the sum of all N clients' answers is private: it
+            takes for granted that honest clients mask them, and that the server learns the sum
+            alone.
         averaging: weight of the past in an exponential mean of the round's iterates, which is sent
             in place of the last one; 0 sends the last.
         physical_batch: records whose gradients are computed at a time; it changes no result beyond
@@ -453,6 +457,7 @@ class Privacy(Block):
     filter: Filter | None = None
     augmentations: Count = 1
     noise: Literal["seeded", "secret"] = "seeded"
+    trust: Literal["own_noise", "secure_sum"] = "own_noise"
     averaging: Share = 0.0
     physical_batch: Count = 64
     audit: StrictBool | Literal["mechanism", "run", "lira"] = False

@@ -212,4 +212,5 @@ def _epsilon(row: Mapping[str, Any], budget: float | None) -> str:
         claimed = row.get("epsilon_claimed")
         return "epsilon none" if claimed is None else f"epsilon none (paper claims {claimed:.2f})"
     spent = f"epsilon {row['epsilon_upper']:.2f}"
-    return spent if budget is None else f"{spent} of {budget:g}"
+    spent = spent if budget is None else f"{spent} of {budget:g}"
+    return f"{spent} (secure sum)" if row.get("trust") == "secure_sum" else spent

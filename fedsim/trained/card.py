@@ -333,6 +333,8 @@ def _privacy(facts: _Facts) -> str:
         lines.append(f"Randomness of the noise: {_plain(str(plan['randomness']))}.")
     if plan.get("unit_note"):
         lines.append(_plain(str(plan["unit_note"])))
+    if plan.get("trust_note"):
+        lines.append(f"**Trust**: {_plain(str(plan['trust_note']))}.")
     audit = summary.get("audit")
     if isinstance(audit, dict) and isinstance(audit.get("line"), str):
         lines.append(f"Audit: {_plain(audit['line'])}.")

@@ -99,7 +99,8 @@ def _mechanism(privacy: PrivacyPlan | None, found: Mapping[str, Any], scenario: 
         worth = f"no guarantee{told}"
     bare = found["unit"] == "client" and scenario.federation.local is not None
     part = "; what stays at the client was trained without noise" if bare else ""
-    return f"{mechanism_name(privacy)}, {worth}, of every {UNIT_NAMES[found['unit']]}{part}"
+    trusts = ", if all clients mask their sums" if privacy.shares_noise else ""
+    return f"{mechanism_name(privacy)}, {worth}, of every {UNIT_NAMES[found['unit']]}{trusts}{part}"
 
 
 def read_about(path: Path) -> About:

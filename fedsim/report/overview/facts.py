@@ -218,7 +218,7 @@ def _candidate(line: Line, main: Column) -> Candidate:
         utility=None if score is None else main.merit(score),
         megabytes=(_mean(line, "mb_up_total") or 0.0) + (_mean(line, "mb_down_total") or 0.0),
         epsilon=math.inf if epsilon is None else epsilon,
-        about=() if spent is None else (spent.unit, spent.delta),
+        about=() if spent is None else (spent.unit_told, spent.delta),
     )
 
 
@@ -241,7 +241,7 @@ def _point(line: Line, main: Column, one: Candidate, there: bool, trained: int) 
         "private": spent is not None,
         "certified": spent is None or spent.certified,
         "delta": None if spent is None else spent.delta,
-        "unit": "" if spent is None else spent.unit,
+        "unit": "" if spent is None else spent.unit_told,
         "seconds": rounded(_mean(line, "wall_seconds")),
         "front": there,
         "trained": trained,

@@ -152,7 +152,7 @@ def _privacy(lines: Sequence[Line]) -> list[tuple[Head, list[Cell]]]:
         ),
         column(
             Head("unit", "whose contents epsilon hides", numeric=False),
-            lambda one: Cell(one.unit, "", one.unit) if one.unit else _DASH,
+            lambda one: Cell(one.unit_told, "", one.unit_told) if one.unit else _DASH,
             _DASH,
         ),
         column(

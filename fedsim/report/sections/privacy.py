@@ -15,6 +15,7 @@ from fedsim.report.sections.words import unit_name
 from fedsim.tasks.words import spoken
 
 _NAMES = {
+    "trust": "noise is enough in",
     "certified": "proved",
     "unit": "protected is one",
     "most_records": "most records of one patient or lesion",
@@ -95,6 +96,8 @@ def _promise(record: Record, plan: Mapping[str, Any]) -> list[Block]:
                 "and is trusted with it."
             )
         )
+    elif note := summary.get("trust_note") or plan.get("trust_note"):
+        blocks.append(Text(f"Each client adds a share of the noise. {_sentence(note)}", "warning"))
     elif plan:
         blocks.append(Text("Each client adds the noise itself, before anything leaves it."))
     if str(plan.get("randomness", "")).startswith("simulation"):
@@ -114,11 +117,17 @@ def _promise(record: Record, plan: Mapping[str, Any]) -> list[Block]:
         ("epsilon that is only claimed", summary.get("epsilon_claimed")),
         ("delta", delta),
         ("protected is one", one),
+        ("MB up that masking the sum would take", summary.get("masked_sum_mb")),
         ("bound by", _ACCOUNTANTS.get(str(summary.get("accountant")), summary.get("accountant"))),
         ("proved", bool(summary.get("certified", newest.get("certified")))),
     ]
     shown = [(name, value) for name, value in rows if value is not None]
     return [*blocks, Table("Differential privacy", ("what", "value"), shown)]
+
+
+def _sentence(note: Any) -> str:
+    """A note as a sentence."""
+    return f"{str(note)[:1].upper()}{str(note)[1:]}."
 
 
 def _words(epsilon: float, delta: Any, one: str, so_far: str) -> list[Block]:
@@ -194,7 +203,7 @@ def _planned(plan: Mapping[str, Any]) -> list[Block]:
     rows = [
         (_NAMES.get(key, spoken(key)), _value(key, value))
         for key, value in plan.items()
-        if key not in ("clients", "unit_note", "accountants") and value is not None
+        if key not in ("clients", "unit_note", "trust_note", "accountants") and value is not None
     ]
     blocks: list[Block] = [Table("As it was planned", ("what", "value"), rows)]
     clients = plan.get("clients")
