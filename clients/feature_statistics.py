@@ -6,6 +6,7 @@ nobody trains it. The strategy says which sums it needs. Method card: `docs/meth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
     from fedsim.privacy import Releases
 
 
-class FeatureStatistics(Client):
-    """Base: reads the vectors, adds them up, and sends the sums.
+_AUDITED = 6  # numbers of the vectors that an audit attacks
 
-    Attributes:
-        method: the strategy that asks for these sums, and the client method's own name.
-    """
+
+class FeatureStatistics(Client):
+    """Base: reads the vectors, adds them up, and sends the sums."""
 
     payload = "statistics"
     made_for = ("images", "features")
@@ -43,7 +43,9 @@ class FeatureStatistics(Client):
     private = "noisy sums"
     full_batch = True
     sends_release = True
-    method: ClassVar[str]
+
+    audited: ClassVar[tuple[Layout, ...]] = (Layout(_AUDITED, 2),)
+    """Of what an audit attacks."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -57,6 +59,21 @@ class FeatureStatistics(Client):
         """One release, of all records; see `Client.private_steps`."""
         return 1
 
+    def worst_rows(self, bound: float) -> Mapping[str, torch.Tensor]:
+        """Rows of a vector along one coordinate, of one along all, and of one far too long."""
+        vectors = self._weights.norm * np.eye(3, _AUDITED)
+        vectors[1] = self._weights.norm / _AUDITED**0.5
+        vectors[2] = 1e30
+        names = ("one coordinate", "all coordinates", "a long vector")
+        found = {}
+        for layout in self.audited:
+            rows = self._weights.rows(layout, vectors, np.zeros(3, np.int64), bound)
+            kind = f", {layout.second} moments" if len(self.audited) > 1 else ""
+            found |= {
+                name + kind: torch.from_numpy(row) for name, row in zip(names, rows, strict=True)
+            }
+        return found
+
     def check_private(self, model: torch.nn.Module, task: Task) -> None:
         """Refuse a model in which one record's vector depends on others."""
         require_own_features(model, task.input_shape)
@@ -64,11 +81,6 @@ class FeatureStatistics(Client):
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Send the sums, how loud their noise is, and of how many records they are."""
         config = content.config_records["config"]
-        if config["statistics"] != self.method:
-            raise ValueError(
-                f"{self.method} sends sums that strategy {config['statistics']} does not ask for: "
-                f"type client.name={config['statistics']}"
-            )
         layout = Layout(
             cast(int, config["size"]),
             site.task.num_classes,
@@ -133,7 +145,7 @@ class FeatureMeans(FeatureStatistics):
         norm: of a private run: vectors are shortened to this Euclidean norm. It is public.
     """
 
-    method = "feature_means"
+    payload_kind = "feature_means"
 
     def __init__(self, intercept: PositiveFloat = 0.25, norm: PositiveFloat = 1.0) -> None:
         super().__init__(Weights(1.0, intercept, norm))
@@ -150,7 +162,8 @@ class FeatureGram(FeatureStatistics):
         intercept, norm: as of `feature_means`.
     """
 
-    method = "feature_gram"
+    payload_kind = "feature_gram"
+    audited = (Layout(_AUDITED, 2, "full"),)
 
     def __init__(
         self,
@@ -171,4 +184,5 @@ class FeatureGaussians(FeatureGram):
         products, intercept, norm: as of `feature_gram`.
     """
 
-    method = "feature_gaussians"
+    payload_kind = "feature_gaussians"
+    audited = (Layout(_AUDITED, 2, "full", True), Layout(_AUDITED, 2, "diagonal", True))

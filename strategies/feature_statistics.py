@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -40,14 +40,12 @@ class FeatureStatistics(Strategy):
 
     Attributes:
         second, by_class: of the sums that it asks for, see `fedsim.statistics.Layout`.
-        method: the client method that sends them, and the strategy's own name.
     """
 
     one_shot = True
     payload = "statistics"
     made_for = ("images", "features")
     linear = False
-    method: ClassVar[str]
     second: Second = "none"
     by_class: bool = False
 
@@ -73,9 +71,7 @@ class FeatureStatistics(Strategy):
         """Refuse a model whose head is not one linear layer."""
         super().setup(server)
         head = head_of(server.new_model())
-        self._layout = Layout(
-            head.in_features, server.task.num_classes, self.second, self.by_class
-        )
+        self._layout = Layout(head.in_features, server.task.num_classes, self.second, self.by_class)
 
     @property
     def sum_size(self) -> int:
@@ -91,7 +87,6 @@ class FeatureStatistics(Strategy):
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         """Which sums are asked for, and their codec."""
-        config["statistics"] = self.method
         config["codec"] = self.codec
         config["size"] = self._layout.size
         config["second"] = self._layout.second
@@ -130,8 +125,8 @@ class FeatureStatistics(Strategy):
             return decode(tensors(sent), self._layout, loud, float(units))
         except (TypeError, ValueError) as error:
             raise RunError(
-                f"site {name!r} sent {error}; strategy {self.method} asks for the sums that "
-                f"client.name={self.method} sends"
+                f"site {name!r} sent {error}; strategy {self.payload_kind} asks for the sums that "
+                f"client.name={self.payload_kind} sends"
             ) from error
 
 
@@ -144,7 +139,7 @@ class FeatureMeans(FeatureStatistics):
             for vectors of norm 1 with white coordinates.
     """
 
-    method = "feature_means"
+    payload_kind = "feature_means"
 
     def __init__(
         self, codec: Precision = "float32", sharpness: PositiveFloat | None = None
@@ -167,7 +162,7 @@ class FeatureGram(FeatureStatistics):
         balance: classes weigh alike, whatever their shares.
     """
 
-    method = "feature_gram"
+    payload_kind = "feature_gram"
     second = "full"
 
     def __init__(
@@ -198,7 +193,7 @@ class FeatureGaussians(FeatureStatistics):
         iterations: of its L-BFGS, at most.
     """
 
-    method = "feature_gaussians"
+    payload_kind = "feature_gaussians"
     by_class = True
 
     def __init__(

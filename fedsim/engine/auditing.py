@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.engine.assembly import assembled
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.errors import FedsimError, InputError
 from fedsim.grid.worker import device_for
+from fedsim.method.client import Client
 from fedsim.models.build import build_model
 from fedsim.observers.base import Exchange, Observer, Reply
 from fedsim.observers.telling import Observers
@@ -29,6 +31,7 @@ from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
+from fedsim.scenario.overrides import make_client
 from fedsim.wire import flower
 
 # Candidates of membership inference: more of them raise the bound's cap, and its time.
@@ -67,12 +70,19 @@ def subject_of(prepared: Prepared) -> Subject:
         training=trained if alone and plan.trainings is None else None,
         score_records=trained.score if scored else None,
         records=len(trained.candidates) if scored else 0,
+        rows=_rows(prepared, name, client.mechanism.max_grad_norm),
     )
 
 
 def released(mechanism: Mechanism) -> Mechanism:
     """The mechanism whose releases the claim is about: where clients share noise, their sum."""
     return mechanism.summed if isinstance(mechanism, NoiseShare) else mechanism
+
+
+def _rows(prepared: Prepared, name: str, bound: float) -> Mapping[str, Tensor]:
+    """What the worst units contribute at a client, where its method says so."""
+    method = make_client(prepared.scenario, name)
+    return method.worst_rows(bound) if isinstance(method, Client) else {}
 
 
 def _of_largest_epsilon(plan: PrivacyPlan) -> str:

@@ -32,6 +32,7 @@ class Capabilities:
 
     Attributes:
         payload: what clients send, one of `PAYLOADS`; "": not declared.
+        payload_kind: which of the payloads of that name; "": not declared.
         made_for: the tasks, each by its `made_for`; (): not declared.
         one_shot: clients send once.
         local: there is no global model.
@@ -46,6 +47,7 @@ class Capabilities:
     """
 
     payload: str = ""
+    payload_kind: str = ""
     made_for: tuple[str, ...] = ()
     one_shot: bool = False
     local: bool = False
@@ -95,6 +97,7 @@ def capabilities(plugin: Any) -> Capabilities:
     payload = said("payload", str) or ""
     return Capabilities(
         payload=payload if payload in PAYLOADS else "",
+        payload_kind=said("payload_kind", str) or "",
         made_for=_tasks(learns.made_for if of_task else said("made_for", str, tuple)),
         one_shot=bool(said("one_shot", bool)),
         local=bool(said("local", bool)),
@@ -114,7 +117,7 @@ def _tasks(told: Any) -> tuple[str, ...]:
     return tuple(one for one in several if isinstance(one, str) and one)
 
 
-_TEXTS = ("payload", "private")
+_TEXTS = ("payload", "payload_kind", "private")
 _TEXT_OR_SEVERAL = ("made_for",)
 _SWITCHES = (
     "one_shot",

@@ -7,7 +7,7 @@ A client method is a class with `train`; its constructor takes the parameters of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,6 +85,9 @@ class Client(ABC):
     """What it sends: "arrays" (a model), "images" (with labels), "statistics" (of feature vectors),
     "nothing" (it keeps its own model); "": not declared. A strategy that declares another is
     refused."""
+    payload_kind: ClassVar[str] = ""
+    """Which payload, where there are several of a name: "feature_gram", say, of statistics; "": not
+    declared. A strategy that declares another is refused."""
     made_for: ClassVar[str | tuple[str, ...]] = ""
     """The task that it learns, or several, by the task's own `made_for`: "images" (to classify),
     "volumes" (to segment), "features" (vectors to classify), or another package's; "": not
@@ -132,6 +135,20 @@ class Client(ABC):
             ValueError: the method, or its parameters, have no private form; says why.
         """
         raise ValueError(f"{type(self).__name__} has no private form")
+
+    def worst_rows(self, bound: float) -> Mapping[str, torch.Tensor]:
+        """What units with the worst contents contribute to a release, for an audit to attack.
+
+        A method overrides this whose contributions are no longer than the clipping norm before
+        anybody clips them.
+
+        Args:
+            bound: the clipping norm.
+
+        Returns:
+            Name -> float [d], as its private form makes them; {}: there is nothing special.
+        """
+        return {}
 
     def check_private(self, model: torch.nn.Module, task: Task) -> None:  # noqa: B027
         """Refuse a model with which one record's contribution depends on others (InputError)."""

@@ -130,6 +130,8 @@ class Strategy(FlowerStrategy):
     """What clients must send: "arrays" (a model), "images" (with labels), "statistics" (of feature
     vectors), "nothing" (each keeps its own model); "": not declared. A client method that declares
     another is refused."""
+    payload_kind: ClassVar[str] = ""
+    """Which payload, as `Client.payload_kind`; "": not declared."""
     made_for: ClassVar[str | tuple[str, ...]] = ""
     """The task that it is for, or several, as `Client.made_for`; "": not declared."""
     local: ClassVar[bool] = False

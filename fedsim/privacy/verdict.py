@@ -175,28 +175,34 @@ def _audit_mechanism(subject: Subject, noise: Sources, say: Callable[[str], None
         settings_of,
         share,
     )
+    from fedsim.privacy.attacks.rows import attack_rows
 
-    mechanism = subject.mechanism
+    mechanism, more = subject.mechanism, len(subject.rows)
     names = [attack.name for attack in attacks_on(mechanism)]
     columns = [*names, SAME_NOISE] if mechanism.certified else names
     settings = settings_of(mechanism)
     say(
         f"{len(names) * len(settings)} attacks on one release of {type(mechanism).__name__}, "
         f"{TRIALS} times each without and with the record; each bound holds at "
-        f"{100 * (1 - share(SIGNIFICANCE, mechanism)):.5g}%, "
+        f"{100 * (1 - share(SIGNIFICANCE, mechanism, more)):.5g}%, "
         f"all together at {100 * (1 - SIGNIFICANCE):g}%"
     )
     width = max(len(setting_name(one)) for one in settings)
     say("  ".join(["setting".ljust(width), "claimed", *(name.rjust(11) for name in columns)]))
     findings = []
     for finding in attack_mechanism(
-        mechanism, subject.delta, noise, trials=TRIALS, significance=SIGNIFICANCE
+        mechanism, subject.delta, noise, trials=TRIALS, significance=SIGNIFICANCE, more=more
     ):
         findings.append(finding)
         if len(findings) % len(columns) == 0:
             row = findings[-len(columns) :]
             cells = [_down(one.bound.epsilon).rjust(11) for one in row]
             say("  ".join([finding.setting.ljust(width), f"{finding.claimed:7.2f}", *cells]))
+    each = share(SIGNIFICANCE, mechanism, more)
+    for finding in attack_rows(mechanism, subject.rows, subject.delta, noise, each):
+        findings.append(finding)
+        if finding.plain is not None:
+            say(f"{finding.attack}: {_down(finding.bound.epsilon)}")
     # The worst contradiction anywhere, first of those that hold whatever the mechanism is; without
     # one, the best attack at the subject's own values.
     worst = max(findings, key=lambda one: (one.excess > 0 and one.bound is one.plain, one.excess))

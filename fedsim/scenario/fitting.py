@@ -75,17 +75,21 @@ def misfits(
         found.get(group, ("", None)) for group in ("strategies", "clients")
     )
     expected, sent = payload_of(expecting), payload_of(sending)
-    if expected and sent and expected != sent and not {"strategies", "clients"} & wrong.keys():
+    wanted, given = capabilities(expecting).payload_kind, capabilities(sending).payload_kind
+    other = expected != sent or (wanted and given and wanted != given)
+    if expected and sent and other and not {"strategies", "clients"} & wrong.keys():
         fit = _names(
             registry,
             "clients",
             lambda one: (
-                payload_of(one) in ("", expected) and made_for(one, kind or "images")
+                payload_of(one) in ("", expected)
+                and (not wanted or capabilities(one).payload_kind in ("", wanted))
+                and made_for(one, kind or "images")
             ),
         )
         wrong["clients"] = (
             f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
-            f"{PAYLOADS[expected]}; with it go: {fit}"
+            f"{'others' if expected == sent else PAYLOADS[expected]}; with it go: {fit}"
         )
     needs_state = capabilities(expecting).local and capabilities(sending).keeps_state is False
     if needs_state and "clients" not in wrong:

@@ -60,9 +60,9 @@ class Weights:
 
         A vector that is not finite makes a row that is not, which a mechanism counts as zero.
         """
-        unit = _shortened(vectors / self.norm)
         rows: list[Floats] = []
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            unit = _shortened(vectors / self.norm)
             if layout.second == "diagonal":
                 rows.append(np.square(unit))
             elif layout.second == "full":
@@ -150,9 +150,7 @@ class Contributions:
 
     def _part(self, start: int, end: int) -> Tensor:
         chosen = slice(start, end)
-        rows = self.weights.rows(
-            self.layout, self.vectors[chosen], self.labels[chosen], self.bound
-        )
+        rows = self.weights.rows(self.layout, self.vectors[chosen], self.labels[chosen], self.bound)
         units = self.places[chosen] - self.places[start]
         counts = np.bincount(units)
         if len(counts) == len(rows):
@@ -164,12 +162,11 @@ class Contributions:
 
 def _shortened(vectors: Floats) -> Floats:
     """Vectors [n, k] of norm 1 at most."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        # The largest coordinate first: squares of large numbers overflow.
-        largest = np.abs(vectors).max(axis=1, initial=0.0)
-        scaled = vectors / np.maximum(largest, 1.0)[:, None]
-        lengths = np.linalg.norm(scaled, axis=1)
-        found: Floats = scaled / np.where(largest > 1, lengths, np.maximum(lengths, 1.0))[:, None]
+    # The largest coordinate first: squares of large numbers overflow.
+    largest = np.abs(vectors).max(axis=1, initial=0.0)
+    scaled = vectors / np.maximum(largest, 1.0)[:, None]
+    lengths = np.linalg.norm(scaled, axis=1)
+    found: Floats = scaled / np.where(largest > 1, lengths, np.maximum(lengths, 1.0))[:, None]
     return found
 
 

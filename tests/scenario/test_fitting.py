@@ -50,6 +50,20 @@ def _refused(name: str, *overrides: str) -> str:
             "'supervised' sends models, but strategy 'local_only' expects no model: each keeps its "
             "own; with it go: local",
         ),
+        (
+            ["strategy=feature_gram", "client=feature_means"],
+            "client: 'feature_means' sends statistics of feature vectors, but strategy "
+            "'feature_gram' expects others; with it go: feature_gram\n",
+        ),
+        (
+            ["strategy=feature_means", "client=supervised"],
+            "'supervised' sends models, but strategy 'feature_means' expects statistics of feature "
+            "vectors; with it go: feature_means\n",
+        ),
+        (
+            ["strategy=gdd", "client=feature_means"],
+            "expects images with labels; with it go: distill, random_selection",
+        ),
         (["strategy=fedavg", "client=local"], "expects models; with it go: supervised"),
         (
             ["client=segmentation"],
@@ -71,6 +85,12 @@ def _refused(name: str, *overrides: str) -> str:
             [VOLUMES, NATURAL, "client=segmentation"],
             "model: 'convnet' is made for images to classify, but 'promise12' has volumes to "
             "segment; with these go: dynunet, unet",
+        ),
+        (
+            [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
+            "strategy: 'feature_gram' is made for images to classify or 'features', but "
+            "'promise12' has volumes to segment; with these go: fedavg, local_only, robust, "
+            "server_momentum",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],

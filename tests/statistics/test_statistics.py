@@ -221,8 +221,12 @@ def test_a_class_that_nobody_has_is_never_chosen() -> None:
 
 
 def test_without_any_records_nothing_is_said() -> None:
-    none = Sums(layout(), {n: np.zeros(s) for n, s in layout().shapes.items()}, {
-        n: 0.0 for n in layout().shapes}, 0.0)
+    none = Sums(
+        layout(),
+        {n: np.zeros(s) for n, s in layout().shapes.items()},
+        {n: 0.0 for n in layout().shapes},
+        0.0,
+    )
     for solved in (ridge(none), nearest_means(none)):
         assert not solved.weight.any()
         assert not solved.bias.any()
@@ -311,8 +315,9 @@ def test_gaussians_have_the_moments_of_their_class(second: Any) -> None:
 
 
 def test_samples_are_shared_out_by_counts() -> None:
-    parts = [layout("full", True).sums_of(records()[c], LABELS[c]) for c in (
-        slice(0, 30), slice(30, 50))]
+    parts = [
+        layout("full", True).sums_of(records()[c], LABELS[c]) for c in (slice(0, 30), slice(30, 50))
+    ]
     gaussians = [one for part in parts for one in class_gaussians(part)]
     assert [(one.label, one.count) for one in gaussians] == [(0, 30), (0, 10), (1, 10)]
     _, labels = draw(gaussians, 1001, np.random.default_rng(0))

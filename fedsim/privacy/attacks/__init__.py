@@ -8,12 +8,13 @@ takes for granted, too; `fedsim.privacy.verdict` compares them with the claim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.privacy.mechanisms import Mechanism
 
@@ -46,6 +47,8 @@ class Subject:
         score_records: trains and scores; what the level "lira" needs. The claim must hold for
             training on any subset of the records.
         records: how many records `score_records` takes.
+        rows: what units with the worst contents contribute to a release, [d] each, as the client
+            method makes them; {}: gradients, and the mechanism bounds them.
     """
 
     name: str
@@ -59,3 +62,4 @@ class Subject:
     training: Training | None = None
     score_records: ScoreRecords | None = None
     records: int = 0
+    rows: Mapping[str, Tensor] = field(default_factory=dict)

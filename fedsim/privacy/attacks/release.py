@@ -177,6 +177,7 @@ def attack_mechanism(
     *,
     trials: int = TRIALS,
     significance: float = 0.05,
+    more: int = 0,
 ) -> Iterator[Finding]:
     """Attack one release of a mechanism at its own values and on the grid.
 
@@ -188,13 +189,14 @@ def attack_mechanism(
         significance: the probability with which any bound of an attack may be wrong; each has its
             share of it (Bonferroni). What `coupled` measures adds `coupled.SIGNIFICANCE` for each
             setting.
+        more: attacks that somebody makes beside these, which have their share, too.
 
     Yields:
         One finding for each setting and attack, the mechanism's own values first; after a
         setting's attacks what was measured of it, for rules with a proof.
     """
     settings = settings_of(mechanism)
-    each = share(significance, mechanism)
+    each = share(significance, mechanism, more)
     for one in settings:
         claimed, setting = (
             gaussian_epsilon(1 / one.accounted_noise_multiplier, delta),
@@ -208,9 +210,12 @@ def attack_mechanism(
             yield _measured(one, claimed, delta, noise)
 
 
-def share(significance: float, mechanism: Mechanism) -> float:
-    """What each bound has of a significance: every attack, at every setting, has two."""
-    return significance / (2 * len(settings_of(mechanism)) * len(attacks_on(mechanism)))
+def share(significance: float, mechanism: Mechanism, more: int = 0) -> float:
+    """What each bound has of a significance: every attack, at every setting, has two.
+
+    `more` attacks are made beside these.
+    """
+    return significance / (2 * (len(settings_of(mechanism)) * len(attacks_on(mechanism)) + more))
 
 
 def _measured(mechanism: Mechanism, claimed: float, delta: float, noise: Sources) -> Finding:
