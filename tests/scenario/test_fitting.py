@@ -68,8 +68,8 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
-            "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, local, "
-            "random_selection, supervised",
+            "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, "
+            "local, random_selection, supervised",
         ),
         (
             ["model=unet"],

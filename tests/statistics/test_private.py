@@ -135,8 +135,8 @@ def noisy_sums(mechanism: Mechanism, layout: Layout, draws: int) -> list[Sums]:
     """Releases of nothing, as the server reads them."""
     nothing, weights = torch.zeros(0, layout.numbers, dtype=torch.float64), Weights()
     source, found = Noise.seeded(b"sums"), []
-    for number in range(draws):
-        update = mechanism.aggregate(nothing, State(), source.for_release(number))[0].update
+    for _ in range(draws):
+        update = mechanism.aggregate(nothing, State(), source)[0].update
         flat = update.numpy() * mechanism.expected_batch
         found.append(weights.read(layout, flat, mechanism.max_grad_norm, mechanism.deviation, 9.0))
     return found
@@ -148,17 +148,17 @@ def plain(sigma: float = 1.5) -> DPSGD:
 
 def test_noise_is_as_loud_as_the_server_is_told() -> None:
     mechanism, layout = plain(), LAYOUTS[1]
-    found = noisy_sums(mechanism, layout, 4000)
+    found = noisy_sums(mechanism, layout, 1500)
     loud = 1.5 * (1 + 4 * 17 / 16) ** 0.5
     assert found[0].noise == pytest.approx({"second": loud, "sums": loud / 2, "counts": loud * 2})
     matrices = np.stack([one.gram for one in found])
     diagonal = np.eye(SIZE) == 1
     measured = np.sqrt(np.square(matrices).mean(axis=0))
-    np.testing.assert_allclose(measured[diagonal], loud, rtol=0.05)
-    np.testing.assert_allclose(measured[~diagonal], loud / 2**0.5, rtol=0.05)
+    np.testing.assert_allclose(measured[diagonal], loud, rtol=0.09)
+    np.testing.assert_allclose(measured[~diagonal], loud / 2**0.5, rtol=0.09)
     for name in ("sums", "counts"):
         values = np.stack([one.values[name] for one in found])
-        np.testing.assert_allclose(values.std(axis=0), found[0].noise[name], rtol=0.05)
+        np.testing.assert_allclose(values.std(axis=0), found[0].noise[name], rtol=0.09)
 
 
 def test_clients_that_share_noise_have_it_all_together() -> None:
@@ -177,7 +177,7 @@ def test_clients_that_share_noise_have_it_all_together() -> None:
 
 # --- audits -----------------------------------------------------------------------------------
 
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 @pytest.fixture
@@ -185,6 +185,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few releases an attack, at the mechanism's own values alone."""
     monkeypatch.setattr(release, "TRIALS", 60)
     monkeypatch.setattr(release, "GRID", ())
+
+
+def attacked(method: Any, seed: int = 0) -> list[release.Finding]:
+    rows, source = method.worst_rows(0.7), Noise.seeded(b"attack").derive(seed)
+    return list(rows_attack.attack_rows(plain(), rows, 1e-4, source.derive, 1e-3))
 
 
 def audited(method: Any, mechanism: Mechanism | None = None, seed: int = 0) -> Verdict:
@@ -196,15 +201,32 @@ def audited(method: Any, mechanism: Mechanism | None = None, seed: int = 0) -> V
 @pytest.mark.parametrize("kind", [FeatureMeans, FeatureGram, FeatureGaussians])
 def test_sound_sums_pass_in_every_seed(quick: None, kind: Any) -> None:
     for seed in SEEDS:
-        found = audited(kind(), seed=seed)
-        assert found.exit_code == 0, found.line()
-    assert sum(check.name.startswith("length") for check in found.checks) in (3, 6)
+        findings = attacked(kind(), seed)
+        assert not [one for one in findings if one.excess > 0]
+        assert not [check for one in findings for check in one.checks if check.failed]
+
+
+def test_an_audit_attacks_the_sums_beside_the_mechanism(quick: None) -> None:
+    found = audited(FeatureGram())
+    assert found.exit_code == 0, found.line()
+    assert [c.name for c in found.checks if c.name.startswith(("length", "noise of each"))] == [
+        "length: one coordinate",
+        "length: all coordinates",
+        "length: a long vector",
+        "noise of each number, 35 numbers",
+    ]
 
 
 def test_the_sum_of_all_shares_passes_and_one_share_does_not(quick: None) -> None:
-    share = NoiseShare(**vars(plain()), parties=4)
-    assert audited(FeatureGram(), share.summed).exit_code == 0
-    assert "noise of a number is 0." in audited(FeatureGram(), share).line()
+    share, rows = NoiseShare(**vars(plain()), parties=4), FeatureGram().worst_rows(0.7)
+    source = Noise.seeded(b"share").derive
+    (fine,), (short,) = (
+        [one.checks for one in rows_attack.attack_rows(used, rows, 1e-4, source, 1e-3)][-1]
+        for used in (share.summed, share)
+    )
+    assert not fine.failed
+    assert short.failed
+    assert "the noise of a number is 0.4" in short.told
 
 
 def unclipped(patch: pytest.MonkeyPatch) -> None:
@@ -270,10 +292,4 @@ def test_rows_alone_keep_the_bound_where_nobody_clips(
     for broken in (False, True):
         if broken:
             unclipped(monkeypatch)
-        rows = FeatureGram().worst_rows(0.7)
-        findings = list(
-            rows_attack.attack_rows(
-                plain(), rows, 1e-4, lambda label: Noise.seeded(label.encode()), 1e-3
-            )
-        )
-        assert [one.excess > 0 for one in findings] == [False, False, broken, False]
+        assert [one.excess > 0 for one in attacked(FeatureGram())] == [False, False, broken, False]

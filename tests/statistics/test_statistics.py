@@ -1,4 +1,4 @@
-"""Sums of vectors and the last layers out of them: known answers, and what they may not depend on."""
+"""Sums of vectors and the last layers out of them: known answers, odd records, the wire."""
 
 from __future__ import annotations
 
@@ -221,12 +221,9 @@ def test_a_class_that_nobody_has_is_never_chosen() -> None:
 
 
 def test_without_any_records_nothing_is_said() -> None:
-    none = Sums(
-        layout(),
-        {n: np.zeros(s) for n, s in layout().shapes.items()},
-        {n: 0.0 for n in layout().shapes},
-        0.0,
-    )
+    shapes = layout().shapes
+    zeros = {name: np.zeros(shape) for name, shape in shapes.items()}
+    none = Sums(layout(), zeros, dict.fromkeys(shapes, 0.0), 0.0)
     for solved in (ridge(none), nearest_means(none)):
         assert not solved.weight.any()
         assert not solved.bias.any()
@@ -286,7 +283,7 @@ def test_the_norms_of_means_are_corrected_for_noise() -> None:
 def test_nearest_means_choose_the_nearest_mean() -> None:
     vectors = records()
     found = nearest_means(layout("none").sums_of(vectors, LABELS))
-    means = np.stack([vectors[LABELS == c].mean(axis=0) for c in range(3)])
+    means = np.stack([vectors[c == LABELS].mean(axis=0) for c in range(3)])
     distances = np.square(vectors[:, None] - means).sum(axis=2)
     logits = vectors @ found.weight.T + found.bias
     np.testing.assert_array_equal(logits.argmax(axis=1), distances.argmin(axis=1))
