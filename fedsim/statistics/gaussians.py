@@ -17,6 +17,7 @@ from fedsim.statistics.linear import Linear
 from fedsim.statistics.sums import Floats, Sums, unpack
 
 _ABSENT = -1e4
+_TOLERANCE = 1e-8
 _FLOOR = 1e-6  # Variances, at least, as a share of the vectors' mean variance.
 _NOISE_FLOOR = 0.1  # The same as a share of the spectral norm of the noise.
 
@@ -28,7 +29,7 @@ class Gaussian:
     Attributes:
         label: the class.
         mean: float64 [k].
-        root: float64 [k, k] with root root' the covariance, or [k], its standard deviations.
+        root: float64 [k, k], the symmetric root of the covariance, or [k], standard deviations.
         count: records that it stands for.
     """
 
@@ -61,7 +62,8 @@ def class_gaussians(sums: Sums) -> list[Gaussian]:
         middle = max(float(values.mean()), float(np.square(mean).mean()) * _FLOOR)
         floor = max(_FLOOR * middle, _NOISE_FLOOR * level, 1e-12)
         deviations = np.sqrt(np.maximum(values, floor))
-        root = deviations if vectors is None else vectors * deviations
+        # The symmetric root: eigenvectors alone are those of rounding where variances are alike.
+        root = deviations if vectors is None else (vectors * deviations) @ vectors.T
         found.append(Gaussian(int(label), mean, root, count))
     return found
 
@@ -97,6 +99,9 @@ def logistic(
 ) -> Linear:
     """Multinomial logistic regression with a penalty on the squared weights.
 
+    Coordinates are brought to mean 0 and standard deviation 1 before, and the layer is that of the
+    vectors as they are: else L-BFGS stops where rounding lets it.
+
     Args:
         vectors: [n, k].
         labels: [n]; a class that does not occur is never predicted.
@@ -114,12 +119,14 @@ def logistic(
     if len(held) < 2:
         bias[held] = 0.0
         return Linear(weight, bias)
+    mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(C=strength, max_iter=iterations).fit(vectors, labels)
+        fitted = LogisticRegression(C=strength, max_iter=iterations, tol=_TOLERANCE)
+        fitted.fit((vectors - mean) / deviation, labels)
+    rows, offsets = fitted.coef_ / deviation, fitted.intercept_
     if len(held) == 2:  # scikit-learn has one row, of the second class.
-        weight[held] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
-        bias[held] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
-    else:
-        weight[held], bias[held] = fitted.coef_, fitted.intercept_
+        rows, offsets = np.concatenate([-rows, rows]) / 2, np.array([-0.5, 0.5]) * offsets
+    weight[held], bias[held] = rows, offsets - rows @ mean
     return Linear(weight, bias)

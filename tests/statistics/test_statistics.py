@@ -333,9 +333,15 @@ def test_logistic_regression_of_two_and_of_one_class() -> None:
     found = logistic(vectors[two], LABELS[two], 2, 1.0, 500)
     from sklearn.linear_model import LogisticRegression
 
-    theirs = LogisticRegression(C=1.0, max_iter=500).fit(vectors[two], LABELS[two])
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(vectors[two])
+    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=500)
+    theirs.fit(scaler.transform(vectors[two]), LABELS[two])
     margin = vectors @ (found.weight[1] - found.weight[0]) + found.bias[1] - found.bias[0]
-    np.testing.assert_allclose(margin, theirs.decision_function(vectors), rtol=1e-9)
+    np.testing.assert_allclose(
+        margin, theirs.decision_function(scaler.transform(vectors)), rtol=1e-9
+    )
     only = logistic(vectors[:10], LABELS[:10], 3, 1.0, 5)
     assert (vectors @ only.weight.T + only.bias).argmax(axis=1).tolist() == [0] * len(vectors)
 
