@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
 
 from fedsim.statistics import (
     Layout,
@@ -331,10 +332,6 @@ def test_logistic_regression_of_two_and_of_one_class() -> None:
     vectors = records()
     two = LABELS < 2
     found = logistic(vectors[two], LABELS[two], 2, 1.0, 500)
-    from sklearn.linear_model import LogisticRegression
-
-    from sklearn.preprocessing import StandardScaler
-
     scaler = StandardScaler().fit(vectors[two])
     theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=500)
     theirs.fit(scaler.transform(vectors[two]), LABELS[two])
