@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fedsim.adapters import require_used
 from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.errors import InputError
 from fedsim.grid.machine import require_resources
-from fedsim.models.build import Pretrained, build_model, first_weights
+from fedsim.models.build import Pretrained, build_model, first_weights, unfit
 from fedsim.models.conditioning import require_conditioned
 from fedsim.pretrained.loading import file_of
 from fedsim.privacy.plan import PrivacyPlan
@@ -183,6 +184,8 @@ def check_model(scenario: Scenario, task: Task) -> Pretrained | None:
     with isolated(Streams(0).sequence("model")):
         model = build_model(scenario, task)
         require_conditioned(model, task.input_shape)
+        with unfit(scenario):
+            require_used(model, task.input_shape)
     pretrained = None
     if scenario.model.init is not None:
         _, pretrained = first_weights(scenario, task, 0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from flwr.app import ArrayRecord
 
-from fedsim.errors import InputError
+from fedsim.adapters import UnfitError, attach
+from fedsim.errors import InputError, Problem
 from fedsim.pretrained.catalogue import CATALOGUE
 from fedsim.pretrained.fetching import sha256_of
 from fedsim.pretrained.loading import file_of, fill, first_of
@@ -17,7 +20,7 @@ from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 from fedsim.wire import flower
-from fedsim.wire.sharing import freeze, sharing_of
+from fedsim.wire.sharing import freeze, head_paths, sharing_of
 
 if TYPE_CHECKING:
     from fedsim.tasks.task import Task
@@ -44,7 +47,7 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
 
     Raises:
         InputError: the model's constructor refuses a parameter, or does not make a module; or the
-            scenario's rules on what travels do not go with it.
+            scenario's adapter, or its rules on what travels, do not go with it.
     """
     block = scenario.model
     model = construct(
@@ -53,7 +56,32 @@ def build_model(scenario: Scenario, task: Task) -> torch.nn.Module:
         **task.model_arguments,
     )
     model = require_module(model, block.name)
+    if block.adapter is not None:
+        with unfit(scenario):
+            attach(
+                model,
+                block.adapter.name,
+                block.adapter.parameters,
+                input_shape=task.input_shape,
+                head=head_paths(model),
+            )
     return freeze(model, sharing_of(scenario, model))
+
+
+@contextmanager
+def unfit(scenario: Scenario) -> Iterator[None]:
+    """Say where the scenario writes what does not go with its model, as an InputError."""
+    try:
+        yield
+    except UnfitError as error:
+        where, name = scenario.place("model", "adapter", error.key), scenario.model.name
+        adapter = scenario.model.adapter
+        told = "" if adapter is None else f" {adapter.name!r}"
+        raise InputError(
+            f"model.adapter:{told} does not go with model {name!r}",
+            [Problem(where, f"model.adapter.{error.key}: {why}") for why in error.reasons],
+            error.hint,
+        ) from error
 
 
 def require_module(model: object, name: str) -> torch.nn.Module:

@@ -60,6 +60,7 @@ def run_digest(
         ("federation", "local", None),
         ("federation", "overrides", {}),
         ("model", "trainable", ALL),
+        ("model", "adapter", None),
     ):
         if values[part][key] == unused:
             del values[part][key]

@@ -36,7 +36,11 @@ _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weight
 _NETWORK: KeyPath = ("data", "features", "network")
 _MODEL_FILE = ".safetensors"
 # The keys that say what of a model travels -> what they are where nothing is said.
-_SHARING = ((("federation", "local"), None), (("model", "trainable"), "all"))
+_SHARING = (
+    (("federation", "local"), None),
+    (("model", "trainable"), "all"),
+    (("model", "adapter"), None),
+)
 
 Problems = list[tuple[Place, str]]
 """What is wrong, each with where it was written."""

@@ -272,18 +272,75 @@ class Federation(Block):
     overrides: dict[StrictStr, Override] = Field(default_factory=dict)
 
 
+class Adapter(Block):
+    """What is trained in the place of a model's weights (`fedsim.adapters`).
+
+    A key that is left out (or null) is the adapter's own.
+
+    Attributes:
+        name: low-rank changes of layers, or tokens that refine the features of blocks.
+        rank: of a layer's change, or of a block's tokens.
+        alpha: of lora, what the change is multiplied by, over the rank.
+        targets: of lora, patterns of the paths of layers.
+        freeze_a: of lora, the first factor stays as the seed gives it and does not travel.
+        tokens: of rein, in each block, the null token included.
+        layers: of rein, patterns of the paths of blocks.
+        scale: of rein, what the refinement is multiplied by at first.
+        class_tokens: of rein, first tokens of the features that pass as they are.
+    """
+
+    name: Literal["lora", "rein"]
+    rank: Count | None = None
+    alpha: Annotated[StrictFloat, Field(gt=0)] | None = None
+    targets: Patterns | None = None
+    freeze_a: StrictBool | None = None
+    tokens: Annotated[StrictInt, Field(ge=2, le=_MOST)] | None = None
+    layers: Patterns | None = None
+    scale: Annotated[StrictFloat, Field(ge=0)] | None = None
+    class_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
+
+    _having: ClassVar[dict[str, tuple[str, ...]]] = {
+        "lora": ("rank", "alpha", "targets", "freeze_a"),
+        "rein": ("rank", "tokens", "layers", "scale", "class_tokens"),
+    }
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Adapter:
+        having = self._having[self.name]
+        if wrong := [key for key in self.parameters if key not in having]:
+            raise PydanticCustomError(
+                "adapter",
+                f"{self.name} has no {' and no '.join(wrong)}; it has {', '.join(having)}",
+            )
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What is said of it, by key; the rest is the adapter's own."""
+        return self.model_dump(exclude={"name"}, exclude_none=True)
+
+
 class Model(PluginBlock):
     """A model plugin.
 
     Attributes:
         init: its first weights: a file, `package:NAME==VERSION/PATH`, or a name of
-            `fedsim weights ls`. None, written `random`, too: as the seed gives them.
-        trainable: what of it is trained: all, the last layers, or what patterns of names match. The
-            rest stays as it was at first, and does not travel.
+            `fedsim weights ls`. None, written `random`, too: as the seed gives them. With
+            an adapter, its own may be missing in the file.
+        adapter: what is trained in the place of its weights, and travels; None: nothing is added.
+        trainable: what of it is trained: all, the last layers, these and all normalisation layers
+            or all biases, or what patterns of names match. The rest stays as it was at first, and
+            does not travel. With an adapter, what is trained beside it; all means the last layers.
     """
 
     init: StrictStr | None = None
-    trainable: Literal["all", "head"] | Patterns = "all"
+    adapter: Adapter | None = None
+    trainable: Literal["all", "head", "norm+head", "bias+head"] | Patterns = "all"
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _adapter_as_block(cls, value: Any) -> Any:
+        return _as_block(value)
 
 
 class External(Block):

@@ -18,6 +18,7 @@ from fedsim.data.images import Window
 from fedsim.data.volumes.preparing import Preparation
 from fedsim.engine.federation import dataset_of
 from fedsim.scenario import Scenario
+from fedsim.scenario.schema import Adapter
 from fedsim.tasks.classification import Classification
 from fedsim.tasks.classification.vectors import VectorClassification
 from fedsim.tasks.segmentation.task import Segmentation
@@ -56,6 +57,7 @@ class About:
         run_id: the run's random name.
         private: the privacy mechanism in words; "" without one.
         client: whose model it is, where each client has its own; "" for the global one.
+        adapter: what was trained in the place of its weights; None: nothing.
         version: of fedsim.
         licence: what may be done with it.
     """
@@ -73,6 +75,7 @@ class About:
     run_id: str
     private: str = ""
     client: str = ""
+    adapter: Adapter | None = None
     version: str = __version__
     licence: str = field(default="")
 
@@ -164,6 +167,7 @@ class About:
             "run_id": self.run_id,
             "privacy": self.private,
             "client": self.client,
+            "adapter": "" if self.adapter is None else self.adapter.model_dump_json(exclude_none=True),
             "fedsim_version": self.version,
             "license_note": self.licence,
             "intended_use": PURPOSE,
@@ -197,6 +201,7 @@ class About:
                 run_id=texts.get("run_id", ""),
                 private=texts.get("privacy", ""),
                 client=texts.get("client", ""),
+                adapter=_adapter(texts.get("adapter")),
                 version=texts.get("fedsim_version", ""),
                 licence=texts.get("license_note", ""),
             )
@@ -254,6 +259,7 @@ def describe_model(
         run_id=run_id,
         private=private,
         client=client,
+        adapter=scenario.model.adapter,
         licence=_licence(data.name, data_source),
     )
 
@@ -265,6 +271,10 @@ def _licence(data: str, source: str) -> str:
         f"no licence is stated for these weights; the terms of the data ({data}) that they were "
         "trained on may bind whoever uses or shares them"
     )
+
+
+def _adapter(text: str | None) -> Adapter | None:
+    return None if text is None else Adapter.model_validate(json.loads(text))
 
 
 def _json(value: Any) -> str:

@@ -14,6 +14,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedsim.adapters import UnfitError, attach
 from fedsim.data.features.pipeline import FeaturePipeline
 from fedsim.data.features.preparing import PREFIX, map_of
 from fedsim.errors import InputError, Problem, problems_of
@@ -32,6 +33,7 @@ from fedsim.trained.files import SUFFIX, model_file, read_about
 from fedsim.trained.pictures import probabilities, read_picture
 from fedsim.trained.volumes import Segmented, read_prepared, segment_file
 from fedsim.wire import flower
+from fedsim.wire.sharing import head_paths
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def load_model(
         with isolated(Streams(0).sequence("model")), plugin_code(f"model {name!r} cannot be built"):
             model = construct(registry.resolve("models", name), parameters, **supplied)
             require_module(model, name)
+        _adapt(model, about)
     except InputError as error:
         problems = problems_of(error, name)
         raise InputError(f"the model of {file} cannot be built here", problems, hint) from error
@@ -182,6 +185,25 @@ def _on_pictures(
             f"it needs those with the checksum {about.features['weights_sha256'][:12]}",
         )
     return FeaturePipeline(frozen.network, map_of(arrays), model)
+
+
+def _adapt(model: torch.nn.Module, about: About) -> None:
+    """Add the adapter that the model was trained with; InputError where it does not go with it."""
+    if about.adapter is None:
+        return
+    kept = about.adapter
+    try:
+        attach(
+            model,
+            kept.name,
+            kept.parameters,
+            input_shape=about.input_shape,
+            head=head_paths(model),
+        )
+    except UnfitError as error:
+        where = about.architecture
+        problems = [Problem(where, f"adapter {kept.name!r}: {why}") for why in error.reasons]
+        raise InputError("the adapter does not go with the model", problems) from error
 
 
 def _require_run(folder: Path) -> Path:

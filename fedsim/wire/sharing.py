@@ -6,7 +6,8 @@ A scenario says it by two keys, which are rules on the names of a model's state:
   (FedBN: Li et al., 2021), `head` the model's last layers (FedPer: Arivazhagan et al., 2019); a
   list holds patterns of names.
 * `model.trainable`: what is trained at all. The rest begins as the seed, or `model.init`, gives it,
-  is the same at every client, and never travels.
+  is the same at every client, and never travels. What an adapter added to the model
+  (`fedsim.adapters`) is always trained; the key then says what is, beside it.
 
 Here the rules meet the model, once for all: wire, strategies, noise, ledger and checkpoint go by
 the names that `sharing_of` gives.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fedsim.adapters import adapter_names
 from fedsim.errors import InputError, Problem
 from fedsim.wire import flower
 
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 ALL, HEAD, NORM = "all", "head", "norm"
+NORM_HEAD, BIAS_HEAD = "norm+head", "bias+head"
 """The rules that are words and not patterns."""
 
+_TRAINED = {ALL, HEAD, NORM_HEAD, BIAS_HEAD}
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 # Those of other libraries: RMSNorm, LayerNorm2d, FrozenBatchNorm2d.
 _NORM_CLASS = re.compile(r"Norm(\dd)?$")
@@ -70,16 +74,18 @@ def sharing_of(scenario: Scenario, model: nn.Module) -> Sharing:
         InputError: a rule names nothing, or leaves nothing to train or to share.
     """
     local, trainable = scenario.federation.local, scenario.model.trainable
-    if local is None and trainable == ALL:
+    added = adapter_names(model)
+    if local is None and trainable == ALL and not added:
         return Sharing()
     state = model.state_dict()
     carriers, parameters = flower.carriers(state), flower.parameter_names(model)
     named = model.named_parameters(remove_duplicate=False)
     learns = {carriers[n] for n, p in named if p.requires_grad and n in carriers} & parameters
     frozen: frozenset[str] = frozenset()
-    if trainable != ALL:
-        rule = _Rule("model.trainable", trainable, scenario, carriers)
-        chosen = rule.names(model)
+    if trainable != ALL or added:
+        beside = HEAD if trainable == ALL else trainable
+        rule = _Rule("model.trainable", beside, scenario, carriers)
+        chosen = rule.names(model) | {carriers[name] for name in added}
         if not (trained := learns & chosen):
             raise rule.refusal(
                 f"names no parameter that can be trained: {_listed(chosen)}",
@@ -171,6 +177,10 @@ class _Rule:
             return found
         if self.value == HEAD:
             return self._head(model)
+        if self.value == NORM_HEAD:
+            return replace(self, value=NORM).names(model) | self._head(model)
+        if self.value == BIAS_HEAD:
+            return self._biases(model) | self._head(model)
         problems: list[str] = []
         named: set[str] = set()
         for pattern in self.value:
@@ -188,6 +198,17 @@ class _Rule:
                 f"{self.scenario.model.name!r} has {count} names",
             )
         return frozenset(named)
+
+    def _biases(self, model: nn.Module) -> frozenset[str]:
+        """The biases of all layers (BitFit: Ben Zaken et al., 2022, arXiv:2106.10199)."""
+        named = model.named_parameters(remove_duplicate=False)
+        found = {self.carriers[n] for n, _ in named if n in self.carriers and _is_bias(n)}
+        if not found:
+            raise self.refusal(
+                f"model {self.scenario.model.name!r} has no biases",
+                "choose a model that has some, or name what is to be trained by patterns",
+            )
+        return frozenset(found)
 
     def refusal(self, why: str | list[str], hint: str) -> InputError:
         """The error, at the place where the key is written."""
@@ -230,12 +251,18 @@ class _Rule:
     def _nearest(self, pattern: str) -> str:
         names = list(self.carriers)
         stem = pattern.strip("*.?")
-        words = {NORM, HEAD, ALL} - ({ALL} if self.key == "federation.local" else {NORM})
+        words = {HEAD, NORM} if self.key == "federation.local" else _TRAINED
         if pattern in words:
             return f"; as a rule it is a word of its own: {self.key}={pattern}"
         close = [name for name in names if stem and stem in name]
         close = close or difflib.get_close_matches(stem, names, _NEAREST, 0.3)
         return f"; the nearest: {_listed(close)}" if close else f"; there are {_listed(names)}"
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a parameter is a layer's bias; attention's are `in_proj_bias`, say."""
+    last = name.rpartition(".")[2]
+    return last == "bias" or last.endswith("_bias")
 
 
 def norm_paths(model: nn.Module) -> list[str]:

@@ -1,0 +1,51 @@
+"""Averages of low-rank changes: the mean of the products, and not the product of the means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_A, _B = ".lora_a.weight", ".lora_b.weight"
+
+
+def factor_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The names of A and B of each layer of which both are there, in the order of `names`."""
+    there = dict.fromkeys(names)
+    pairs = ((name, name.removesuffix(_A) + _B) for name in there if name.endswith(_A))
+    return [(a, b) for a, b in pairs if b in there]
+
+
+def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """B A as a matrix, float64 [out, in] or, of a convolution, [out, in * k * k].
+
+    Args:
+        a: [r, in] or [r, in, k, k].
+        b: [out, r] or [out, r, 1, 1].
+    """
+    left, right = b.reshape(b.shape[:2]), a.reshape(len(a), -1)
+    return np.asarray(left.astype(np.float64) @ right.astype(np.float64))
+
+
+def factored(change: NDArray[Any], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A and B whose product B A is the nearest to a matrix of all of this rank.
+
+    By the singular value decomposition U diag(s) V' (Eckart & Young, 1936): B is U sqrt(s) and A is
+    sqrt(s) V', of the `rank` largest values. Signs are such that the largest entry of each column
+    of B, by its absolute value (the first of several), is positive.
+
+    Args:
+        change: [out, in].
+        rank: r, at most the smaller side.
+
+    Returns:
+        A, [r, in], and B, [out, r].
+    """
+    u, values, v = np.linalg.svd(change.astype(np.float64), full_matrices=False)
+    u, values, v = u[:, :rank], values[:rank], v[:rank]
+    largest = u[np.abs(u).argmax(axis=0), np.arange(rank)]
+    signs = np.where(largest < 0, -1.0, 1.0)
+    roots = np.sqrt(values)
+    return (signs * roots)[:, None] * v, u * (signs * roots)
