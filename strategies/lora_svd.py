@@ -10,10 +10,13 @@ value decomposition, as this strategy does. Method card: `docs/methods/adapters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from fedsim import InputError
+from numpy.typing import NDArray
+
+from fedsim import InputError, Server
 from fedsim.adapters import factor_pairs, factored, product
-from fedsim.method import Arrays, Received, Server
+from fedsim.method import Arrays, Received
 from fedsim.strategies.fedavg import FedAvg
 
 
@@ -50,18 +53,20 @@ class LoRASVD(FedAvg):
             for one in received:
                 total += one.weight
                 for a, b in factor_pairs(one.arrays):
-                    left, right = one.model(b), one.model(a)
-                    scaled = one.weight * product(right, left)
+                    scaled = one.weight * product(_whole(one, a), _whole(one, b))
                     products[a] = products[a] + scaled if a in products else scaled
                 yield one
 
         combined = super().combine(each())
         base = self._base()
         for a, b in factor_pairs(combined):
-            rank = len(combined[a])
-            found = zip((a, b), factored(products[a] / total, rank), strict=True)
-            for name, value in found:
-                new = value.reshape(combined[name].shape)
-                # What is returned is a change where clients sent changes.
-                combined[name] = new - base[name] if name in base else new
+            factors = factored(products[a] / total, len(combined[a]))
+            for name, value in zip((a, b), factors, strict=True):
+                # Where clients sent changes, a change is returned.
+                combined[name] = value.reshape(combined[name].shape) - base.get(name, 0.0)
         return combined
+
+
+def _whole(received: Received, name: str) -> NDArray[Any]:
+    """A factor as the client has it, where it sent a change, too."""
+    return received.arrays[name] + received.base.get(name, 0.0)

@@ -32,9 +32,11 @@ def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 def factored(change: NDArray[Any], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A and B whose product B A is the nearest to a matrix of all of this rank.
 
-    By the singular value decomposition U diag(s) V' (Eckart & Young, 1936): B is U sqrt(s) and A is
-    sqrt(s) V', of the `rank` largest values. Signs are such that the largest entry of each column
-    of B, by its absolute value (the first of several), is positive.
+    By the singular value decomposition U diag(s) V' (Eckart & Young, 1936), of the `rank` largest
+    values: B is U diag(s) and A is V'. Rows of A have length 1, about as long as those that LoRA
+    begins with. So a direction that has not been used, of s = 0, can still be trained, which it
+    could not were A zero there, too. Signs are such that in each row of A the first of the largest
+    entries, by absolute value, is positive.
 
     Args:
         change: [out, in].
@@ -45,7 +47,6 @@ def factored(change: NDArray[Any], rank: int) -> tuple[NDArray[np.float64], NDAr
     """
     u, values, v = np.linalg.svd(change.astype(np.float64), full_matrices=False)
     u, values, v = u[:, :rank], values[:rank], v[:rank]
-    largest = u[np.abs(u).argmax(axis=0), np.arange(rank)]
+    largest = v[np.arange(rank), np.abs(v).argmax(axis=1)]
     signs = np.where(largest < 0, -1.0, 1.0)
-    roots = np.sqrt(values)
-    return (signs * roots)[:, None] * v, u * (signs * roots)
+    return signs[:, None] * v, u * (signs * values)

@@ -235,6 +235,49 @@ class _GroupNorm(torch.autograd.Function):
         return before if before is None else before.view_as(input), None, None, None, None, None
 
 
+def _layer_norm(
+    rows: Rows,
+    input: Tensor,
+    normalized_shape: Iterable[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    shape = list(normalized_shape)
+    if not rows.take(weight, bias) or input.ndim <= len(shape) or len(input) != rows.n:
+        return NotImplemented
+    return _LayerNorm.apply(input, weight, bias, rows, shape, eps)
+
+
+class _LayerNorm(torch.autograd.Function):
+    """Layer normalisation; dimensions between the first and those are positions of one record."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        input, weight, bias, ctx.rows, ctx.shape, eps = given
+        result, mean, scale = torch.native_layer_norm(input, ctx.shape, weight, bias, eps)
+        ctx.save_for_backward(input, mean, scale)
+        ctx.parameters = weight, bias
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        (input, mean, scale), (weight, bias) = ctx.saved_tensors, ctx.parameters
+        rows: Rows = ctx.rows
+        positions = (rows.n, -1, *ctx.shape)
+        rows.add(bias, gradient.reshape(positions).sum(1))
+        if rows.hold(weight):
+            normal = (input - mean) * scale
+            rows.add(weight, (gradient * normal).reshape(positions).sum(1))
+        before = None
+        if ctx.needs_input_grad[0]:
+            only_input = [True, False, False]
+            before, _, _ = torch.ops.aten.native_layer_norm_backward(
+                gradient, input, ctx.shape, mean, scale, weight, bias, only_input
+            )
+        return before, None, None, None, None, None
+
+
 def _prelu(rows: Rows, input: Tensor, weight: Tensor) -> Any:
     if not rows.take(weight) or input.ndim < 2 or len(input) != rows.n:
         return NotImplemented
@@ -264,6 +307,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
     F.prelu: _prelu,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution(transposed=False)),
     **dict.fromkeys(

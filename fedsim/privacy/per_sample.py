@@ -1,9 +1,9 @@
 """Per-sample gradients: the gradient of every record's loss in a batch, as the rows of one matrix.
 
-Convolutions (transposed ones, too), linear layers, group and instance normalisation and PReLU have
-a rule of their own: their backward pass computes the gradients per record in place of the sum over
-the batch, straight into the matrix. Rules are found while the model runs, by function and
-parameter, so tied weights and layers that are used twice add up, and nothing is attached to the
+Convolutions (transposed ones, too), linear layers, group, instance and layer normalisation and
+PReLU have a rule of their own: their backward pass computes the gradients per record in place of
+the sum over the batch, straight into the matrix. Rules are found while the model runs, by function
+and parameter, so tied weights and layers that are used twice add up, and nothing is attached to the
 model. Where a parameter is used in any other way (autograd notices: it has an ordinary gradient as
 well), Opacus' hooks compute all.
 """
