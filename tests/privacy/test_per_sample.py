@@ -183,14 +183,17 @@ RULED = {
         nn.InstanceNorm3d(4, affine=True), nn.ConvTranspose3d(4, 2, 2, 2), nn.PReLU(),
         nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(16, 2),
     ),
+    "layer norm": lambda: head(
+        3, nn.LayerNorm(16), nn.Conv2d(3, 3, 3), nn.LayerNorm((14, 14), bias=False), nn.PReLU(),
+        nn.LayerNorm(14, elementwise_affine=False),
+    ),
     "used twice": Twice,
     "tied": Tied,
 }  # fmt: skip
 NOT_RULED = {
     "standardised": lambda: head(4, Standardised(3, 4, 3), nn.ReLU(inplace=True)),
     "own parameter": Scaled,
-    "mixed": lambda: head(3, nn.Sequential(nn.ReLU(inplace=True), nn.LayerNorm(16)), nn.PReLU()),
-    "layer norm": lambda: head(3, nn.LayerNorm(16), nn.Conv2d(3, 3, 3)),
+    "mixed": lambda: head(3, nn.Sequential(nn.ReLU(inplace=True), nn.RMSNorm(16)), nn.PReLU()),
 }
 
 
