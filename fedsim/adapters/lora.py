@@ -114,8 +114,10 @@ class LoRA:
             if not found:
                 raise UnfitError(
                     "targets",
-                    ["the model has no linear layer and no two-dimensional convolution before its "
-                    "last layers"],
+                    [
+                        "the model has no linear layer and no two-dimensional convolution before its "
+                        "last layers"
+                    ],
                     "choose a model that has one, or name layers by targets",
                 )
             return found
@@ -163,8 +165,9 @@ class LoRA:
         a.weight.requires_grad_(not self.freeze_a)
         # As torch's parametrisations do it.
         layer.__class__ = kind
-        layer.scaling = self.alpha / self.rank
-        layer.lora_a, layer.lora_b = a.to(layer.weight), b.to(layer.weight)
+        found = cast(LoRALinear, layer)
+        found.scaling = self.alpha / self.rank
+        found.lora_a, found.lora_b = a.to(found.weight), b.to(found.weight)
 
 
 def _refusal(module: nn.Module, held: Collection[nn.Module]) -> str:

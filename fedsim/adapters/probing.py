@@ -58,7 +58,9 @@ def _watching(layers: Mapping[str, nn.Module], found: dict[str, Any]) -> Iterato
             if "forward" in vars(layer):
                 continue
 
-            def note(*given: Any, path: str = path, forward: Any = layer.forward, **named: Any) -> Any:
+            def note(
+                *given: Any, path: str = path, forward: Any = layer.forward, **named: Any
+            ) -> Any:
                 found[path] = forward(*given, **named)
                 return found[path]
 

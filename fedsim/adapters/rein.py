@@ -82,7 +82,7 @@ class ReinTokens(nn.Module):
         self._class_tokens = class_tokens
 
     def refined(self, block: int, features: Tensor) -> Tensor:
-        """Features of a block, refined: [n, N, c], or maps [n, c, H, W], whose pixels are tokens."""
+        """Refined features of a block: [n, N, c], or maps [n, c, H, W] with pixels as tokens."""
         if features.ndim == 4:
             flat = features.flatten(2).transpose(1, 2)
             return (flat + self._change(block, flat)).transpose(1, 2).view_as(features)
@@ -142,7 +142,9 @@ class Rein:
                 the rank is too large.
         """
         if hasattr(model, "rein"):
-            raise UnfitError("name", ["the model has a part 'rein' already"], "choose another model")
+            raise UnfitError(
+                "name", ["the model has a part 'rein' already"], "choose another model"
+            )
         blocks = _outermost(matching(model, "layers", self.layers))
         width = self._width(model, blocks, input_shape)
         most = min(self.tokens, width)
@@ -152,9 +154,7 @@ class Rein:
                 [f"{self.rank} is too large for {self.tokens} tokens of {width} values"],
                 f"type a rank of at most {most}",
             )
-        rein = ReinTokens(
-            len(blocks), width, self.tokens, self.rank, self.scale, self.class_tokens
-        )
+        rein = ReinTokens(len(blocks), width, self.tokens, self.rank, self.scale, self.class_tokens)
         model.add_module("rein", rein.to(next(model.parameters())))
         for number, block in enumerate(blocks.values()):
             # A method and not a closure: a copy of the model has hooks of its own.

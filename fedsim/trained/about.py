@@ -167,7 +167,7 @@ class About:
             "run_id": self.run_id,
             "privacy": self.private,
             "client": self.client,
-            "adapter": "" if self.adapter is None else self.adapter.model_dump_json(exclude_none=True),
+            "adapter": _as_json(self.adapter),
             "fedsim_version": self.version,
             "license_note": self.licence,
             "intended_use": PURPOSE,
@@ -271,6 +271,10 @@ def _licence(data: str, source: str) -> str:
         f"no licence is stated for these weights; the terms of the data ({data}) that they were "
         "trained on may bind whoever uses or shares them"
     )
+
+
+def _as_json(adapter: Adapter | None) -> str:
+    return "" if adapter is None else adapter.model_dump_json(exclude_none=True)
 
 
 def _adapter(text: str | None) -> Adapter | None:

@@ -52,7 +52,7 @@ class Gain(nn.Module):
 def made(
     adapter: str | None, trainable: Any = "all", model: nn.Module | None = None, **parameters: Any
 ) -> nn.Module:
-    """A model as a run of such a scenario has it, with an adapter that is no longer at its start."""
+    """A model as a run of such a scenario has it, with an adapter that has moved."""
     torch.manual_seed(0)
     model = TinyViT(2, 3, 16) if model is None else model
     if adapter is not None:

@@ -95,7 +95,7 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: fedavg, local_only, robust, server_momentum",
+            "segment; with these go: fedavg, local_only, lora_svd, robust, server_momentum",
         ),
     ],
 )
