@@ -115,8 +115,8 @@ class LoRA:
                 raise UnfitError(
                     "targets",
                     [
-                        "the model has no linear layer and no two-dimensional convolution before its "
-                        "last layers"
+                        "the model has no linear layer and no two-dimensional convolution before "
+                        "its last layers"
                     ],
                     "choose a model that has one, or name layers by targets",
                 )

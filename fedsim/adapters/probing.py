@@ -52,11 +52,9 @@ def _watching(layers: Mapping[str, nn.Module], found: dict[str, Any]) -> Iterato
     Without hooks: where there are some, torch's transformer does not take its short cut past the
     layers, which is one of the things to be seen.
     """
-    watched = []
+    watched: list[tuple[nn.Module, Any]] = []
     try:
         for path, layer in layers.items():
-            if "forward" in vars(layer):
-                continue
 
             def note(
                 *given: Any, path: str = path, forward: Any = layer.forward, **named: Any
@@ -64,12 +62,14 @@ def _watching(layers: Mapping[str, nn.Module], found: dict[str, Any]) -> Iterato
                 found[path] = forward(*given, **named)
                 return found[path]
 
+            watched.append((layer, vars(layer).get("forward")))
             layer.forward = note  # type: ignore[method-assign]
-            watched.append(layer)
         yield
     finally:
-        for layer in watched:
+        for layer, own in watched:
             del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 @contextmanager

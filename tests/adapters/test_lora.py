@@ -179,5 +179,9 @@ def test_layers_that_the_model_passes_by_are_refused() -> None:
     assert all(module.training for module in model.modules())
     assert "forward" not in vars(model.linear1)
     require_used(adapted(TinyViT(2, 3, 16), rank=2), SHAPE)
+    own = adapted(TinyViT(2, 3, 16), rank=2)
+    kept = own.layers[0].mlp[0].forward = own.layers[0].mlp[0].forward
+    require_used(own, SHAPE)
+    assert vars(own.layers[0].mlp[0])["forward"] is kept
     require_used(adapted(ResNet18(2, 3, 32, width=8), rank=2), (3, 32, 32))
     require_used(TinyViT(2, 3, 16), (1, 1))  # no adapter: not even tried
