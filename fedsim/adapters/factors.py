@@ -1,4 +1,8 @@
-"""Averages of low-rank changes: the mean of the products, and not the product of the means."""
+"""Averages of low-rank changes: the mean of the products, and not the product of the means.
+
+torch computes, with the server's number of threads (`resources.server_threads`); NumPy takes as
+many as there are, and its last bits may change with them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _A, _B = ".lora_a.weight", ".lora_b.weight"
@@ -25,8 +30,8 @@ def product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
         a: [r, in] or [r, in, k, k].
         b: [out, r] or [out, r, 1, 1].
     """
-    left, right = b.reshape(b.shape[:2]), a.reshape(len(a), -1)
-    return np.asarray(left.astype(np.float64) @ right.astype(np.float64))
+    found = _double(b).flatten(1) @ _double(a).flatten(1)
+    return np.asarray(found.numpy())
 
 
 def factored(change: NDArray[Any], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -45,8 +50,14 @@ def factored(change: NDArray[Any], rank: int) -> tuple[NDArray[np.float64], NDAr
     Returns:
         A, [r, in], and B, [out, r].
     """
-    u, values, v = np.linalg.svd(change.astype(np.float64), full_matrices=False)
+    parts = torch.linalg.svd(_double(change), full_matrices=False)
+    u, values, v = (part.numpy() for part in parts)
     u, values, v = u[:, :rank], values[:rank], v[:rank]
     largest = v[np.arange(rank), np.abs(v).argmax(axis=1)]
     signs = np.where(largest < 0, -1.0, 1.0)
     return signs[:, None] * v, u * (signs * values)
+
+
+def _double(values: NDArray[Any]) -> torch.Tensor:
+    # A copy: arrays of a message are read-only, which torch does not know.
+    return torch.from_numpy(values.astype(np.float64))

@@ -425,9 +425,15 @@ def _plugin(block: object) -> str:
     """A block that names a plugin, on one line."""
     if not isinstance(block, Mapping):
         return "unknown"
-    told = [f"{k}={typed(v)}" for k, v in block.items() if k != "name" and v is not None]
+    told = [f"{k}={typed(v)}" for k, v in _said(block).items() if k != "name"]
     settings = f" ({_plain(', '.join(told))})" if told else ""
     return f"{_plain(str(block.get('name')))}{settings}"
+
+
+def _said(block: Mapping[str, Any]) -> dict[str, Any]:
+    """A block without what is null, in blocks of it, too."""
+    inner = {k: _said(v) if isinstance(v, Mapping) else v for k, v in block.items()}
+    return {k: v for k, v in inner.items() if v is not None}
 
 
 def _plain(text: str) -> str:

@@ -128,6 +128,10 @@ def test_a_trained_model_is_loaded_and_says_the_same(
         assert np.array_equal(trained.model.state_dict()[name].numpy(), value)
     with np.load(result.folder / "predictions.npz") as saved:
         assert saved["probabilities"].shape[-1] == 2
+    card = (result.folder / "MODEL_CARD.md").read_text()
+    (told,) = [line for line in card.splitlines() if line.startswith("- Model: ")]
+    assert "adapter=" in told
+    assert "null" not in told
     if words == (VIT,):
         return
     alone = tmp_path / "alone.safetensors"
