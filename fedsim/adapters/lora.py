@@ -11,7 +11,7 @@ Both factors are layers, so that their gradients have the rules of layers (per-s
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -165,7 +165,7 @@ class LoRA:
         a.weight.requires_grad_(not self.freeze_a)
         # As torch's parametrisations do it.
         layer.__class__ = kind
-        found = cast(LoRALinear, layer)
+        found: Any = layer
         found.scaling = self.alpha / self.rank
         found.lora_a, found.lora_b = a.to(found.weight), b.to(found.weight)
 
