@@ -338,7 +338,9 @@ def test_a_dry_run_says_what_a_run_would_cost_and_where_that_was_measured(
     private = ["client.class_balanced=false", "privacy={noise_multiplier: 2.0, delta: 1e-3}"]
     code, out, _ = typed("run", "tiny.yaml", *private, "--dry-run")
     assert code == 0
-    assert re.search(r"  privacy   epsilon [\d.]+ \(exact Gaussian\) at delta 0.001 after 2 round", out)
+    assert re.search(
+        r"  privacy   epsilon [\d.]+ \(exact Gaussian\) at delta 0.001 after 2 round", out
+    )
     memory = re.search(r"  memory    up to ([\d,]+) MB", out)
     disk = re.search(r"  disk      about ([\d.]+) MB", out)
     assert memory is not None
