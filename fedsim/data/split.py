@@ -138,6 +138,57 @@ def distribute(
     return side_of_group[group]
 
 
+def nested_fraction(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    holders: np.ndarray,
+    *,
+    fraction: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Take a fraction of the records, in whole groups, stratified by class and holder.
+
+    The same generator gives nested fractions: what is in a smaller one is in every larger one, for
+    each is the beginning of one order. Of each class `fraction` of its groups are taken, rounded,
+    at least one; holders are shared out evenly within it, and none is left without a group. A group
+    of several classes counts as the rarest of them.
+
+    Args:
+        labels: int64 [n].
+        groups: int64 [n] codes; all records of a group have one holder.
+        holders: int64 [n] codes of who holds a record.
+        fraction: above 0, at most 1; 1 takes all.
+        rng: orders groups that are alike.
+
+    Returns:
+        Positions, int64, ascending.
+
+    Raises:
+        ValueError: the fraction is out of its range.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, not {fraction}.")
+    counts, group = count_by_group(groups, labels)
+    class_of = rarest(counts)
+    holder_of = holders[np.unique(groups, return_index=True)[1]]
+    shuffled = rng.permutation(len(counts))
+    # Where a group stands among those of its class and holder, 0 to 1: each stretch of a class's
+    # order has all holders, in proportion. The offset lets small holders have their turn anywhere.
+    place = np.empty(len(counts))
+    for c in np.unique(class_of):
+        for holder in np.unique(holder_of):
+            alike = shuffled[(class_of[shuffled] == c) & (holder_of[shuffled] == holder)]
+            place[alike] = (np.arange(len(alike)) + rng.random()) / max(1, len(alike))
+    order = shuffled[np.argsort(place[shuffled], kind="stable")]
+    taken = np.zeros(len(counts), dtype=bool)
+    for c in np.unique(class_of):
+        of_class = order[class_of[order] == c]
+        taken[of_class[: max(1, int(fraction * len(of_class) + 0.5))]] = True
+    for holder in np.unique(holder_of):
+        taken[order[holder_of[order] == holder][0]] = True
+    return np.flatnonzero(taken[group])
+
+
 def count_by_group(groups: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count each group's records by code.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from fedsim.data.columns import as_patient, plain
 from fedsim.data.copies import in_common
 from fedsim.data.dataset import method_of
+from fedsim.data.split import nested_fraction
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
@@ -303,7 +304,8 @@ def build_federation(
     """Open the data, split it and share it out.
 
     The split depends on `data.split.seed` alone, so that runs of several seeds are scored on the
-    same test records; the partition depends on the run's seed.
+    same test records; the partition, and which of the training records a fraction has, depend on
+    the run's seed.
     """
     store = open_store(scenario, progress)
     kind = task_of(dataset_of(scenario), scenario)
@@ -329,7 +331,10 @@ def build_federation(
             clients=scenario.federation.clients,
             rng=Streams(seed).numpy("partition"),
         )
+    parts = _fraction(scenario, store.labels[here], store.groups[here], parts, Streams(seed))
     train = {name: here[positions] for name, positions in parts.items()}
+    if scenario.data.split.fraction < 1:
+        split["train"] = np.sort(np.concatenate(list(train.values())))
     val = _share_validation(store, split["val"], list(train), names, holders)
     require_clients(scenario, list(train))
     task = kind.of(scenario, store, list(train))
@@ -337,6 +342,28 @@ def build_federation(
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
     forget = records_to_forget(scenario, store, train, Streams(seed))
     return Federation(store, split, train, val, task, external, torn, forget)
+
+
+def _fraction(
+    scenario: Scenario,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    streams: Streams,
+) -> Mapping[str, np.ndarray]:
+    """What each client keeps of its training records, by `data.split.fraction`.
+
+    The records are shared out first: with a smaller fraction nobody's patients go elsewhere.
+    """
+    fraction = scenario.data.split.fraction
+    if fraction == 1:
+        return parts
+    held = np.concatenate(list(parts.values()))
+    holders = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    taken = nested_fraction(
+        labels[held], groups[held], holders, fraction=fraction, rng=streams.numpy("fraction")
+    )
+    return {name: held[taken[holders[taken] == i]] for i, name in enumerate(parts)}
 
 
 def stand_in_note(store: Any) -> str:

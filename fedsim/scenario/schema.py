@@ -90,7 +90,8 @@ NamedPlugin = Annotated[PluginBlock, BeforeValidator(_as_block)]
 class Split(Block):
     """Shares of the validation and test split; the rest is for training.
 
-    With `folds`, the test split is fold number `fold` of so many (of volumes only).
+    With `folds`, the test split is fold number `fold` of so many (of volumes only). Of the patients
+    to train on, clients have `fraction`; a smaller fraction is part of a larger one.
     """
 
     val: Share = 0.1
@@ -98,6 +99,7 @@ class Split(Block):
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     folds: Annotated[StrictInt, Field(ge=2)] | None = None
     fold: Annotated[StrictInt, Field(ge=0)] = 0
+    fraction: Annotated[StrictFloat, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _leaves_records_to_train(self) -> Split:

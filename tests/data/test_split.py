@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from fedsim.data.building import group_codes
 from fedsim.data.skin import HAM10000
-from fedsim.data.split import count_by_group, distribute, majority, rarest, split_records
+from fedsim.data.split import (
+    count_by_group,
+    distribute,
+    majority,
+    nested_fraction,
+    rarest,
+    split_records,
+)
 from fedsim.errors import InputError
 
 
@@ -191,3 +198,64 @@ def test_real_lesions_are_split_8_1_1(real_data, task):
         assert abs(len(part) - share * 10015) <= 5
         assert np.abs(np.bincount(labels[part]) - share * np.bincount(labels)).max() <= 3
         assert np.abs(np.bincount(sites[part]) - share * np.bincount(sites)).max() <= 8
+
+
+# --- fractions -----------------------------------------------------------------------------------
+
+
+def taken(data, fraction: float, seed: int) -> np.ndarray:
+    labels, groups, holders = data
+    rng = np.random.default_rng(seed)
+    return nested_fraction(labels, groups, holders, fraction=fraction, rng=rng)
+
+
+@given(
+    records(),
+    st.integers(0, 2**32),
+    st.lists(st.floats(0.01, 1), min_size=2, max_size=4).map(sorted),
+)
+def test_fractions_are_nested_and_of_whole_groups(data, seed, fractions):
+    labels, groups, _ = data
+    holders = groups % 3  # all records of a group are with one holder
+    found = [set(taken((labels, groups, holders), one, seed).tolist()) for one in fractions]
+    for smaller, larger in zip(found, found[1:], strict=False):
+        assert smaller <= larger
+    for part in found:
+        kept = sorted(part)
+        assert set(groups[kept].tolist()).isdisjoint(np.delete(groups, kept).tolist())
+        assert set(holders[kept]) == set(holders)
+    assert len(taken((labels, groups, holders), 1.0, seed)) == len(labels)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.1, 0.3, 0.5]))
+def test_a_fraction_has_its_share_of_each_class_and_holder(seed, fraction):
+    """100 groups of two images of class 0 and 20 of class 1, evenly at two holders."""
+    labels = np.repeat([0] * 100 + [1] * 20, 2)
+    groups = np.repeat(np.arange(120), 2)
+    holders = groups % 2
+    part = taken((labels, groups, holders), fraction, seed)
+    assert np.bincount(labels[part]).tolist() == [200 * fraction, 40 * fraction]
+    at = np.bincount(holders[part][labels[part] == 0])
+    assert abs(at[0] - at[1]) <= 2 * 2  # two groups
+
+
+def test_a_fraction_golden():
+    data = np.arange(10) % 2, np.arange(10), np.arange(10) // 5
+    assert taken(data, 0.2, 0).tolist() == [3, 4, 7]
+    assert taken(data, 0.4, 0).tolist() == [3, 4, 6, 7]
+    assert taken(data, 0.4, 1).tolist() == [1, 4, 7, 8]
+
+
+def test_nobody_and_no_class_is_left_without():
+    """Of two classes and three holders of whom one has a single group, 1 % keeps something."""
+    labels = np.array([0] * 30 + [1] * 3)
+    holders = np.array([0] * 20 + [1] * 12 + [2])
+    part = taken((labels, np.arange(33), holders), 0.01, 0)
+    assert set(holders[part]) == {0, 1, 2} and set(labels[part]) == {0, 1}
+    assert len(part) <= 4
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01])
+def test_what_is_no_fraction_is_refused(fraction):
+    with pytest.raises(ValueError, match="fraction must be above 0"):
+        taken((np.zeros(2, int), np.arange(2), np.zeros(2, int)), fraction, 0)

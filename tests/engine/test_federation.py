@@ -316,3 +316,67 @@ def test_data_that_fit_into_no_memory_are_refused(
     with pytest.raises(InputError, match=r"'folder' does not fit into memory: .*9 TiB") as refused:
         built(scenario, folder(tmp_path / "h", usual()))
     assert "smaller data.size" in refused.value.hint
+
+
+# --- fractions of the training patients ----------------------------------------------------------
+
+PARTITIONS = ("iid", "{name: dirichlet, alpha: 0.5}", "natural")
+
+
+def held(words: tuple[str, ...], seed: int = 0) -> Federation:
+    return build_federation(load("isic_noniid_fedavg", STAND_IN + words), seed)
+
+
+STAND_IN = ("data={name: ham10000, size: 8, embedded: {images: 200, sites: 3}}",)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_fractions_are_nested_at_every_client(partition):
+    clients = "null" if partition == "natural" else "4"
+    words = (f"federation.partition={partition}", f"federation.clients={clients}")
+    found = [held((*words, f"data.split.fraction={f}")) for f in ("0.1", "0.3", "1")]
+    whole = found[-1]
+    assert whole.split["train"].tolist() == held(words).split["train"].tolist()
+    for smaller, larger in zip(found, found[1:], strict=False):
+        assert list(smaller.train) == list(larger.train) == list(whole.train)
+        for name, positions in smaller.train.items():
+            assert 0 < len(positions)
+            assert set(positions.tolist()) <= set(larger.train[name].tolist())
+        for side in ("val", "test"):
+            assert (smaller.split[side] == whole.split[side]).all()
+        pooled = np.sort(np.concatenate(list(smaller.train.values())))
+        assert pooled.tolist() == smaller.split["train"].tolist()
+        left = np.setdiff1d(whole.split["train"], pooled)
+        groups = whole.store.groups
+        assert set(groups[pooled].tolist()).isdisjoint(groups[left].tolist())
+    groups = len(np.unique(whole.store.groups[whole.split["train"]]))
+    kept = len(np.unique(whole.store.groups[found[1].split["train"]]))
+    assert abs(kept - 0.3 * groups) <= 1 + len(whole.train)
+
+
+def test_a_fraction_is_the_same_for_every_model_and_another_for_another_seed():
+    words = ("data.split.fraction=0.2",)
+    first = held(words)
+    other = held((*words, "model={name: cnn, width: 4}", "client.learning_rate=0.5"))
+    assert first.split["train"].tolist() == other.split["train"].tolist()
+    assert all((first.train[name] == other.train[name]).all() for name in first.train)
+    assert first.split["train"].tolist() != held(words, seed=1).split["train"].tolist()
+    assert first.split["test"].tolist() == held(words, seed=1).split["test"].tolist()
+
+
+def test_a_fraction_of_volumes():
+    words = ("data.embedded={scale: 0.25}", "data.size=16", "data.patch=null")
+    small, whole = (
+        build_federation(load("prostate_centres_fedavg", [*words, *more]), 0)
+        for more in (["data.split.fraction=0.5"], [])
+    )
+    assert small.split["test"].tolist() == whole.split["test"].tolist()
+    for name, positions in small.train.items():
+        assert 0 < len(positions) < len(whole.train[name])
+        assert set(positions.tolist()) <= set(whole.train[name].tolist())
+
+
+@pytest.mark.parametrize("fraction", ["0", "1.5", "-0.1"])
+def test_what_is_no_fraction_is_refused(fraction):
+    with pytest.raises(InputError, match=r"data\.split\.fraction"):
+        load("isic_noniid_fedavg", [f"data.split.fraction={fraction}"])
