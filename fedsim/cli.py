@@ -46,6 +46,7 @@ from fedsim.verbs import (
     new,
     plugins,
     predict,
+    pretrain,
     report,
     run,
     scenarios,
@@ -195,7 +196,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    running = (start, scenarios, run, sweep, curve, audit)
+    running = (start, scenarios, pretrain, run, sweep, curve, audit)
     looking = (watch, compare, report, predict, export)
     own = (data, weights, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):

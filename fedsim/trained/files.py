@@ -69,18 +69,18 @@ def write_models(
         if isinstance(federation.store, FeatureStore):
             values |= map_arrays(federation.store.map)
         name = f"{MODELS}/{names[client]}{SUFFIX}" if client else MODEL
-        write_whole(folder.place(name), _encoded(values, about))
+        write_whole(folder.place(name), encoded(values, about.metadata()))
 
 
-def _encoded(values: Mapping[str, np.ndarray], about: About) -> bytes:
+def encoded(values: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a model file: the same for the same model.
 
     The library writes metadata in an order that differs from process to process.
     """
-    written = save(dict(values), metadata=about.metadata())
+    written = save(dict(values), metadata=dict(metadata))
     length = int.from_bytes(written[:8], "little")
     header = json.loads(written[8 : 8 + length])
-    header["__metadata__"] = about.metadata()
+    header["__metadata__"] = dict(metadata)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the weights begin where processors like it
     return len(text).to_bytes(8, "little") + text + written[8 + length :]

@@ -22,7 +22,7 @@ from fedsim.models.build import first_arrays
 from fedsim.scenario import load
 from fedsim.terminal.console import Console
 from fedsim.trained.about import About, NotDescribedError
-from fedsim.trained.files import _encoded, model_file, read_about
+from fedsim.trained.files import encoded, model_file, read_about
 from fedsim.wire import flower
 from tests.engine.conftest import PLUGINS
 from tests.trained.conftest import Trained
@@ -94,7 +94,7 @@ def test_what_is_written_is_read(classifier: Trained, segmenter: Trained, local:
 def test_the_same_model_has_the_same_bytes(classifier: Trained) -> None:
     """The library's own order of metadata is another one each time."""
     path = classifier.folder / "model.safetensors"
-    assert _encoded(load_file(path), read_about(path)) == path.read_bytes()
+    assert encoded(load_file(path), read_about(path).metadata()) == path.read_bytes()
 
 
 def test_a_model_file_is_a_first_model(classifier: Trained, pictures: Path) -> None:

@@ -235,7 +235,7 @@ def _part(images: NDArray[np.uint8], network: Network, number: int) -> NDArray[n
 def _features(network: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Features float32 [n, d] of images uint8 [n, H, W, C], by one thread."""
     found = []
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = normalise(np.array(images[start : start + _BATCH]))
             found.append(network.features(batch).flatten(1).float().numpy())
@@ -243,7 +243,8 @@ def _features(network: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread meanwhile: with more, last bits may differ."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,9 @@ def _public_images(
     features = data.features
     assert features is not None
     if features.public_root is not None:
-        return (*_images_in(Path(features.public_root), data.size, workers), "public")
+        folder, key = Path(features.public_root), "data.features.public_root"
+        files = images_below(folder)
+        return (*read_public(files, data.size, workers, folder=folder, key=key), "public")
     generator = getattr(dataset, "embedded", None)
     accepted: Mapping[str, Any] = inspect.signature(generator).parameters if generator else {}
     if not {"images", "seed"} <= set(accepted):
@@ -215,28 +217,44 @@ def _public_images(
     return store.images, store.fingerprint, "generated"
 
 
-def _images_in(folder: Path, size: int, workers: int) -> tuple[np.ndarray, str]:
-    """All images below a folder, uint8 [n, size, size, 3], and their fingerprint."""
+def read_public(
+    files: Sequence[Path],
+    size: int,
+    workers: int,
+    *,
+    folder: Path,
+    key: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, str]:
+    """Images without labels, uint8 [n, size, size, 3], and their fingerprint.
+
+    Args:
+        files: the images.
+        size: height and width in pixels.
+        workers: processes that decode.
+        folder: where they are from, and `key` what named it, for error messages.
+        progress: called with files decoded, and files in all.
+
+    Raises:
+        InputError: there are none, or some cannot be read; names these.
+    """
     import tempfile
 
     from fedsim.data.features.extracting import checksum
 
-    files = images_below(folder)
     if not files:
         raise InputError(
-            "there are no public images",
-            [Problem(str(folder), "holds no images")],
-            "check data.features.public_root",
+            "there are no public images", [Problem(str(folder), "holds no images")], f"check {key}"
         )
     with tempfile.TemporaryDirectory(prefix="fedsim-") as temporary:
         target = Path(temporary) / "images.npy"
-        failures = decode_files(files, size, target, workers=workers)
+        failures = decode_files(files, size, target, workers=workers, progress=progress)
         images = np.load(target, allow_pickle=False)
     if failures:
         raise InputError(
             f"{len(failures)} of {len(files)} public images cannot be read",
             [Problem(str(files[i]), why) for i, why in failures.items()],
-            "take them out of the folder of data.features.public_root",
+            f"take them out of the folder of {key}",
         )
     return images, checksum(images)
 

@@ -1,0 +1,150 @@
+"""`fedsim pretrain`: a network learns from public images without labels; `model.init` takes it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import EXIT_DONE, InputError, Problem
+from fedsim.terminal.printing import say
+from fedsim.verbs import Verbs, json_argument, print_json
+
+METHODS = ("simclr",)
+_STAND_IN = "stand-in"
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb."""
+    one = verbs.add(
+        "pretrain",
+        _pretrain,
+        "Pretrain a network on public images without labels, and write the weights of its "
+        "backbone: a file for `model.init`. Interrupted, it goes on where it was.",
+    )
+    one.add_argument(
+        "overrides", nargs="*", metavar="model.key=value", help="parameters, such as model.width=64"
+    )
+    one.add_argument("--model", default="convnet", metavar="NAME", help="default: convnet")
+    one.add_argument("--method", choices=METHODS, default="simclr", help="default: simclr")
+    one.add_argument(
+        "--images",
+        default=_STAND_IN,
+        metavar="DIR",
+        help="a folder of images; default: stand-in, generated images of skin",
+    )
+    one.add_argument(
+        "--count", type=int, metavar="N", help="images; default: all of the folder, or 4000"
+    )
+    one.add_argument("--size", type=int, default=32, metavar="PX", help="default: 32")
+    one.add_argument("--epochs", type=int, default=10, metavar="N", help="default: 10")
+    one.add_argument("--batch-size", type=int, default=256, metavar="N", help="default: 256")
+    one.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="default: 1e-3")
+    one.add_argument(
+        "--temperature", type=float, default=0.5, metavar="X", help="of the loss; default: 0.5"
+    )
+    one.add_argument(
+        "--koleo", type=float, default=0.0, metavar="X", help="weight of KoLeo; default: 0, none"
+    )
+    one.add_argument("--seed", type=int, default=0, metavar="K", help="default: 0")
+    one.add_argument(
+        "--out", type=Path, metavar="FILE", help="default: <model>-<method>-<seed>.safetensors"
+    )
+    json_argument(one)
+    one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    one.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    parameters = _parameters(arguments.overrides)
+    out = _target(arguments)
+    if arguments.count is not None and arguments.count < 2:
+        raise InputError(f"--count {arguments.count}: expected at least 2 images to compare")
+    if arguments.size < 8:
+        raise InputError(f"--size {arguments.size}: expected at least 8 px")
+    if arguments.images != _STAND_IN and not Path(arguments.images).is_dir():
+        raise InputError(
+            f"--images {arguments.images}: there is no such folder",
+            hint=f"name a folder with images, or {_STAND_IN}",
+        )
+    from fedsim.engine.federation import cache_folder
+    from fedsim.pretraining import Pretraining, pretrain, public_images
+    from fedsim.terminal.console import Console
+
+    console = Console(quiet=arguments.quiet, stderr=arguments.json)
+    settings = Pretraining(
+        model=arguments.model,
+        parameters=parameters,
+        method=arguments.method,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        temperature=arguments.temperature,
+        koleo=arguments.koleo,
+        seed=arguments.seed,
+    )
+    images = public_images(
+        arguments.images,
+        size=arguments.size,
+        count=arguments.count,
+        seed=arguments.seed,
+        cache=cache_folder(),
+        workers=os.cpu_count() or 1,
+        progress=console.preparing,
+    )
+    if images.source == _STAND_IN:
+        console.line("NOTE generated stand-in images: what is learned of them is not of patients")
+    console.line(f"{arguments.model}, {arguments.method}: {len(images.pixels)} images")
+    try:
+        about = pretrain(images, settings, out, progress=console.preparing, say=console.line)
+    except KeyboardInterrupt:
+        console.line("what is finished is kept: to go on, type the same again")
+        raise
+    if arguments.json:
+        print_json({"path": out, **about})
+    else:
+        block = {"name": arguments.model, **parameters, "init": str(out)}
+        word = "model={" + ", ".join(f"{k}: {_written(v)}" for k, v in block.items()) + "}"
+        console.line(f"written: {out}; loss {about['loss']}")
+        console.line(f"to begin with it, type: fedsim run NAME {shlex.quote(word)}")
+    return EXIT_DONE
+
+
+def _target(arguments: argparse.Namespace) -> Path:
+    """The file to write; InputError where none can be."""
+    if arguments.out is None:
+        return Path(f"{arguments.model}-{arguments.method}-{arguments.seed}.safetensors")
+    out: Path = arguments.out
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: expected a name that ends with .safetensors")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file")
+    return out
+
+
+def _parameters(words: list[str]) -> dict[str, Any]:
+    """The model's parameters; InputError for other keys, and for what is not YAML."""
+    from fedsim.scenario.yaml_lines import Place, read_value
+
+    found: dict[str, Any] = {}
+    problems = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        name = key.removeprefix("model.")
+        if not equals or name == key or not name:
+            problems.append(Problem(word, "expected model.key=value"))
+            continue
+        found[name], wrong = read_value(text, Place(f"command line ({word})"))
+        problems += [Problem(str(place), message) for place, message in wrong]
+    if problems:
+        hint = "a scenario is not wanted here; such as: fedsim pretrain model.width=64"
+        raise InputError("the words do not fit", problems, hint)
+    return found
+
+
+def _written(value: Any) -> str:
+    from fedsim.scenario.yaml_lines import write_value
+
+    return write_value(value)
