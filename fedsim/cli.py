@@ -47,6 +47,7 @@ from fedsim.verbs import (
     plugins,
     predict,
     pretrain,
+    probe,
     report,
     run,
     scenarios,
@@ -197,7 +198,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
     running = (start, scenarios, pretrain, run, sweep, curve, audit)
-    looking = (watch, compare, report, predict, export)
+    looking = (watch, compare, probe, report, predict, export)
     own = (data, weights, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):
         module.add(verbs)

@@ -214,7 +214,8 @@ class _Student:
                     hint="choose an image classifier, such as --model convnet",
                 )
             require_conditioned(model, (3, size, size))
-            length = _vectors(model, torch.zeros(2, 3, size, size)).shape[1]
+            with torch.no_grad():  # in evaluation mode: running statistics learn nothing from it
+                length = _vectors(model.eval(), torch.zeros(1, 3, size, size)).shape[1]
             projection = nn.Sequential(
                 nn.Linear(length, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PROJECTED)
             )

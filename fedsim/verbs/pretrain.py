@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, print_json
 
 METHODS = ("simclr",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -218,7 +220,7 @@ def test_fractions_are_nested_and_of_whole_groups(data, seed, fractions):
     labels, groups, _ = data
     holders = groups % 3  # all records of a group are with one holder
     found = [set(taken((labels, groups, holders), one, seed).tolist()) for one in fractions]
-    for smaller, larger in zip(found, found[1:], strict=False):
+    for smaller, larger in pairwise(found):
         assert smaller <= larger
     for part in found:
         kept = sorted(part)
@@ -251,7 +253,8 @@ def test_nobody_and_no_class_is_left_without():
     labels = np.array([0] * 30 + [1] * 3)
     holders = np.array([0] * 20 + [1] * 12 + [2])
     part = taken((labels, np.arange(33), holders), 0.01, 0)
-    assert set(holders[part]) == {0, 1, 2} and set(labels[part]) == {0, 1}
+    assert set(holders[part]) == {0, 1, 2}
+    assert set(labels[part]) == {0, 1}
     assert len(part) <= 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -337,10 +338,10 @@ def test_fractions_are_nested_at_every_client(partition):
     found = [held((*words, f"data.split.fraction={f}")) for f in ("0.1", "0.3", "1")]
     whole = found[-1]
     assert whole.split["train"].tolist() == held(words).split["train"].tolist()
-    for smaller, larger in zip(found, found[1:], strict=False):
+    for smaller, larger in pairwise(found):
         assert list(smaller.train) == list(larger.train) == list(whole.train)
         for name, positions in smaller.train.items():
-            assert 0 < len(positions)
+            assert len(positions) > 0
             assert set(positions.tolist()) <= set(larger.train[name].tolist())
         for side in ("val", "test"):
             assert (smaller.split[side] == whole.split[side]).all()
