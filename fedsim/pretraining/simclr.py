@@ -259,7 +259,8 @@ class _Student:
         """Learn from two views of each image; the loss."""
         both = torch.cat([view(batch, generator), view(batch, generator)])
         vectors = _vectors(self.model, both)
-        loss = nt_xent(*self.projection(vectors).chunk(2), self.settings.temperature)
+        first, second = self.projection(vectors).chunk(2)
+        loss = nt_xent(first, second, self.settings.temperature)
         if self.settings.koleo:
             spread = [koleo(part) for part in vectors.chunk(2)]
             loss = loss + self.settings.koleo * (spread[0] + spread[1]) / 2
