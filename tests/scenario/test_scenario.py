@@ -166,7 +166,7 @@ def test_a_scenario_is_read_with_its_defaults(small: str) -> None:
     assert scenario.model.parameters == {}
     assert scenario.resources.backend == "ray"
     assert scenario.evaluation.select == "last"
-    split = {"val": 0.1, "test": 0.1, "seed": 0, "folds": None, "fold": 0}
+    split = {"val": 0.1, "test": 0.1, "seed": 0, "folds": None, "fold": 0, "fraction": 1.0}
     assert scenario.data.split.model_dump() == split
     assert scenario.privacy is None
     assert scenario.path == Path(small)
