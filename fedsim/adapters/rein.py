@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -105,6 +106,10 @@ class ReinTokens(nn.Module):
         return self.refined(block, features)
 
 
+BLOCKS = ("layers.*", "blocks.*", "features.blocks.*", "*.layers.*", "*.blocks.*")
+"""What the paths of a transformer's blocks usually are."""
+
+
 class Rein:
     """Rein for the blocks of a model.
 
@@ -112,6 +117,7 @@ class Rein:
         tokens: m, the null token included; at least 2.
         rank: r; at most m and c.
         layers: patterns of the paths of blocks; of nested layers that match, the outermost count.
+            None: the first of `BLOCKS` that the model has.
         scale: s at first.
         class_tokens: first tokens of the features that pass as they are; of maps none do.
     """
@@ -120,7 +126,7 @@ class Rein:
         self,
         tokens: int = 100,
         rank: int = 16,
-        layers: Sequence[str] = ("layers.*",),
+        layers: Sequence[str] | None = None,
         scale: float = 0.001,
         class_tokens: int = 1,
     ) -> None:
@@ -145,7 +151,8 @@ class Rein:
             raise UnfitError(
                 "name", ["the model has a part 'rein' already"], "choose another model"
             )
-        blocks = _outermost(matching(model, "layers", self.layers))
+        layers = usual_blocks(model) if self.layers is None else self.layers
+        blocks = _outermost(matching(model, "layers", layers))
         width = self._width(model, blocks, input_shape)
         most = min(self.tokens, width)
         if self.rank > most:
@@ -187,6 +194,13 @@ class Rein:
                 "layers", reasons, "name the blocks of a transformer, or one convolution's layer"
             )
         return next(iter(widths.values()))
+
+
+def usual_blocks(model: nn.Module) -> tuple[str, ...]:
+    """The pattern by which a transformer's blocks are found where nothing names them."""
+    paths = [path for path, _ in model.named_modules()]
+    fit = (one for one in BLOCKS if any(fnmatchcase(path, one) for path in paths))
+    return (next(fit, BLOCKS[0]),)
 
 
 def _outermost(found: dict[str, nn.Module]) -> dict[str, nn.Module]:

@@ -107,6 +107,8 @@ def _of_the_simulation(federation: Federation, plan: PrivacyPlan, one_shot: bool
 def _before_the_run(scenario: Scenario) -> list[str]:
     """What was learned before, and of what the guarantee says nothing."""
     items = ["hyper-parameters: the runs in which they were chosen"]
+    if scenario.data.features is not None:
+        items.append("data.features: the data that the frozen network was trained on")
     if scenario.model.init is not None:
         items.append("model.init: the data that the first weights were trained on")
     return items

@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
+from fedsim.adapters import adapter_names
 from fedsim.errors import InputError
 from fedsim.pretrained.catalogue import package_of
 from fedsim.pretrained.fetching import fetch, sha256_of
@@ -68,7 +69,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, head: bool = True) 
 
     Args:
         model: filled in place.
-        tensors: all that the model has; its head may be missing, or be one of other sizes.
+        tensors: all that the model has; its head may be missing, or be one of other sizes, and so
+            may all of its adapter.
         head: fill the head, too, where the tensors have one that fits.
 
     Returns:
@@ -81,7 +83,10 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, head: bool = True) 
     state = model.state_dict()
     own = _head(model, state)
     # The heads of many networks have one name: it does not tell whose the names are.
-    found = renamed(dict(tensors), state.keys() - set(own))
+    added = adapter_names(model)
+    found = renamed(dict(tensors), state.keys() - set(own) - added)
+    if added.isdisjoint(found):  # They are of the model without its adapter.
+        found |= {name: state[name] for name in state if name in added}
     fits = all(name in found and found[name].shape == state[name].shape for name in own)
     kept = [] if head and fits else own
     if kept:

@@ -147,3 +147,14 @@ def test_a_model_that_cannot_be_tried_or_has_tokens_is_refused() -> None:
         attach(TinyViT(2, 3, 16), "rein", {}, input_shape=(3, 12, 12))
     with pytest.raises(UnfitError, match="a part 'rein' already"):
         adapted(adapted(TinyViT(2, 3, 16)))
+
+
+def test_the_blocks_of_our_vision_transformer_are_found() -> None:
+    from fedsim.models import ViTS14
+
+    model = ViTS14(2, 3, 8, width=16, depth=3, heads=2, patch_size=4, grid=2)
+    attach(model, "rein", {"tokens": 4, "rank": 2}, input_shape=(3, 8, 8))
+    assert [f"{n}.a" for n in ("0", "1", "2")] == [
+        name.removeprefix("rein.tokens.") for name in model.state_dict() if name.endswith(".a")
+    ]
+    assert len(model.rein.tokens) == 3
