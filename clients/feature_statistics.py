@@ -65,7 +65,7 @@ class FeatureStatistics(Client):
         vectors[1] = self._weights.norm / _AUDITED**0.5
         vectors[2] = 1e30
         names = ("one coordinate", "all coordinates", "a long vector")
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for layout in self.audited:
             rows = self._weights.rows(layout, vectors, np.zeros(3, np.int64), bound)
             kind = f", {layout.second} moments" if len(self.audited) > 1 else ""
@@ -88,12 +88,11 @@ class FeatureStatistics(Client):
             cast(bool, config["by-class"]),
         )
         found = self._sums(layout, site)
-        total = {"num-examples": len(site.train), "units": found.total}
         return RecordDict(
             {
                 "statistics": tensor_record(encode(found, cast(Precision, config["codec"]))),
                 "noise": ConfigRecord({name: float(one) for name, one in found.noise.items()}),
-                "metrics": MetricRecord(total),
+                "metrics": MetricRecord({"num-examples": len(site.train), "units": found.total}),
             }
         )
 
@@ -163,7 +162,7 @@ class FeatureGram(FeatureStatistics):
     """
 
     payload_kind = "feature_gram"
-    audited = (Layout(_AUDITED, 2, "full"),)
+    audited: ClassVar[tuple[Layout, ...]] = (Layout(_AUDITED, 2, "full"),)
 
     def __init__(
         self,

@@ -109,8 +109,8 @@ class FeatureStatistics(Strategy):
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(found.weight))
             head.bias.copy_(torch.from_numpy(found.bias))
-        metrics = {"penalty": found.penalty, "scale": found.scale}
-        return pack_state(model.state_dict()), MetricRecord(metrics)
+        metrics = MetricRecord({"penalty": found.penalty, "scale": found.scale})
+        return pack_state(model.state_dict()), metrics
 
     def _read(self, name: str, content: RecordDict) -> Sums:
         """Decode and check one client's reply."""

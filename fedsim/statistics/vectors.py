@@ -98,11 +98,9 @@ def require_own_features(model: nn.Module, shape: tuple[int, ...]) -> None:
     inputs = torch.randn(_RECORDS, *shape, generator=draws)
     others = torch.randn(_RECORDS, *shape, generator=draws)
     others[0] = inputs[0]
-    device = next(model.parameters()).device
-    first, again = (
-        head_inputs(model, lambda chosen, read=read: read[chosen], np.arange(_RECORDS), device)[0]
-        for read in (inputs, others)
-    )
+    device, all_of_them = next(model.parameters()).device, np.arange(_RECORDS)
+    first = head_inputs(model, lambda chosen: inputs[chosen], all_of_them, device)[0]
+    again = head_inputs(model, lambda chosen: others[chosen], all_of_them, device)[0]
     if not np.allclose(first, again, rtol=_TOLERANCE, atol=_TOLERANCE * np.abs(first).max()):
         raise InputError(
             "private statistics need a model that treats every record by itself, but with "
