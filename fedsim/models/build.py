@@ -132,7 +132,9 @@ def first_weights(
 def _fitting(source: str) -> str:
     """What to type so that weights fit."""
     if source in CATALOGUE:
-        return f"these weights are for model.name={CATALOGUE[source].model}"
+        weights = CATALOGUE[source]
+        models = " or ".join((weights.model, *weights.also))
+        return f"these weights are for model.name={models}, with its default sizes"
     return (
         "the file must hold the model's state_dict: the same names and shapes (its head may be "
         "missing)"

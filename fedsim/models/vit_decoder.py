@@ -40,7 +40,7 @@ class ViTDecoder(nn.Module):
         num_classes: channels of the output.
         in_channels: channels of the images, 1 or 3.
         patch: (H, W) in voxels.
-        image_size: what the longer side is resized to for the transformer, px, a multiple of
+        resolution: what the longer side is resized to for the transformer, px, a multiple of
             `patch_size`; the other becomes the multiple that keeps the shape best.
         channels: of each level of the decoder, from the full resolution down, each half as fine as
             the last; the lowest takes the tokens. Two or more.
@@ -55,7 +55,7 @@ class ViTDecoder(nn.Module):
 
     Raises:
         ValueError: a size below one, a patch of three axes, channels that are neither 1 nor 3,
-            an `image_size` that is no whole number of tokens, fewer than two levels, a width that
+            a `resolution` that is no whole number of tokens, fewer than two levels, a width that
             the heads do not divide, or layers that are not there.
     """
 
@@ -68,7 +68,7 @@ class ViTDecoder(nn.Module):
         num_classes: int,
         in_channels: int,
         patch: tuple[int, ...],
-        image_size: PositiveInt = 168,
+        resolution: PositiveInt = 168,
         channels: tuple[PositiveInt, ...] = (8, 16, 32),
         layers: tuple[PositiveInt, ...] | None = None,
         edges: bool = True,
@@ -85,6 +85,11 @@ class ViTDecoder(nn.Module):
             raise ValueError(f"A ViTDecoder segments slices, patch [H, W], not {list(patch)}.")
         if in_channels not in (1, 3):
             raise ValueError(f"A ViTDecoder takes images of 1 or 3 channels, not {in_channels}.")
+        if resolution % patch_size:
+            raise ValueError(
+                f"A ViTDecoder makes tokens of {patch_size} px, but resolution is {resolution}: "
+                f"choose a multiple, such as {(resolution // patch_size + 1) * patch_size}."
+            )
         if len(channels) < 2:
             raise ValueError(
                 f"A ViTDecoder needs channels of at least two levels, not {len(channels)}."
@@ -98,11 +103,11 @@ class ViTDecoder(nn.Module):
             )
         self.layers = layers
         self.memory = Memory(remember)
-        self.resized = _whole_tokens(patch, image_size, patch_size)
+        self.resized = _in_tokens(patch, resolution, patch_size)
         transformer = ViTS14(
             1,
             3,
-            image_size,
+            resolution,
             width=width,
             depth=depth,
             heads=heads,
@@ -195,9 +200,9 @@ def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def _whole_tokens(patch: Sequence[int], image_size: int, patch_size: int) -> tuple[int, ...]:
-    """Height and width in px: the longer side `image_size`, the other in proportion."""
+def _in_tokens(patch: Sequence[int], resolution: int, patch_size: int) -> tuple[int, ...]:
+    """Height and width in px: the longer side `resolution`, the other in proportion."""
     longest = max(patch)
     return tuple(
-        max(round(side * image_size / longest / patch_size), 1) * patch_size for side in patch
+        max(round(side * resolution / longest / patch_size), 1) * patch_size for side in patch
     )

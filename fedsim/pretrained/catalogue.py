@@ -75,6 +75,7 @@ class Weights:
         features: length of the embedding, by the default parameters of the model plugin.
         whiten: how far the embedding is to be whitened, from 0.0 (not at all) to 1.0.
         seen: whether the network may have seen public images of skin.
+        also: other model plugins that they fill, but for the head.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Weights:
     features: int
     whiten: float
     seen: str
+    also: tuple[str, ...] = ()
 
 
 CATALOGUE: dict[str, Weights] = {
@@ -125,6 +127,7 @@ CATALOGUE: dict[str, Weights] = {
                 "not known: DINOv2 was trained without labels on LVD-142M, a curated choice of "
                 "pictures from the web"
             ),
+            also=("vit_decoder",),
         ),
         Weights(
             name="efficientnet_lite0",

@@ -14,7 +14,7 @@ from fedsim.adapters import adapter_names
 from fedsim.errors import InputError
 from fedsim.pretrained.catalogue import package_of
 from fedsim.pretrained.fetching import fetch, sha256_of
-from fedsim.pretrained.naming import renamed
+from fedsim.pretrained.naming import placed, renamed
 from fedsim.pretrained.reading import read_weights
 from fedsim.wire import flower
 from fedsim.wire.buffers import roles_of
@@ -68,7 +68,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, head: bool = True) 
     """Write tensors into a model; names of known layouts become the model's (`naming`).
 
     Args:
-        model: filled in place.
+        model: filled in place; it may hold the tensors' network as a part, below a path of its own.
         tensors: all that the model has; its head may be missing, or be one of other sizes, and so
             may all of its adapter.
         head: fill the head, too, where the tensors have one that fits.
@@ -84,7 +84,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, head: bool = True) 
     own = _head(model, state)
     # The heads of many networks have one name: it does not tell whose the names are.
     added = adapter_names(model)
-    found = renamed(dict(tensors), state.keys() - set(own) - added)
+    found = placed(renamed(dict(tensors), state.keys() - set(own) - added), state)
     if added.isdisjoint(found):  # They are of the model without its adapter.
         found |= {name: state[name] for name in state if name in added}
     fits = all(name in found and found[name].shape == state[name].shape for name in own)

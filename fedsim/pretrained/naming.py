@@ -28,6 +28,25 @@ def renamed(tensors: Tensors, wanted: Collection[str]) -> Tensors:
     return tensors
 
 
+def placed(tensors: Tensors, wanted: Collection[str]) -> Tensors:
+    """The tensors under the names that they have where a model holds their network as a part.
+
+    That is a path below which the model has all of them: `features.norm.bias` then fills
+    `encoder.features.norm.bias`. Names stay as they are where one is the model's, and where there
+    is no such path or several.
+
+    Args:
+        tensors: under fedsim's names, of `renamed`.
+        wanted: the model's names.
+    """
+    if not tensors or not tensors.keys().isdisjoint(wanted):
+        return tensors
+    first, names = next(iter(tensors)), set(wanted)
+    paths = [name.removesuffix(first) for name in names if name.endswith(f".{first}")]
+    fitting = [path for path in paths if all(path + name in names for name in tensors)]
+    return {fitting[0] + n: t for n, t in tensors.items()} if len(fitting) == 1 else tensors
+
+
 def _of_dinov2(tensors: Tensors, wanted: Collection[str]) -> Tensors:
     """DINOv2's own names, which timm has, too."""
     found: Tensors = {}

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.engine import federation
-from fedsim.scenario import load
+from fedsim.scenario import Scenario, load
 from fedsim.sweeping.cells import fingerprints, plan, standing
 from fedsim.terminal.console import Console
 from tests.engine.test_bits import assert_same
@@ -101,6 +103,74 @@ def test_a_dynunet_travels_once(run_small: Callable[..., Result]) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     rows = map(json.loads, (result.folder / "traffic.jsonl").read_text().splitlines())
     assert {row["fields"]["arrays"] for row in rows} == {4 * parameters}
+
+
+# A decoder of a tiny transformer, on whole slices: each is seen by the transformer once.
+TOKENS = (
+    "model={name: vit_decoder, trainable: head, remember: 40, resolution: 28, channels: [4, 8], "
+    "width: 12, depth: 2, heads: 2, grid: 3}",
+)
+
+
+def test_of_a_frozen_transformer_the_decoder_alone_travels(
+    run_small: Callable[..., Result],
+) -> None:
+    from fedsim.models.vit_decoder import ViTDecoder
+
+    result = run_small(*TOKENS)
+    scenario = load(result.folder / "scenario.yaml")
+    model = ViTDecoder(3, 1, (32, 32), **scenario.model.parameters)
+    decoder = sum(p.numel() for p in model.decoder.parameters())
+    rows = map(json.loads, (result.folder / "traffic.jsonl").read_text().splitlines())
+    assert {row["fields"]["arrays"] for row in rows} == {4 * decoder}
+
+    trained, resting = (load_file(result.folder / "model.safetensors"), first(scenario))
+    assert trained.keys() == resting.keys()
+    moved = {name for name in trained if not np.array_equal(trained[name], resting[name])}
+    assert moved == {name for name in trained if name.startswith("decoder.")}
+    features = sum(p.numel() for p in model.features.parameters())
+    for path in (result.folder / "checkpoint").glob("round-*.ckpt"):
+        assert 4 * features < path.stat().st_size < 8 * features  # once, beside all else
+
+
+def first(scenario: Scenario) -> dict[str, np.ndarray]:
+    """The first arrays of a run with seed 0."""
+    from fedsim.engine.prepare import prepare
+    from fedsim.models.build import first_arrays
+    from fedsim.wire import tensors
+
+    return tensors(first_arrays(scenario, prepare(scenario, 0).task, 0))
+
+
+def test_what_is_remembered_of_slices_changes_no_bit(run_small: Callable[..., Result]) -> None:
+    whole, few = run_small(*TOKENS), run_small(*TOKENS, "model.remember=1")
+    assert_same(whole, few)
+    assert_same(whole, run_small(*TOKENS, backend="ray", workers=2))
+    record = json.loads((few.folder / "run.json").read_text())
+    (few.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    sorted((few.folder / "checkpoint").glob("round-*.ckpt"))[-1].unlink()
+    assert_same(whole, resume(few.folder, [], Console(quiet=True)))
+
+
+def test_a_decoder_begins_beside_weights_of_a_transformer(
+    run_small: Callable[..., Result], tmp_path: Path
+) -> None:
+    from fedsim.models import ViTS14
+    from tests.pretrained.test_loading import as_dinov2
+
+    source = ViTS14(2, 3, 28, width=12, depth=2, heads=2, grid=3)
+    save_file(as_dinov2(source), tmp_path / "vit.safetensors")
+    result = run_small(*TOKENS, f"model.init={tmp_path / 'vit.safetensors'}", "rounds=1")
+    trained = load_file(result.folder / "model.safetensors")
+    kept = json.loads((result.folder / "run.json").read_text())["pretrained"]["kept"]
+    assert sorted(kept) == sorted(name for name in trained if name.startswith("decoder."))
+    for name, values in source.features.state_dict().items():
+        assert np.array_equal(trained[f"features.{name}"], values.numpy()), name
+    with pytest.raises(
+        InputError, match=r"does not fit model 'unet'.*unexpected 'features"
+    ) as caught:
+        run_small(f"model.init={tmp_path / 'vit.safetensors'}")
+    assert "the same names and shapes" in caught.value.hint
 
 
 def test_local_models_are_scored_one_by_one(run_small: Callable[..., Result]) -> None:

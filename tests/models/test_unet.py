@@ -10,15 +10,18 @@ from torch import nn
 
 from fedsim.models.dynunet import DynUNet
 from fedsim.models.unet import UNet, halvings
+from fedsim.models.vit_decoder import ViTDecoder
 from fedsim.scenario.parameters import construct
 from fedsim.wire.flower import array_bytes, load_state, pack_state, payload_bytes, tensors
 
+VIT = {"resolution": 42, "channels": (4, 8), "width": 12, "depth": 2, "heads": 2, "grid": 3}
 MODELS = [
     (UNet, (16, 24), {"channels": (4, 8, 16)}),
     (UNet, (6, 16, 16), {"channels": (4, 8, 16), "residual_units": 1}),
     (DynUNet, (16, 24), {"channels": (4, 8, 16), "heads": 1}),
     (DynUNet, (16, 16), {"channels": (4, 8, 16), "heads": 0}),
     (DynUNet, (6, 16, 16), {"channels": (4, 8, 16), "heads": 1}),
+    (ViTDecoder, (16, 24), VIT),
 ]
 PAPER = {
     "channels": (32, 64, 128, 256, 320, 320),
@@ -84,7 +87,7 @@ def test_logits_are_as_large_as_the_patch_and_heads_come_in_training_only(
     whole = model.eval()(images)
     assert whole.shape == (2, 3, *patch)
     trained = model.train()(images)
-    heads = options.get("heads", 0)
+    heads = options.get("heads", 0) if model_class is DynUNet else 0
     if heads:
         assert [tuple(head.shape) for head in trained] == [(2, 3, *patch)] * (heads + 1)
         trained = trained[0]

@@ -185,6 +185,43 @@ def test_a_model_that_is_all_head_is_filled_whole() -> None:
         fill(model, {"weight": torch.ones(2, 2)})
 
 
+class Holding(nn.Module):
+    """Holds a transformer as a part, or two, and has a head of its own."""
+
+    head = "top"
+
+    def __init__(self, *paths: str) -> None:
+        super().__init__()
+        for path in paths:
+            part = nn.Module()
+            part.features = tiny_vit().features
+            self.add_module(path, part)
+        self.top = nn.Linear(12, 2)
+
+
+@pytest.mark.parametrize("named", [as_dinov2, as_transformers, as_traced])
+def test_a_network_that_is_a_part_of_the_model_is_filled(
+    named: Callable[[nn.Module], State],
+) -> None:
+    source, model = tiny_vit(), Holding("encoder")
+    before = model.top.weight.clone()
+    assert fill(model, named(source)) == ["top.weight", "top.bias"]
+    for name, value in source.features.state_dict().items():
+        assert torch.equal(model.get_parameter(f"encoder.features.{name}"), value), name
+    assert torch.equal(model.top.weight, before)
+
+
+def test_a_network_that_is_a_part_twice_or_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="unexpected 'features"):
+        fill(Holding("one", "two"), as_dinov2(tiny_vit()))
+    wider = ViTS14(2, 3, 28, width=24, depth=2, heads=2, grid=3)
+    with pytest.raises(ValueError, match=r"'encoder\.features\.patches\.weight' has shape"):
+        fill(Holding("encoder"), as_dinov2(wider))
+    deeper = ViTS14(2, 3, 28, width=12, depth=3, heads=2, grid=3)
+    with pytest.raises(ValueError, match="unexpected 'features"):
+        fill(Holding("encoder"), as_dinov2(deeper))
+
+
 def test_rounded_weights_are_taken() -> None:
     model, tensors = SmallCNN(2, 3, 8, width=4), SmallCNN(2, 3, 8, width=4).state_dict()
     for dtype in (torch.bfloat16, torch.float16, torch.float64):

@@ -55,7 +55,7 @@ def build(name):
 
 
 SHIPPED = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
-SEGMENTATION = {"unet", "dynunet"}
+SEGMENTATION = {"unet", "dynunet", "vit_decoder"}
 CLASSIFIERS = sorted(set(SHIPPED) - SEGMENTATION)
 
 
