@@ -84,7 +84,7 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation"],
             "model: 'convnet' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: dynunet, unet",
+            "segment; with these go: dynunet, unet, vit_decoder",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
