@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fedsim.models.classifier import require_positive
@@ -17,6 +18,7 @@ class Linear(nn.Module):
     Args:
         num_classes: outputs.
         in_features: numbers of a vector.
+        hidden: width of a layer with ReLU before it; None: there is none.
 
     Raises:
         ValueError: a size below one.
@@ -25,14 +27,19 @@ class Linear(nn.Module):
     made_for: ClassVar[str] = "features"
     head: ClassVar[str] = "classifier"
 
-    def __init__(self, num_classes: int, in_features: int) -> None:
+    def __init__(
+        self, num_classes: int, in_features: int, hidden: PositiveInt | None = None
+    ) -> None:
         super().__init__()
         require_positive(num_classes=num_classes, in_features=in_features)
-        self.classifier = nn.Linear(in_features, num_classes)
+        self.features = nn.Sequential()
+        if hidden is not None:
+            self.features = nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU())
+        self.classifier = nn.Linear(in_features if hidden is None else hidden, num_classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits [N, num_classes] of vectors [N, in_features]."""
-        logits: Tensor = self.classifier(vectors)
+        logits: Tensor = self.classifier(self.features(vectors))
         return logits

@@ -57,7 +57,8 @@ def decode(
     Args:
         arrays: what was sent.
         layout: of the sums that were asked for.
-        noise, total: see `Sums`.
+        noise: see `Sums`.
+        total: see `Sums`.
 
     Raises:
         ValueError: says which array is missing, too much, of another type or shape, or not finite.

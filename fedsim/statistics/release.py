@@ -116,9 +116,12 @@ def contributions(
     """The rows of a sample's units, made part by part: all at once may be gigabytes.
 
     Args:
-        weights, layout, bound: see `Weights.rows`.
-        vectors, labels: of the sample's records, ordered by unit.
+        weights: how noise is shared out.
+        layout: of the rows.
+        vectors: [n, k] of the sample's records, ordered by unit.
+        labels: [n] of the same.
         places: the unit of each record, from 0, ascending, none left out.
+        bound: the largest norm of a row.
         size: records of a part, more where a unit has more.
     """
     return Contributions(weights, layout, vectors, labels, places, bound, size)

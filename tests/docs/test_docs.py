@@ -346,6 +346,7 @@ def found_at(place: str) -> Callable[..., Any]:
 def test_every_parameter_is_listed_with_its_default(place: str) -> None:
     listed = PARAMETERS[place]
     supplied = {"num_classes", "in_channels", "image_size", "patch", "size", "inner"}
+    supplied |= {"in_features"}
     supplied |= {"task"} if place.endswith(":skin_phantom") else set()
     signature = inspect.signature(found_at(place)).parameters
     known = {
@@ -593,6 +594,8 @@ def test_commands_that_are_named_would_be_accepted(
     lines = [line.partition("#")[0] for line in shell.splitlines() if line.startswith("fedsim ")]
     lines += re.findall(r"`(fedsim [a-z][^`]*)`", FENCE.sub("", text))
     made = re.findall(r"fedsim new [a-z]+ (\w+)", text)
+    if "fedsim pretrain" in text:
+        made += re.findall(r"[\w-]+\.safetensors", text)
     for line in lines:
         verb, *words = shlex.split(line)[1:]
         with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as usage:

@@ -23,6 +23,7 @@ MODULES = (
     "fedsim.models",
     "fedsim.privacy",
     "fedsim.robust",
+    "fedsim.statistics",
     "fedsim.tasks",
     "fedsim.tasks.segmentation",
     "fedsim.testing",

@@ -118,6 +118,8 @@ def test_no_shipped_scenario_trips_over_it() -> None:
             if model.name in ("unet", "dynunet", "vit_decoder"):
                 patch = data.patch or (size, size)
                 given, shape = {"patch": patch, "in_channels": 1}, (1, *patch)
+            elif data.features is not None:
+                given, shape = {"in_features": 384}, (384,)
             else:
                 given, shape = {"image_size": size, "in_channels": 3}, (3, size, size)
             with torch.device("meta"):

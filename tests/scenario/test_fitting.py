@@ -88,9 +88,9 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
-            "strategy: 'feature_gram' is made for images to classify or 'features', but "
-            "'promise12' has volumes to segment; with these go: fedavg, local_only, robust, "
-            "server_momentum",
+            "strategy: 'feature_gram' is made for images to classify or features of images to "
+            "classify, but 'promise12' has volumes to segment; with these go: fedavg, local_only, "
+            "lora_svd, robust, server_momentum",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
