@@ -9,10 +9,9 @@ half is `clients/feature_statistics.py`, the functions `fedsim/statistics/`, the
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -28,11 +27,12 @@ from fedsim.statistics import (
     decode,
     draw,
     head_of,
+    head_path,
     logistic,
     nearest_means,
     ridge,
 )
-from fedsim.wire import load_state, pack_state, tensors
+from fedsim.wire import tensor_record, tensors
 
 
 class FeatureStatistics(Strategy):
@@ -82,8 +82,12 @@ class FeatureStatistics(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask each sampled client for its sums; no model travels."""
-        self._initial = arrays
+        self.begin(arrays)
         return super().configure_train(server_round, arrays, config, grid)
+
+    def begin(self, arrays: ArrayRecord) -> None:
+        """Take the model whose last layer is to be set."""
+        self._initial = arrays
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         """Which sums are asked for, and their codec."""
@@ -103,14 +107,20 @@ class FeatureStatistics(Strategy):
             for reply in replies
         ]
         found = self.solve(parts)
-        model = self.server.new_model()
-        load_state(model, self._initial)
-        head = head_of(model)
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(found.weight))
-            head.bias.copy_(torch.from_numpy(found.bias))
         metrics = MetricRecord({"penalty": found.penalty, "scale": found.scale})
-        return pack_state(model.state_dict()), metrics
+        return self._with_head(tensors(self._initial), found), metrics
+
+    def _with_head(self, arrays: Mapping[str, Any], found: Linear) -> ArrayRecord:
+        """The first model, as far as it travels, with its last layer set."""
+        path = head_path(self.server.new_model())
+        head = {f"{path}.weight": found.weight, f"{path}.bias": found.bias}
+        if frozen := [name for name in head if name not in arrays]:
+            raise RunError(
+                f"{self.payload_kind} sets the model's head, but {frozen[0]!r} does not travel: "
+                "model.trainable or federation.local leaves it out"
+            )
+        own = {name: value.astype(arrays[name].dtype) for name, value in head.items()}
+        return tensor_record({**arrays, **own})
 
     def _read(self, name: str, content: RecordDict) -> Sums:
         """Decode and check one client's reply."""

@@ -18,7 +18,7 @@ from fedsim.statistics.linear import (
 )
 from fedsim.statistics.release import Weights, contributions
 from fedsim.statistics.sums import Layout, Second, Sums, pack, packed_size, semidefinite, unpack
-from fedsim.statistics.vectors import head_inputs, head_of, require_own_features
+from fedsim.statistics.vectors import head_inputs, head_of, head_path, require_own_features
 
 __all__ = [
     "Layout",
@@ -36,6 +36,7 @@ __all__ = [
     "generalised_cross_validation",
     "head_inputs",
     "head_of",
+    "head_path",
     "logistic",
     "nearest_means",
     "noise_penalty",

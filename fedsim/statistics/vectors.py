@@ -40,6 +40,12 @@ def head_of(model: nn.Module) -> nn.Linear:
     )
 
 
+def head_path(model: nn.Module) -> str:
+    """Where in the model its last layer is; InputError as `head_of`."""
+    head = head_of(model)
+    return next(path for path, module in model.named_modules() if module is head)
+
+
 def head_inputs(
     model: nn.Module,
     read: Callable[[np.ndarray], Tensor],

@@ -243,13 +243,9 @@ def test_one_release_of_all_records_at_the_exact_epsilon(run_tiny: Run, name: st
 def test_little_noise_gives_what_none_gives(run_tiny: Run) -> None:
     asked = ("strategy.codec=float64", "client.norm=100", "strategy.penalty=0.5")
     asked = (*method("feature_gram", *asked), "strategy.balance=false")
-    exact, loud = (
-        head(run_tiny(*asked, *more))[0]
-        for more in ((), ("privacy={noise_multiplier: 1000, delta: 1e-3, unit: record}",))
-    )
+    exact = head(run_tiny(*asked))[0]
     little = "privacy={noise_multiplier: 0.001, delta: 1e-3, unit: record}"
     near = head(run_tiny(*asked, little, "client.norm=1"))[0]
-    assert not loud.any()  # All classes are below the noise.
     cosine = (near * exact).sum() / np.linalg.norm(near) / np.linalg.norm(exact)
     assert cosine > 0.5
 
