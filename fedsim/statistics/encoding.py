@@ -57,7 +57,7 @@ def decode(
     Args:
         arrays: what was sent.
         layout: of the sums that were asked for.
-        noise: see `Sums`.
+        noise: see `Sums`; that of rounding to 8 bits is added to it.
         total: see `Sums`.
 
     Raises:
@@ -96,7 +96,17 @@ def decode(
         (values["counts"] < 0).any() or not math.isclose(values["counts"].sum(), total)
     ):
         raise ValueError(f"counts of classes that do not add up to {total:g} records")
-    return Sums(layout, values, noise, total)
+    loud = {name: math.hypot(one, _rounding(arrays, name)) for name, one in noise.items()}
+    return Sums(layout, values, loud, total)
+
+
+def _rounding(arrays: Mapping[str, NDArray[Any]], name: str) -> float:
+    """Standard deviation of what rounding to 255 steps did to a sum: like noise, it is inverted
+    with the matrix, and asks for a penalty. That of 16 bits and more is far below it.
+    """
+    if arrays[name].dtype != np.uint8:
+        return 0.0
+    return float(arrays[name + SCALE]) / math.sqrt(12)
 
 
 def statistics_bytes(clients: int, layout: Layout, codec: Precision) -> int:

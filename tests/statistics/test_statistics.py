@@ -413,3 +413,30 @@ def test_what_is_not_finite_is_not_sent() -> None:
     sums.values["sums"][1, 2] = np.nan
     with pytest.raises(ValueError, match="1 of 15 values of sums are not finite"):
         encode(sums, "float16")
+
+
+def test_eight_bits_are_worth_nearly_what_all_bits_are() -> None:
+    """Vectors far from zero: what rounding loses is large beside what the centred matrix holds."""
+    rng = np.random.default_rng(0)
+    size, clients = 24, 5
+    truth = rng.standard_normal(size)
+    layout = Layout(size, 2, "full")
+
+    def some(count: int) -> tuple[np.ndarray, np.ndarray]:
+        vectors = rng.standard_normal((count, size)) + 3.0
+        labels = ((vectors - 3) @ truth + rng.standard_normal(count) > 0).astype(np.int64)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / lengths, labels
+
+    parts = [layout.sums_of(*some(300)) for _ in range(clients)]
+    vectors, labels = some(2000)
+
+    def right(codec: str) -> float:
+        sent = [decode(encode(one, codec), layout, one.noise, one.total) for one in parts]
+        head = ridge(Sums.added(sent))
+        return float(((vectors @ head.weight.T + head.bias).argmax(1) == labels).mean())
+
+    assert right("float64") > 0.85
+    assert right("uint8") > right("float64") - 0.05
+    halves = decode(encode(parts[0], "float16"), layout, parts[0].noise, 300.0)
+    assert not any(halves.noise.values())
