@@ -75,7 +75,7 @@ def _show(name: str, as_json: bool) -> None:
         ", ".join(f"{value:.4g}" for value in about[key]) for key in ("mean", "std")
     )
     facts = {
-        "for": f"model.name={about['model']} model.init={name}",
+        "for": f"data.features={name}, or model.name={about['model']} model.init={name}",
         "package": f"{package['name']}=={package['version']}, {about['megabytes']:g} MB",
         "file": package["path"],
         "SHA-256": f"{package['sha256']} (of the wheel)",
