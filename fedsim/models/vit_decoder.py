@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -145,13 +145,14 @@ class ViTDecoder(nn.Module):
         pictures = F.interpolate(
             (pictures - mean) / std, self.resized, mode="bicubic", align_corners=False
         )
-        patches = self.features.patches(pictures)
-        tokens = self.features.positions(patches)
+        parts: Any = self.features
+        patches = parts.patches(pictures)
+        tokens = parts.positions(patches)
         found = []
-        for number, block in enumerate(self.features.blocks, start=1):
+        for number, block in enumerate(parts.blocks, start=1):
             tokens = block(tokens)
             if number in self.layers:
-                found.append(self.features.norm(tokens)[:, 1:].transpose(1, 2))
+                found.append(parts.norm(tokens)[:, 1:].transpose(1, 2))
             if number == self.layers[-1]:
                 break
         return cat(found, 1).unflatten(2, patches.shape[2:])
