@@ -12,11 +12,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from fedsim import RunError, Server, Strategy
+from fedsim import InputError, RunError, Server, Strategy
 from fedsim.statistics import (
     Layout,
     Linear,
@@ -40,6 +41,7 @@ class FeatureStatistics(Strategy):
 
     Attributes:
         second, by_class: of the sums that it asks for, see `fedsim.statistics.Layout`.
+        sender: what the client method that answers is called, for messages.
     """
 
     one_shot = True
@@ -51,6 +53,7 @@ class FeatureStatistics(Strategy):
 
     def __init__(self, codec: Precision = "float32") -> None:
         self.codec = codec
+        self.sender = self.payload_kind
         self._initial: ArrayRecord | None = None
 
     @abstractmethod
@@ -86,7 +89,18 @@ class FeatureStatistics(Strategy):
         return super().configure_train(server_round, arrays, config, grid)
 
     def begin(self, arrays: ArrayRecord) -> None:
-        """Take the model whose last layer is to be set."""
+        """Take the model whose last layer is to be set, as far as it travels.
+
+        Raises:
+            InputError: its last layer does not.
+        """
+        path = head_path(self.server.new_model())
+        if missing := [n for n in (f"{path}.weight", f"{path}.bias") if n not in tensors(arrays)]:
+            raise InputError(
+                f"strategy {self.sender!r} sets the model's head, but {missing[0]!r} does not "
+                "travel: model.trainable or federation.local leaves it out",
+                hint="name the head, too, or leave these keys out",
+            )
         self._initial = arrays
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
@@ -114,12 +128,12 @@ class FeatureStatistics(Strategy):
         """The first model, as far as it travels, with its last layer set."""
         path = head_path(self.server.new_model())
         head = {f"{path}.weight": found.weight, f"{path}.bias": found.bias}
-        if frozen := [name for name in head if name not in arrays]:
-            raise RunError(
-                f"{self.payload_kind} sets the model's head, but {frozen[0]!r} does not travel: "
-                "model.trainable or federation.local leaves it out"
-            )
         own = {name: value.astype(arrays[name].dtype) for name, value in head.items()}
+        if not all(np.isfinite(value).all() for value in own.values()):
+            raise RunError(
+                "the clients' sums give a last layer with values that are no numbers: one of them "
+                "sends something else than sums of feature vectors"
+            )
         return tensor_record({**arrays, **own})
 
     def _read(self, name: str, content: RecordDict) -> Sums:
@@ -135,8 +149,8 @@ class FeatureStatistics(Strategy):
             return decode(tensors(sent), self._layout, loud, float(units))
         except (TypeError, ValueError) as error:
             raise RunError(
-                f"site {name!r} sent {error}; strategy {self.payload_kind} asks for the sums that "
-                f"client.name={self.payload_kind} sends"
+                f"site {name!r} sent {error}; strategy {self.sender} asks for the sums that "
+                f"client.name={self.sender} sends"
             ) from error
 
 

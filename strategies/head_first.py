@@ -46,6 +46,7 @@ class HeadFirst(FedAvg):
         self.penalty = penalty
         self.balance = balance
         self._first = FeatureGram(sums, penalty, balance)
+        self._first.sender = "head_first"
 
     def setup(self, server: Server) -> None:
         """Refuse a model whose head is not one linear layer."""

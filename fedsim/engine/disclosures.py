@@ -109,6 +109,8 @@ def _before_the_run(scenario: Scenario) -> list[str]:
     items = ["hyper-parameters: the runs in which they were chosen"]
     if scenario.data.features is not None:
         items.append("data.features: the data that the frozen network was trained on")
+        if scenario.data.features.public_root is not None:
+            items.append("data.features.public_root: its images, whose map is in every model file")
     if scenario.model.init is not None:
         items.append("model.init: the data that the first weights were trained on")
     return items

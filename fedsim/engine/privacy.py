@@ -18,7 +18,11 @@ from fedsim.method.wrapper import Wrapper
 from fedsim.models.build import build_model
 from fedsim.privacy.client_level import require_still_buffers
 from fedsim.privacy.plan import PrivacyPlan, plan_client_privacy, plan_privacy
-from fedsim.privacy.secure_sum import require_released_sums, require_shared_noise
+from fedsim.privacy.secure_sum import (
+    require_alike,
+    require_released_sums,
+    require_shared_noise,
+)
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
 from fedsim.scenario.overrides import client_block, make_client
@@ -72,6 +76,7 @@ def privacy_plan(
     shared = settings.trust == "secure_sum"
     if shared:
         require_shared_noise(settings, scenario.federation.participation, scenario.faults)
+        require_alike(scenario)
     search: dict[str, Any] = {"cache": cache_folder(), "say": say}
     if settings.unit == "client":
         with isolated(Streams(0).sequence("model")):

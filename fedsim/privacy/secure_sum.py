@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from fedsim.errors import InputError
 from fedsim.method.capabilities import capabilities
 from fedsim.method.strategy import Strategy
-from fedsim.scenario.schema import Faults, Privacy
+from fedsim.scenario.schema import Faults, Privacy, Scenario
 
 _KEY = 32  # bytes of a public key (X25519)
 _SEALED = 2 * 32 + 12 + 16  # of two shares of 256 bits, encrypted: their nonce and tag (AES-GCM)
@@ -89,6 +89,22 @@ def require_released_sums(names: Iterable[str], methods: Iterable[object]) -> No
                 f"records and nothing that it made of it, and {name!r} does not declare that",
                 hint="type privacy.trust=own_noise, or choose client.name=feature_gram",
             )
+
+
+def require_alike(scenario: Scenario) -> None:
+    """Refuse clients that are not all alike (InputError).
+
+    A client's share of the noise is a share of what the sum needs only where all clients scale
+    their answers alike: parameters of the method do that, and a wrapper may.
+    """
+    for name, override in scenario.federation.overrides.items():
+        for key in ("client", "wrapper"):
+            if getattr(override, key) is not None:
+                raise InputError(
+                    f"privacy.trust=secure_sum does not go with federation.overrides.{name}.{key}: "
+                    "shares of noise add up to enough only where all clients answer alike",
+                    hint="remove it, or type privacy.trust=own_noise",
+                )
 
 
 def require_sum(name: str, strategy: object) -> None:

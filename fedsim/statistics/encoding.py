@@ -18,6 +18,7 @@ ITEM_BYTES: dict[Precision, int] = {"float64": 8, "float32": 4, "float16": 2, "u
 SCALE = "#scale"
 _SCALED: dict[str, float] = {"float16": 2.0**15, "uint8": 127.0}
 _ZERO = 128  # of uint8
+_MOST = 1e75  # of anything that is sent: what comes of it stays a number
 
 
 def encode(sums: Sums, codec: Precision) -> dict[str, NDArray[Any]]:
@@ -83,14 +84,12 @@ def decode(
             if not (math.isfinite(float(scale)) and scale > 0):
                 raise ValueError(f"{name + SCALE} {float(scale)}; it must be above 0 and finite")
             wide = (wide - (_ZERO if sent.dtype == np.uint8 else 0)) * float(scale)
-        if wrong := int((~np.isfinite(wide)).sum()):
-            raise ValueError(f"{name} with {wrong} NaN or infinite values")
+        if wrong := int((~(np.abs(wide) <= _MOST)).sum()):
+            raise ValueError(f"{name} with {wrong} NaN, infinite or far too large values")
         values[name] = wide
-    if not (math.isfinite(total) and total >= 0):
+    if not 0 <= total <= _MOST:
         raise ValueError(f"sums of {total} records")
-    if sorted(noise) != sorted(shapes) or not all(
-        math.isfinite(one) and one >= 0 for one in noise.values()
-    ):
+    if sorted(noise) != sorted(shapes) or not all(0 <= one <= _MOST for one in noise.values()):
         raise ValueError(f"noise {dict(noise)}; expected a number of at least 0 for each sum")
     if not noise["counts"] and (
         (values["counts"] < 0).any() or not math.isclose(values["counts"].sum(), total)

@@ -36,7 +36,7 @@ class Weights:
         norm: vectors are shortened to this Euclidean norm.
 
     Raises:
-        ValueError: a number that is not above 0.
+        ValueError: a number below 1e-6 or above 1e6.
     """
 
     products: float = 2.0
@@ -45,8 +45,8 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be above 0 and finite, not {value}.")
+            if not 1e-6 <= value <= 1e6:
+                raise ValueError(f"{name} must be between 1e-6 and 1e6, not {value}.")
 
     def sensitivity(self, layout: Layout) -> float:
         """S, the largest norm of a row before it is scaled to the clipping norm."""

@@ -210,7 +210,7 @@ class About:
             else:
                 about.window  # noqa: B018
             if about.features is not None:
-                str(about.features["network"]), str(about.features["weights_sha256"])
+                str(about.features["network"]), str(about.features["network_sha256"])
             if min(about.input_shape) < 1 or (about.answers and len(about.classes) < 2):
                 raise NotDescribedError("its input or its classes are none")
         except NotDescribedError:

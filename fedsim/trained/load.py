@@ -178,11 +178,11 @@ def _on_pictures(
     assert about.features is not None
     settings = Features(network=about.features["network"], weights=about.features["weights"])
     frozen = frozen_network(settings, about.preprocessing["size"])
-    if frozen.weights_sha256 != about.features["weights_sha256"]:
+    if frozen.digest != about.features["network_sha256"]:
         raise InputError(
             f"the model was trained on features of {frozen.name!r} with other weights",
-            [Problem(frozen.name, f"these are {frozen.weights_sha256[:12] or 'random'}")],
-            f"it needs those with the checksum {about.features['weights_sha256'][:12]}",
+            [Problem(frozen.name, f"the network here has the checksum {frozen.digest[:12]}")],
+            f"it needs that with the checksum {about.features['network_sha256'][:12]}",
         )
     return FeaturePipeline(frozen.network, map_of(arrays), model)
 

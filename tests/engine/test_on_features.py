@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +18,8 @@ from fedsim.data.features import extracting
 from fedsim.engine.federation import build_federation
 from fedsim.errors import InputError
 from fedsim.folder.runfolder import RunFolder
-from fedsim.scenario import load
+from fedsim.registry import default_registry
+from fedsim.scenario import activate_plugins, load
 from fedsim.tasks.classification.vectors import VectorClassification
 from fedsim.trained.load import load_model
 
@@ -120,6 +124,10 @@ def test_head_trained_privately(run_tiny: Callable[..., Result]) -> None:
         (("data.features=cnnn", "model=linear"), "did you mean 'cnn'"),
         (("data.features=cnn",), "with these go: linear"),
         ((*ON_FEATURES, "client.augment=siamese"), "type client.augment=none"),
+        (
+            (*ON_FEATURES, "federation.overrides.client-1.client.augment=siamese"),
+            "type client.augment=none",
+        ),
         ((*ON_FEATURES, "data.features.dimensions=129"), "the network gives 128"),
         ((*ON_FEATURES, "data.features.public=0"), "there are none"),
         ((*ON_FEATURES, "data.features.public_root=/nowhere"), "there is no folder"),
@@ -131,6 +139,46 @@ def test_what_does_not_go_with_features_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=told):
         run_tiny(*overrides)
+
+
+def test_public_images_may_not_be_the_clients_own(tiny: Path, tmp_path: Path) -> None:
+    """What they teach is in the model file: noise on what clients send would hide nothing."""
+    store = build_federation(load(tiny), 0).store
+    for number in (0, 5):
+        Image.fromarray(store.images[number]).save(tmp_path / f"{number}.png")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    features = f"data.features={{network: cnn, whiten: 0, public_root: {tmp_path}}}"
+    with pytest.raises(InputError, match="2 of 3 public images are also in the data"):
+        build_federation(load(tiny, (features, *ON_FEATURES[1:])), 0)
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "5.png").unlink()
+    assert build_federation(load(tiny, (features, *ON_FEATURES[1:])), 0).store.vectors.any()
+
+
+def test_another_code_of_a_network_makes_other_features(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from torch import nn\n"
+        "class OwnNetwork(nn.Module):\n"
+        "    def __init__(self, num_classes, in_channels, image_size):\n"
+        "        super().__init__()\n"
+        "    def features(self, images):\n"
+        "        return images.flatten(1)[:, :20] ** POWER\n"
+    )
+    found = []
+    for power in ("1", "2"):
+        (tmp_path / "own_network.py").write_text(code.replace("POWER", power))
+        sys.modules.pop("own_network", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        default_registry.cache_clear()
+        own = ("data.features={network: own_network:OwnNetwork, public: 40}", "model=linear")
+        scenario = load(tiny, (*own, f"plugins=[{tmp_path}]"))
+        activate_plugins(scenario)
+        found.append(build_federation(scenario, 0).store.fingerprint)
+    assert found[0] != found[1]
 
 
 def test_volumes_have_none() -> None:

@@ -303,6 +303,14 @@ def test_shared_noise_has_half_the_deviation_of_own_noise(tiny: Path) -> None:
         (["privacy.audit=run"], "does not go with privacy.audit=run"),
         (["privacy.unit=client"], "does not go with privacy.unit=client"),
         (
+            ["federation.overrides.client-1.client.norm=0.001"],
+            r"does not go with federation.overrides.client-1.client",
+        ),
+        (
+            ["federation.overrides.client-1.wrapper.name=poison_update"],
+            r"does not go with federation.overrides.client-1.wrapper",
+        ),
+        (
             ["strategy=fedavg", "client={name: supervised, class_balanced: false}"],
             "'supervised' does not declare that",
         ),

@@ -375,7 +375,7 @@ GOOD: dict[str, Any] = encode(layout().sums_of(records(), LABELS), "float32")
         ({"more": np.zeros(3)}, "an array 'more' that nobody asked for"),
         ({"sums": np.zeros((3, 4))}, r"sums of shape \(3, 4\); expected \(3, 5\)"),
         ({"second": np.zeros((5, 5))}, "second of shape"),
-        ({"sums": np.full((3, 5), np.nan)}, "sums with 15 NaN or infinite values"),
+        ({"sums": np.full((3, 5), np.nan)}, "sums with 15 NaN, infinite or far too large values"),
         ({"sums": np.zeros((3, 5), complex)}, "sums of type complex128"),
         ({"second": np.zeros(15, np.uint8)}, "without one number 'second#scale'"),
         ({"second": np.zeros(15, np.uint8), "second#scale": np.asarray(-1.0)}, "above 0"),
@@ -440,3 +440,19 @@ def test_eight_bits_are_worth_nearly_what_all_bits_are() -> None:
     assert right("uint8") > right("float64") - 0.05
     halves = decode(encode(parts[0], "float16"), layout, parts[0].noise, 300.0)
     assert not any(halves.noise.values())
+
+
+@pytest.mark.parametrize("name", ["second", "sums", "counts"])
+@pytest.mark.parametrize("value", [1e76, -1e200, float("inf"), float("nan")])
+def test_what_no_sum_of_vectors_can_be_is_refused(name: str, value: float) -> None:
+    layout = Layout(3, 2, "full")
+    vectors = np.random.default_rng(0).standard_normal((20, 3))
+    sums = layout.sums_of(vectors, np.arange(20) % 2)
+    sent = {key: array.copy() for key, array in encode(sums, "float64").items()}
+    sent[name].flat[0] = value
+    with pytest.raises(ValueError, match=name):
+        decode(sent, layout, dict.fromkeys(layout.shapes, 0.0), 20.0)
+    with pytest.raises(ValueError, match="noise"):
+        decode(encode(sums, "float64"), layout, dict.fromkeys(layout.shapes, abs(value)), 20.0)
+    with pytest.raises(ValueError, match="records"):
+        decode(encode(sums, "float64"), layout, dict.fromkeys(layout.shapes, 0.0), abs(value))

@@ -63,3 +63,11 @@ def test_adapters_begin_beside_a_head_that_fits(go: Callable[..., Result]) -> No
 def test_a_private_run_is_refused(go: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="has no private form"):
         go(*ON_FEATURES, *HEAD_FIRST, "privacy={target_epsilon: 4, delta: 1e-3}")
+
+
+def test_a_head_that_does_not_travel_is_refused_before_anybody_is_asked(
+    go: Callable[..., Result],
+) -> None:
+    frozen = "model={name: cnn, width: 8, trainable: ['features.*']}"
+    with pytest.raises(InputError, match="'head_first' sets the model's head, but"):
+        go(frozen, *HEAD_FIRST)

@@ -74,18 +74,29 @@ def features_of(
         return found
     part = folder.with_name(folder.name + UNFINISHED)
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        with waited(part):
-            # Whoever held the lock may have finished meanwhile.
-            if (found := found_whole(lambda at: _opened(at, count), folder)) is None:
-                _compute(images, network.eval(), part, workers, progress, what)
-                _finish(part, folder)
-                found = _opened(folder, count)
-            else:
-                shutil.rmtree(part, ignore_errors=True)
-            return found
+        while True:
+            part.mkdir(parents=True, exist_ok=True)
+            mine = _inode(part)
+            with waited(part):
+                # Whoever held the lock may have finished meanwhile, or given up.
+                found = found_whole(lambda at: _opened(at, count), folder)
+                if found is not None:
+                    shutil.rmtree(part, ignore_errors=True)
+                    return found
+                if mine is not None and _inode(part) == mine:
+                    _compute(images, network.eval(), part, workers, progress, what)
+                    _finish(part, folder)
+                    return _opened(folder, count)
     except OSError as error:
         raise RunError(f"features cannot be kept in {folder}: {one_line(error)}") from error
+
+
+def _inode(folder: Path) -> int | None:
+    """Which folder has this name now; None: none."""
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _opened(folder: Path, count: int) -> NDArray[np.float32]:
@@ -257,9 +268,9 @@ def _finish(part: Path, folder: Path) -> None:
     """Make of an unfinished folder a finished one."""
     features = np.load(part / "features.npy", mmap_mode="r", allow_pickle=False)
     write_about(part, {"sha256": checksum(features), "shape": list(features.shape)})
-    (part / "done.npy").unlink()
     for file in part.iterdir():
         sync(file)
     sync(part)
     part.rename(folder)
+    (folder / "done.npy").unlink(missing_ok=True)
     sync(folder.parent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.data.copies import digests, in_common
 from fedsim.data.dataset import method_of
 from fedsim.data.features.extracting import FORMAT, Progress, features_of
 from fedsim.data.features.mapping import PublicMap, fit_map
@@ -43,12 +46,14 @@ class Frozen:
         network: the module; its `features` maps normalised images to vectors.
         name: what the scenario calls it.
         weights_sha256: of the file that its weights are from; "" for random ones.
+        digest: of the weights as they are, and of the code of a network that is not fedsim's own.
         whiten: whether whitening its features helps, as far as known: 0 to 1.
     """
 
     network: torch.nn.Module
     name: str
     weights_sha256: str
+    digest: str
     whiten: float
 
 
@@ -85,7 +90,20 @@ def frozen_network(features: Features, size: int) -> Frozen:
         )
     sha256 = "" if source is None else load_pretrained(network, source)
     whiten = 1.0 if known is None else known.whiten
-    return Frozen(network.eval(), features.network, sha256, whiten)
+    return Frozen(network.eval(), features.network, sha256, _digest(network), whiten)
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """SHA-256 of a network's state, and of its file where that is not a part of fedsim."""
+    found = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    kind = type(network)
+    if not kind.__module__.startswith("fedsim."):
+        with contextlib.suppress(OSError, TypeError):  # of a class without a file
+            found.update(Path(inspect.getfile(kind)).read_bytes())
+    return found.hexdigest()
 
 
 def is_model_file(network: str) -> bool:
@@ -137,6 +155,7 @@ def prepare_features(
         "network": frozen.name,
         "weights": features.weights,
         "weights_sha256": frozen.weights_sha256,
+        "network_sha256": frozen.digest,
         "size": data.size,
     }
 
@@ -157,6 +176,7 @@ def prepare_features(
     public, what = None, ""
     if features.public or features.public_root:
         images, fingerprint, what = _public_images(data, dataset, cache, workers)
+        _refuse_own(images, store)
         public = computed(images, fingerprint, " of public images")
     own = computed(store.images, store.fingerprint)
     try:
@@ -215,6 +235,19 @@ def _public_images(
         cache=cache,
     )
     return store.images, store.fingerprint, "generated"
+
+
+def _refuse_own(images: np.ndarray, store: Store) -> None:
+    """Raise InputError where public images are also records of the data.
+
+    What they teach stands in every model file, and steers what is released, without noise.
+    """
+    if shared := in_common(digests(images), store.digests):
+        raise InputError(
+            f"{shared} of {len(images)} public images are also in the data",
+            [Problem("data.features", "public images must be of nobody whose data are protected")],
+            "name another folder as data.features.public_root",
+        )
 
 
 def read_public(

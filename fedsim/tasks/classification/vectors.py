@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fedsim.errors import InputError
+from fedsim.scenario.overrides import client_block
 from fedsim.tasks.classification.task import Classification
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class VectorClassification(Classification):
     def refuse(cls, scenario: Scenario) -> None:
         """Also refuse to augment vectors, as if they were pictures."""
         super().refuse(scenario)
-        asked = scenario.client.parameters.get("augment")
-        if asked not in (None, "none"):
-            raise InputError(
-                f"client.augment={asked} changes pictures, but with data.features clients have "
-                "vectors",
-                hint="type client.augment=none",
-            )
+        for name in (None, *scenario.federation.overrides):
+            asked = client_block(scenario, name)[1].get("augment")
+            if asked not in (None, "none"):
+                raise InputError(
+                    f"client.augment={asked} changes pictures, but with data.features clients have "
+                    "vectors",
+                    hint="type client.augment=none",
+                )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
