@@ -148,7 +148,10 @@ def test_the_navigation_names_pages_that_exist() -> None:
 def test_the_minutes_of_which_method_are_those_of_ls() -> None:
     asked = [row for row in rows("which-method.md", "you ask") if not row[0].startswith("**")]
     assert len(asked) > 15
-    published = "".join((DOCS / name).read_text() for name in ("results.md", "methods/condist.md"))
+    published = "".join(
+        (DOCS / name).read_text()
+        for name in ("results.md", "methods/condist.md", "methods/features.md")
+    )
     for question, scenario, _, _, minutes, megabytes in asked:
         name, *overrides = re.findall(r"`([^`]+)`", scenario)[0].split(" ", 1)
         found = outline(name).minutes
