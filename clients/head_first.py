@@ -24,7 +24,7 @@ class HeadFirst(Supervised):
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """There is no private form: its two kinds of exchanges make different releases."""
-        raise ValueError("head_first makes different releases in its rounds, which no plan has")
+        raise ValueError("head_first has no private form: its rounds make different releases")
 
     def statistics(self, content: RecordDict, site: Site) -> RecordDict:
         """The sums of `feature_gram`, of the first model."""

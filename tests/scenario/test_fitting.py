@@ -35,15 +35,15 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: supervised",
+            "with it go: head_first, supervised",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: supervised",
+            "strategy 'server_momentum' expects models; with it go: head_first, supervised",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: supervised",
+            "expects models; with it go: head_first, supervised",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -64,12 +64,12 @@ def _refused(name: str, *overrides: str) -> str:
             ["strategy=gdd", "client=feature_means"],
             "expects images with labels; with it go: distill, random_selection",
         ),
-        (["strategy=fedavg", "client=local"], "expects models; with it go: supervised"),
+        (["strategy=fedavg", "client=local"], "expects models; with it go: head_first, supervised"),
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
             "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, "
-            "local, random_selection, supervised",
+            "head_first, local, random_selection, supervised",
         ),
         (
             ["model=unet"],
