@@ -73,7 +73,9 @@ class FeatureStatistics(Strategy):
     def setup(self, server: Server) -> None:
         """Refuse a model whose head is not one linear layer."""
         super().setup(server)
-        head = head_of(server.new_model())
+        model = server.new_model()
+        head, path = head_of(model), head_path(model)
+        self._head = (f"{path}.weight", f"{path}.bias")
         self._layout = Layout(head.in_features, server.task.num_classes, self.second, self.by_class)
 
     @property
@@ -94,8 +96,7 @@ class FeatureStatistics(Strategy):
         Raises:
             InputError: its last layer does not.
         """
-        path = head_path(self.server.new_model())
-        if missing := [n for n in (f"{path}.weight", f"{path}.bias") if n not in tensors(arrays)]:
+        if missing := [name for name in self._head if name not in tensors(arrays)]:
             raise InputError(
                 f"strategy {self.sender!r} sets the model's head, but {missing[0]!r} does not "
                 "travel: model.trainable or federation.local leaves it out",
@@ -126,8 +127,7 @@ class FeatureStatistics(Strategy):
 
     def _with_head(self, arrays: Mapping[str, Any], found: Linear) -> ArrayRecord:
         """The first model, as far as it travels, with its last layer set."""
-        path = head_path(self.server.new_model())
-        head = {f"{path}.weight": found.weight, f"{path}.bias": found.bias}
+        head = dict(zip(self._head, (found.weight, found.bias), strict=True))
         own = {name: value.astype(arrays[name].dtype) for name, value in head.items()}
         if not all(np.isfinite(value).all() for value in own.values()):
             raise RunError(

@@ -68,7 +68,3 @@ class HeadFirst(FedAvg):
             asked,
             lambda replies: self._first.aggregate_train(state.round, replies),
         )
-
-    def exchanges(self, rounds: int) -> int:
-        """One a round."""
-        return rounds

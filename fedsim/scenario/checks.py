@@ -34,7 +34,8 @@ _CLIENTS = ("federation", "clients")
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
 _NETWORK: KeyPath = ("data", "features", "network")
-_MODEL_FILE = ".safetensors"
+MODEL_FILE = ".safetensors"
+"""What the name of a model file ends with."""
 # The keys that say what of a model travels -> what they are where nothing is said.
 _SHARING = (
     (("federation", "local"), None),
@@ -93,7 +94,7 @@ def make_absolute(document: Document) -> Problems:
 def _make_network_absolute(document: Document) -> Problems:
     """Make a model file that `data.features` names an absolute path; names stay."""
     path, network = _network(document)
-    if not isinstance(network, str) or not network.endswith(_MODEL_FILE):
+    if not isinstance(network, str) or not network.endswith(MODEL_FILE):
         return []
     return _make_weights_absolute(document, path)
 
@@ -366,7 +367,7 @@ def _check_features(document: Document, registry: Registry) -> Problems:
     """The network of `data.features`: of the catalogue, a model file, or a model plugin."""
 
     written, network = _network(document)
-    if not isinstance(network, str) or network in CATALOGUE or network.endswith(_MODEL_FILE):
+    if not isinstance(network, str) or network in CATALOGUE or network.endswith(MODEL_FILE):
         return []
     try:
         registry.resolve("models", network)

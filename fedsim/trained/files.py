@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedsim.data.features.preparing import map_arrays
+from fedsim.data.features.mapping import map_arrays
 from fedsim.data.features.store import FeatureStore
 from fedsim.engine.federation import Federation
 from fedsim.errors import InputError

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedsim.adapters import UnfitError, attach
+from fedsim.data.features.mapping import PREFIX, map_of
 from fedsim.data.features.pipeline import FeaturePipeline
-from fedsim.data.features.preparing import PREFIX, map_of
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import read_regular
 from fedsim.folder.identity import edited, refuse, run_record

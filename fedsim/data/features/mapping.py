@@ -6,13 +6,17 @@ images has the map. Everything is computed in float64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+PREFIX = "public_map."
+"""What the names of a map's arrays begin with in a model file."""
 
 _ENOUGH = 2
 """So many public images a feature estimate their covariance; with fewer its small directions are
@@ -107,3 +111,21 @@ def _signed(directions: Floats) -> Floats:
     """The same directions [d, k], each with its largest entry positive: a library may choose."""
     largest = np.abs(directions).argmax(axis=0)
     return directions * np.sign(directions[largest, np.arange(directions.shape[1])])
+
+
+def map_of(arrays: Mapping[str, Any]) -> PublicMap:
+    """The map that a model file holds beside its weights, see `map_arrays`.
+
+    Raises:
+        ValueError: the file does not hold it.
+    """
+    found = {name.removeprefix(PREFIX): np.asarray(array) for name, array in arrays.items()}
+    if found.get("mean", np.zeros(())).ndim != 1:
+        raise ValueError("it does not hold the map of the features that it was trained on")
+    return PublicMap(found["mean"], found.get("projection"))
+
+
+def map_arrays(map_: PublicMap) -> dict[str, np.ndarray]:
+    """The arrays of a map, for a model file: float64, as the library writes them, row by row."""
+    arrays = {"mean": map_.mean, "projection": map_.projection}
+    return {f"{PREFIX}{k}": np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import torch
 
 from fedsim.data.copies import digests, in_common
 from fedsim.data.dataset import method_of
-from fedsim.data.features.extracting import FORMAT, Progress, features_of
-from fedsim.data.features.mapping import PublicMap, fit_map
+from fedsim.data.features.extracting import FORMAT, Progress, checksum, features_of
+from fedsim.data.features.mapping import fit_map
 from fedsim.data.features.store import FeatureStore, map_features
 from fedsim.data.finding import images_below
 from fedsim.data.images import decode_files
@@ -29,10 +30,9 @@ from fedsim.pretrained.loading import load_pretrained
 from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
-from fedsim.scenario.checks import SUPPLIED
+from fedsim.scenario.checks import MODEL_FILE, SUPPLIED
 from fedsim.scenario.schema import Data, Features
 
-SUFFIX = ".safetensors"
 PUBLIC_SEED = 7
 """Of the generated images that teach the public map; data that are generated themselves have seed 0
 unless they say otherwise."""
@@ -72,7 +72,7 @@ def frozen_network(features: Features, size: int) -> Frozen:
     plugin = features.network if known is None else known.model
     source = features.weights or (None if known is None else known.name)
     parameters: dict[str, Any] = {}
-    if is_model_file(features.network):
+    if features.network.endswith(MODEL_FILE):
         plugin, parameters = _architecture(Path(features.network))
         source = source or features.network
     registry = default_registry()
@@ -104,11 +104,6 @@ def _digest(network: torch.nn.Module) -> str:
         with contextlib.suppress(OSError, TypeError):  # of a class without a file
             found.update(Path(inspect.getfile(kind)).read_bytes())
     return found.hexdigest()
-
-
-def is_model_file(network: str) -> bool:
-    """Whether a network is named by a model file, and not by a name."""
-    return network.endswith(SUFFIX)
 
 
 def _architecture(path: Path) -> tuple[str, dict[str, Any]]:
@@ -176,7 +171,8 @@ def prepare_features(
     public, what = None, ""
     if features.public or features.public_root:
         images, fingerprint, what = _public_images(data, dataset, cache, workers)
-        _refuse_own(images, store)
+        if features.public_root is not None:
+            _refuse_own(images, store)
         public = computed(images, fingerprint, " of public images")
     own = computed(store.images, store.fingerprint)
     try:
@@ -271,10 +267,6 @@ def read_public(
     Raises:
         InputError: there are none, or some cannot be read; names these.
     """
-    import tempfile
-
-    from fedsim.data.features.extracting import checksum
-
     if not files:
         raise InputError(
             "there are no public images", [Problem(str(folder), "holds no images")], f"check {key}"
@@ -290,25 +282,3 @@ def read_public(
             f"take them out of the folder of {key}",
         )
     return images, checksum(images)
-
-
-def map_of(arrays: Mapping[str, Any]) -> PublicMap:
-    """The map that a model file holds beside its weights, see `map_arrays`.
-
-    Raises:
-        ValueError: the file does not hold it.
-    """
-    found = {name.removeprefix(PREFIX): np.asarray(array) for name, array in arrays.items()}
-    if found.get("mean", np.zeros(())).ndim != 1:
-        raise ValueError("it does not hold the map of the features that it was trained on")
-    return PublicMap(found["mean"], found.get("projection"))
-
-
-PREFIX = "public_map."
-"""What the names of a map's arrays begin with in a model file."""
-
-
-def map_arrays(map_: PublicMap) -> dict[str, np.ndarray]:
-    """The arrays of a map, for a model file: float64, as the library writes them, row by row."""
-    arrays = {"mean": map_.mean, "projection": map_.projection}
-    return {f"{PREFIX}{k}": np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,7 @@ class FeatureStore(Store):
             InputError: a folder is none or is damaged.
         """
         folder = Path(folder)
-        try:
-            about = read_about(folder, ())
-            store = Store.open(folder.parent / about["images"], checked)
-            vectors, map_ = _read(folder, about, len(store), checked)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise unusable(folder, error) from error
-        return _joined(store, vectors, map_, about, folder)
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        return _opened(folder, lambda name: Store.open(folder.parent / name, checked), checked)
 
 
 def map_features(
@@ -86,12 +77,7 @@ def map_features(
     folder = cache / f"vectors-{hashed([about, store.fingerprint])}"
 
     def opened(at: Path) -> FeatureStore:
-        try:
-            found = read_about(at, ())
-            vectors, kept = _read(at, found, len(store), checked=False)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise unusable(at, error) from error
-        return _joined(store, vectors, kept, found, at)
+        return _opened(at, lambda _: store)
 
     if (found := found_whole(opened, folder)) is not None:
         return found
@@ -104,6 +90,27 @@ def map_features(
         write_about(building, {**about, "vectors": checksum(vectors)})
         publish(building, folder)
     return opened(folder)
+
+
+def _opened(folder: Path, images: Callable[[str], Store], checked: bool = False) -> FeatureStore:
+    """The vectors in a folder, with the store of images whose name they keep.
+
+    Raises:
+        InputError: a folder is none or is damaged.
+    """
+    try:
+        about = read_about(folder, ())
+        store = images(about["images"])
+        vectors, map_ = _read(folder, about, len(store), checked)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unusable(folder, error) from error
+    kept = {one.name: getattr(store, one.name) for one in fields(Store)}
+    kept |= {
+        "folder": folder,
+        "fingerprint": _together(store.fingerprint, about["vectors"]),
+        "notes": (*store.notes, told(about["made_by"], vectors.shape[1])),
+    }
+    return FeatureStore(**kept, vectors=vectors, map=map_, made_by=about["made_by"])
 
 
 def _read(
@@ -120,22 +127,6 @@ def _read(
         if array is not None and checksum(array) != about[name]:
             raise ValueError(f"{name}.npy is not as it was written: its checksum does not hold")
     return vectors, PublicMap(mean, projection)
-
-
-def _joined(
-    store: Store,
-    vectors: NDArray[np.float32],
-    map_: PublicMap,
-    about: Mapping[str, Any],
-    folder: Path,
-) -> FeatureStore:
-    kept = {one.name: getattr(store, one.name) for one in fields(Store)}
-    kept |= {
-        "folder": folder,
-        "fingerprint": _together(store.fingerprint, about["vectors"]),
-        "notes": (*store.notes, told(about["made_by"], vectors.shape[1])),
-    }
-    return FeatureStore(**kept, vectors=vectors, map=map_, made_by=about["made_by"])
 
 
 def _together(*texts: str) -> str:
