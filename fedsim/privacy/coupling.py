@@ -48,7 +48,7 @@ def require_uncoupled(model: nn.Module, loss: Loss, inputs: Tensor, targets: Ten
         raise InputError(
             "private training needs a model that treats every record by itself",
             known,
-            hint="use group norm: model.norm=group",
+            hint="use a model with group norm, for instance: model.name=resnet18 model.norm=group",
         )
     probe = copy.deepcopy(model).train()
     device = next(probe.parameters()).device

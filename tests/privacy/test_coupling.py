@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from fedsim.errors import InputError
 from fedsim.models import SmallCNN
 from fedsim.privacy.coupling import require_uncoupled
 from fedsim.registry import default_registry
+from tests.shipped import CLASSIFIERS, MIXES_RECORDS, SEGMENTATION, images_of, small
 
 
 def cross_entropy(logits, labels):
@@ -206,18 +206,27 @@ def test_models_that_keep_records_apart_pass_and_stay_as_they_are(layer, n):
     assert torch.equal(draws, torch.get_rng_state())
 
 
-SHIPPED = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_shipped_classifiers_keep_records_apart(name):
+    images, labels = images_of(name, 4, size=32), torch.arange(4) % 2
+    require_uncoupled(small(name, width=8, size=32), cross_entropy, images, labels)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_models_keep_records_apart(name):
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_shipped_models_of_segmentation_keep_records_apart(name):
+    images, _ = batch(size=32)
     make = default_registry().resolve("models", name)
-    images, labels = batch(size=32)
-    if "patch" in inspect.signature(make).parameters:
-        masks = (images[:, 0] > 0).long()
-        require_uncoupled(make(2, 3, (32, 32)), by_pixel, images, masks)
-    else:
-        require_uncoupled(make(2, 3, 32, width=8), cross_entropy, images, labels)
+    narrow = {"width": 24, "resolution": 56} if name == "vit_decoder" else {}
+    masks = (images[:, 0] > 0).long()
+    require_uncoupled(make(2, 3, (32, 32), **narrow), by_pixel, images, masks)
+
+
+@pytest.mark.parametrize("name", MIXES_RECORDS)
+def test_shipped_models_that_mix_records_are_refused(name):
+    images, labels = images_of(name, 4), torch.arange(4) % 2
+    with pytest.raises(InputError) as caught:
+        require_uncoupled(small(name), cross_entropy, images, labels)
+    assert "statistics of the batch" in str(caught.value)
 
 
 def by_pixel(maps, masks):
