@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from fedsim.data import dicom
-from fedsim.errors import RunError
+from fedsim.data.processes import in_processes
 from fedsim.files import require_regular
 
 CHANNELS = 3
@@ -226,7 +221,9 @@ def decode_files(
     ]
     failures: dict[int, str] = {}
     done = 0
-    for start, count, failed, found, doubts in _decoded(spans, min(workers, len(spans))):
+    for start, count, failed, found, doubts in in_processes(
+        _decode_span, spans, workers, "decodes images"
+    ):
         failures |= {start + offset: reason for offset, reason in failed}
         if warned is not None:
             for offset, doubt in doubts:
@@ -254,42 +251,6 @@ def reserve(file: Path) -> None:
 
 _Span = tuple[Path, int, list[str], int, Window | None]
 _Decoded = tuple[int, int, list[tuple[int, str]], list[tuple[int, str]], list[tuple[int, str]]]
-
-
-def _decoded(spans: list[_Span], workers: int) -> Iterator[_Decoded]:
-    """Decode the spans and yield each when it is done."""
-    if workers <= 1:
-        yield from map(_decode_span, spans)
-        return
-    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
-        futures = [pool.submit(_decode_span, span) for span in spans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise RunError(
-                "a process that decodes images died: out of memory, or killed. (Where Python "
-                "starts processes by importing the script again, as on macOS, it must call fedsim "
-                "below `if __name__ == '__main__':`.)"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is gone, however that ended."""
-    # Ctrl-C reaches all processes of a terminal; the parent ends this one in good order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=wait, daemon=True).start()
 
 
 def _decode_span(span: _Span) -> _Decoded:

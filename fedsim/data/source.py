@@ -20,6 +20,10 @@ from fedsim.raising import one_line
 _SHOWN = 10  # broken records listed by name
 
 
+_HELP = ("workers", "progress")
+"""What a generator of a stand-in may take beside parameters."""
+
+
 def check_root(name: str, root: Path, layout: str) -> None:
     """Raise InputError when the root folder is none, or is empty.
 
@@ -71,13 +75,13 @@ def stand_in(
             [Problem("data.root", f"is not given; expected there: {layout}")],
             "add data.root=FOLDER",
         )
-    accepted = inspect.signature(generator).parameters
+    accepted = set(inspect.signature(generator).parameters) - set(_HELP)
     supplied = {**options, "size": size}
     own = {key: value for key, value in supplied.items() if key in accepted}
     problems = [
         Problem(f"data.embedded.{key}", f"is set by data.{key}")
         if key in own
-        else Problem(f"data.embedded.{key}", "is unknown" + nearest(key, set(accepted) - set(own)))
+        else Problem(f"data.embedded.{key}", "is unknown" + nearest(key, accepted - set(own)))
         for key in embedded
         if key in own or key not in accepted
     ]
@@ -86,14 +90,31 @@ def stand_in(
     return generator, {**own, **embedded}
 
 
-def generated(generator: Callable[..., Any], parameters: Mapping[str, Any], name: str) -> Any:
+def generated(
+    generator: Callable[..., Any],
+    parameters: Mapping[str, Any],
+    name: str,
+    *,
+    workers: int = 1,
+    progress: Callable[..., None] | None = None,
+) -> Any:
     """What the generator of a stand-in makes of its parameters.
+
+    Args:
+        generator: may take `workers` and `progress`, on which what it makes does not depend.
+        parameters: see `stand_in`.
+        name: the data set, as the scenario calls it.
+        workers: processes that it may use.
+        progress: called with records made, records in all, and what is done, in words.
 
     Raises:
         InputError: it refuses them, or what they ask for does not fit into memory.
+        RunError: a process died.
     """
+    accepted = inspect.signature(generator).parameters
+    help_ = {"workers": workers, "progress": progress}
     try:
-        return generator(**parameters)
+        return generator(**parameters, **{key: help_[key] for key in _HELP if key in accepted})
     except ValueError as error:
         problem = Problem("data.embedded", str(error))
         raise InputError(f"wrong parameters of the stand-in of {name!r}", [problem]) from error

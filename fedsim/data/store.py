@@ -145,7 +145,7 @@ def prepare(
     skip_bad: bool,
     cache: Path,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[..., None] | None = None,
     positive: str | None = None,
     window: Window | None = None,
 ) -> Store:
@@ -159,8 +159,8 @@ def prepare(
         embedded: parameters of the stand-in; ignored when `root` is given.
         skip_bad: leave out images that cannot be used instead of refusing.
         cache: the folder that holds stores; made when missing.
-        workers: processes that decode.
-        progress: called with (images done, images in all) while decoding.
+        workers: processes that decode, or draw.
+        progress: called with images done, images in all, and what is done where it is not decoding.
         positive: of two classes the one that becomes the second, which is the positive one.
         window: see `fedsim.data.images.read_image`.
 
@@ -171,7 +171,9 @@ def prepare(
     if root is None and getattr(dataset, "rootless", False):
         root = dataset.fetch()
     if root is None:
-        return _prepare_embedded(dataset, name, size, embedded, cache, positive)
+        return _prepare_embedded(
+            dataset, name, size, embedded, cache, positive, workers=workers, progress=progress
+        )
     manifest = _read_manifest(dataset, name, root, skip_bad)
     classes, labels = _positive_second(
         manifest.classes or tuple(dataset.classes), manifest.labels, positive
@@ -288,6 +290,9 @@ def _prepare_embedded(
     embedded: Mapping[str, Any],
     cache: Path,
     positive: str | None,
+    *,
+    workers: int,
+    progress: Callable[..., None] | None,
 ) -> Store:
     generator, parameters = stand_in(
         dataset.embedded, vars(dataset), embedded, name=name, size=size, layout=dataset.layout
@@ -296,7 +301,7 @@ def _prepare_embedded(
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
     if (store := found_whole(Store.open, folder)) is not None:
         return store
-    made = generated(generator, parameters, name)
+    made = generated(generator, parameters, name, workers=workers, progress=progress)
     ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
     _check(name, made.labels, made.groups, made.sites, ids, made.classes)
     shape = (len(ids), size, size, CHANNELS)

@@ -145,8 +145,8 @@ def prepare(
     """
     require_resources(scenario)
     activate_plugins(scenario)
-    if scenario.model.init is not None:
-        file_of(scenario.model.init, say)  # Before data are prepared, which takes longer.
+    for source in _weights_of(scenario):
+        file_of(source, say)  # Before data are prepared, which takes longer.
     disclosed = disclosed_by_client(scenario)
     if federation is None:
         federation = build_federation(scenario, seed, progress)
@@ -160,6 +160,17 @@ def prepare(
         settled, seed, federation, privacy, strategy, disclosed, unit_from, pretrained=pretrained
     )
     return replace(made, attack=_attack(made))
+
+
+def _weights_of(scenario: Scenario) -> list[str]:
+    """Sources of the pretrained weights that a scenario needs."""
+    found = [] if scenario.model.init is None else [scenario.model.init]
+    if scenario.data.features is not None:
+        from fedsim.data.features.network import weights_source
+
+        source = weights_source(scenario.data.features)
+        found += [] if source is None else [source]
+    return found
 
 
 def _attack(prepared: Prepared) -> tuple[Subject, Level] | None:

@@ -173,7 +173,7 @@ def _on_pictures(
         InputError: the network, or its weights, are not those that the model was trained on.
         ValueError: the file does not hold the map.
     """
-    from fedsim.data.features.preparing import frozen_network
+    from fedsim.data.features.network import frozen_network
 
     assert about.features is not None
     settings = Features(network=about.features["network"], weights=about.features["weights"])

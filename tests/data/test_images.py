@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import fedsim.data.images
+import fedsim.data.processes
 from fedsim.data.images import decode_files, doubts_note, read_image
 from fedsim.errors import RunError
 
@@ -231,7 +232,7 @@ def test_a_process_that_dies_is_a_failed_run(tmp_path, monkeypatch):
     paths = [tmp_path / f"{i}.png" for i in range(70)]
     monkeypatch.setattr(fedsim.data.images, "read_image", die)
     monkeypatch.setattr(
-        fedsim.data.images,
+        fedsim.data.processes,
         "ProcessPoolExecutor",
         partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork")),
     )

@@ -579,6 +579,25 @@ def test_a_stand_in_is_generated_once_for_its_parameters(tmp_path, monkeypatch):
     assert calls == [6, 8, 6, 6]
 
 
+def test_what_helps_to_make_a_stand_in_is_no_parameter_of_it(tmp_path, monkeypatch):
+    given = []
+
+    def helped(size: int, *, images: int = 6, workers: int = 1, progress=None) -> Embedded:
+        given.append(workers)
+        progress(images, images, "drawing images")
+        return stripes(size, images=images)
+
+    monkeypatch.setattr(Stripes, "embedded", staticmethod(helped))
+    told = []
+    for workers in (2, 1):
+        prepared(
+            None, tmp_path, Stripes(), workers=workers, progress=lambda *words: told.append(words)
+        )
+    assert (given, told) == ([2], [(6, 6, "drawing images")])
+    with pytest.raises(InputError, match=r"data\.embedded\.workers: is unknown"):
+        prepared(None, tmp_path, Stripes(), embedded={"workers": 2})
+
+
 def test_parameters_of_the_stand_in_are_ignored_with_a_root(root, tmp_path):
     assert prepared(root, tmp_path / "cache", embedded={"nonsense": 1}).source == "path"
 

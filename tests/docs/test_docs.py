@@ -347,7 +347,7 @@ def test_every_parameter_is_listed_with_its_default(place: str) -> None:
     listed = PARAMETERS[place]
     supplied = {"num_classes", "in_channels", "image_size", "patch", "size", "inner"}
     supplied |= {"in_features"}
-    supplied |= {"task"} if place.endswith(":skin_phantom") else set()
+    supplied |= {"task", "workers", "progress"} if place.endswith(":skin_phantom") else set()
     signature = inspect.signature(found_at(place)).parameters
     known = {
         name: list(p.default) if isinstance(p.default, tuple) else p.default

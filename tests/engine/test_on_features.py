@@ -16,6 +16,7 @@ from PIL import Image
 from fedsim import Result
 from fedsim.data.features import extracting
 from fedsim.engine.federation import build_federation
+from fedsim.engine.prepare import prepare
 from fedsim.errors import InputError
 from fedsim.folder.runfolder import RunFolder
 from fedsim.registry import default_registry
@@ -99,6 +100,49 @@ def test_features_are_computed_once_for_all_seeds_and_heads(
     monkeypatch.setattr(extracting, "_compute", compute)
     run_tiny(*ON_FEATURES, seed=1)
     run_tiny(*ON_FEATURES, "data.features.whiten=0")
+
+
+def test_what_is_in_the_cache_is_used_without_the_network(
+    run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_tiny(*ON_FEATURES)
+
+    def build(*arguments: object) -> None:
+        raise AssertionError("nobody needs it")
+
+    monkeypatch.setattr("fedsim.data.features.network.require_module", build)
+    again = run_tiny(*ON_FEATURES)
+    assert (
+        RunFolder.open(first.folder).read_json("run.json")["data"]
+        == (RunFolder.open(again.folder).read_json("run.json")["data"])
+    )
+
+
+def test_a_damaged_note_of_a_network_is_written_anew(
+    run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
+    run_tiny(*ON_FEATURES)
+    (note,) = (tmp_path / "cache" / "networks").glob("*.txt")
+    digest = note.read_text()
+    note.write_text("0" * 10)
+    run_tiny(*ON_FEATURES)
+    assert note.read_text() == digest
+
+
+def test_a_download_of_weights_is_told_before_data_are_prepared(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def file_of(source: str, say: Callable[[str], None]) -> None:
+        say(f"fetching {source}")
+        raise InputError("no network")
+
+    said: list[str] = []
+    monkeypatch.setattr("fedsim.engine.prepare.file_of", file_of)
+    scenario = load(tiny, ("data.features=dinov2_vits14", "model=linear"))
+    with pytest.raises(InputError, match="no network"):
+        prepare(scenario, 0, said.append)
+    assert said == ["fetching dinov2_vits14"]
 
 
 def test_scaled_otherwise_they_are_other_data(tiny: Path) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.data.images import end_with_parent, reserve
+from fedsim.data.images import reserve
 from fedsim.data.kept import found_whole, read_about, read_array, unusable, write_about
+from fedsim.data.processes import end_with_parent
 from fedsim.errors import InputError, Problem, RunError
 from fedsim.files import sync
 from fedsim.locks import waited
@@ -44,7 +45,7 @@ Progress = Callable[..., None]
 
 def features_of(
     images: NDArray[np.uint8],
-    network: Network,
+    network: Callable[[], Network],
     folder: Path,
     *,
     workers: int = 1,
@@ -55,8 +56,8 @@ def features_of(
 
     Args:
         images: uint8 [n, H, W, C].
-        network: its `features` maps normalised images [b, C, H, W] to [b, d]; it is put into
-            evaluation mode.
+        network: makes the network, where features are to be computed. Its `features` maps
+            normalised images [b, C, H, W] to [b, d]; it is put into evaluation mode.
         folder: its name must say all that the features depend on.
         workers: processes that compute.
         progress: called with images done, images in all, and `what`.
@@ -84,7 +85,7 @@ def features_of(
                     shutil.rmtree(part, ignore_errors=True)
                     return found
                 if mine is not None and _inode(part) == mine:
-                    _compute(images, network.eval(), part, workers, progress, what)
+                    _compute(images, network().eval(), part, workers, progress, what)
                     _finish(part, folder)
                     return _opened(folder, count)
     except OSError as error:

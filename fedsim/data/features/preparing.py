@@ -2,122 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedsim.data.copies import digests, in_common
 from fedsim.data.dataset import method_of
 from fedsim.data.features.extracting import FORMAT, Progress, checksum, features_of
 from fedsim.data.features.mapping import fit_map
+from fedsim.data.features.network import frozen_network
 from fedsim.data.features.store import FeatureStore, map_features
 from fedsim.data.finding import images_below
 from fedsim.data.images import decode_files
 from fedsim.data.source import hashed
 from fedsim.data.store import Store
 from fedsim.errors import InputError, Problem
-from fedsim.models.build import require_module
-from fedsim.pretrained.catalogue import CATALOGUE
-from fedsim.pretrained.loading import load_pretrained
-from fedsim.raising import plugin_code
-from fedsim.randomness import Streams, isolated
-from fedsim.registry import construct, default_registry
-from fedsim.scenario.checks import MODEL_FILE, SUPPLIED
-from fedsim.scenario.schema import Data, Features
+from fedsim.scenario.schema import Data
 
 PUBLIC_SEED = 7
 """Of the generated images that teach the public map; data that are generated themselves have seed 0
 unless they say otherwise."""
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A network whose weights nobody changes.
-
-    Attributes:
-        network: the module; its `features` maps normalised images to vectors.
-        name: what the scenario calls it.
-        weights_sha256: of the file that its weights are from; "" for random ones.
-        digest: of the weights as they are, and of the code of a network that is not fedsim's own.
-        whiten: whether whitening its features helps, as far as known: 0 to 1.
-    """
-
-    network: torch.nn.Module
-    name: str
-    weights_sha256: str
-    digest: str
-    whiten: float
-
-
-def frozen_network(features: Features, size: int) -> Frozen:
-    """The network that a scenario names, with its weights.
-
-    A name of the catalogue of pretrained weights stands for the model that they are for, and a
-    model file that fedsim wrote for the model in it. Without weights a model's are drawn, from a
-    seed that is always the same.
-
-    Raises:
-        InputError: there is no such network, it does not take images of this size, it has no
-            features, or the weights do not fit.
-    """
-    known = CATALOGUE.get(features.network)
-    plugin = features.network if known is None else known.model
-    source = features.weights or (None if known is None else known.name)
-    parameters: dict[str, Any] = {}
-    if features.network.endswith(MODEL_FILE):
-        plugin, parameters = _architecture(Path(features.network))
-        source = source or features.network
-    registry = default_registry()
-    arguments = {"num_classes": 2, "in_channels": 3, "image_size": size}
-    with (
-        isolated(Streams(0).sequence("model")),
-        plugin_code(f"data.features: the network {plugin!r} cannot be built for {size} px"),
-    ):
-        built = construct(registry.resolve("models", plugin), parameters, **arguments)
-    network = require_module(built, plugin)
-    if not callable(getattr(network, "features", None)):
-        raise InputError(
-            f"data.features.network: {plugin!r} has no `features`, which make vectors of images",
-            hint="choose an image classifier, or a network that `fedsim weights ls` lists",
-        )
-    sha256 = "" if source is None else load_pretrained(network, source)
-    whiten = 1.0 if known is None else known.whiten
-    return Frozen(network.eval(), features.network, sha256, _digest(network), whiten)
-
-
-def _digest(network: torch.nn.Module) -> str:
-    """SHA-256 of a network's state, and of its file where that is not a part of fedsim."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-    kind = type(network)
-    if not kind.__module__.startswith("fedsim."):
-        with contextlib.suppress(OSError, TypeError):  # of a class without a file
-            found.update(Path(inspect.getfile(kind)).read_bytes())
-    return found.hexdigest()
-
-
-def _architecture(path: Path) -> tuple[str, dict[str, Any]]:
-    """The model plugin of a model file, and its parameters; InputError where it is none."""
-    from fedsim.trained.files import read_about
-
-    about = read_about(path)
-    if about.features is not None or about.of_volumes:
-        raise InputError(
-            f"data.features.network: {path} is no model of images",
-            hint="name the file of a model that was trained on images, without data.features",
-        )
-    own = {k: v for k, v in about.arguments.items() if k not in SUPPLIED["models"]}
-    return about.architecture, own
 
 
 def prepare_features(
@@ -145,7 +53,7 @@ def prepare_features(
     """
     features = data.features
     assert features is not None
-    frozen = frozen_network(features, data.size)
+    frozen = frozen_network(features, data.size, cache)
     about = {
         "network": frozen.name,
         "weights": features.weights,
@@ -158,7 +66,7 @@ def prepare_features(
         key = hashed([FORMAT, about, fingerprint])
         return features_of(
             images,
-            frozen.network,
+            lambda: frozen.network,
             cache / f"features-{key}",
             workers=workers,
             progress=progress,
@@ -170,7 +78,7 @@ def prepare_features(
         whiten = 0.0
     public, what = None, ""
     if features.public or features.public_root:
-        images, fingerprint, what = _public_images(data, dataset, cache, workers)
+        images, fingerprint, what = _public_images(data, dataset, cache, workers, progress)
         if features.public_root is not None:
             _refuse_own(images, store)
         public = computed(images, fingerprint, " of public images")
@@ -201,7 +109,7 @@ def prepare_features(
 
 
 def _public_images(
-    data: Data, dataset: Any, cache: Path, workers: int
+    data: Data, dataset: Any, cache: Path, workers: int, progress: Progress | None
 ) -> tuple[np.ndarray, str, str]:
     """Images that belong to nobody, their fingerprint, and what they are in a word."""
     features = data.features
@@ -209,7 +117,8 @@ def _public_images(
     if features.public_root is not None:
         folder, key = Path(features.public_root), "data.features.public_root"
         files = images_below(folder)
-        return (*read_public(files, data.size, workers, folder=folder, key=key), "public")
+        read = read_public(files, data.size, workers, folder=folder, key=key, progress=progress)
+        return (*read, "public")
     generator = getattr(dataset, "embedded", None)
     accepted: Mapping[str, Any] = inspect.signature(generator).parameters if generator else {}
     if not {"images", "seed"} <= set(accepted):
@@ -229,6 +138,8 @@ def _public_images(
         embedded={"images": features.public, "seed": seed},
         skip_bad=False,
         cache=cache,
+        workers=workers,
+        progress=progress,
     )
     return store.images, store.fingerprint, "generated"
 

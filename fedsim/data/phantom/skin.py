@@ -7,6 +7,7 @@ about skin; they are for running, testing and comparing methods without a downlo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -26,6 +27,7 @@ from fedsim.data.phantom.lesion import (
     Subjects,
     reflectance,
 )
+from fedsim.data.processes import in_processes
 
 Ints = NDArray[np.int64]
 
@@ -33,6 +35,10 @@ COARSEST = 64
 """The fewest samples a side that a picture is drawn with; always at least two a pixel."""
 SAMPLES = 2**17
 """How many samples of pictures are drawn at a time, so that they stay in the processor's cache."""
+LONG = 2**26
+"""From how many samples on it is told how far the drawing is: it takes most of a minute."""
+TASK = 2**21
+"""How many samples a process draws before it tells of them: a second or two."""
 
 PLAN, LESIONS, IMAGES = range(3)
 """What a random stream is for; every lesion and every image has its own."""
@@ -48,6 +54,8 @@ def skin_phantom(
     views: float = 1.3,
     site_shift: float = 1.0,
     seed: int = 0,
+    workers: int = 1,
+    progress: Callable[..., None] | None = None,
 ) -> Embedded:
     """Draw a data set of skin lesions.
 
@@ -66,6 +74,8 @@ def skin_phantom(
         site_shift: how much sites differ in light, colour, optics, hairs, skin and, a little, in
             the share of malignant lesions; from 0 (not at all) to 2.
         seed: of all random numbers, at least 0.
+        workers: processes that draw, where that takes seconds.
+        progress: where it takes long, called with images drawn, images in all, and what is done.
 
     Returns:
         Images uint8 [images, size, size, 3], labels, groups "lesion-00000" ..., sites "site-0" ...
@@ -78,9 +88,15 @@ def skin_phantom(
     pictures = np.empty((images, size, size, 3), dtype=np.uint8)
     count = size * max(2, -(-COARSEST // size))
     chunk = max(1, SAMPLES // count**2)
-    for start in range(0, images, chunk):
-        rows = np.arange(start, min(start + chunk, images))
-        pictures[rows] = _draw(plan, rows, size, grid_axis(count), seed)
+    drawing = _Drawing(plan, size, count, chunk, seed)
+    step = chunk * max(1, TASK // (chunk * count**2))
+    parts = [range(start, min(start + step, images)) for start in range(0, images, step)]
+    done = 0
+    for rows, drawn in in_processes(drawing, parts, workers, "draws images"):
+        pictures[rows] = drawn
+        done += len(rows)
+        if progress is not None and images * count**2 >= LONG:
+            progress(done, images, "drawing images")
     diagnosis, site = plan.diagnosis[plan.lesion], plan.site[plan.lesion]
     if task == "binary":
         labels = np.array([look.malignant for look in DIAGNOSES.values()], np.int64)[diagnosis]
@@ -174,6 +190,27 @@ def _apportion(weights: Floats, total: int) -> Ints:
     often = np.floor(exact).astype(np.int64)
     often[np.argsort(often - exact, kind="stable")[: total - often.sum()]] += 1
     return np.repeat(np.arange(len(weights)), often)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Draws images of a plan, `count` samples a side and `chunk` images at a time."""
+
+    plan: _Plan
+    size: int
+    count: int
+    chunk: int
+    seed: int
+
+    def __call__(self, rows: range) -> tuple[range, NDArray[np.uint8]]:
+        axis = grid_axis(self.count)
+        chunks = [
+            np.arange(start, min(start + self.chunk, rows.stop))
+            for start in range(rows.start, rows.stop, self.chunk)
+        ]
+        return rows, np.concatenate(
+            [_draw(self.plan, chunk, self.size, axis, self.seed) for chunk in chunks]
+        )
 
 
 def _draw(plan: _Plan, rows: Ints, size: int, axis: Floats, seed: int) -> NDArray[np.uint8]:

@@ -70,6 +70,18 @@ def test_a_picture_does_not_depend_on_those_drawn_with_it(
     np.testing.assert_array_equal(together, skin_phantom(size, images=12).images)
 
 
+def test_processes_draw_the_same_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = skin_phantom(16, images=30).images
+    monkeypatch.setattr(skin, "SAMPLES", 10 * 64**2)
+    monkeypatch.setattr(skin, "TASK", 10 * 64**2)
+    monkeypatch.setattr(skin, "LONG", 1)
+    told: list[tuple[int, int, str]] = []
+    both = skin_phantom(16, images=30, workers=2, progress=lambda *words: told.append(words))
+    np.testing.assert_array_equal(alone, both.images)
+    assert told[-1] == (30, 30, "drawing images")
+    assert len(told) == 30 / 10
+
+
 def test_global_random_state_is_left_alone() -> None:
     before = np.random.get_state(legacy=False)["state"]
     skin_phantom(16, images=8)
