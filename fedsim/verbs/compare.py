@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
     from fedsim.report.comparison import Comparison
+    from fedsim.report.over import Over
 
-_FILES = ("csv", "latex", "markdown")
+_FILES = ("csv", "latex", "markdown", "figure")
 
 
 def add(verbs: Verbs) -> None:
@@ -58,7 +59,13 @@ def add(verbs: Verbs) -> None:
         metavar="OLD=NEW",
         help="other names for rows, scenarios or titles, such as isic_noniid_gdd=GDD",
     )
+    one.add_argument(
+        "--over",
+        metavar="KEY",
+        help="with --figure: what the horizontal axis is, such as data.split.fraction, mb_up_total",
+    )
     json_argument(one)
+    one.add_argument("--figure", type=Path, metavar="FILE", help="draw the score over --over (PNG)")
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
@@ -75,6 +82,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     problems += _twice(
         [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
     )
+    if (arguments.over is None) != (arguments.figure is None):
+        one, other = ("--over", "--figure") if arguments.figure is None else ("--figure", "--over")
+        problems.append(Problem(one, f"goes with {other}"))
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
@@ -90,13 +100,18 @@ def _compare(arguments: argparse.Namespace) -> int:
         columns=None if arguments.columns is None else arguments.columns.split(","),
         names=_names(arguments.names or ()),
     )
+    figure = None
+    if arguments.over is not None:
+        from fedsim.report.over import over
+
+        figure = over(comparison, arguments.over)
     if arguments.json:
         print_json(comparison.record())
     else:
         say(comparison.text(shutil.get_terminal_size((120, 24)).columns))
     for line in comparison.left_out:
         say(line, file=sys.stderr)
-    _write(arguments, comparison)
+    _write(arguments, comparison, figure)
     require_whole(damaged)
     return EXIT_DONE
 
@@ -122,17 +137,28 @@ def _names(words: Sequence[str]) -> dict[str, str]:
     return {old.strip(): new.strip() for old, _, new in parts}
 
 
-def _write(arguments: argparse.Namespace, comparison: Comparison) -> None:
+def _write(arguments: argparse.Namespace, comparison: Comparison, figure: Over | None) -> None:
     """Write the files that were asked for."""
     from fedsim.folder.runfolder import write_named
 
-    formats = {"csv": comparison.csv, "latex": comparison.latex, "markdown": comparison.markdown}
+    def drawn() -> bytes:
+        from fedsim.report.over import picture
+
+        assert figure is not None
+        return picture(figure).png
+
+    formats: dict[str, Callable[[], bytes]] = {
+        "csv": lambda: comparison.csv().encode(),
+        "latex": lambda: comparison.latex().encode(),
+        "markdown": lambda: comparison.markdown().encode(),
+        "figure": drawn,
+    }
     for name in _FILES:
         path = getattr(arguments, name)
         if path is None:
             continue
         try:
-            write_named(path, formats[name]().encode())
+            write_named(path, formats[name]())
         except OSError as error:
             raise InputError(f"--{name} {path}: cannot be written: {error.strerror}") from error
         say(f"written: {path}", file=sys.stderr if arguments.json else None)

@@ -24,6 +24,7 @@ from fedsim.report.compare import compare, find_runs, rows_of, table, text
 from fedsim.report.comparison import DIFFERENCE, REACH, WIRE, Comparison
 from fedsim.report.costs import Link
 from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, markdown
+from fedsim.report.over import over, picture
 from fedsim.report.table import printed
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -932,3 +933,69 @@ def test_the_commands_of_the_page_work(
         assert main(shlex.split(command)) == 0, command
     _, err = capsys.readouterr()
     assert not err
+
+
+# --- A score over a setting ----------------------------------------------------------------------
+
+
+def of_fractions(make: Make, *, other: bool = True) -> None:
+    """Three fractions, two seeds, of one or two initialisations."""
+    for fraction in (0.1, 0.3, 1.0):
+        for init in ("random", "mine")[: 1 + other]:
+            for seed in (0, 1):
+                strength = 1.0 + fraction + (init == "mine")
+                split = {"name": "ham10000", "split": {"seed": 0, "fraction": fraction}}
+                settings = {"data": split, "model": {"init": init}}
+                make("a", seed, strength=strength, settings=settings)
+
+
+def test_rows_that_differ_in_the_axis_alone_are_one_line(make: Make, tmp_path: Path) -> None:
+    of_fractions(make)
+    table_ = comparison(tmp_path)
+    drawn = over(table_, "data.split.fraction")
+    assert set(drawn.lines) == {"model.init=random", "model.init=mine"}
+    for points in drawn.lines.values():
+        assert [at for at, _ in points] == [0.1, 0.3, 1.0]
+        assert [one.n for _, one in points] == [2, 2, 2]
+    rows = {line.row.name: line.measures["auc"].mean for line in table_.lines}
+    at_least = drawn.lines["model.init=mine"][0][1]
+    assert at_least.mean == rows["a data.split.fraction=0.1 model.init=mine"]
+    assert picture(drawn).png.startswith(b"\x89PNG")
+
+
+def test_of_one_method_the_line_has_its_name(make: Make, tmp_path: Path) -> None:
+    of_fractions(make, other=False)
+    assert set(over(comparison(tmp_path), "data.split.fraction").lines) == {"a"}
+
+
+def test_over_a_cost_each_row_is_a_point(make: Make, tmp_path: Path) -> None:
+    two_methods(make, up=125_000)
+    drawn = over(comparison(tmp_path), "mb_up_total")
+    assert {name: [at for at, _ in points] for name, points in drawn.lines.items()} == {
+        "a": [1.0],
+        "b": [0.5],
+    }
+    assert picture(drawn).rows[0][:2] == ["a", 1.0]
+
+
+@pytest.mark.parametrize("key", ["data.split.fractions", "model.init", "data", "rounds.x"])
+def test_an_axis_without_numbers_names_the_rows(make: Make, tmp_path: Path, key: str) -> None:
+    of_fractions(make)
+    with pytest.raises(InputError, match="not all rows can be drawn") as caught:
+        over(comparison(tmp_path), key)
+    assert len(caught.value.problems) == 6
+    assert "mb_up_total" in caught.value.hint
+
+
+def test_the_command_draws_it(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_fractions(make)
+    runs, target = str(tmp_path / "runs"), tmp_path / "over.png"
+    words = ["compare", runs, "--over", "data.split.fraction"]
+    assert main([*words, "--figure", str(target)]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert f"written: {target}" in capsys.readouterr().out
+    for half in (words, ["compare", runs, "--figure", str(target)]):
+        assert main(half) == 2
+        assert "goes with" in capsys.readouterr().err
