@@ -147,24 +147,48 @@ def dataset_of(scenario: Scenario) -> Any:
     return construct(default_registry().resolve("datasets", data.name), data.parameters)
 
 
-def open_store(
-    scenario: Scenario,
-    progress: Callable[[int, int], None] | None = None,
-    root: Path | None = None,
-) -> Any:
+def open_store(scenario: Scenario, progress: Callable[[int, int], None] | None = None) -> Any:
     """The scenario's data, prepared if need be; see `Dataset.open`.
-
-    Data of the same kind in another folder, where `root` names one.
 
     Raises:
         InputError: the data, or keys of the scenario that do not go with them.
     """
-    data, dataset = scenario.data, dataset_of(scenario)
+    dataset = dataset_of(scenario)
+    return _opened(scenario, scenario.data.name, dataset, scenario.data_root(), progress)
+
+
+def open_external(
+    scenario: Scenario, progress: Callable[[int, int], None] | None = None
+) -> Any | None:
+    """The data of `evaluation.external.root`, prepared if need be; None where there is none.
+
+    Raises:
+        InputError: the data, or keys of the scenario that do not go with them.
+    """
+    wanted = scenario.evaluation.external
+    if wanted is None or wanted.root is None:
+        return None
+    name, dataset = scenario.data.name, dataset_of(scenario)
+    if wanted.dataset is not None:
+        name = wanted.dataset.name
+        dataset = construct(default_registry().resolve("datasets", name), wanted.dataset.parameters)
+    return _opened(scenario, name, dataset, Path(wanted.root), progress)
+
+
+def _opened(
+    scenario: Scenario,
+    name: str,
+    dataset: Any,
+    root: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> Any:
+    """A data set, prepared as the scenario says, as frozen features where it asks for them."""
+    data = scenario.data
     task_of(dataset, scenario).refuse(scenario)
-    with _preparing(data.name):
+    with _preparing(name):
         store = method_of(dataset, "open")(
-            name=data.name,
-            root=root or scenario.data_root(),
+            name=name,
+            root=root,
             size=data.size,
             embedded=dict(data.embedded),
             skip_bad=data.skip_bad,
@@ -178,11 +202,11 @@ def open_store(
         return store
     from fedsim.data.features.preparing import prepare_features
 
-    with _preparing(data.name):
+    with _preparing(name):
         return prepare_features(
             store,
             data,
-            dataset,
+            dataset_of(scenario),  # Its stand-in teaches the public map.
             cache=cache_folder(),
             workers=os.cpu_count() or 1,
             progress=progress,
@@ -254,7 +278,8 @@ def _external(
             )
         codes = [known.index(name) for name in wanted.sites]
         return store, np.flatnonzero(np.isin(store.sites, codes))
-    other = open_store(scenario, progress, Path(wanted.root))
+    other = open_external(scenario, progress)
+    assert other is not None
     (names, here), (_, there) = task.agrees_in(store), task.agrees_in(other)
     if here != there:
         raise InputError(

@@ -219,6 +219,7 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
     ]
     problems += _check_observers(document, registry, folders)
     problems += _check_features(document, registry)
+    problems += _check_external(document, registry, folders)
     return problems or _check_pairs(document, registry) or check_overrides(document, registry)
 
 
@@ -377,6 +378,23 @@ def _check_features(document: Document, registry: Registry) -> Problems:
         why += ", ".join(CATALOGUE)
         return [(document.place(written), f"{dotted(written)}: {why}")]
     return []
+
+
+def _check_external(document: Document, registry: Registry, folders: list[str]) -> Problems:
+    """The data set plugin of `evaluation.external`."""
+    path: KeyPath = ("evaluation", "external", "dataset")
+    block = document.get(path)
+    block = {"name": block} if isinstance(block, str) else block
+    if not isinstance(block, dict) or not isinstance(name := block.get("name"), str):
+        return []  # the schema says so
+    factory, why = _resolved(registry, "datasets", name, folders)
+    if why:
+        return [(document.place(path), f"{dotted(path)}: {why}")]
+    given = {key: value for key, value in block.items() if key != "name"}
+    return [
+        (document.place((*path, key) if key else path), f"{dotted((*path, key))}: {message}")
+        for key, message in check_parameters(factory, given, known={"name"})
+    ]
 
 
 def _network(document: Document) -> tuple[KeyPath, Any]:

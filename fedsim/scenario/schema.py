@@ -351,15 +351,19 @@ class External(Block):
     Attributes:
         sites: sites of the scenario's data that take no part.
         root: another folder, of a data set as `data` describes it.
+        dataset: the data set plugin that reads `root`, with its options, where it is another one.
     """
 
     sites: tuple[StrictStr, ...] = ()
     root: StrictStr | None = None
+    dataset: NamedPlugin | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> External:
         if bool(self.sites) == (self.root is not None):
             raise PydanticCustomError("external", "expected one of sites and root")
+        if self.dataset is not None and self.root is None:
+            raise PydanticCustomError("external", "dataset says how root is read: give root")
         return self
 
 

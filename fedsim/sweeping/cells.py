@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedsim.engine.checkpoint import Checkpoints
-from fedsim.engine.federation import open_store
+from fedsim.engine.federation import open_external, open_store
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.folder.identity import edited, has_identity
 from fedsim.folder.runfolder import RunFolder, missing_of
@@ -221,10 +221,8 @@ def fingerprints(
         activate_plugins(cell.scenario)
         try:
             fingerprint = open_store(cell.scenario, progress).fingerprint
-            external = cell.scenario.evaluation.external
-            if external is not None and external.root is not None:
-                other = open_store(cell.scenario, progress, Path(external.root)).fingerprint
-                fingerprint = f"{fingerprint}+{other}"
+            if (other := open_external(cell.scenario, progress)) is not None:
+                fingerprint = f"{fingerprint}+{other.fingerprint}"
             found[key] = fingerprint
         except InputError as error:
             problems += [Problem(cell.label, error.headline), *error.problems]

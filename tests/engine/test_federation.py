@@ -74,6 +74,51 @@ def test_external_data_of_others_are_accepted(scenario, tmp_path):
     assert len(federation.external_view()) == 12
 
 
+def as_isic(root: Path, seeds: range) -> Path:
+    """Pictures in the layout of ISIC 2020."""
+    (root / "train").mkdir(parents=True)
+    lines = ["image_name,patient_id,target"]
+    for seed in seeds:
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "train" / f"ISIC_{seed}.jpg")
+        lines.append(f"ISIC_{seed},q{seed},{seed % 2}")
+    (root / "train.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_external_data_may_lie_in_another_layout(scenario, tmp_path):
+    rows = [(i, ("benign", "malignant")[i % 2], f"p{i}", "ab"[i // 6]) for i in range(12)]
+    here, there = folder(tmp_path / "h", rows), as_isic(tmp_path / "t", range(100, 108))
+    words = f"evaluation.external={{root: {there}, dataset: isic2020}}"
+    federation = built(scenario, here, words)
+    assert len(federation.external_view()) == 8
+    assert federation.external_view().labels.tolist() == [0, 1] * 4
+    on_features = ("data.features={network: convnet, public: 0, whiten: 0}", "model=linear")
+    vectors = built(scenario, here, words, *on_features).external_view()
+    assert vectors.images().shape == (8, *built(scenario, here, *on_features).task.input_shape)
+
+
+def test_external_data_of_other_classes_are_refused(scenario, tmp_path):
+    here, there = folder(tmp_path / "h", usual()), as_isic(tmp_path / "t", range(100, 108))
+    with pytest.raises(InputError, match=r"evaluation\.external\.root has the classes benign"):
+        built(scenario, here, f"evaluation.external={{root: {there}, dataset: isic2020}}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{sites: [a], dataset: folder}", "dataset says how root is read"),
+        ("{root: x, dataset: foldr}", "did you mean 'folder'"),
+        ("{root: x, dataset: {name: ham10000, tasks: binary}}", "did you mean 'task'"),
+        ("{root: x, dataset: {name: ham10000, task: other}}", "evaluation.external.dataset.task"),
+    ],
+)
+def test_a_wrong_data_set_of_external_data_is_told(scenario, words, message):
+    with pytest.raises(InputError) as caught:
+        load(str(scenario), [f"evaluation.external={words}"])
+    assert message in str(caught.value)
+
+
 def test_external_data_with_records_in_common_are_refused(scenario, tmp_path):
     here = folder(tmp_path / "h", usual())
     there = folder(tmp_path / "t", [*usual(0, "q")[:3], *usual(100, "q")[3:]])
