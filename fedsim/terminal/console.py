@@ -46,6 +46,7 @@ class Console(Observer):
         self._task: TaskFacts | None = None
         self._last = 0.0
         self._since: tuple[str, int, float] | None = None
+        self._told = 0
 
     @property
     def bars(self) -> bool:
@@ -81,8 +82,9 @@ class Console(Observer):
 
     def _left(self, what: str, done: int, total: int) -> str:
         """About how long it will take, from the first line about it on; "" where nobody knows."""
-        if self._since is None or self._since[0] != what or done < self._since[1]:
+        if self._since is None or self._since[0] != what or done < self._told:
             self._since = (what, done, time.monotonic())
+        self._told = done
         _, before, began = self._since
         if not before < done < total:
             return ""

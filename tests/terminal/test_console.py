@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,21 @@ def test_many_failures_are_told_by_reason(capsys: pytest.CaptureFixture[str]) ->
 def test_few_failures_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     failed = [{"client": k, "reason": "no disk"} for k in range(19)]
     assert told(capsys, 1000, failed).count("failed: no disk") == 19
+
+
+def test_what_is_left_is_of_the_work_at_hand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second work of the same words is not timed from the start of the first."""
+    clock = iter(range(100, 10_000, 20))
+    monkeypatch.setattr("fedsim.terminal.console.time.monotonic", lambda: float(next(clock)))
+    console = Console()
+    for done in (50, 100):
+        console.preparing(done, 100, "drawing images")
+    for _ in range(50):  # half an hour of something else
+        next(clock)
+    for done in (60, 80):
+        console.preparing(done, 100, "drawing images")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "drawing images: 60 of 100"
+    assert re.fullmatch(r"drawing images: 80 of 100, about \d+ s left", lines[3])

@@ -131,6 +131,11 @@ def _public_images(
     # Where the data are generated themselves, others are taken.
     seed = PUBLIC_SEED + (data.root is None and data.embedded.get("seed", 0) == PUBLIC_SEED)
     drawn: Callable[..., Store] = method_of(dataset, "open")
+
+    def told(done: int, total: int, what: str) -> None:
+        assert progress is not None
+        progress(done, total, f"{what} for the public map")
+
     store = drawn(
         name=data.name,
         root=None,
@@ -139,7 +144,7 @@ def _public_images(
         skip_bad=False,
         cache=cache,
         workers=workers,
-        progress=progress,
+        progress=None if progress is None else told,
     )
     return store.images, store.fingerprint, "generated"
 
