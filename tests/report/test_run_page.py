@@ -343,6 +343,20 @@ def test_privacy_is_told_in_words(make_run: Callable[..., Path]) -> None:
     assert "It does not cover what is listed here" in text
 
 
+@pytest.mark.parametrize(
+    ("accountant", "mechanism"),
+    [("prv", "DP-SGD: gradients of each step"), ("analytic", "Gaussian mechanism, once")],
+)
+def test_a_sum_sent_once_is_not_called_training(
+    make_run: Callable[..., Path], accountant: str, mechanism: str
+) -> None:
+    plan = PLAN | {"accountants": {"epsilon_planned": accountant}}
+    folder = make_run([round_row(1)], privacy=plan)
+    known = {"epsilon": 3.0, "epsilon_rdp": 3.2, "delta": 1e-5, "unit": "record"}
+    change(folder, "summary.json", **known, accountant=accountant, certified=True)
+    assert mechanism in told(page_of(folder))
+
+
 def test_a_claim_without_a_proof_is_no_guarantee(make_run: Callable[..., Path]) -> None:
     folder = make_run([round_row(1)], privacy=PLAN | {"certified": False})
     change(folder, "summary.json", epsilon=None, epsilon_claimed=2.0, certified=False, delta=1e-5)

@@ -201,7 +201,10 @@ def _released(record: Record, *, private: bool) -> list[Block]:
 def _planned(plan: Mapping[str, Any]) -> list[Block]:
     """What a private run was to release: the mechanism, and what it is for each client."""
     rows = [
-        (_NAMES.get(key, spoken(key)), _value(key, value))
+        (
+            _NAMES.get(key, spoken(key)),
+            _mechanism(plan) if key == "mechanism" else _value(key, value),
+        )
         for key, value in plan.items()
         if key not in ("clients", "unit_note", "trust_note", "accountants") and value is not None
     ]
@@ -217,9 +220,19 @@ def _value(key: str, value: Any) -> Any:
         return _ACROSS.get(str(value), value)
     if key == "unit":
         return unit_name(value)
-    if key == "mechanism" and value == "dp_sgd":
-        return "DP-SGD: gradients of each step are clipped, and noise is added to their sum"
     return value
+
+
+def _mechanism(plan: Mapping[str, Any]) -> Any:
+    """What makes releases private, in words: steps of training, or one sum."""
+    if plan.get("mechanism") != "dp_sgd":
+        return plan.get("mechanism")
+    accountants = plan.get("accountants")
+    if isinstance(accountants, Mapping) and accountants.get("epsilon_planned") == "analytic":
+        return (
+            "Gaussian mechanism, once: what each unit adds to a sum is clipped, and noise is added"
+        )
+    return "DP-SGD: gradients of each step are clipped, and noise is added to their sum"
 
 
 def _each(clients: Mapping[str, Mapping[str, Any]]) -> list[Block]:
