@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from fedsim.observers.base import End, Observer
 from fedsim.raising import one_line
-from fedsim.report.page import write_report
-from fedsim.trained.card import write_card
 
 
 class Page(Observer):
@@ -24,6 +22,10 @@ class Page(Observer):
         """Write `report/` and the card of a run that is done."""
         if end.status != "done":
             return
+        # What draws and fills templates is imported when there is something to draw.
+        from fedsim.report.page import write_report
+        from fedsim.trained.card import write_card
+
         try:
             write_report(end.folder)
         except Exception as error:

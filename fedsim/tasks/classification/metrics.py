@@ -115,13 +115,39 @@ def _ranking(
     labels: NDArray[np.int64], probabilities: NDArray[np.floating], scored: NDArray[np.intp]
 ) -> tuple[float, float]:
     """Mean area under the ROC curve and mean average precision of the classes `scored`."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    sides = [(labels == number, probabilities[:, number]) for number in scored]
+    counts = [_counts(labels == number, probabilities[:, number]) for number in scored]
     return (
-        float(np.mean([roc_auc_score(*side) for side in sides])),
-        float(np.mean([average_precision_score(*side) for side in sides])),
+        float(np.mean([_area(*sides) for sides in counts])),
+        float(np.mean([_average_precision(*sides) for sides in counts])),
     )
+
+
+# As scikit-learn computes them, to the bit: importing it takes longer than many a run.
+def _counts(
+    positive: NDArray[np.bool_], scores: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Negative and positive records with at least each score that occurs, from the highest on."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(positive[order], dtype=np.float64)[ends]
+    return 1 + ends - hits, hits
+
+
+def _area(false: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    """Area under the ROC curve by the trapezoidal rule; both kinds of records occur."""
+    if len(false) > 2:  # Points on a straight line between others change last bits only.
+        corners = np.flatnonzero((np.diff(false, 2) != 0) | (np.diff(true, 2) != 0)) + 1
+        kept = np.concatenate(([0], corners, [len(false) - 1]))
+        false, true = false[kept], true[kept]
+    false, true = np.append(0.0, false), np.append(0.0, true)
+    return float(np.trapezoid(true / true[-1], false / false[-1]))
+
+
+def _average_precision(false: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    """Sum of the precision at each recall, weighted by the recall that it adds."""
+    precision = np.append((true / (true + false))[::-1], 1.0)
+    recall = np.append((true / true[-1])[::-1], 0.0)
+    return float(max(0.0, -np.sum(np.diff(recall) * precision[:-1])))
 
 
 def _require_scorable(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> None:
