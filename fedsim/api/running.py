@@ -35,7 +35,7 @@ def run(
         overrides: "key.sub=value", as on the command line.
         seed: the seed; by default the first of the scenario's `seeds`.
         runs: folder to make the run folder in.
-        backend: "inline" or "ray"; by default the scenario's.
+        backend: "auto", "inline" or "ray"; by default the scenario's.
         workers: clients that run at a time; by default the scenario's.
         quiet: print nothing.
         observers: objects that watch the run, beside those that the scenario names.

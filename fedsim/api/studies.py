@@ -96,7 +96,7 @@ def sweep(
         seeds: a number is a count, 3 is the seeds 0, 1, 2; a list is the seeds; by default the
             scenarios' own.
         runs: the folder of runs.
-        backend: "inline" or "ray"; by default the scenarios'.
+        backend: "auto", "inline" or "ray"; by default the scenarios'.
         workers: clients that run at a time; by default the scenarios'.
         jobs: runs at a time; by default as many as fit.
         dry_run: run nothing, only say what would be done.
@@ -230,7 +230,7 @@ def curve(
         metric: by default the headline of the task, such as "auc".
         name: of the folder; by default the scenarios' names.
         runs: the folder of runs.
-        backend: "inline" or "ray"; by default the scenarios'.
+        backend: "auto", "inline" or "ray"; by default the scenarios'.
         workers: clients that run at a time; by default the scenarios'.
         jobs: runs at a time; by default as many as fit.
         quiet: print nothing.

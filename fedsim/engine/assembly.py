@@ -20,7 +20,9 @@ from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scoring
 from fedsim.engine.strategies import history_of, quiet_flower
 from fedsim.folder.runfolder import RunFolder
+from fedsim.grid.auto import AutoGrid
 from fedsim.grid.base import BaseGrid
+from fedsim.grid.choosing import Choice, settled
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.machine import cores, gpus, require_resources, workers_on
 from fedsim.grid.progress import Board, Steps
@@ -49,6 +51,7 @@ def assembled(
     *,
     step_limit: int | None = None,
     verbose: bool = False,
+    chosen: Callable[[Choice], None] | None = None,
 ) -> Iterator[Rounds]:
     """The loop of a run, with all that it needs, for as long as the context lasts.
 
@@ -58,6 +61,7 @@ def assembled(
         folder: where checkpoints are kept, and what one-shot clients sent; None for trials.
         step_limit: the steps after which each loop of local work stops: a trial, which runs inline.
         verbose: let Ray print.
+        chosen: is told where clients run, once that is known.
     """
     observers = Observers() if observers is None else observers
     scenario = prepared.scenario
@@ -76,7 +80,7 @@ def assembled(
         traffic: list[dict[str, Any]] = []
         ledger = TrafficLedger(_sink(traffic, observers))
         progress = _Progress(board, observers)
-        grid = grid_of(job, ledger, progress.tick, verbose=verbose)
+        grid = grid_of(job, ledger, progress.tick, verbose=verbose, chosen=chosen)
         progress.grid = grid
         grid.buffers = buffers
         checkpoints = None if folder is None else Checkpoints(folder, observers.note)
@@ -216,14 +220,26 @@ def job_of(
 
 
 def grid_of(
-    job: Job, ledger: TrafficLedger, tick: Callable[[], None], *, verbose: bool = False
+    job: Job,
+    ledger: TrafficLedger,
+    tick: Callable[[], None],
+    *,
+    verbose: bool = False,
+    chosen: Callable[[Choice], None] | None = None,
 ) -> BaseGrid:
-    """What runs the clients: this process, or Ray's."""
-    if job.scenario.resources.backend == "inline" or job.step_limit is not None:
+    """What runs the clients: this process, or Ray's, or what is faster; `chosen` is told which."""
+    if job.step_limit is not None:
+        return InlineGrid(job, ledger, tick)
+    tell = chosen if chosen is not None else lambda choice: None
+    workers = worker_count(job.scenario, len(job.names))
+    choice = settled(job.scenario, workers)
+    if choice is None:
+        return AutoGrid(job, ledger, tick, workers=workers, chosen=tell, verbose=verbose)
+    tell(choice)
+    if choice.backend == "inline":
         return InlineGrid(job, ledger, tick)
     from fedsim.grid.ray import RayGrid
 
-    workers = worker_count(job.scenario, len(job.names))
     return RayGrid(job, ledger, tick, workers=workers, verbose=verbose)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.engine.checkpoint import strategy_state
 from fedsim.folder.runfolder import cpu
+from fedsim.grid.choosing import RAY_MB
 from fedsim.grid.machine import cores
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 _REPORT_MB = 1.5
 # A line of traffic.jsonl.
 _LINE_BYTES = 250
-# What Ray's own processes take on one machine.
-_RAY_MB = 400.0
 _CHECKPOINTS = 2  # that are kept
 
 
@@ -68,7 +67,7 @@ def memory_mb(peak_mb: float, workers: int, inline: bool) -> float:
     An upper bound: each of Ray's workers is counted as large as the trial, which also held what
     only the driver holds.
     """
-    return peak_mb if inline else peak_mb * (1 + workers) + _RAY_MB
+    return peak_mb if inline else peak_mb * (1 + workers) + RAY_MB
 
 
 def disk_mb(rounds: Rounds, one_shot: bool) -> float:

@@ -10,6 +10,8 @@ from fedsim.engine.costing import Estimate, disk_mb, folder_mb, machine, memory_
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.wording import epsilon_at_the_end
+from fedsim.grid.choosing import choose, settled
+from fedsim.grid.machine import available_mb
 from fedsim.grid.progress import Steps
 from fedsim.observers.base import End, Run
 from fedsim.observers.telling import Observers
@@ -46,18 +48,21 @@ def _costs(prepared: Prepared, rounds: Rounds, scoring: float) -> Estimate:
     up, down = rounds.ledger.total_megabytes()
     server = rounds.server.steps
     assert isinstance(server, Steps)
-    workers = worker_count(scenario, clients)
-    inline = scenario.resources.backend == "inline"
+    client_seconds = sum(rounds.grid.estimated_seconds.values()) * planned
+    fit, peak = worker_count(scenario, clients), rounds.peak_rss_mb()
+    choice = settled(scenario, fit) or choose(
+        client_seconds, clients * planned, fit, process_mb=peak, free_mb=available_mb()
+    )
     scored = math.ceil(planned / scenario.evaluation.every) + 1
     return Estimate(
         rounds=planned,
         clients=clients,
         mb_up=up * planned,
         mb_down=down * planned,
-        client_seconds=sum(rounds.grid.estimated_seconds.values()) * planned,
+        client_seconds=client_seconds,
         server_seconds=server.estimated_seconds * planned + scoring * scored,
-        workers=workers,
-        memory_mb=memory_mb(rounds.peak_rss_mb(), workers, inline),
+        workers=choice.workers,
+        memory_mb=memory_mb(peak, choice.workers, choice.backend == "inline"),
         disk_mb=disk_mb(rounds, prepared.one_shot),
         prepared_mb=folder_mb(prepared.federation.store.folder),
         epsilon="" if prepared.privacy is None else epsilon_at_the_end(prepared.privacy),

@@ -28,6 +28,7 @@ from fedsim.folder.identity import (
     sealed,
 )
 from fedsim.folder.runfolder import RunFolder, now, plain, remove_unfinished
+from fedsim.grid.choosing import Choice
 from fedsim.grid.machine import require_resources
 from fedsim.ledger.privacy import describe
 from fedsim.locks import held
@@ -206,7 +207,9 @@ class _Life:
 
     def _rounds(self) -> None:
         """All that can fail."""
-        with assembled(self.prepared, self.observers, self.folder, verbose=self.verbose) as rounds:
+        with assembled(
+            self.prepared, self.observers, self.folder, verbose=self.verbose, chosen=self._chosen
+        ) as rounds:
             if self.resumed:
                 _restore(rounds)
             self.status = "failed"
@@ -219,6 +222,13 @@ class _Life:
                     "bits that the run began with"
                 )
             self.observers.finish(found)
+
+    def _chosen(self, choice: Choice) -> None:
+        """Where clients run is known; said where the scenario leaves it open."""
+        self.entries["backend"] = choice.record()
+        self._write("running", None)
+        if self.prepared.scenario.resources.backend == "auto":
+            self.observers.note(choice.line())
 
     def _begin(self, rounds: Rounds) -> None:
         prepared = self.prepared

@@ -105,6 +105,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
             scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.disclosed
         ),
         "overrides": describe_overrides(scenario, federation.forget),
+        "backend": None,
         **environment(),
         "started": now(),
         "finished": None,

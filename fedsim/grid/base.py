@@ -42,6 +42,7 @@ class BaseGrid(Grid):
         failures: messages of the current round without a usable reply.
         charged: in a private run, the clients that may still be asked to train in this exchange;
             else None. What was not charged is not asked.
+        in_flight: the clients that are at work.
         delays: exchange of the current round -> seconds of simulated delay of each client that
             answered in it.
     """
@@ -107,6 +108,22 @@ class BaseGrid(Grid):
     def client(self, message: Message) -> int:
         """The number of the client that a message goes to."""
         return self._client_of[message.metadata.dst_node_id]
+
+    def share(self, other: BaseGrid) -> None:
+        """Work for another grid: with its clients, at its place in the run."""
+        self.contexts, self.replies = other.contexts, other.replies
+        self.failures, self.in_flight = other.failures, other.in_flight
+        self.peak_rss_mb, self.estimated_seconds = other.peak_rss_mb, other.estimated_seconds
+        self.round, self.exchange, self._phase = other.round, other.exchange, other._phase
+
+    def _at_work_are(self, clients: set[int]) -> None:
+        """Note, in the set that others share, who is at work."""
+        self.in_flight.clear()
+        self.in_flight.update(clients)
+
+    def _records(self, message: Message) -> int:
+        """Training records of the client that a message goes to."""
+        return len(self.job.train[self.job.names[self.client(message)]])
 
     def _keep(
         self, message: Message, reply: Message, context: Context, spent: Spent, worker: str

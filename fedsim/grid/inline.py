@@ -8,11 +8,20 @@ from flwr.app import Message
 
 from fedsim.errors import DivergedError, FedsimError
 from fedsim.grid.base import BaseGrid
+from fedsim.grid.choosing import Choice
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.method.faults import Failure
 from fedsim.raising import one_line, reraise_interruption, short_traceback
 from fedsim.wire import flower
+
+
+class LeftOffError(BaseException):
+    """A tick's way to leave a client off that is to be asked elsewhere; no client may catch it."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__(choice)
+        self.choice = choice
 
 
 class InlineGrid(BaseGrid):
@@ -29,7 +38,7 @@ class InlineGrid(BaseGrid):
             # All messages of a broadcast share one content: a client that edits its own must not
             # be seen by the next.
             own = flower.make_message(flower.shallow(message.content), message.metadata)
-            self.in_flight = {self.client(message)}
+            self._at_work_are({self.client(message)})
             context = self.contexts[message.metadata.dst_node_id]
             before = flower.shallow(context.state)
             outcome: Message | Failure
@@ -41,6 +50,9 @@ class InlineGrid(BaseGrid):
                 outcome = self.failure(self.client(message), "diverged", str(error))
             except FedsimError:
                 raise
+            except LeftOffError:
+                context.state = before
+                raise
             except BaseException as error:
                 reraise_interruption(error)
                 # What the client wrote before it failed is lost, as it is with a worker's copy.
@@ -49,5 +61,5 @@ class InlineGrid(BaseGrid):
                     self.client(message), "error", one_line(error), short_traceback(error)
                 )
             finally:
-                self.in_flight = set()
+                self._at_work_are(set())
             yield outcome

@@ -378,12 +378,12 @@ class RayGrid(BaseGrid):
             with _ray_lives():
                 while following < len(messages):
                     while idle and (near := [i for i in waiting if i < following + window]):
-                        index = max(near, key=lambda i: (self._records_of(messages[i]), -i))
+                        index = max(near, key=lambda i: (self._records(messages[i]), -i))
                         waiting.remove(index)
                         worker = idle.pop(0)
                         reference = self._submit(worker, messages[index], shared)
                         flying[reference] = _Flight(index, worker, time.monotonic())
-                    self.in_flight = {self.client(messages[f.place]) for f in flying.values()}
+                    self._at_work_are({self.client(messages[f.place]) for f in flying.values()})
                     _require_ray()
                     pending = [*flying, *starting]
                     ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
@@ -420,7 +420,7 @@ class RayGrid(BaseGrid):
                 shutdown()
             raise
         finally:
-            self.in_flight = set()
+            self._at_work_are(set())
             # Left early: a client failed, or the consumer stopped. The others are still at work.
             if flying and _dead():
                 shutdown()
@@ -454,9 +454,6 @@ class RayGrid(BaseGrid):
         cause = str(error).strip().partition("\n")[0]
         reason = f"its worker process died twice: {cause} Out of memory? Try --workers 1"
         return self.failure(self.client(message), "worker", reason)
-
-    def _records_of(self, message: Message) -> int:
-        return len(self.job.train[self.job.names[self.client(message)]])
 
     def _window(self, messages: list[Message]) -> int:
         """How many unfinished messages may be open ahead of the next reply to hand on."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.clientapp import ClientApp
 
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.randomness import Streams
 from fedsim.registry import construct, default_registry
 
 if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
     from fedsim.method.client import Client
     from fedsim.scenario.schema import Appearance, Scenario
 
@@ -49,6 +50,8 @@ def make_client(scenario: Scenario, name: str | None) -> Client | ClientApp:
     Raises:
         InputError: the name stands for no client method, or no wrapper.
     """
+    from flwr.clientapp import ClientApp
+
     from fedsim.method.client import Client
     from fedsim.method.wrapper import Wrapper
 

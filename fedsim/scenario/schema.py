@@ -387,14 +387,14 @@ class Resources(Block):
     """Where and how wide to compute. Backend and workers change the time, not a bit of the result.
 
     Attributes:
-        backend: clients in this process, or in Ray's actors.
+        backend: clients in this process, or in Ray's actors; auto: where the run ends first.
         workers: actors; None: as many as fit.
         threads, server_threads: threads of a client and of the server; they may change last bits.
         gpus: GPUs of one worker; a fraction shares one.
         ray_address: a running Ray cluster; None: this machine.
     """
 
-    backend: Literal["inline", "ray"] = "ray"
+    backend: Literal["auto", "inline", "ray"] = "auto"
     workers: Count | None = None
     threads: Count = 1
     server_threads: Count = 1

@@ -206,7 +206,7 @@ class Sweep:
             words = ["run", cell.source, *cell.overrides, "--seed", str(cell.seed)]
             words += ["--runs", str(self._runs)]
             workers = None
-        if self._jobs is not None and resources.workers is None and resources.backend == "ray":
+        if self._jobs is not None and resources.workers is None and resources.backend != "inline":
             # Several cells share the cores; the number of workers changes no bit.
             workers = max(1, cores() // (self._jobs * resources.threads))
         return [*words, *(["--workers", str(workers)] if workers else [])]

@@ -86,7 +86,8 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
 
 def resource_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --backend, --workers and --observe."""
-    parser.add_argument("--backend", choices=("inline", "ray"), help="where clients run")
+    where = "where clients run: in this process, on Ray, or where the run ends first"
+    parser.add_argument("--backend", choices=("auto", "inline", "ray"), help=where)
     parser.add_argument("--workers", type=int, metavar="N", help="clients that run at a time")
     parser.add_argument(
         "--observe",

@@ -1,0 +1,116 @@
+"""Where the clients of a run work if its scenario leaves that open (`resources.backend: auto`).
+
+The bits are the same on both backends, so only time, memory and what a client may break decide.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+START_SECONDS = 8.0
+"""From the start of Ray until its workers have taken up the job, measured on two cores."""
+# The same where Ray runs already: workers take up the job.
+_WARM_SECONDS = 0.5
+# What a message and its reply take on their way to a worker and back.
+_MESSAGE_SECONDS = 0.01
+RAY_MB = 400.0
+"""What Ray's own processes take on one machine, in megabytes (10^6 bytes)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where clients run, and why.
+
+    Attributes:
+        backend: in this process, or on Ray.
+        why: in words.
+        workers: clients that run at a time.
+    """
+
+    backend: Literal["inline", "ray"]
+    why: str
+    workers: int = 1
+
+    def line(self) -> str:
+        """The same for a person."""
+        if self.backend == "inline":
+            return f"clients run in this process: {self.why}"
+        return f"clients run on Ray, {self.workers} at a time: {self.why}"
+
+    def record(self) -> dict[str, Any]:
+        """The entry of run.json."""
+        return asdict(self)
+
+
+def settled(scenario: Scenario, workers: int) -> Choice | None:
+    """What is clear before any client has run; None where their time decides.
+
+    Args:
+        scenario: what is run.
+        workers: clients that could run at a time on Ray, see `worker_count`.
+    """
+    resources, faults = scenario.resources, scenario.faults
+    if resources.backend == "inline":
+        return Choice("inline", "resources.backend=inline")
+    if resources.backend == "ray":
+        return Choice("ray", "resources.backend=ray", workers)
+    needs = {
+        "resources.ray_address names its cluster": resources.ray_address is not None,
+        "with faults.client_timeout a client may have to be ended": (
+            faults.client_timeout is not None
+        ),
+        "with faults.on_client_error=skip a client may die alone": faults.on_client_error == "skip",
+    }
+    for why, needed in needs.items():
+        if needed:
+            return Choice("ray", why, workers)
+    if workers == 1:
+        return Choice("inline", "one client works at a time")
+    if resources.workers is not None:
+        return Choice("ray", f"resources.workers={resources.workers}", workers)
+    return None
+
+
+def choose(
+    seconds: float,
+    messages: int,
+    workers: int,
+    *,
+    start: float = START_SECONDS,
+    process_mb: float = 0.0,
+    free_mb: float = float("inf"),
+) -> Choice:
+    """The backend on which the clients' work that is left ends first.
+
+    Args:
+        seconds: what the work takes one client after another.
+        messages: how many it answers.
+        workers: clients that would run at a time on Ray.
+        start: seconds until Ray's workers begin.
+        process_mb: megabytes (10^6 bytes) of a process that does the work.
+        free_mb: megabytes that new processes can have.
+    """
+    if workers == 1:
+        return Choice("inline", "one client works at a time")
+    needed = process_mb * workers + RAY_MB
+    if needed > free_mb:
+        why = f"{workers} workers would take {needed:,.0f} MB, and {free_mb:,.0f} MB are free"
+        return Choice("inline", why)
+    on_ray = start + seconds / workers + messages * _MESSAGE_SECONDS
+    here = "their work takes about {} s here, {} s on Ray".format(*map(_whole, (seconds, on_ray)))
+    return Choice("ray", here, workers) if on_ray < seconds else Choice("inline", here)
+
+
+def start_seconds() -> float:
+    """Seconds until Ray's workers begin: few where this process has started it before."""
+    ray = sys.modules.get("ray")
+    return _WARM_SECONDS if ray is not None and ray.is_initialized() else START_SECONDS
+
+
+def _whole(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 1 else "1"
