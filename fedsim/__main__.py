@@ -1,7 +1,5 @@
 """`python -m fedsim`."""
 
-import sys
+from fedsim.cli import command
 
-from fedsim.cli import main
-
-sys.exit(main())
+command()

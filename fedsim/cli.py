@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -71,6 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     finally:
         forget_signals()
+
+
+def command() -> NoReturn:
+    """`main`, and the end of the process.
+
+    Python looks through all objects once more as it ends, which takes more than a second with
+    PyTorch; none of them is garbage that matters now. What is registered to run at the end runs.
+    """
+    code = main()
+    gc.freeze()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -206,4 +218,4 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

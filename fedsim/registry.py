@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from fedsim.errors import InputError, nearest
@@ -88,6 +88,11 @@ class Registry:
     def __init__(self) -> None:
         self._entries: dict[str, list[EntryPoint]] = {}
 
+    @functools.cached_property
+    def _installed(self) -> EntryPoints:
+        """The entry points of all distributions: read once, for each reading takes 30 ms."""
+        return entry_points()
+
     def names(self, group: str) -> list[str]:
         """The registered names of a group, sorted."""
         return sorted({entry.name for entry in self._group(group)})
@@ -152,7 +157,7 @@ class Registry:
             # A distribution that is found twice on the path (a checkout and its wheel) counts once.
             unique = {
                 (entry.name, entry.value, _distribution(entry)[0]): entry
-                for entry in entry_points(group=f"fedsim.{group}")
+                for entry in self._installed.select(group=f"fedsim.{group}")
             }
             self._entries[group] = [unique[key] for key in sorted(unique)]
         return self._entries[group]

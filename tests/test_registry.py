@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -67,14 +67,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
     """Makes a registry of the given (group, name, value, distribution)."""
 
     def make(*plugins: tuple[str, str, str, str]) -> Registry:
-        def entry_points(group: str) -> list[EntryPoint]:
-            return [
-                EntryPoint(name, value, group)._for(SimpleNamespace(name=owner, version="2.1"))  # type: ignore[attr-defined]
-                for plugin_group, name, value, owner in plugins
-                if f"fedsim.{plugin_group}" == group
-            ]
-
-        monkeypatch.setattr(registry_module, "entry_points", entry_points)
+        found = EntryPoints(
+            EntryPoint(name, value, f"fedsim.{group}")._for(  # type: ignore[attr-defined]
+                SimpleNamespace(name=owner, version="2.1")
+            )
+            for group, name, value, owner in plugins
+        )
+        monkeypatch.setattr(registry_module, "entry_points", lambda: found)
         return Registry()
 
     return make

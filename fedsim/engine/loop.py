@@ -580,6 +580,7 @@ class Rounds:
 
     def _scored(self, by_client: dict[str, dict[str, Any]]) -> Scores:
         models = self.models()
+        self.scoring.latest = None
         scores: Scores = {}
         if self.scoring.selects:
             headline = self.server.task.headline

@@ -36,6 +36,7 @@ from fedsim.observers.base import End, Run, Status
 from fedsim.observers.telling import Observers
 from fedsim.privacy.key_file import KeyFile
 from fedsim.raising import interrupted, one_line
+from fedsim.report.text import closing_lines
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.scenario.merging import OBSERVE
 
@@ -126,7 +127,10 @@ def _finished(folder: RunFolder, entries: dict[str, Any], starter: Starter) -> R
     refuse(folder.path, edited(folder.path, entries))
     KeyFile(folder.path).erase()
     starter.say(f"{folder.path} is finished; there is nothing to resume")
-    return _result(folder, entries["seed"])
+    result = _result(folder, entries["seed"])
+    for line in closing_lines(result.summary, folder.path, Path.cwd()):
+        starter.say(line)
+    return result
 
 
 def _prepared_again(
@@ -194,11 +198,9 @@ class _Life:
             problem = ""
             try:
                 self._rounds()
-                self.status = "done"
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) or interrupted(error):
-                    self.status = "interrupted"
-                    raise KeyboardInterrupt(str(self.folder.path)) from error
+                    raise self._interrupted() from error
                 problem = one_line(error)
                 raise
             finally:
@@ -222,6 +224,22 @@ class _Life:
                     "bits that the run began with"
                 )
             self.observers.finish(found)
+            self._keep()
+            self.observers.done(found)
+
+    def _keep(self) -> None:
+        """The run is done, whatever becomes of its pictures."""
+        self.status = "done"
+        self._write("done", now(), results(self.folder))
+        KeyFile(self.folder.path).erase()
+
+    def _interrupted(self) -> KeyboardInterrupt:
+        """What to raise where a person, or a signal, stops the run; it carries what can go on."""
+        if self.status != "done":
+            self.status = "interrupted"
+            return KeyboardInterrupt(str(self.folder.path))
+        self.observers.note(f"the run is done, its pictures are not all drawn: {self.folder.path}")
+        return KeyboardInterrupt()
 
     def _chosen(self, choice: Choice) -> None:
         """Where clients run is known; said where the scenario leaves it open."""
@@ -255,9 +273,8 @@ class _Life:
 
     def _close(self, problem: str) -> None:
         done = self.status == "done"
-        self._write(self.status, now(), results(self.folder) if done else None)
-        if done:
-            KeyFile(self.folder.path).erase()
+        if not done:
+            self._write(self.status, now())
         summary = self.folder.read_json("summary.json") if done else None
         self.observers.end(End(self.status, self.folder.path, summary, problem))
 

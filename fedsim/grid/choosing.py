@@ -6,7 +6,7 @@ The bits are the same on both backends, so only time, memory and what a client m
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Choice:
 
     def record(self) -> dict[str, Any]:
         """The entry of run.json."""
-        return asdict(self)
+        return {"used": self.backend, "workers": self.workers, "why": self.why}
 
 
 def settled(scenario: Scenario, workers: int) -> Choice | None:

@@ -6,11 +6,11 @@ them.
 
 The order of a run:
 
-    note*  begin  (exchange  (message | reply)*  exchange ...  round)*  finish  end
+    note*  begin  (exchange  (message | reply)*  exchange ...  round)*  finish  done  end
 
 `note` may come at any time, also before `begin`; `working` comes while clients or the server
-compute. `finish` comes once all rounds are done. `end` comes last, however the run ended, if
-`begin` came.
+compute. `finish` comes once all rounds are done, `done` when the result is kept whatever happens.
+`end` comes last, however the run ended, if `begin` came.
 
 What a resumed run tells. A run has one `Run.id` for its whole life; a process that resumes it
 begins it again under the same id, with `Run.finished` the round that it goes on from (its next
@@ -223,6 +223,9 @@ class Observer:
 
     def finish(self, finished: Finished) -> None:
         """All rounds are done; what is written into the run folder now belongs to the run."""
+
+    def done(self, finished: Finished) -> None:
+        """The run is done, and its result is told: time for pictures, and whatever takes long."""
 
     def end(self, end: End) -> None:
         """The run has ended; its folder is as it stays."""

@@ -31,7 +31,7 @@ class Leakage(Observer):
         """Take the folder."""
         self._folder = run.folder
 
-    def finish(self, finished: Finished) -> None:
+    def done(self, finished: Finished) -> None:
         """Write `synthetic/leakage.json` and its picture."""
         prepared = self._prepared
         if not (prepared.one_shot and prepared.task.compares_images):

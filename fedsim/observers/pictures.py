@@ -28,7 +28,7 @@ class Pictures(Observer):
         """Take the folder."""
         self._folder = run.folder
 
-    def finish(self, finished: Finished) -> None:
+    def done(self, finished: Finished) -> None:
         """Let the task draw, if it has something to."""
         prepared = self._prepared
         if not prepared.task.pictures_told:

@@ -70,6 +70,10 @@ class Observers:
         """Tell what came of all rounds."""
         self._tell("finish", finished)
 
+    def done(self, finished: Finished) -> None:
+        """Tell that the result is kept."""
+        self._tell("done", finished)
+
     def end(self, end: End) -> None:
         """Tell whoever was told of the beginning that the run has ended."""
         begun, self._begun = self._begun, []

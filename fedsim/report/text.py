@@ -14,7 +14,7 @@ from fedsim.tasks.facts import EXTERNAL, TaskFacts
 
 
 def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[str]:
-    """Metrics on the test split, traffic, privacy, time; folder and page as seen from `here`."""
+    """Metrics on the test split, traffic, privacy, time, and the folder as seen from `here`."""
     run = folder / "run.json"
     told = json.loads(run.read_text()) if run.is_file() else {}
     task = TaskFacts.read(told, summary["metrics"])
@@ -30,7 +30,6 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     if masked is not None:
         privacy += f", if the sum is masked, which would take {masked:.3f} MB up"
     notes = filter(None, [summary.get("unit_note"), summary.get("trust_note")])
-    page = folder / "report" / "index.html"
     failed = summary["failed"]
     missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
@@ -44,8 +43,13 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         *(f"NOTE {note}" for note in notes),
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {seen_from(here, folder)}",
-        *([f"page: {seen_from(here, page)}"] if page.is_file() else []),
     ]
+
+
+def page_lines(folder: Path, here: Path) -> list[str]:
+    """Where the page of a run is, as seen from `here`; nothing where there is none."""
+    page = folder / "report" / "index.html"
+    return [f"page: {seen_from(here, page)}"] if page.is_file() else []
 
 
 def _own_models(metrics: Mapping[str, float | None], task: TaskFacts, folder: Path) -> list[str]:

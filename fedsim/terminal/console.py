@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,9 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedsim.observers.base import End, Observer, Run
+from fedsim.observers.base import End, Finished, Observer, Run
 from fedsim.observers.base import Progress as Working
 from fedsim.randomness import SERVER
+from fedsim.report.text import closing_lines
 from fedsim.tasks.facts import TaskFacts
 from fedsim.terminal.printing import duration, harmless
 
@@ -47,6 +49,8 @@ class Console(Observer):
         self._last = 0.0
         self._since: tuple[str, int, float] | None = None
         self._told = 0
+        # A plugin may change the process's folder: what is told of paths must not move.
+        self.here = Path.cwd()
 
     @property
     def bars(self) -> bool:
@@ -96,6 +100,7 @@ class Console(Observer):
     def begin(self, run: Run) -> None:
         """Start to watch the local work of a run's clients."""
         self._names, self._rounds, self._budget = list(run.clients), run.rounds, run.budget
+        self._folder = run.folder
         self._task = TaskFacts.read(run.about)
         self._sent = {}
         self._last = time.monotonic()
@@ -182,6 +187,12 @@ class Console(Observer):
             self.line(f"  {', '.join(names[:_NAMED])}{more} failed: {reason}")
         if len(reasons) > len(shown):
             self.line(f"  {len(reasons) - len(shown)} more reasons are in rounds.jsonl")
+
+    def done(self, finished: Finished) -> None:
+        """Print what came out."""
+        self._stop()
+        for line in closing_lines(finished.summary, self._folder, self.here):
+            self.line(line)
 
     def end(self, end: End) -> None:
         """Take the bars away."""

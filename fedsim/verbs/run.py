@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(arguments)
     from fedsim import api
     from fedsim.engine import costing
-    from fedsim.report.text import closing_lines
+    from fedsim.report.text import page_lines
     from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
@@ -43,11 +43,9 @@ def _run(arguments: argparse.Namespace) -> int:
         cost = api.estimate(scenario, scenario.seeds[0], console)
         say("\n".join(costing.lines(scenario.name, cost, len(scenario.seeds))))
         return EXIT_DONE
-    # A plugin may change the process's folder: neither the next seed nor what is told may move.
-    here = Path.cwd()
     for seed in scenario.seeds:
-        result = api.execute(scenario, seed, here / arguments.runs, console)
-        for line in closing_lines(result.summary, result.folder, here):
+        result = api.execute(scenario, seed, console.here / arguments.runs, console)
+        for line in page_lines(result.folder, console.here):
             console.line(line)
     return EXIT_DONE
 
@@ -68,12 +66,11 @@ def _resume(arguments: argparse.Namespace) -> int:
     if arguments.seed not in (None, record["seed"]):
         raise InputError(f"{arguments.resume} is a run of seed {record['seed']}")
     from fedsim import api
-    from fedsim.report.text import closing_lines
+    from fedsim.report.text import page_lines
     from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
-    here = Path.cwd()
     result = api.resume(arguments.resume, resources, console)
-    for line in closing_lines(result.summary, result.folder, here):
+    for line in page_lines(result.folder, console.here):
         console.line(line)
     return EXIT_DONE
