@@ -123,12 +123,11 @@ class _Pool:
         _connect(resources, workers, verbose)
         self.is_own = _joined == [_OWN]
         self.asked, workers = workers, _fit(resources, workers)
-        variables = {"MKL_CBWR": os.environ["MKL_CBWR"]} if "MKL_CBWR" in os.environ else {}
-        self._remote: Any = ray.remote(
-            num_cpus=resources.threads,
-            num_gpus=resources.gpus,
-            runtime_env={"env_vars": variables},
-        )(_Actor)
+        options: dict[str, Any] = {"num_cpus": resources.threads, "num_gpus": resources.gpus}
+        if not self.is_own and "MKL_CBWR" in os.environ:
+            # A Ray of our own has our environment, and workers that wait for their actor.
+            options["runtime_env"] = {"env_vars": {"MKL_CBWR": os.environ["MKL_CBWR"]}}
+        self._remote: Any = ray.remote(**options)(_Actor)
         self.actors: list[Any] = [self._remote.remote() for _ in range(workers)]
 
     def replace(self, worker: int) -> Any:
@@ -152,6 +151,8 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
         # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if resources.ray_address is None:
+            # Otherwise 15: beside any other work of the machine the clients would starve.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             cpus = max(workers * resources.threads, 1)
             _start_ray(num_cpus=cpus, num_gpus=gpus() if resources.gpus else 0, **options)
             _joined.append(_OWN)
@@ -236,7 +237,8 @@ def _start_ray(**options: Any) -> None:
         for left in reversed(range(_STARTS)):
             try:
                 # An address: otherwise Ray joins whatever cluster a machine-wide file names.
-                ray.init(address="local", include_dashboard=False, **options)
+                with _few_processes(log_monitor=options["log_to_driver"]):
+                    ray.init(address="local", include_dashboard=False, **options)
                 break
             except Exception as error:
                 # Ray gives its own processes 30 seconds, which a busy machine may not have.
@@ -252,6 +254,25 @@ def _start_ray(**options: Any) -> None:
         ray.shutdown()
         _close_up()
         raise
+
+
+@contextlib.contextmanager
+def _few_processes(*, log_monitor: bool) -> Iterator[None]:
+    """Let Ray start without its dashboard's server, its autoscaler and its reader of logs.
+
+    Nothing here asks them, and each is a Python process that starts when the workers do. Private:
+    the first one starts even where no dashboard is asked for, and nothing turns the others off.
+    """
+    idle = ["start_api_server", "start_monitor", *([] if log_monitor else ["start_log_monitor"])]
+    node: Any = importlib.import_module("ray._private.node").Node
+    before = {name: getattr(node, name) for name in idle}
+    try:
+        for name in idle:
+            setattr(node, name, lambda self, **options: None)
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(node, name, method)
 
 
 # Private: no public way changes the mode once Ray is imported, as it may be before fedsim.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedsim.lazy import uncollected
 from fedsim.observers.base import End, Observer
 from fedsim.raising import one_line
 
@@ -23,8 +24,9 @@ class Page(Observer):
         if end.status != "done":
             return
         # What draws and fills templates is imported when there is something to draw.
-        from fedsim.report.page import write_report
-        from fedsim.trained.card import write_card
+        with uncollected():
+            from fedsim.report.page import write_report
+            from fedsim.trained.card import write_card
 
         try:
             write_report(end.folder)

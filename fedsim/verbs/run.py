@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
+from fedsim.lazy import uncollected
 from fedsim.terminal.printing import say
 from fedsim.verbs import (
     Verbs,
@@ -32,11 +33,12 @@ def add(verbs: Verbs) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         return _resume(arguments)
-    scenario = load_scenario(arguments)
-    from fedsim import api
-    from fedsim.engine import costing
-    from fedsim.report.text import page_lines
-    from fedsim.terminal.console import Console
+    with uncollected():
+        scenario = load_scenario(arguments)
+        from fedsim import api
+        from fedsim.engine import costing
+        from fedsim.report.text import page_lines
+        from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
     if arguments.dry_run:
