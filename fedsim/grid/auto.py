@@ -17,7 +17,6 @@ from fedsim.grid.worker import Job, peak_rss_mb
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.method.exchanges import trains
 from fedsim.method.faults import Failure
-from fedsim.raising import one_line
 
 # The first client pays for warming up: the second one shows what a client takes ...
 _CLIENTS = 2
@@ -72,10 +71,11 @@ class AutoGrid(BaseGrid):
                 outcome = next(execution)
                 seconds, self._begun = time.perf_counter() - self._begun, None
                 first, self._left = self._left[0], self._left[1:]
-                yield outcome
                 measured = len(messages) - len(self._left)
                 if measured == _CLIENTS or seconds > _SECONDS or not self._left:
+                    # Before the reply is handed on: nobody may ask for more after the last one.
                     self._decide(self._forecast(seconds, first))
+                yield outcome
             if self._here is self._grid:
                 yield from execution
                 return
@@ -131,4 +131,4 @@ class AutoGrid(BaseGrid):
                 self.job, self._ledger, self._tick, workers=choice.workers, verbose=self._verbose
             )
         except RunError as error:
-            self._chosen(Choice("inline", one_line(error)))
+            self._chosen(Choice("inline", str(error).partition("\n")[0]))
