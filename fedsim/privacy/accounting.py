@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from fedsim.privacy.audit import gaussian_epsilon
 from fedsim.privacy.composition import epsilon_prv, tail_deltas
+from fedsim.privacy.opacus_analysis import rdp
 
 Unit = Literal["record", "patient", "client"]
 Accountant = Literal["rdp", "prv", "analytic"]
@@ -177,15 +178,13 @@ def epsilon_rdp(
         return 0.0
     if history[0].noise_multiplier == 0:
         return None
-    from opacus.accountants.analysis import rdp
-
     curve = np.zeros(len(orders))
     for entry in history:
         curve += rdp_of_one_step(entry.noise_multiplier, entry.sample_rate, orders) * entry.steps
     with warnings.catch_warnings():
         # "Optimal order is the largest alpha": true for tiny epsilons, which stay upper bounds.
         warnings.simplefilter("ignore")
-        epsilon, _ = rdp.get_privacy_spent(orders=list(orders), rdp=list(curve), delta=delta)
+        epsilon, _ = rdp().get_privacy_spent(orders=list(orders), rdp=list(curve), delta=delta)
     return max(0.0, float(epsilon)) if math.isfinite(epsilon) else None
 
 
@@ -346,16 +345,14 @@ def rdp_of_one_step(
     noise_multiplier: float, sample_rate: float, orders: tuple[float, ...] = ORDERS
 ) -> NDArray[np.float64]:
     """Renyi divergences of one release at `orders`: float64, read-only."""
-    from opacus.accountants.analysis import rdp
-
     curve = np.empty(len(orders))
     for position, order in enumerate(orders):
         try:
-            value = rdp.compute_rdp(
+            value = rdp().compute_rdp(
                 q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=float(order)
             )
             # Rounding may take a vanishing divergence below zero.
-            curve[position] = max(0.0, float(value))  # type: ignore[arg-type]
+            curve[position] = max(0.0, float(value))
         except ValueError:  # ... or break its series: this order then shows nothing.
             curve[position] = np.inf
     curve.setflags(write=False)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.privacy.opacus_analysis import prv
+
 EPS_ERROR = 0.01
 """How far the bound may lie above the estimate."""
 
@@ -42,9 +44,7 @@ def epsilon_prv(history: tuple[Release, ...], delta: float, tail: float) -> floa
         At most `EPS_ERROR` above the estimate; None where the numerical composition fails, or its
         grid would be too large.
     """
-    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV
-
-    leaving = [PoissonSubsampledGaussianPRV(q, sigma) for sigma, q, _ in history]
+    leaving = [prv().PoissonSubsampledGaussianPRV(q, sigma) for sigma, q, _ in history]
     joining = [_Joining(q, sigma) for sigma, q, _ in history]
     steps = [count for _, _, count in history]
     try:
@@ -69,17 +69,15 @@ def _compose(losses: Sequence[Any], steps: list[int], delta: float, tail: float)
         ValueError: the grid would be too large.
         RuntimeError: it does not fit the distribution.
     """
-    from opacus.accountants.analysis import prv
-
     delta_error = _ERROR * delta
     # As Opacus' `compute_safe_domain_size`, which takes seconds to compute the tail anew.
     size = max(tail, EPS_ERROR) + 3
     mesh = EPS_ERROR / math.sqrt(sum(steps) * math.log(12 / delta_error) / 2)
     if not 2 * size / mesh <= _LARGEST_GRID:
         raise ValueError(f"A grid of {2 * size / mesh:.0f} points is too large.")
-    domain = prv.Domain.create_aligned(-size, size, mesh)
-    truncated = [prv.TruncatedPrivacyRandomVariable(x, domain.t_min, domain.t_max) for x in losses]
-    composed = prv.compose_heterogeneous([prv.discretize(x, domain) for x in truncated], steps)
+    domain = prv().Domain.create_aligned(-size, size, mesh)
+    truncated = [prv().TruncatedPrivacyRandomVariable(x, domain.t_min, domain.t_max) for x in losses]
+    composed = prv().compose_heterogeneous([prv().discretize(x, domain) for x in truncated], steps)
     return float(composed.compute_epsilon(delta, delta_error, EPS_ERROR)[2])
 
 

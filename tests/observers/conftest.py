@@ -54,7 +54,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     names = [name for name in ("mlflow", "tensorboard") if importlib.util.find_spec(name)]
     words = (*SMALL, f"observers=[{', '.join(names)}]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedsim.observers.page.write_report", _page)
+        patch.setattr("fedsim.report.page.write_report", _page)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
         with pytest.raises(KeyboardInterrupt) as caught:

@@ -15,7 +15,7 @@ from fedsim import InputError, Observer, Result, RunError, run
 from fedsim.api import resume
 from fedsim.cli import main
 from fedsim.errors import Interruption
-from fedsim.observers import Row
+from fedsim.observers import Finished, Row, Run
 from fedsim.scenario import load
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
@@ -40,8 +40,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         # Nothing here looks at pages, but for whether they are there.
-        patch.setattr("fedsim.observers.page.write_report", page)
-        patch.setattr("fedsim.observers.page.write_card", lambda _: None)
+        patch.setattr("fedsim.report.page.write_report", page)
+        patch.setattr("fedsim.trained.card.write_card", lambda _: None)
         yield folder
 
 
@@ -74,7 +74,7 @@ def test_the_order_is_that_of_the_protocol(kept: tuple[Result, object]) -> None:
     train = ["exchange", *["message", "message", "reply"] * 2]
     evaluate = ["exchange", *["message", "message", "reply"] * 4]
     round_ = [*train, *evaluate, "round"]
-    assert without == ["begin", *round_, *round_, "finish", "end"]
+    assert without == ["begin", *round_, *round_, "finish", "done", "end"]
     assert told[0] == "note", "what a person must know comes first"
 
 
@@ -117,7 +117,7 @@ def test_what_observers_draw_changes_no_bit(plain: Result, kept: tuple[Result, o
     assert_same(plain, kept[0])
 
 
-@pytest.mark.parametrize("where", ["begin", "reply", "round", "finish", "end"])
+@pytest.mark.parametrize("where", ["begin", "reply", "round", "finish", "done", "end"])
 def test_who_raises_is_named_once_and_stops_nothing(
     where: str,
     place: Path,
@@ -132,7 +132,8 @@ def test_who_raises_is_named_once_and_stops_nothing(
     assert out.count("observer 'Raises' failed in") == 1
     assert f"failed in {where}: SystemExit: the store is full; the run goes on" in out
     assert json.loads((result.folder / "run.json").read_text())["status"] == "done"
-    assert raises.count == {"begin": 1, "reply": 2, "round": 4, "finish": 8, "end": 9}[where]
+    until = {"begin": 1, "reply": 2, "round": 4, "finish": 8, "done": 9, "end": 10}
+    assert raises.count == until[where]
 
 
 def test_a_person_is_obeyed_in_an_observer_too(place: Path, plain: Result) -> None:
@@ -144,6 +145,49 @@ def test_a_person_is_obeyed_in_an_observer_too(place: Path, plain: Result) -> No
         run(place / "tiny.yaml", *FAST, runs=place / "stopped", observers=[Interrupted()])
     folder = Path(str(caught.value))
     assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_an_interruption_of_the_pictures_loses_no_result(
+    place: Path, plain: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(Observer):
+        def done(self, finished: Finished) -> None:
+            raise Interruption
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(
+            *(place / "tiny.yaml", *FAST),
+            runs=place / "kept",
+            observers=[Interrupted()],
+            quiet=False,
+        )
+    assert str(caught.value) == "", "there is nothing to resume"
+    (folder,) = (place / "kept" / "tiny").glob("*-seed0")
+    assert_same(plain, resume(folder, [], QUIET))
+    told = capsys.readouterr().out
+    assert told.index("\nrun folder:") < told.index(f"its pictures are not all drawn: {folder}")
+
+
+def test_the_result_is_told_and_kept_before_pictures_are_drawn(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+
+    class Looks(Observer):
+        def begin(self, run: Run) -> None:
+            self.folder = run.folder
+
+        def done(self, finished: Finished) -> None:
+            found["status"] = json.loads((self.folder / "run.json").read_text())["status"]
+            found["page"] = (self.folder / "report").exists()
+            found["told"] = capsys.readouterr().out.splitlines()[-1]
+
+    result = run(
+        place / "tiny.yaml", *FAST, runs=place / "looked", observers=[Looks()], quiet=False
+    )
+    assert found["status"] == "done" and not found["page"]
+    assert found["told"].startswith("run folder: ")
+    assert (result.folder / "report" / "index.html").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,9 @@ class Keeps(Observer):
     def finish(self, finished: Finished) -> None:
         self.told.append(("finish", finished))
 
+    def done(self, finished: Finished) -> None:
+        self.told.append(("done", finished))
+
     def end(self, end: End) -> None:
         self.told.append(("end", end))
 
@@ -59,7 +62,7 @@ class Draws(Observer):
     def draw(self, what: object) -> None:
         random.random(), np.random.rand(), torch.rand(1)
 
-    note = begin = exchange = message = reply = round = finish = end = draw
+    note = begin = exchange = message = reply = round = finish = done = end = draw
 
     def working(self, progress: Progress) -> None:
         self.draw(progress())
@@ -89,6 +92,9 @@ class Raises(Observer):
 
     def finish(self, finished: Finished) -> None:
         self.tell("finish")
+
+    def done(self, finished: Finished) -> None:
+        self.tell("done")
 
     def end(self, end: End) -> None:
         self.tell("end")
