@@ -105,9 +105,11 @@ def _painted(request: pytest.FixtureRequest) -> Iterator[None]:
     if path.parent.name == "report" or path.stem in LOOKING_AT_PICTURES:
         yield
         return
+    # All first: who is imported later would take what is patched for the original.
+    painters = [importlib.import_module(f"fedsim.report.{name}") for name in PAINTERS]
     with pytest.MonkeyPatch.context() as patch:
-        for name in PAINTERS:
-            patch.setattr(importlib.import_module(f"fedsim.report.{name}"), "png", lambda _: DOT)
+        for painter in painters:
+            patch.setattr(painter, "png", lambda _: DOT)
         yield
 
 

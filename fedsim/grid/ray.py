@@ -237,7 +237,7 @@ def _start_ray(**options: Any) -> None:
         for left in reversed(range(_STARTS)):
             try:
                 # An address: otherwise Ray joins whatever cluster a machine-wide file names.
-                with _few_processes(log_monitor=options["log_to_driver"]):
+                with _few_processes(log_monitor=options.get("log_to_driver", False)):
                     ray.init(address="local", include_dashboard=False, **options)
                 break
             except Exception as error:

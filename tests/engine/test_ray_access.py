@@ -88,6 +88,17 @@ def test_a_stranger_without_the_token_is_refused(own_ray: Result) -> None:
     assert _knock(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "let in 1"
 
 
+def test_workers_are_as_nice_as_the_driver_and_few_processes_help_them(own_ray: Result) -> None:
+    assert "RAY_worker_niceness" not in os.environ
+    nice: Any = ray.remote(num_cpus=0)(lambda: os.nice(0))
+    assert ray.get(nice.remote()) == os.nice(0)
+    node: Any = ray._private.worker._global_node
+    started = {kind for kind, _ in node.live_processes()}
+    assert {"gcs_server", "raylet"} <= started
+    assert not started & {"dashboard", "monitor", "log_monitor"}
+    assert node.start_monitor.__name__ == "start_monitor", "Ray's own is back"
+
+
 def test_no_worker_that_starts_is_told(
     monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
 ) -> None:

@@ -21,7 +21,7 @@ from fedsim.report.record import read_record
 from fedsim.report.rendering import Table, cell, render
 from fedsim.report.sections import privacy
 from fedsim.report.sections.result import score_interval, sentence
-from fedsim.report.text import closing_lines
+from fedsim.report.text import closing_lines, page_lines
 from tests.report.conftest import round_row, write_predictions
 from tests.report.many_clients import write_run
 from tests.report.test_page import Page, change_run
@@ -488,4 +488,7 @@ def test_long_lines_are_thinned_and_end_where_they_end() -> None:
 def test_the_last_line_of_a_run_names_the_page(tiny_run: Path) -> None:
     summary = json.loads((tiny_run / "summary.json").read_text())
     lines = closing_lines(summary, tiny_run, tiny_run.parent)
-    assert lines[-1] == f"page: {tiny_run.name}/report/index.html"
+    assert lines[-1] == f"run folder: {tiny_run.name}"
+    page = f"page: {tiny_run.name}/report/index.html"
+    assert page_lines(tiny_run, tiny_run.parent) == [page]
+    assert page_lines(tiny_run / "report", tiny_run.parent) == []

@@ -164,7 +164,7 @@ def test_a_scenario_is_read_with_its_defaults(small: str) -> None:
     assert scenario.strategy.parameters == {"rate": 0.001}
     assert scenario.model.name == f"{HERE}:Net"
     assert scenario.model.parameters == {}
-    assert scenario.resources.backend == "ray"
+    assert scenario.resources.backend == "auto"
     assert scenario.evaluation.select == "last"
     split = {"val": 0.1, "test": 0.1, "seed": 0, "folds": None, "fold": 0, "fraction": 1.0}
     assert scenario.data.split.model_dump() == split
@@ -410,7 +410,7 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
             "evaluation.external: expected one of sites and root",
         ),
         ("evaluation.external.root=nowhere", "evaluation.external.root: "),
-        ("resources.backend=rey", "resources.backend: expected 'inline' or 'ray', got 'rey'"),
+        ("resources.backend=rey", "resources.backend: expected 'auto', 'inline' or 'ray', got 'rey'"),
         ("resources.gpus=.inf", "resources.gpus: expected a finite number, got inf"),
         ("resources.gpus=.nan", "resources.gpus: expected a finite number, got nan"),
         ("rounds=.inf", "rounds: expected a whole number, got inf"),
