@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from fedsim.errors import InputError, nearest
@@ -89,7 +89,7 @@ class Registry:
         self._entries: dict[str, list[EntryPoint]] = {}
 
     @functools.cached_property
-    def _installed(self) -> EntryPoints:
+    def _installed(self) -> Any:  # EntryPoints, or a type that Python 3.12 has no more
         """The entry points of all distributions: read once, for each reading takes 30 ms."""
         return entry_points()
 

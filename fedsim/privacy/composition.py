@@ -76,7 +76,9 @@ def _compose(losses: Sequence[Any], steps: list[int], delta: float, tail: float)
     if not 2 * size / mesh <= _LARGEST_GRID:
         raise ValueError(f"A grid of {2 * size / mesh:.0f} points is too large.")
     domain = prv().Domain.create_aligned(-size, size, mesh)
-    truncated = [prv().TruncatedPrivacyRandomVariable(x, domain.t_min, domain.t_max) for x in losses]
+    truncated = [
+        prv().TruncatedPrivacyRandomVariable(x, domain.t_min, domain.t_max) for x in losses
+    ]
     composed = prv().compose_heterogeneous([prv().discretize(x, domain) for x in truncated], steps)
     return float(composed.compute_epsilon(delta, delta_error, EPS_ERROR)[2])
 

@@ -1,7 +1,7 @@
 """Opacus's analysis of privacy losses, without the rest of Opacus.
 
-The analysis needs NumPy and SciPy. Importing it the usual way runs the `__init__` of `opacus`, which
-imports the training of PyTorch models and takes seconds: each private run would wait for them.
+The analysis needs NumPy and SciPy. Importing it the usual way runs the `__init__` of `opacus`,
+which imports the training of PyTorch models: each private run would wait seconds for it.
 """
 
 from __future__ import annotations

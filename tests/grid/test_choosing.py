@@ -49,7 +49,8 @@ def test_what_resources_settle(
 def test_who_may_have_to_end_a_client_or_outlive_one_takes_ray(tiny: str, word: str) -> None:
     choice = settled(load(tiny, [word]), 2)
     assert choice is not None
-    assert choice.backend == "ray" and word.partition("=")[0] in choice.why
+    assert choice.backend == "ray"
+    assert word.partition("=")[0] in choice.why
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,8 @@ def test_the_result_is_told_and_kept_before_pictures_are_drawn(
     result = run(
         place / "tiny.yaml", *FAST, runs=place / "looked", observers=[Looks()], quiet=False
     )
-    assert found["status"] == "done" and not found["page"]
+    assert found["status"] == "done"
+    assert not found["page"]
     assert found["told"].startswith("run folder: ")
     assert (result.folder / "report" / "index.html").is_file()
 

@@ -410,7 +410,10 @@ def test_a_required_parameter_that_is_missing_is_a_problem(write: Callable[[str]
             "evaluation.external: expected one of sites and root",
         ),
         ("evaluation.external.root=nowhere", "evaluation.external.root: "),
-        ("resources.backend=rey", "resources.backend: expected 'auto', 'inline' or 'ray', got 'rey'"),
+        (
+            "resources.backend=rey",
+            "resources.backend: expected 'auto', 'inline' or 'ray', got 'rey'",
+        ),
         ("resources.gpus=.inf", "resources.gpus: expected a finite number, got inf"),
         ("resources.gpus=.nan", "resources.gpus: expected a finite number, got nan"),
         ("rounds=.inf", "rounds: expected a whole number, got inf"),
