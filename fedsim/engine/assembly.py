@@ -43,6 +43,10 @@ from fedsim.wire.buffers import Buffers, roles_of
 from fedsim.wire.sharing import Sharing, sharing_of
 
 
+MakeGrid = Callable[[Job, TrafficLedger, Callable[[], None]], BaseGrid]
+"""Makes a grid of what its clients must know, who counts messages, and who is told of progress."""
+
+
 @contextlib.contextmanager
 def assembled(
     prepared: Prepared,
@@ -52,6 +56,7 @@ def assembled(
     step_limit: int | None = None,
     verbose: bool = False,
     chosen: Callable[[Choice], None] | None = None,
+    make_grid: MakeGrid | None = None,
 ) -> Iterator[Rounds]:
     """The loop of a run, with all that it needs, for as long as the context lasts.
 
@@ -62,6 +67,7 @@ def assembled(
         step_limit: the steps after which each loop of local work stops: a trial, which runs inline.
         verbose: let Ray print.
         chosen: is told where clients run, once that is known.
+        make_grid: makes the grid, where the clients are not simulated.
     """
     observers = Observers() if observers is None else observers
     scenario = prepared.scenario
@@ -80,7 +86,10 @@ def assembled(
         traffic: list[dict[str, Any]] = []
         ledger = TrafficLedger(_sink(traffic, observers))
         progress = _Progress(board, observers)
-        grid = grid_of(job, ledger, progress.tick, verbose=verbose, chosen=chosen)
+        if make_grid is None:
+            grid = grid_of(job, ledger, progress.tick, verbose=verbose, chosen=chosen)
+        else:
+            grid = make_grid(job, ledger, progress.tick)
         progress.grid = grid
         grid.buffers = buffers
         checkpoints = None if folder is None else Checkpoints(folder, observers.note)

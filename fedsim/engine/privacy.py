@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -70,33 +69,25 @@ def privacy_plan(
     Raises:
         InputError: the client method has no private form, or the scenario asks for what cannot be.
     """
-    settings = with_unit(scenario, federation).privacy
+    scenario = with_unit(scenario, federation)
+    settings = scenario.privacy
     if settings is None:
         return None
     shared = settings.trust == "secure_sum"
     if shared:
         require_shared_noise(settings, scenario.federation.participation, scenario.faults)
         require_alike(scenario)
-    search: dict[str, Any] = {"cache": cache_folder(), "say": say}
     if settings.unit == "client":
         with isolated(Streams(0).sequence("model")):
             require_still_buffers(build_model(scenario, federation.task), federation.task)
-        return plan_client_privacy(settings, scenario.rounds, list(federation.train), **search)
-    hint = "remove the privacy block, or choose another client method: fedsim plugins"
-    methods: dict[str, Client] = {}
-    for name in federation.train:
-        made = make_client(scenario, name)
-        if not isinstance(made, Client):
-            raise InputError(
-                f"client.name: {client_block(scenario, name)[0]!r} is a Flower ClientApp, which "
-                "fedsim cannot make private",
-                hint=hint,
-            )
-        methods[name] = made
+        return plan_client_privacy(
+            settings, scenario.rounds, list(federation.train), cache=cache_folder(), say=say
+        )
+    methods = _methods(scenario, federation.train)
     _require_own_records(settings, federation)
     _require_patients(settings, federation)
-    often = trainings(scenario)
-    within = [one.method if isinstance(one, Wrapper) else one for one in methods.values()]
+    trainings(scenario)
+    within = list(map(_within, methods.values()))
     if shared:
         named = [client_block(scenario, name)[0] for name in methods]
         require_released_sums(named, methods.values())
@@ -116,12 +107,40 @@ def privacy_plan(
         name: int(units_of(federation.client_view(name), settings).max(initial=-1)) + 1
         for name in federation.train
     }
-    overrides = scenario.federation.overrides
-    # Those without an override are alike: one of them is looked at.
-    different = {name if name in overrides else None: one for name, one in methods.items()}
-    for client in different.values():
+    for client in _different(scenario, methods).values():
         with isolated(Streams(0).sequence("model")):
             client.check_private(build_model(scenario, federation.task), federation.task)
+    return plan_of_units(
+        scenario,
+        units,
+        together=len(np.unique(_groups(federation))),
+        most_records=_most_records(federation) if settings.unit == "record" else 1,
+        say=say,
+    )
+
+
+def plan_of_units(
+    scenario: Scenario,
+    units: Mapping[str, int],
+    *,
+    together: int | None = None,
+    most_records: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> PrivacyPlan:
+    """The plan of clients that hold so many units each; their records need not be here.
+
+    Args:
+        scenario: its privacy block has a unit, and not the client.
+        units: client name -> records, or patients, that it holds.
+        together, most_records: see `fedsim.privacy.plan.plan_privacy`.
+        say: is told when a search for the noise begins.
+
+    Raises:
+        InputError: a client method has no private form, or the scenario asks for what cannot be.
+    """
+    settings = scenario.privacy
+    assert settings is not None
+    methods, often = _methods(scenario, units), trainings(scenario)
     try:
         plan = plan_privacy(
             settings,
@@ -129,21 +148,50 @@ def privacy_plan(
             units,
             {name: one.private_steps for name, one in methods.items()},
             full_batch=[
-                name
-                for name, one in zip(methods, within, strict=True)
-                if capabilities(one).full_batch
+                name for name, one in methods.items() if capabilities(_within(one)).full_batch
             ],
-            together=len(np.unique(_groups(federation))),
-            most_records=_most_records(federation) if settings.unit == "record" else 1,
-            **search,
+            together=together,
+            most_records=most_records,
+            cache=cache_folder(),
+            say=say,
         )
     except ValueError as error:
+        different = _different(scenario, methods)
         names = dict.fromkeys(client_block(scenario, name)[0] for name in different)
         told = " or ".join(map(repr, names))
-        raise InputError(f"client {told} cannot be private: {error}", hint=hint) from error
+        raise InputError(f"client {told} cannot be private: {error}", hint=_HINT) from error
     return (
         plan if often == scenario.rounds else replace(plan, rounds=scenario.rounds, trainings=often)
     )
+
+
+_HINT = "remove the privacy block, or choose another client method: fedsim plugins"
+
+
+def _methods(scenario: Scenario, names: Iterable[str]) -> dict[str, Client]:
+    """The client method of each client; InputError where one cannot be private."""
+    methods: dict[str, Client] = {}
+    for name in names:
+        made = make_client(scenario, name)
+        if not isinstance(made, Client):
+            raise InputError(
+                f"client.name: {client_block(scenario, name)[0]!r} is a Flower ClientApp, which "
+                "fedsim cannot make private",
+                hint=_HINT,
+            )
+        methods[name] = made
+    return methods
+
+
+def _within(client: Client) -> Client:
+    """The method inside a wrapper."""
+    return client.method if isinstance(client, Wrapper) else client
+
+
+def _different(scenario: Scenario, methods: Mapping[str, Client]) -> dict[str | None, Client]:
+    """Those without an override are alike: one of them is looked at."""
+    overrides = scenario.federation.overrides
+    return {name if name in overrides else None: one for name, one in methods.items()}
 
 
 def _require_own_records(settings: Privacy, federation: Federation) -> None:

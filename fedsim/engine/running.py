@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedsim.engine.assembly import assembled
+from fedsim.engine.assembly import MakeGrid, assembled
 from fedsim.engine.federation import build_federation
 from fedsim.engine.loop import Rounds
 from fedsim.engine.outcome import outcome
@@ -68,18 +68,41 @@ def start(scenario: Scenario, seed: int, runs: Path, starter: Starter) -> Result
         InputError: something is wrong with the input; no folder is made then.
         ClientError, RunError: the run failed.
     """
-    prepared = prepare(scenario, seed, starter.say, starter.progress)
+    return begin(prepare(scenario, seed, starter.say, starter.progress), runs, starter)
+
+
+def begin(
+    prepared: Prepared,
+    runs: Path,
+    starter: Starter,
+    make_grid: MakeGrid | None = None,
+    further: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run what is prepared into a new run folder.
+
+    Args:
+        runs: the folder of runs, which gets the new one.
+        make_grid: makes the grid, where the clients are not simulated.
+        further: entries of run.json beside those of every run.
+
+    Raises:
+        ClientError, RunError: the run failed.
+    """
     observers = starter.observers(prepared)
-    folder = RunFolder.create(runs, scenario.name, seed)
-    entries = run_entries(prepared)
+    folder = RunFolder.create(runs, prepared.scenario.name, prepared.seed)
+    entries = run_entries(prepared) | dict(further or {})
     folder.write_text("scenario.yaml", prepared.scenario.to_yaml())
     if prepared.has_secret_noise:
         KeyFile(folder.path).create()
     entries |= new_identity(folder)
     for line in opening_lines(prepared):
         observers.note(line)
-    return _Life(prepared, folder, entries, observers, starter.verbose).run()
+    life = _Life(prepared, folder, entries, observers, starter.verbose, make_grid=make_grid)
+    return life.run()
 
+
+DEPLOYMENT = "deployment"
+"""Key of run.json where the clients were nodes of a federation, and not simulated."""
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
 _RESUMABLE = ("resources.backend=", "resources.workers=", "resources.ray_address=")
@@ -108,6 +131,11 @@ def resume(path: Path, words: Sequence[str], starter: Starter) -> Result:
     refuse(path, scenario_edited(path, entries))
     if entries["status"] == "done":
         return _finished(folder, entries, starter)
+    if DEPLOYMENT in entries:
+        raise InputError(
+            f"{path} was a federation of nodes, which cannot go on here",
+            hint="start it again: flwr run APP SUPERLINK",
+        )
     if not has_identity(entries):
         raise InputError(
             f"{path} cannot go on: an older fedsim began it, whose checkpoints were pickles, which "
@@ -183,6 +211,7 @@ class _Life:
     observers: Observers
     verbose: bool
     resumed: bool = False
+    make_grid: MakeGrid | None = None
     status: Status = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,7 +239,12 @@ class _Life:
     def _rounds(self) -> None:
         """All that can fail."""
         with assembled(
-            self.prepared, self.observers, self.folder, verbose=self.verbose, chosen=self._chosen
+            self.prepared,
+            self.observers,
+            self.folder,
+            verbose=self.verbose,
+            chosen=self._chosen,
+            make_grid=self.make_grid,
         ) as rounds:
             if self.resumed:
                 _restore(rounds)
