@@ -39,9 +39,9 @@ from fedsim.privacy.run_key import run_digest
 from fedsim.raising import plugin_code
 from fedsim.randomness import SERVER
 from fedsim.scenario import Scenario
+from fedsim.scenario.schema import Privacy
 from fedsim.wire.buffers import Buffers, roles_of
 from fedsim.wire.sharing import Sharing, sharing_of
-
 
 MakeGrid = Callable[[Job, TrafficLedger, Callable[[], None]], BaseGrid]
 """Makes a grid of what its clients must know, who counts messages, and who is told of progress."""
@@ -173,7 +173,7 @@ def _sink(traffic: list[dict[str, Any]], observers: Observers) -> Callable[[dict
 def buffers_of(
     model: torch.nn.Module,
     strategy: FlowerStrategy,
-    privacy: PrivacyPlan | None,
+    privacy: PrivacyPlan | Privacy | None,
     sharing: Sharing | None = None,
 ) -> Buffers:
     """What of the model goes past the strategy, averaged with the strategy's own weights."""

@@ -1,4 +1,4 @@
-"""`fedsim export`: a run's model in other forms."""
+"""`fedsim export`: a run's model in other forms, or a scenario as a Flower app."""
 
 from __future__ import annotations
 
@@ -6,33 +6,81 @@ import argparse
 from pathlib import Path
 
 from fedsim.errors import EXIT_DONE, InputError
+from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
-from fedsim.verbs.predict import model_arguments
+
+_BOTH = (
+    "a run's model: fedsim export RUN --onnx (or --card); a scenario as a Flower app: fedsim "
+    "export NAME DIR"
+)
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    one = verbs.add("export", _export, "Write a run's model as ONNX, or its model card.")
-    model_arguments(one)
+    text = "Write a run's model as ONNX, or its model card; or a scenario as a Flower app."
+    one = verbs.add("export", _export, text)
+    help = "a run folder or its model file; or a scenario, with DIR"
+    by_name(one.add_argument("what", metavar="RUN|NAME|FILE", help=help))
+    one.add_argument("into", nargs="?", type=Path, metavar="DIR", help="a new folder for the app")
+    help = "of the scenario, such as rounds=3"
+    one.add_argument("overrides", nargs="*", metavar="key.sub=value", help=help)
+    one.add_argument("--client", metavar="NAME", help="whose model, where each client has its own")
     one.add_argument(
         *("--onnx",), nargs="?", const="", metavar="FILE", help="ONNX (default: beside the model)"
     )
     one.add_argument(
         *("--card",), nargs="?", const="", metavar="FILE", help="model card (default: RUN's own)"
     )
+    one.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    if arguments.onnx is None and arguments.card is None:
+    arguments.run = Path(arguments.what)
+    of_model = arguments.onnx is not None or arguments.card is not None
+    if of_model and arguments.into is not None:
         raise InputError(
-            "what is to be written?", hint=f"type: fedsim export {arguments.run} --onnx"
+            f"--onnx and --card are for the model of a run, and {arguments.into} is a second name",
+            hint=_BOTH,
         )
-    if arguments.onnx is not None:
-        _onnx(arguments)
-    if arguments.card is not None:
-        _card(arguments)
+    if of_model and not arguments.run.exists():
+        raise InputError(f"there is no run folder and no model file {arguments.what}", hint=_BOTH)
+    if of_model:
+        if arguments.onnx is not None:
+            _onnx(arguments)
+        if arguments.card is not None:
+            _card(arguments)
+    elif arguments.into is None or "=" in str(arguments.into):
+        raise InputError("what is to be written, and where?", hint=_BOTH)
+    else:
+        _app(arguments)
     return EXIT_DONE
+
+
+def _app(arguments: argparse.Namespace) -> None:
+    from fedsim.scenario import load
+    from fedsim.scenario.files import find
+
+    if arguments.run.is_dir():
+        inside = arguments.run / "scenario.yaml"
+        told = f"; the scenario of a run is {inside}" if inside.is_file() else ""
+        raise InputError(f"{arguments.what} is a folder, and no scenario{told}", hint=_BOTH)
+    if arguments.client is not None:
+        raise InputError("--client is for the model of a run", hint=_BOTH)
+    try:
+        find(arguments.what)
+    except InputError as error:
+        raise InputError(error.headline, hint=_BOTH) from error
+    scenario = load(arguments.what, arguments.overrides)
+    from fedsim.deployment.export import export_app
+    from fedsim.terminal.console import Console
+
+    console = Console()
+    facts = export_app(scenario, arguments.into, console.line, console.preparing)
+    say(f"{arguments.into}: a Flower app of {scenario.name}, for {len(facts.clients)} node(s)")
+    if scenario.privacy is not None and scenario.privacy.noise != "secret":
+        say("its noise is secret, whatever the scenario says: a seed is known to everybody")
+    say(f"how to start it: {arguments.into / 'README.md'}")
 
 
 def _onnx(arguments: argparse.Namespace) -> None:

@@ -4,8 +4,8 @@ No other module imports anything from Flower but the public names of `flwr.app`,
 `flwr.serverapp` and `flwr.serverapp.strategy`. Two groups of functions, and the names of
 `fedsim.wire.arrays`, which once were here:
 
-* what a Grid needs: `configure_identity`, `node_id`, `stamp`, `make_message`, `error_reply`,
-  `empty_run`, `shallow`;
+* what a Grid needs: `configure_identity`, `kept_identity`, `node_id`, `stamp`, `make_message`,
+  `error_reply`, `failed_at_client`, `empty_run`, `shallow`;
 * bytes: `measure`, `wire_bytes`, `array_bytes`, `payload_bytes`, `is_large`.
 
 The private names in use are the imports below; `tests/method/test_flower_contract.py` checks each.
@@ -13,6 +13,7 @@ The private names in use are the imports below; `tests/method/test_flower_contra
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -66,8 +67,10 @@ __all__ = [
     "dismantle",
     "empty_run",
     "error_reply",
+    "failed_at_client",
     "is_inexact",
     "is_large",
+    "kept_identity",
     "load_state",
     "make_message",
     "measure",
@@ -99,6 +102,16 @@ def configure_identity() -> None:
     TaskIdentity.node_id = SUPERLINK_NODE_ID
 
 
+@contextlib.contextmanager
+def kept_identity() -> Iterator[None]:
+    """Give this process back afterwards the run, task and node that Flower started it for."""
+    before = TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id
+    try:
+        yield
+    finally:
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = before
+
+
 def node_id(client: int) -> int:
     """The node id of client 0, 1, ...: ascending, and the same in every run."""
     return _FIRST_NODE_ID + client
@@ -123,6 +136,11 @@ def make_message(content: RecordDict, metadata: Metadata) -> Message:
 def error_reply(message: Message, reason: str) -> Message:
     """The reply of a client that raised; `reason` is its traceback."""
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def failed_at_client(reply: Message) -> bool:
+    """Whether a reply is the error that a client's own code led to, and not the network's."""
+    return reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 def shallow(content: RecordDict) -> RecordDict:
