@@ -1,0 +1,56 @@
+"""What an app computes on nodes is what the simulator computes, to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from fedsim import run
+from fedsim.engine.result import Result
+from tests.deployment.conftest import TINY, Nodes
+
+CASES = {
+    "half of the clients a round": ("federation.clients=4", "federation.participation=0.5"),
+    "clients evaluate": ("evaluation.on_clients=true", "evaluation.select=pooled_val"),
+    "the last layers alone": ("model.trainable=head",),
+    "images encoded": ("strategy.codec=uint8",),
+    "running statistics": ("model={name: resnet9, width: 4, norm: batch}",),
+    "a strategy of Flower's": ("strategy={name: flwr.serverapp.strategy.FedAdam}",),
+    "statistics of one client": ("federation.overrides={client-1: {client: {epochs: 2}}}",),
+}
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+def test_nodes_have_the_bits_of_a_simulation(
+    overrides: tuple[str, ...],
+    exported: Callable[..., Path],
+    deploy: Callable[..., Result],
+    tmp_path: Path,
+) -> None:
+    words = (*TINY, *overrides)
+    folder = exported("isic_iid_fedavg", *words)
+    clients = 4 if "federation.clients=4" in words else 2
+    nodes = Nodes(folder, [{"client": client} for client in range(clients)])
+    deployed = deploy(folder, nodes)
+    simulated = run("isic_iid_fedavg", *words, runs=tmp_path / "simulated")
+    ours, theirs = (load_file(one.folder / "model.safetensors") for one in (simulated, deployed))
+    assert list(ours) == list(theirs)
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+    for row, other in zip(simulated.rounds, deployed.rounds, strict=True):
+        for key in ("clients", "exchanges", "metrics", "metrics_by_client", "failed"):
+            assert row[key] == other[key], key
+    messages = len(nodes.sent) - clients
+    for direction in ("up", "down"):
+        here, there = (
+            sum(
+                row["bytes"]
+                for line in (one.folder / "traffic.jsonl").read_text().splitlines()
+                if (row := json.loads(line))["direction"] == direction and row["round"]
+            )
+            for one in (simulated, deployed)
+        )
+        assert abs(here - there) <= 100 * messages
