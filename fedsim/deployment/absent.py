@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ class AbsentStore:
         structures: of volumes, names of the label values 1, 2, ...
         source: what the nodes say of theirs, "path" or "embedded".
         root: where the records are, in words.
+        folder: of no use: nobody opens it again.
     """
 
     images: np.ndarray
@@ -36,6 +38,7 @@ class AbsentStore:
     structures: tuple[str, ...]
     source: str
     root: str = "the nodes"
+    folder: Path = Path()
     labels: np.ndarray = field(default_factory=_nothing)
     groups: np.ndarray = field(default_factory=_nothing)
     sites: np.ndarray = field(default_factory=_nothing)

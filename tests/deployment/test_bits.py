@@ -13,14 +13,22 @@ from fedsim import run
 from fedsim.engine.result import Result
 from tests.deployment.conftest import TINY, Nodes
 
+PLUGINS = Path(__file__).parents[1] / "plugins"
+
 CASES = {
-    "half of the clients a round": ("federation.clients=4", "federation.participation=0.5"),
-    "clients evaluate": ("evaluation.on_clients=true", "evaluation.select=pooled_val"),
+    "half of the clients, images encoded": (
+        "federation.clients=4",
+        "federation.participation=0.5",
+        "strategy.codec=uint8",
+    ),
+    "clients evaluate, and one is trained longer": (
+        "evaluation.on_clients=true",
+        "evaluation.select=pooled_val",
+        "federation.overrides={client-1: {client: {epochs: 2}}}",
+    ),
     "the last layers alone": ("model.trainable=head",),
-    "images encoded": ("strategy.codec=uint8",),
-    "running statistics": ("model={name: resnet9, width: 4, norm: batch}",),
+    "running statistics, and tables that travel once": ("model={name: odd_models:Odd}",),
     "a strategy of Flower's": ("strategy={name: flwr.serverapp.strategy.FedAdam}",),
-    "statistics of one client": ("federation.overrides={client-1: {client: {epochs: 2}}}",),
 }
 
 
@@ -30,7 +38,9 @@ def test_nodes_have_the_bits_of_a_simulation(
     exported: Callable[..., Path],
     deploy: Callable[..., Result],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.syspath_prepend(PLUGINS)
     words = (*TINY, *overrides)
     folder = exported("isic_iid_fedavg", *words)
     clients = 4 if "federation.clients=4" in words else 2
