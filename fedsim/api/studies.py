@@ -13,7 +13,7 @@ from fedsim.api.comparing import compare, load_runs
 from fedsim.engine import auditing
 from fedsim.errors import EXIT_INTERRUPTED, InputError, Problem
 from fedsim.files import file_name
-from fedsim.folder.identity import edited, refuse
+from fedsim.folder.identity import deployed_nodes, edited, refuse
 from fedsim.folder.runfolder import RunFolder, damaged, write_whole
 from fedsim.privacy import verdict
 from fedsim.privacy.verdict import Level, Verdict
@@ -370,6 +370,11 @@ def audited_scenario(
             f"{path} is a run and keeps its scenario; {overrides[0]!r} would change it",
             hint=f"audit the scenario: fedsim audit {path / 'scenario.yaml'} "
             + " ".join(overrides),
+        )
+    if deployed_nodes(record):
+        raise InputError(
+            f"{path} was a federation of nodes, whose records are not here to attack its claim",
+            hint="audit the scenario on data that are here: fedsim audit NAME",
         )
     if seed not in (None, record["seed"]):
         raise InputError(f"{path} is a run of seed {record['seed']}")

@@ -18,13 +18,15 @@ from fedsim.deployment.greeting import HELLO, Greeting
 from fedsim.deployment.grid import DeployedGrid, Member
 from fedsim.deployment.settings import RunSettings
 from fedsim.engine import running
+from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.federation import Federation, build_federation, dataset_of, task_of
 from fedsim.engine.prepare import Prepared, check_model
 from fedsim.engine.privacy import plan_of_units
 from fedsim.engine.result import Result
-from fedsim.engine.running import DEPLOYMENT, Starter
+from fedsim.engine.running import Starter
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import InputError, Problem
+from fedsim.folder.identity import DEPLOYMENT
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job
 from fedsim.ledger.traffic import TrafficLedger
@@ -77,6 +79,8 @@ def serve(folder: Path, grid: Grid, context: Context) -> Result:
         name: {"records": member.greeting.records, "held_out": member.greeting.held_out}
         for name, member in zip(facts.clients, members, strict=True)
     }
+    if not settings.scores:
+        console.line("NOTE the server has no data: it scores nothing")
     plan = prepared.privacy
     at_nodes = plan is not None and plan.unit != "client"
 
@@ -89,7 +93,12 @@ def serve(folder: Path, grid: Grid, context: Context) -> Result:
         here / settings.runs,
         Starter(lambda made: _watching(made, console), console.line, console.preparing),
         make_grid,
-        {DEPLOYMENT: {"flower_run": str(context.run_id), "nodes": nodes}},
+        {
+            DEPLOYMENT: {"flower_run": str(context.run_id), "nodes": nodes},
+            "released_without_privacy": released_without_privacy(
+                scenario, prepared.federation, plan, one_shot=prepared.one_shot, simulated=False
+            ),
+        },
     )
     for line in closing_lines(result.summary, result.folder, here):
         console.line(line)

@@ -23,6 +23,7 @@ def released_without_privacy(
     *,
     one_shot: bool,
     carried: Sequence[str] = (),
+    simulated: bool = True,
 ) -> list[str]:
     """What leaves the sites, or guides choices, without a mechanism.
 
@@ -32,6 +33,7 @@ def released_without_privacy(
         plan: what is released with a mechanism; None in a run without one.
         one_shot: clients send once.
         carried: what the client method says that its replies carry of the records themselves.
+        simulated: whether the records of all clients are here; else at the nodes of a federation.
     """
     pooled = "pooled validation split: it selects the model"
     selects = [pooled] if scenario.evaluation.select == "pooled_val" else []
@@ -44,7 +46,7 @@ def released_without_privacy(
         *_of_clients(scenario, plan),
         *selects,
         *_of_scores(scenario, federation),
-        *_of_the_simulation(federation, plan, one_shot),
+        *(_of_the_simulation(federation, plan, one_shot) if simulated else ()),
         *_before_the_run(scenario),
     ]
 

@@ -18,6 +18,7 @@ from fedsim.engine.result import Result
 from fedsim.engine.wording import opening_lines, run_entries, title_line
 from fedsim.errors import InputError
 from fedsim.folder.identity import (
+    deployed_nodes,
     edited,
     has_identity,
     new_identity,
@@ -101,9 +102,6 @@ def begin(
     return life.run()
 
 
-DEPLOYMENT = "deployment"
-"""Key of run.json where the clients were nodes of a federation, and not simulated."""
-
 # What may change on resume: where clients run, and how many at a time, never what they compute.
 _RESUMABLE = ("resources.backend=", "resources.workers=", "resources.ray_address=")
 
@@ -131,7 +129,7 @@ def resume(path: Path, words: Sequence[str], starter: Starter) -> Result:
     refuse(path, scenario_edited(path, entries))
     if entries["status"] == "done":
         return _finished(folder, entries, starter)
-    if DEPLOYMENT in entries:
+    if deployed_nodes(entries):
         raise InputError(
             f"{path} was a federation of nodes, which cannot go on here",
             hint="start it again: flwr run APP SUPERLINK",

@@ -30,6 +30,16 @@ _RESULTS = (
 # A client's own model; nothing that leads elsewhere.
 _OF_CLIENT = re.compile(rf"{MODELS}/[^/\\]+\.safetensors")
 
+DEPLOYMENT = "deployment"
+"""Key of run.json where the clients were nodes of a federation, and not simulated."""
+
+
+def deployed_nodes(record: Mapping[str, Any]) -> int:
+    """How many nodes of a federation a run had, by its run.json; 0 of a simulation."""
+    found = record.get(DEPLOYMENT)
+    nodes = found.get("nodes") if isinstance(found, Mapping) else None
+    return len(nodes) if isinstance(nodes, Mapping) else 0
+
 
 def new_identity(folder: RunFolder) -> dict[str, str]:
     """The entries of run.json that tell a run, whose scenario.yaml is written, from all others."""

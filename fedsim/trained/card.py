@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fedsim.errors import InputError
+from fedsim.folder.identity import deployed_nodes
 from fedsim.folder.runfolder import CARD, MODEL, MODELS, RunFolder
 from fedsim.pretrained.catalogue import CATALOGUE, PREFIX, Weights
 from fedsim.privacy.accounting import UNIT_NAMES
@@ -55,6 +56,15 @@ class _Facts:
     @property
     def private(self) -> bool:
         return self.record.run.get("privacy") is not None
+
+    @property
+    def nodes(self) -> int:
+        return deployed_nodes(self.record.run)
+
+    @property
+    def way(self) -> str:
+        """How it was trained, in a word."""
+        return "federation" if self.nodes else "simulation"
 
     @property
     def headline(self) -> str:
@@ -147,7 +157,7 @@ def _interval(facts: _Facts) -> tuple[float, float] | None:
 def _front(facts: _Facts, found: tuple[float, float] | None) -> str:
     """The YAML in front."""
     about, run = facts.about, facts.record.run
-    tags = ["medical-imaging", "federated-learning", "simulation", "fedsim"]
+    tags = ["medical-imaging", "federated-learning", facts.way, "fedsim"]
     tags += [str(name) for block in ("strategy",) if (name := facts.plugin(block).get("name"))]
     tags += ["differential-privacy"] if facts.summary.get("certified") else []
     source = "generated stand-in for " if about.stand_in else ""
@@ -200,7 +210,8 @@ def _opening(facts: _Facts) -> str:
     method = _plain(str(facts.plugin("strategy").get("name", "")))
     lines.append(
         f"A `{_code(about.architecture)}` network that {what}. It was trained by the "
-        f"federated method `{_code(method)}` in a simulation with fedsim {_plain(about.version)}.\n"
+        f"federated method `{_code(method)}` in a {facts.way} with fedsim "
+        f"{_plain(about.version)}.\n"
     )
     if about.positive:
         lines.append(f"Of its two classes the positive one is **{_plain(about.positive)}**.\n")
@@ -370,13 +381,19 @@ def _training(facts: _Facts) -> str:
         lines.append(f"It ended early: {_plain(stopped)}.")
     if failed := summary.get("failed"):
         lines.append(f"Messages without a usable reply: {failed}.")
-    lines.append("To repeat it, run the run folder's `scenario.yaml` with fedsim.")
+    if not facts.nodes:
+        lines.append("To repeat it, run the run folder's `scenario.yaml` with fedsim.")
     return _list(*lines)
 
 
 def _limits(facts: _Facts) -> str:
+    trained = "It was trained in a simulation: hospitals, networks and failures are not real ones."
+    if facts.nodes:
+        trained = (
+            f"It was trained by a federation of {facts.nodes} nodes, each with records of its own."
+        )
     lines = [
-        "It was trained in a simulation: hospitals, networks and failures are not real ones.",
+        trained,
         "It says nothing of images of another kind, device or population, and it always answers"
         + (": a picture of something else gets a class, too." if facts.about.classes else "."),
     ]

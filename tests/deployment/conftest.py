@@ -36,6 +36,8 @@ class Nodes(Grid):
     Attributes:
         configurations: `--node-config` of each node.
         sent, received: all messages, in order.
+        refused: whether a message is not accepted; none is, as a rule.
+        silent: whether a message is never answered; none is, as a rule.
         contexts: what Flower keeps of each node.
     """
 
@@ -45,6 +47,8 @@ class Nodes(Grid):
         self.run_config: dict[str, Any] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
+        self.refused: Callable[[Message], bool] = lambda message: False
+        self.silent: Callable[[Message], bool] = lambda message: False
         self._replies: dict[str, Message] = {}
         # Not in client order, as the ids of a SuperLink are not.
         self.contexts = {
@@ -72,9 +76,14 @@ class Nodes(Grid):
         """Let the nodes answer."""
         ids = []
         for message in messages:
+            if self.refused(message):
+                ids.append("")
+                continue
             self.sent.append(message)
             ids.append(f"m{len(self.sent)}")
             flower.stamp(message, ids[-1])
+            if self.silent(message):
+                continue
             context = self.contexts[message.metadata.dst_node_id]
             try:
                 reply = self.app(message, context)

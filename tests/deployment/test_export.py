@@ -42,7 +42,7 @@ def test_an_app_has_what_flower_asks_for(tmp_path: Path, capsys: pytest.CaptureF
     assert "@" not in (folder / "README.md").read_text().replace("--", "")
     values = yaml.safe_load((package / "scenario.yaml").read_text())
     assert values["data"]["root"] is None
-    assert values["resources"]["backend"] == "inline"
+    assert values["resources"]["workers"] is None
     assert exported_scenario(package, None).resolved() == values
     facts = Facts.read(package)
     assert facts.clients == ("client-0", "client-1")
@@ -55,7 +55,10 @@ def test_private_noise_becomes_secret_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     private = "privacy={noise_multiplier: 1.0, expected_batch: 12, unit: record, delta: 1e-3}"
-    assert main(["export", NAME, str(tmp_path / "app"), *TINY, "client.class_balanced=false", private]) == 0
+    assert (
+        main(["export", NAME, str(tmp_path / "app"), *TINY, "client.class_balanced=false", private])
+        == 0
+    )
     assert "its noise is secret" in capsys.readouterr().out
     found = exported_scenario(tmp_path / "app" / "app_isic_iid_fedavg", None)
     assert found.privacy is not None

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 from safetensors.numpy import load_file
 
-from fedsim import run
+from fedsim import audit, run
 from fedsim.deployment.budget import Budget
 from fedsim.deployment.greeting import PROMISE
 from fedsim.engine.result import Result
@@ -68,6 +68,27 @@ def test_two_deployments_of_one_scenario_and_seed_have_different_noise(
     about = json.loads((runs[0].folder / "run.json").read_text())
     assert about["privacy"]["randomness"].startswith("secret")
     assert not (runs[0].folder / "checkpoint" / "noise.key").exists()
+    released = about["released_without_privacy"]
+    assert any("number of records of each client" in one for one in released)
+    assert not any("partition" in one or "fingerprint" in one for one in released)
+    with pytest.raises(InputError, match="whose records are not here"):
+        audit(runs[0].folder)
+
+
+def test_the_server_draws_the_noise_of_whole_clients_from_its_own_machine(
+    exported: Exported, deploy: Deploy, tmp_path: Path
+) -> None:
+    words = (
+        *TINY,
+        "rounds=1",
+        "strategy.weighting=uniform",
+        "privacy={unit: client, noise_multiplier: 1.0, delta: 0.1}",
+    )
+    folder = exported(NAME, *words)
+    runs = [deploy(folder, Nodes(folder, [{"client": i} for i in (0, 1)])) for _ in range(2)]
+    one, other = (load_file(done.folder / "model.safetensors") for done in runs)
+    assert all(one[name].tobytes() != other[name].tobytes() for name in one)
+    assert runs[0].summary["epsilon"] == runs[1].summary["epsilon"] > 0
 
 
 def test_a_message_that_is_repeated_gets_noise_of_its_own(

@@ -14,7 +14,7 @@ from PIL import Image
 from fedsim.cli import main
 from fedsim.deployment.settings import NodeSettings, RunSettings
 from fedsim.engine.result import Result
-from fedsim.errors import InputError
+from fedsim.errors import InputError, RunError
 from tests.deployment.conftest import TINY, Nodes
 
 Exported = Callable[..., Path]
@@ -71,7 +71,12 @@ def test_nodes_have_their_own_folders_and_the_server_has_none(
     assert about["data"]["sizes_by_client"]["client-1"]["train"] > 10
     assert about["data"]["classes_by_client"] is None
     assert str(tmp_path) not in json.dumps(about)
-    assert (done.folder / "report" / "index.html").is_file()
+    page = (done.folder / "report" / "index.html").read_text()
+    assert "a federation of 2 nodes" in page
+    assert "fedsim run scenario.yaml" not in page
+    card = (done.folder / "MODEL_CARD.md").read_text()
+    assert "in a federation with fedsim" in card
+    assert "simulation" not in card
     assert (done.folder / "model.safetensors").is_file()
 
 
@@ -156,6 +161,36 @@ def test_a_federation_is_not_resumed_as_a_simulation(
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
     assert main(["run", "--resume", str(run)]) == 2
     assert "was a federation of nodes, which cannot go on here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["silent", "refused"])
+def test_a_node_that_is_not_heard_of_is_left_out_or_stops_the_run(
+    way: str, exported: Exported, deploy: Deploy
+) -> None:
+    words = (*TINY, "rounds=1", "resources.backend=ray", "faults.client_timeout=0.3")
+    configurations = [{"client": 0}, {"client": 1}]
+
+    def lost(nodes: Nodes) -> Nodes:
+        gone = max(nodes.contexts) - 7  # client 1
+        setattr(
+            nodes,
+            way,
+            lambda message: (
+                message.metadata.message_type == "train" and message.metadata.dst_node_id == gone
+            ),
+        )
+        return nodes
+
+    folder = exported(NAME, *words, "faults.on_client_error=skip")
+    done = deploy(folder, lost(Nodes(folder, configurations)))
+    (failed,) = done.rounds[0]["failed"]
+    assert failed["client"] == 1
+    expected = {"silent": ("timeout", "within 0.3 s"), "refused": ("worker", "not accepted")}[way]
+    assert failed["kind"] == expected[0]
+    assert expected[1] in failed["reason"]
+    folder = exported(NAME, *words)
+    with pytest.raises(RunError, match=expected[1]):
+        deploy(folder, lost(Nodes(folder, configurations)))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from fedsim.folder.identity import DEPLOYMENT, deployed_nodes
 from fedsim.report.blocks import Block, Code, Details, Items, Section, Text
 from fedsim.report.record import Record
 from fedsim.report.rendering import Table
@@ -26,6 +27,7 @@ _TOLD = (
     "command",
     "files",
     "unit_from",
+    DEPLOYMENT,
 )
 
 
@@ -51,27 +53,31 @@ def failures(record: Record) -> Section:
 
 def repeating(record: Record) -> Section:
     """What was run, and what to type."""
-    run, scenario = record.run, record.scenario
+    run, scenario, nodes = record.run, record.scenario, deployed_nodes(record.run)
     planned = scenario.get("rounds")
     rows = [
         ("scenario", run["scenario"]),
         ("description", scenario.get("description")),
         ("seed", run["seed"]),
         ("status", run["status"]),
+        ("nodes of the federation", nodes or None),
         ("rounds", f"{len(record.rounds)} of {planned}" if planned else len(record.rounds)),
         ("model", plugin(scenario.get("model"))),
         ("strategy", plugin(scenario.get("strategy"))),
         ("client method", plugin(scenario.get("client"))),
     ]
     shown = [(name, value) for name, value in rows if value not in (None, "")]
-    blocks: list[Block] = [
-        Text(
-            "scenario.yaml in the run folder is the whole configuration; it stands at the end of "
-            "this section, too. In the run folder, type:"
-        ),
-        Code(f"fedsim run scenario.yaml --seed {run['seed']}"),
-        Text(_same(record)),
-    ]
+    typed = f"fedsim run scenario.yaml --seed {run['seed']}"
+    how = (
+        "scenario.yaml in the run folder is the whole configuration; it stands at the end of "
+        "this section, too. "
+    )
+    if nodes:
+        how += f"It was run by a federation of {nodes} nodes, with records that are not here. Type:"
+        typed = f"flwr run APP SUPERLINK --run-config 'seed={run['seed']}'"
+    else:
+        how += "In the run folder, type:"
+    blocks: list[Block] = [Text(how), Code(typed), Text(_same(record))]
     if isinstance(command := run.get("command"), list) and command:
         words = [str(word) for word in command]
         blocks += [Text("As it was typed:"), Code(" ".join(map(_quoted, words)))]
