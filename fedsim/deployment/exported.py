@@ -72,7 +72,10 @@ class Facts:
             values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
             if set(values) != {one.name for one in fields(cls)}:
                 raise ValueError("it has other keys")
-            found = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            kept: dict[str, Any] = {
+                key: tuple(one) if isinstance(one, list) else one for key, one in values.items()
+            }
+            found = cls(**kept)
         except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
             raise InputError(
                 f"{path} is not what `fedsim export` wrote: {error}",
