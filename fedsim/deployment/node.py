@@ -8,6 +8,7 @@ system, and it does not rely on the server to keep to what was promised.
 from __future__ import annotations
 
 import functools
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from fedsim.engine.privacy import plan_of_units
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import FedsimError, InputError
 from fedsim.grid.worker import Job, Worker, units_of
-from fedsim.method.exchanges import EVALUATE, kind_of, trains
+from fedsim.method.exchanges import EVALUATE, trains
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan
@@ -160,11 +161,8 @@ class Node:
         plan = None
         if trains(message):
             plan = self._promised(message, context)
-        elif self.settings.limit is not None and kind_of(message) == EVALUATE:
-            raise InputError(
-                "this node has an epsilon-limit, and evaluates for nobody: metrics of its records "
-                "would be without noise"
-            )
+        else:
+            self._require_bare(message)
         job = self._whole_job(plan)
         own = Context(
             run_id=context.run_id,
@@ -226,7 +224,7 @@ class Node:
                 raise InputError(f"this node has an epsilon-limit, and {why}: it sends nothing")
             return None
         found = promise.get("noise-multiplier") if isinstance(promise, ConfigRecord) else None
-        if not isinstance(found, float):
+        if not (isinstance(found, float) and math.isfinite(found)):
             raise InputError(
                 "the server asks for a private answer, but does not say with what noise"
             )
@@ -238,6 +236,23 @@ class Node:
             budget.charge(plan, self.name, f"{self.job.scenario.name}, run {context.run_id}")
         context.state[_TRAININGS] = ConfigRecord({"count": done + 1})
         return plan
+
+    def _require_bare(self, message: Message) -> None:
+        """Refuse what no mechanism covers: by another type a client's training could be asked for.
+
+        The simulator asks for nothing of the kind, but a node does not know who asks.
+        """
+        scenario, asked = self.job.scenario, message.metadata.message_type
+        if self.settings.limit is not None:
+            raise InputError(
+                f"this node has an epsilon-limit, and answers no {asked}: what it sends would be "
+                "without noise"
+            )
+        allowed = scenario.evaluation.on_clients and asked == EVALUATE
+        if scenario.privacy is not None and not allowed:
+            raise InputError(
+                f"a node of a private run answers no {asked}: what it sends would be without noise"
+            )
 
     def _plan(self, settings: Privacy, noise_multiplier: float) -> PrivacyPlan:
         """What the node releases with this noise, by its own count of units."""
@@ -267,7 +282,7 @@ def _require_promise(settings: Privacy, plan: PrivacyPlan, done: int) -> None:
             f"the server asks for training number {done + 1}, and the scenario has {plan.planned}"
         )
     fixed, target = settings.noise_multiplier, settings.target_epsilon
-    if fixed is not None and plan.noise_multiplier < fixed:
+    if fixed is not None and not plan.noise_multiplier >= fixed:
         raise InputError(
             f"the server asks for a noise multiplier of {plan.noise_multiplier:.4g}, less than the "
             f"scenario's {fixed:.4g}"

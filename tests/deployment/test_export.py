@@ -11,11 +11,12 @@ import yaml
 
 from fedsim import __version__
 from fedsim.cli import main
-from fedsim.deployment.export import export_app
+from fedsim.deployment.export import deployed, export_app
 from fedsim.deployment.exported import Facts, exported_scenario
 from fedsim.deployment.refusing import require_deployable
 from fedsim.errors import InputError
 from fedsim.scenario import load
+from fedsim.scenario.files import names
 from tests.deployment.conftest import TINY
 
 NAME = "isic_iid_fedavg"
@@ -118,6 +119,30 @@ def test_what_only_a_simulation_can_do_is_refused_all_at_once(tmp_path: Path) ->
         assert sum(line.startswith(f"{key}:") for line in told) == 1, key
     assert len(told) == 8
     assert "as it is" in raised.value.headline
+
+
+def test_what_ships_is_refused_for_reasons_or_is_the_same_scenario_again(tmp_path: Path) -> None:
+    refused = set()
+    for name in names():
+        if name.startswith("my_"):  # they have no data
+            continue
+        scenario = load(name)
+        if scenario.privacy is not None and scenario.privacy.audit:
+            scenario = load(name, ["privacy.audit=false"])
+        try:
+            require_deployable(scenario)
+        except InputError as error:
+            refused.add(name)
+            assert all(problem.message for problem in error.problems)
+            continue
+        text = deployed(scenario).to_yaml()
+        (tmp_path / "scenario.yaml").write_text(text)
+        assert exported_scenario(tmp_path, None).to_yaml() == text, name
+    assert {name for name in refused if "local" not in name} == {
+        *("isic_noniid_random", "isic_noniid_gdd_plus", "isic_oneshot_features"),
+        *("isic_sites_fedbn", "isic_sites_fedper"),
+        *("prostate_centres_fedbn", "prostate_centres_fedper", "hippocampus_partial_disjoint"),
+    }
 
 
 @pytest.mark.parametrize(

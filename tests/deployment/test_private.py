@@ -159,7 +159,7 @@ def test_who_is_left_out_by_its_limit_is_told_in_the_round(
     [
         (("privacy=null",), "has no privacy mechanism"),
         (("privacy.unit=client", "privacy.noise_multiplier=1.0"), "the server adds the noise"),
-        (("evaluation.on_clients=true", "rounds=1"), "evaluates for nobody"),
+        (("evaluation.on_clients=true", "rounds=1"), "answers no evaluate"),
     ],
 )
 def test_a_node_with_a_limit_gives_nothing_without_noise_of_its_own(
@@ -184,6 +184,8 @@ def test_a_node_with_a_limit_gives_nothing_without_noise_of_its_own(
         (0.5, r"noise multiplier of 0\.5, less than the scenario's 1"),
         (0.0, "less than the scenario's 1"),
         (None, "does not say with what noise"),
+        (float("nan"), "does not say with what noise"),
+        (float("inf"), "does not say with what noise"),
     ],
 )
 def test_a_node_refuses_less_noise_than_the_scenario_promises(
@@ -225,6 +227,22 @@ def test_a_node_trains_no_more_often_than_the_scenario_says(
     (answer,) = nodes.send_and_receive([asked])
     assert answer.has_error()
     assert "training number 2, and the scenario has 1" in answer.error.reason
+
+
+@pytest.mark.parametrize("asked", ["query", "query.train", "evaluate", "evaluate.train"])
+def test_no_other_name_of_a_message_gets_an_answer_without_noise(
+    exported: Exported, deploy: Deploy, asked: str
+) -> None:
+    folder = exported(NAME, *PRIVATE, "rounds=1")
+    nodes = Nodes(folder, [{"client": 0}, {"client": 1}])
+    deploy(folder, nodes)
+    trained = next(one for one in nodes.sent if one.metadata.message_type == "train")
+    question = Message(
+        trained.content, trained.metadata.dst_node_id, asked, group_id=trained.metadata.group_id
+    )
+    (answer,) = nodes.send_and_receive([question])
+    assert answer.has_error()
+    assert f"answers no {asked}: what it sends would be without noise" in answer.error.reason
 
 
 # --- The file -----------------------------------------------------------------------------------
