@@ -8,6 +8,7 @@ system, and it does not rely on the server to keep to what was promised.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import secrets
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ from fedsim.tasks.words import some
 from fedsim.wire import flower
 from fedsim.wire.sharing import sharing_of
 
+_log = logging.getLogger(__name__)
+
 _TRAININGS = "fedsim.trainings"
 """The record of a node's state that counts how often it trained in the run."""
 
@@ -50,9 +53,9 @@ _SLACK = 1.001  # of a promised epsilon: the search for the noise ends within a 
 class NodeApp(ClientApp):
     """Answers a server's messages for the client that the node is.
 
-    What is wrong with the node, or asked too much of it, is answered by an error in one line, which
-    the server tells. Anything else that is raised stays in the node's own log, but for its type and
-    text.
+    What is wrong with the node's configuration, or asked too much of it, is answered by an error in
+    one line, which the server tells. Of anything else that is raised only the type leaves the node:
+    the text may quote records, or files that are named by patients. All of it is in the node's log.
 
     Args:
         folder: of the app's package.
@@ -72,9 +75,13 @@ class NodeApp(ClientApp):
         except BaseException as error:
             # What the client wrote before it failed is lost, as it is in a simulation.
             context.state = before
-            if not isinstance(error, FedsimError):
+            if isinstance(error, FedsimError):
+                return flower.error_reply(message, " ".join(str(error).split()))
+            if not isinstance(error, Exception):  # Flower ends the process so.
                 raise
-            return flower.error_reply(message, " ".join(str(error).split()))
+            _log.error("client failed", exc_info=error)
+            reason = f"it raised {type(error).__name__}; the node's log has the rest"
+            return flower.error_reply(message, reason)
 
 
 @functools.lru_cache(maxsize=4)
@@ -115,7 +122,13 @@ class Node:
                 hint="start it with --node-config 'data-root=\"DIR\" ...'",
             )
         scenario = exported_scenario(folder, settings.root)
-        store, task, train, val, forget = _own(scenario, seed, facts, settings)
+        try:
+            store, task, train, val, forget = _own(scenario, seed, facts, settings)
+        except InputError as error:
+            _log.error(str(error))
+            raise InputError(
+                f"the node's data cannot be used: {error.headline}; the node's log has the rest"
+            ) from error
         facts.require_alike(task)
         nothing = np.zeros(0, np.int64)
         name = facts.clients[settings.client]

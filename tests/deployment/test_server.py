@@ -15,6 +15,7 @@ from fedsim.cli import main
 from fedsim.deployment.settings import NodeSettings, RunSettings
 from fedsim.engine.result import Result
 from fedsim.errors import InputError, RunError
+from fedsim.grid.worker import Worker
 from tests.deployment.conftest import TINY, Nodes
 
 Exported = Callable[..., Path]
@@ -161,6 +162,44 @@ def test_a_federation_is_not_resumed_as_a_simulation(
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
     assert main(["run", "--resume", str(run)]) == 2
     assert "was a federation of nodes, which cannot go on here" in capsys.readouterr().err
+
+
+def test_what_a_client_raises_stays_in_the_log_of_its_node(
+    exported: Exported,
+    deploy: Deploy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = exported(NAME, *TINY, "rounds=1", "faults.on_client_error=skip")
+    run = Worker.run
+
+    def quoting(worker: Worker, message: Any, context: Any, *moment: int) -> Any:
+        if context.node_config["partition-id"] == 1:
+            raise ValueError("no outline in smith_john.nii")
+        return run(worker, message, context, *moment)
+
+    monkeypatch.setattr(Worker, "run", quoting)
+    done = deploy(folder, Nodes(folder, [{"client": 0}, {"client": 1}]))
+    (failed,) = done.rounds[0]["failed"]
+    assert failed["reason"] == "it raised ValueError; the node's log has the rest"
+    assert "smith" not in "".join(
+        path.read_text() for path in done.folder.glob("*.json*") if path.is_file()
+    )
+    assert "smith_john.nii" in caplog.text
+
+
+def test_which_files_are_broken_stays_in_the_log_of_the_node(
+    exported: Exported, deploy: Deploy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = own_images(tmp_path / "here", 0)
+    folder = exported("my_images", *OWN, f"data.root={here}")
+    (here / "bad" / "smith_john.png").write_bytes(b"no picture")
+    whole = [{"client": i, "data-root": str(here), "data": "whole"} for i in (0, 1)]
+    with pytest.raises(InputError) as raised:
+        deploy(folder, Nodes(folder, whole), server_data=False)
+    assert problems(raised).count("1 of 33 images of 'folder' cannot be read") == 2
+    assert "smith" not in str(raised.value)
+    assert "smith_john.png" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["silent", "refused"])
