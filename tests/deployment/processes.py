@@ -123,7 +123,7 @@ class Processes:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    def wait_for_run(self, runs: Path, seconds: float = 240) -> Path:
+    def wait_for_run(self, runs: Path, seconds: float = 480) -> Path:
         """Wait until a run below a folder of runs has ended, and is done; its run folder."""
         end = time.monotonic() + seconds
         while True:

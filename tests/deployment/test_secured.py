@@ -84,7 +84,7 @@ def _key(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_registered_nodes_run_a_private_scenario_behind_tls(tmp_path: Path) -> None:
     export_app(load("isic_iid_dpsgd", PRIVATE), tmp_path / "app")
     _certificates(tmp_path)
