@@ -111,25 +111,23 @@ class _Convolution(nn.Module):
         linear: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = _Same(inner, outer, kernel, stride, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inner, outer, kernel, stride, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outer, eps=1e-3, momentum=0.01)
         self.act = nn.Identity() if linear else nn.ReLU6()
 
     def forward(self, images: Tensor) -> Tensor:
-        activated: Tensor = self.act(self.norm(self.conv(images)))
+        activated: Tensor = self.act(self.norm(self.conv(_same(images, self.conv))))
         return activated
 
 
-class _Same(nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) rows; an odd zero row comes last."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        pads: list[int] = []
-        for axis in (1, 0):
-            size, kernel, stride = images.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
-            lack = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [lack // 2, lack - lack // 2]
-        return super().forward(F.pad(images, pads) if any(pads) else images)
+def _same(images: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Zeros around maps, so that `conv` gives ceil(size / stride) rows; an odd row comes last."""
+    pads: list[int] = []
+    for axis in (1, 0):
+        size, kernel, stride = images.shape[2 + axis], conv.kernel_size[axis], conv.stride[axis]
+        lack = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [lack // 2, lack - lack // 2]
+    return F.pad(images, pads) if any(pads) else images
 
 
 class _Block(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from fedsim.adapters import LoRALinear, UnfitError, adapter_names, attach, product, require_used
 from fedsim.models import ResNet18, SmallCNN
 from tests.plugins.tiny_vit import TinyViT
+from tests.shipped import CLASSIFIERS, MIXES_RECORDS, images_of, small
 
 SHAPE = (3, 16, 16)
 
@@ -185,3 +186,12 @@ def test_layers_that_the_model_passes_by_are_refused() -> None:
     assert vars(own.layers[0].mlp[0])["forward"] is kept
     require_used(adapted(ResNet18(2, 3, 32, width=8), rank=2), (3, 32, 32))
     require_used(TinyViT(2, 3, 16), (1, 1))  # no adapter: not even tried
+
+
+@pytest.mark.parametrize("name", sorted({*CLASSIFIERS, *MIXES_RECORDS} - {"linear"}))
+def test_shipped_networks_take_it(name: str) -> None:
+    model, records = small(name).eval(), images_of(name, 2)
+    before, count = model(records), len(list(model.parameters()))
+    found = attach(model, "lora", {"rank": 1}, input_shape=SHAPE, head=("classifier",))
+    assert torch.equal(found(records), before)
+    assert len(list(found.parameters())) > count

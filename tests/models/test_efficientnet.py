@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fedsim.models import EfficientNetLite0
-from fedsim.models.efficientnet import _Same
+from fedsim.models.efficientnet import _same
 from fedsim.wire.codecs import normalise
 
 
@@ -52,9 +52,9 @@ def test_the_scale_of_images_does_not_travel() -> None:
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_padding_is_that_of_tensorflow(size: int, kernel: int, stride: int) -> None:
-    convolution = _Same(1, 1, kernel, stride, bias=False)
+    convolution = nn.Conv2d(1, 1, kernel, stride, bias=False)
     images = torch.randn(1, 1, size, size + 1)
-    found = convolution(images)
+    found = convolution(_same(images, convolution))
     assert found.shape[2:] == (-(-size // stride), -(-(size + 1) // stride))
     # "The amount of padding on the bottom or right might be one larger" (tf.nn): of even sizes.
     wide = F.pad(images, [kernel] * 4)
@@ -70,9 +70,10 @@ def test_padding_is_that_of_tensorflow(size: int, kernel: int, stride: int) -> N
 
 
 def test_an_odd_row_of_padding_comes_last() -> None:
-    convolution = _Same(1, 1, 3, 2, bias=False)
+    convolution = nn.Conv2d(1, 1, 3, 2, bias=False)
     nn.init.ones_(convolution.weight)
-    assert convolution(torch.ones(1, 1, 4, 4)).tolist() == [[[[9.0, 6.0], [6.0, 4.0]]]]
+    found = convolution(_same(torch.ones(1, 1, 4, 4), convolution))
+    assert found.tolist() == [[[[9.0, 6.0], [6.0, 4.0]]]]
 
 
 @pytest.mark.parametrize(
