@@ -97,7 +97,7 @@ class Node:
     Attributes:
         settings: what the node was told.
         job: what a worker must know: only this client has records in it.
-        held_out: records that it evaluates on.
+        source: "path" where its records are from a folder, "embedded" for the generated stand-in.
     """
 
     settings: NodeSettings
