@@ -18,6 +18,7 @@ class Local(Supervised):
 
     payload = "nothing"
     keeps_state = True
+    side_by_side = True
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Train, and report the loss; in a private run nothing."""

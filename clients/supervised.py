@@ -6,6 +6,9 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +31,8 @@ from fedsim.method import (
     proximal_term,
     update,
 )
+from fedsim.method.updates import proximal_mu, received_alike
+from fedsim.wire import tensor_record
 
 if TYPE_CHECKING:
     from fedsim.privacy import Loss, Releases
@@ -52,6 +57,8 @@ class Supervised(Client):
     made_for = ("images", "features")
     keeps_state = False
     private = "dp-sgd"
+    precisions = ("float32", "bfloat16")
+    side_by_side = True
 
     def __init__(
         self,
@@ -114,26 +121,80 @@ class Supervised(Client):
             self.fit_private(model, site, site.releases, penalty)
         return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
+    def why_not_stacked(self, model: torch.nn.Module, task: Task) -> str:
+        """See `Client.why_not_stacked`."""
+        from fedsim.method.stacking import why_not_stacked
+
+        if type(self) is not Supervised:
+            return "its method does not declare that it trains as `supervised` does"
+        if self.augment != "none":
+            return "each client draws its own augmentations"
+        return why_not_stacked(model, task.input_shape, self.batch_size)
+
+    def train_stacked(
+        self, contents: Sequence[RecordDict], sites: Sequence[Site]
+    ) -> list[RecordDict] | None:
+        """Return what `train` returns, see `Client.train_stacked`."""
+        from fedsim.method.stacking import MOST_MB, Descent, Share, fit_stacked, stacked_arrays
+
+        model = sites[0].new_model()
+        found = [received_alike(model, content) for content in contents]
+        received = [arrays for arrays in found if arrays is not None]
+        pulls = {proximal_mu(content) for content in contents}
+        records = sum(len(site.train) for site in sites)
+        size = records * 4 * math.prod(sites[0].task.input_shape) / 1e6
+        if len(received) < len(sites) or len(pulls) > 1 or size > MOST_MB:
+            return None
+        shares = [
+            Share(
+                images=site.train.images(),
+                labels=site.train.labels,
+                batches=list(itertools.islice(self._order(site), self._total(site))),
+                progress=iter(site.steps(self._total(site), "train")),
+                class_weights=self._weights(site),
+            )
+            for site in sites
+        ]
+        descent = Descent(self.learning_rate, self.momentum, self.weight_decay, *pulls)
+        trained, losses = fit_stacked(model, stacked_arrays(received), shares, descent)
+        return [
+            RecordDict(
+                {
+                    "arrays": tensor_record({name: value[i] for name, value in trained.items()}),
+                    "metrics": MetricRecord({"num-examples": len(site.train), "loss": losses[i]}),
+                }
+            )
+            for i, site in enumerate(sites)
+        ]
+
     def fit(self, model: torch.nn.Module, site: Site, penalty: Penalty | None = None) -> float:
         """Train a model in place, with a penalty if there is one; return the mean loss."""
         view = site.train
-        order = endless_batches(len(view), self.batch_size, site.generator("batches"))
-        total = self.steps or self.epochs * -(-len(view) // self.batch_size)
-        weights = None
-        if self.class_weights is not None:
-            weights = torch.tensor(self.class_weights)
-        elif self.class_balanced:
-            weights = balanced_weights(view.labels, site.task.num_classes)
         return fit(
             model,
-            ((view.images(chosen), view.labels[chosen]) for chosen in order),
-            site.steps(total, "train"),
-            self._optimizer(model),
+            ((view.images(chosen), view.labels[chosen]) for chosen in self._order(site)),
+            site.steps(self._total(site), "train"),
+            self._optimizer(model, site.fast),
             device=site.device,
-            class_weights=weights,
+            class_weights=self._weights(site),
             augment=augmentation(self.augment, site.generator("augment")),
             penalty=penalty,
+            precision=site.precision,
         )
+
+    def _order(self, site: Site) -> Iterator[torch.Tensor]:
+        return endless_batches(len(site.train), self.batch_size, site.generator("batches"))
+
+    def _total(self, site: Site) -> int:
+        return self.steps or self.epochs * -(-len(site.train) // self.batch_size)
+
+    def _weights(self, site: Site) -> torch.Tensor | None:
+        """Of the classes in the loss."""
+        if self.class_weights is not None:
+            return torch.tensor(self.class_weights)
+        if self.class_balanced:
+            return balanced_weights(site.train.labels, site.task.num_classes)
+        return None
 
     def fit_private(
         self,
@@ -162,10 +223,11 @@ class Supervised(Client):
             penalty=penalty,
         )
 
-    def _optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, model: torch.nn.Module, fused: bool = False) -> torch.optim.Optimizer:
         return SGD(
             model.parameters(),
             lr=self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            fused=fused or None,
         )

@@ -76,7 +76,12 @@ def isolated(sequence: np.random.SeedSequence) -> Iterator[None]:
     with kept():
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        # Where no accelerator is in use, `torch.manual_seed` notes down the call for each, with a
+        # traceback that is never dropped.
+        if torch.cuda.is_initialized() or torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
         yield
 
 

@@ -25,6 +25,7 @@ from fedsim.grid.base import BaseGrid
 from fedsim.grid.choosing import Choice, settled
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.machine import cores, gpus, require_resources, workers_on
+from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Board, Steps
 from fedsim.grid.worker import Job
 from fedsim.ledger.privacy import PrivacyLedger
@@ -225,6 +226,7 @@ def job_of(
         buffers.roles,
         buffers.stays,
         federation.forget,
+        prepared.mode if step_limit is None else Mode(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.errors import InputError
 from fedsim.grid.machine import require_resources
+from fedsim.grid.mode import Mode, mode_of
+from fedsim.method.strategy import makes_exchanges
 from fedsim.models.build import Pretrained, build_model, first_weights, unfit
 from fedsim.models.conditioning import require_conditioned
 from fedsim.pretrained.loading import file_of
@@ -79,6 +82,16 @@ class Prepared:
     def one_shot(self) -> bool:
         """Whether the clients send once."""
         return is_one_shot(self.strategy)
+
+    @cached_property
+    def mode(self) -> Mode:
+        """How the clients compute."""
+        return mode_of(
+            self.scenario,
+            self.task,
+            private=self.privacy is not None and self.privacy.settings.unit != "client",
+            several=self.one_shot or makes_exchanges(self.strategy),
+        )
 
     @property
     def has_secret_noise(self) -> bool:

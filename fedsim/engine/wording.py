@@ -104,6 +104,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "released_without_privacy": released_without_privacy(
             scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.disclosed
         ),
+        "computing": prepared.mode.record(prepared.names),
         "overrides": describe_overrides(scenario, federation.forget),
         "backend": None,
         **environment(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -14,7 +14,7 @@ from fedsim.engine.checkpoint import Checkpoints
 from fedsim.errors import ClientError, InputError, RunError
 from fedsim.grid.worker import Job, Spent
 from fedsim.ledger.traffic import TrafficLedger
-from fedsim.method.exchanges import kind_of, trains
+from fedsim.method.exchanges import TRAIN, kind_of, trains
 from fedsim.method.faults import Failure, Kind, Simulated
 from fedsim.randomness import Streams
 from fedsim.scenario.schema import Faults
@@ -146,6 +146,23 @@ class BaseGrid(Grid):
             return None
         content, self.contexts[message.metadata.dst_node_id].state = found
         return Message(content, reply_to=message)
+
+    def groups(self, messages: Sequence[Message]) -> list[list[Message]]:
+        """Whose messages are answered together, in the order of the messages.
+
+        It depends on who is asked, and on nothing else.
+        """
+        mode = self.job.mode
+        if not all(message.metadata.message_type == TRAIN for message in messages):
+            return [[message] for message in messages]
+        return list(mode.groups(messages, lambda m: self.job.names[self.client(m)]))
+
+    def together(self, group: Sequence[Message]) -> bool:
+        """Whether the clients of a group may train beside others in one process."""
+        mode, message = self.job.mode, group[0]
+        trained = message.metadata.message_type == TRAIN
+        alone = self.job.names[self.client(message)] in mode.apart
+        return bool(mode.together) and trained and not alone
 
     def states(self) -> dict[int, RecordDict]:
         """The clients' states by client number."""

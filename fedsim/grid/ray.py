@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ from flwr.app import Context, Message, Metadata, RecordDict
 
 from fedsim.errors import DivergedError, FedsimError, InputError, Interruption, RunError
 from fedsim.grid.base import BaseGrid
+from fedsim.grid.crew import Answer, Crew, Outcome
 from fedsim.grid.machine import gpus, workers_on
-from fedsim.grid.worker import Job, Spent, Worker
+from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.locks import is_taken, take
 from fedsim.method.faults import Failure, Kind
@@ -55,19 +57,39 @@ _DEATHS = (
 
 
 class _Flight(NamedTuple):
-    """A message at work: its place in the list, the worker, and when it began."""
+    """Messages at work: their place in the list of parcels, the worker, and when it began."""
 
     place: int
     worker: int
     started: float
 
 
-class _Answer(NamedTuple):
-    """What a client gave back: its reply, its context, and what it cost."""
+class _Parcel(NamedTuple):
+    """What a worker is handed at a time: groups of messages, and whether they train together."""
 
-    reply: Message
+    groups: list[list[Message]]
+    together: bool
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of them, in client order."""
+        return [message for group in self.groups for message in group]
+
+
+class _Part(NamedTuple):
+    """One message of a parcel.
+
+    Attributes:
+        metadata: of the message.
+        names: of its records.
+        places: where each of them is among the records that travel with the parcel.
+        context: of the client.
+    """
+
+    metadata: Metadata
+    names: list[str]
+    places: list[int]
     context: Context
-    spent: Spent
 
 
 class _Raised(NamedTuple):
@@ -84,36 +106,60 @@ class _Actor:
     def __init__(self) -> None:
         flower.configure_identity()
         self._worker: Worker | None = None
+        self._crew: Crew | None = None
 
     def configure(self, job: Job, noise: Noise | None) -> str:
         """Take up a job; what is wrong with it, as text, or ""."""
         try:
-            self._worker = Worker(replace(job, noise=noise))
+            job = replace(job, noise=noise)
+            if self._crew is not None:
+                self._crew.close()
+            self._crew = Crew(job) if job.mode.together else None
+            self._worker = Worker(job)
             self._worker.warm()
         except BaseException as error:
             return str(error) if isinstance(error, FedsimError) else short_traceback(error)
         return ""
 
     def run(
-        self,
-        metadata: Metadata,
-        names: list[str],
-        context: Context,
-        round: int,
-        exchange: int,
-        *records: Any,
-    ) -> _Answer | _Raised:
+        self, groups: list[list[_Part]], together: bool, round: int, exchange: int, *records: Any
+    ) -> list[Answer | _Raised]:
+        """The answers of a parcel's clients, or what they raised, in order."""
         assert self._worker is not None
-        content = flower.shallow(RecordDict(dict(zip(names, records, strict=True))))
+        begun = []
+        for group in groups:
+            messages = [_message(part, records) for part in group]
+            contexts = [part.context for part in group]
+            if together:
+                assert self._crew is not None
+                begun.append(self._crew.begin(messages, contexts, round, exchange))
+            else:
+                begun.append(partial(self._alone, messages[0], contexts[0], round, exchange))
+        return [_as_text(outcome) for outcomes in begun for outcome in outcomes()]
+
+    def _alone(
+        self, message: Message, context: Context, round: int, exchange: int
+    ) -> list[Outcome]:
+        assert self._worker is not None
         try:
-            message = flower.make_message(content, metadata)
-            return _Answer(*self._worker.run(message, context, round, exchange))
-        except BaseException as error:
-            # As text: the exception's class may not exist, or not unpickle, in the driver.
-            # SystemExit, too: Ray would end the worker.
-            if isinstance(error, DivergedError):
-                return _Raised("diverged", str(error), "")
-            return _Raised("error", one_line(error), short_traceback(error))
+            return [Answer(*self._worker.run(message, context, round, exchange))]
+        except BaseException as error:  # SystemExit, too: Ray would end the worker.
+            return [error]
+
+
+def _message(part: _Part, records: Sequence[Any]) -> Message:
+    """A client's own message."""
+    own = {name: records[place] for name, place in zip(part.names, part.places, strict=True)}
+    return flower.make_message(flower.shallow(RecordDict(own)), part.metadata)
+
+
+def _as_text(outcome: Outcome) -> Answer | _Raised:
+    """An outcome that can travel: an exception's class may not unpickle, or exist, elsewhere."""
+    if isinstance(outcome, Answer):
+        return outcome
+    if isinstance(outcome, DivergedError):
+        return _Raised("diverged", str(outcome), "")
+    return _Raised("error", one_line(outcome), short_traceback(outcome))
 
 
 class _Pool:
@@ -387,24 +433,31 @@ class RayGrid(BaseGrid):
 
     def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         shared: dict[int, Any] = {}
-        waiting = list(range(len(messages)))
+        parcels = self._parcels(messages)
+        waiting = list(range(len(parcels)))
         window = self._window(messages)
         idle = list(range(self._workers))
         flying: dict[Any, _Flight] = {}
         starting: dict[Any, int] = {}
         died: set[int] = set()
-        done: dict[int, Message | Failure] = {}
+        done: dict[int, list[Message | Failure]] = {}
         following = 0
         try:
             with _ray_lives():
-                while following < len(messages):
+                while following < len(parcels):
                     while idle and (near := [i for i in waiting if i < following + window]):
-                        index = max(near, key=lambda i: (self._records(messages[i]), -i))
+                        index = max(near, key=lambda i: (self._records_of(parcels[i]), -i))
                         waiting.remove(index)
                         worker = idle.pop(0)
-                        reference = self._submit(worker, messages[index], shared)
+                        reference = self._submit(worker, parcels[index], shared)
                         flying[reference] = _Flight(index, worker, time.monotonic())
-                    self._at_work_are({self.client(messages[f.place]) for f in flying.values()})
+                    self._at_work_are(
+                        {
+                            self.client(message)
+                            for flight in flying.values()
+                            for message in parcels[flight.place].messages
+                        }
+                    )
                     _require_ray()
                     pending = [*flying, *starting]
                     ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
@@ -416,23 +469,26 @@ class RayGrid(BaseGrid):
                             idle.append(starting.pop(reference))
                             continue
                         flight = flying.pop(reference)
-                        message = messages[flight.place]
+                        parcel = parcels[flight.place]
                         try:
-                            done[flight.place] = self._receive(reference, message, flight.worker)
+                            done[flight.place] = self._receive(reference, parcel, flight.worker)
                             idle.append(flight.worker)
                         except _DEATHS as error:
                             starting |= self._restart(flight.worker)
                             if flight.place in died:
-                                done[flight.place] = self._dead(message, error)
+                                done[flight.place] = [
+                                    self._dead(message, error) for message in parcel.messages
+                                ]
                             else:  # Once more, to the same bits: the client's state is here.
                                 died.add(flight.place)
                                 waiting.append(flight.place)
                     for reference in self._overdue(flying):
                         flight = flying.pop(reference)
                         starting |= self._restart(flight.worker)
-                        done[flight.place] = self._timed_out(messages[flight.place])
+                        late = parcels[flight.place].messages
+                        done[flight.place] = [self._timed_out(message) for message in late]
                     while following in done:
-                        yield done.pop(following)
+                        yield from done.pop(following)
                         following += 1
         except Interruption:
             if self._pool.is_own:
@@ -476,33 +532,66 @@ class RayGrid(BaseGrid):
         reason = f"its worker process died twice: {cause} Out of memory? Try --workers 1"
         return self.failure(self.client(message), "worker", reason)
 
+    def _parcels(self, messages: list[Message]) -> list[_Parcel]:
+        """What is handed to a worker at a time: a client or, of those that train together, some.
+
+        A worker has as many groups at a time as threads.
+        """
+        size = self.job.scenario.resources.threads
+        parcels: list[_Parcel] = []
+        for group in self.groups(messages):
+            together = self.together(group)
+            if together and parcels and parcels[-1].together and len(parcels[-1].groups) < size:
+                parcels[-1].groups.append(group)
+            else:
+                parcels.append(_Parcel([group], together))
+        return parcels
+
+    def _records_of(self, parcel: _Parcel) -> int:
+        return sum(map(self._records, parcel.messages))
+
     def _window(self, messages: list[Message]) -> int:
-        """How many unfinished messages may be open ahead of the next reply to hand on."""
+        """How many unfinished parcels may be open ahead of the next reply to hand on."""
         largest = max((flower.payload_bytes(m.content) for m in messages[:1]), default=0) / 1e6
         return 2 * self._workers + int(_WINDOW_MB / max(largest, 1.0))
 
-    def _submit(self, worker: int, message: Message, shared: dict[int, Any]) -> Any:
-        records = []
-        for record in message.content.values():
-            if flower.is_large(record):
-                if id(record) not in shared:
-                    shared[id(record)] = ray.put(record)
-                records.append(shared[id(record)])
-            else:
-                records.append(record)
-        context = self.contexts[message.metadata.dst_node_id]
-        names = list(message.content)
+    def _submit(self, worker: int, parcel: _Parcel, shared: dict[int, Any]) -> Any:
+        """Hand a parcel to an actor; a record of several messages travels once."""
+        records: list[Any] = []
+        places: dict[int, int] = {}
+        groups = []
+        for group in parcel.groups:
+            parts = []
+            for message in group:
+                for record in message.content.values():
+                    if id(record) in places:
+                        continue
+                    places[id(record)] = len(records)
+                    if flower.is_large(record):
+                        if id(record) not in shared:
+                            shared[id(record)] = ray.put(record)
+                        records.append(shared[id(record)])
+                    else:
+                        records.append(record)
+                own = [places[id(record)] for record in message.content.values()]
+                context = self.contexts[message.metadata.dst_node_id]
+                parts.append(_Part(message.metadata, list(message.content), own, context))
+            groups.append(parts)
         actor = self._pool.actors[worker]
         now = self.round, self.exchange
-        return actor.run.remote(message.metadata, names, context, *now, *records)
+        return actor.run.remote(groups, parcel.together, *now, *records)
 
-    def _receive(self, reference: Any, message: Message, worker: int) -> Message | Failure:
-        """Fetch an answer; raises one of `_DEATHS` if the actor died."""
-        found: _Answer | _Raised = ray.get(reference)
-        if isinstance(found, _Raised):
-            return self.failure(self.client(message), *found)
-        self._keep(message, found.reply, found.context, found.spent, f"worker {worker}")
-        return found.reply
+    def _receive(self, reference: Any, parcel: _Parcel, worker: int) -> list[Message | Failure]:
+        """Fetch the answers to a parcel; raises one of `_DEATHS` if the actor died."""
+        each: list[Answer | _Raised] = ray.get(reference)
+        received: list[Message | Failure] = []
+        for message, found in zip(parcel.messages, each, strict=True):
+            if isinstance(found, _Raised):
+                received.append(self.failure(self.client(message), *found))
+            else:
+                self._keep(message, *found, f"worker {worker}")
+                received.append(found.reply)
+        return received
 
 
 def _require_started(references: Sequence[Any]) -> None:

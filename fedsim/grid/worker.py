@@ -7,10 +7,11 @@ owns.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
+from fedsim.grid.mode import Mode, keep_memory
 from fedsim.grid.progress import Steps, open_board
-from fedsim.method.client import Site, Task, as_client_app
+from fedsim.method.client import Client, Site, Task, as_client_app
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan
@@ -50,6 +52,7 @@ class Job:
         board: path of the progress file, or None.
         step_limit: stop every loop of local work after this many steps (trials), or None.
         forget: client name -> positions of the records that it is asked to forget.
+        mode: how clients compute, and who trains together.
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
@@ -69,6 +72,7 @@ class Job:
     roles: Roles = field(default_factory=Roles)
     stays: ArrayRecord = field(default_factory=ArrayRecord)
     forget: dict[str, np.ndarray] = field(default_factory=dict)
+    mode: Mode = field(default_factory=Mode)
 
     @property
     def names(self) -> list[str]:
@@ -77,11 +81,20 @@ class Job:
 
 
 class Worker:
-    """Runs the clients of one job in this process."""
+    """Runs the clients of one job in this process.
 
-    def __init__(self, job: Job, tick: Callable[[], None] | None = None) -> None:
+    Args:
+        job: what they do.
+        tick: called after each step.
+        threads: that a client computes with; None: as many as the scenario says.
+    """
+
+    def __init__(
+        self, job: Job, tick: Callable[[], None] | None = None, threads: int | None = None
+    ) -> None:
         self.job = job
         self._tick = tick
+        self._threads = threads or job.scenario.resources.threads
         self._board = open_board(job.board, len(job.train))
         self._round, self._exchange = 0, 0
         self._steps: Steps | None = None
@@ -90,6 +103,8 @@ class Worker:
         self._first_buffers: dict[str, torch.Tensor] = {}
         self._own_apps: dict[str, ClientApp] = {}
         activate_plugins(job.scenario)
+        if job.mode.fast:
+            keep_memory()
 
     @cached_property
     def _store(self) -> Any:
@@ -113,9 +128,14 @@ class Worker:
     def _app(self) -> ClientApp:
         return self._made_for(None)
 
+    @cached_property
+    def _own_method(self) -> Client | ClientApp:
+        """The scenario's client method."""
+        return make_client(self.job.scenario, None)
+
     def _made_for(self, name: str | None) -> ClientApp:
         """The client method of a client; None: the scenario's own."""
-        found = make_client(self.job.scenario, name)
+        found = self._own_method if name is None else make_client(self.job.scenario, name)
         return found if isinstance(found, ClientApp) else as_client_app(found, self._site)
 
     def _app_of(self, client: int) -> ClientApp:
@@ -131,6 +151,8 @@ class Worker:
         # Draws of its own: whether a client is a worker's first must not show in its randomness.
         with isolated(Streams(self.job.seed).sequence("model")):
             model = build_model(self.job.scenario, self.job.task).to(self._device)
+        if self.job.mode.channels_last:
+            model = model.to(memory_format=torch.channels_last)
         self._trainable = [parameter.requires_grad for parameter in model.parameters()]
         self._first_buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         return model
@@ -173,6 +195,8 @@ class Worker:
             steps=self._steps,
             releases=self._watched(),
             exchange=self._exchange,
+            fast=self.job.mode.fast,
+            precision=self.job.mode.precision,
             _streams=self._streams,
         )
 
@@ -206,22 +230,60 @@ class Worker:
         self._model.zero_grad(set_to_none=True)
         return self._model
 
+    def run_stacked(
+        self, messages: Sequence[Message], contexts: Sequence[Context], round: int, exchange: int
+    ) -> list[tuple[Message, Context, Spent]] | None:
+        """Let several clients answer training messages in one call; None: they must train alone.
+
+        What they have of the process's global generators is left alone: who may be stacked draws
+        nothing from them.
+        """
+        method, roles, stays = self._own_method, self.job.roles, self.job.stays
+        assert isinstance(method, Client)
+        self._round, self._exchange, self._releases = round, exchange, None
+        contents, sites = [message.content for message in messages], []
+        for message, context in zip(messages, contexts, strict=True):
+            receive(roles, message.content, context.state, stays)
+            sites.append(self._site(message, context))
+        with _computing_with(self._threads):
+            found = method.train_stacked(contents, sites)
+        if found is None:
+            return None
+        answers = []
+        for message, context, site, content in zip(messages, contexts, sites, found, strict=True):
+            withhold(roles, content, context.state, stays)
+            assert isinstance(site.steps, Steps)
+            spent = Spent(site.steps.estimated_seconds, peak_rss_mb())
+            answers.append((Message(content=content, reply_to=message), context, spent))
+        return answers
+
     def run(
-        self, message: Message, context: Context, round: int, exchange: int = 0
+        self,
+        message: Message,
+        context: Context,
+        round: int,
+        exchange: int = 0,
+        *,
+        beside: bool = False,
     ) -> tuple[Message, Context, Spent]:
-        """Let the client that `context` names answer one message; raises what the client raises."""
-        threads = torch.get_num_threads()
-        wanted = self.job.scenario.resources.threads
+        """Let the client that `context` names answer one message; raises what the client raises.
+
+        Args:
+            message, context: the client's.
+            round, exchange: the current ones.
+            beside: whether others work in threads beside it: then the process's global generators
+                are left alone, of which the client draws nothing.
+        """
         self._round, self._exchange = round, exchange
         self._steps, self._releases = None, None
-        if threads != wanted:
-            torch.set_num_threads(wanted)
         client, process = int(context.node_config["partition-id"]), os.getpid()
+        streams = self._streams.sequence("client-global", round, client, exchange)
         receive(self.job.roles, message.content, context.state, self.job.stays)
         trains = message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
         try:
             # Module initialisation, dropout and foreign code draw from global generators.
-            with isolated(self._streams.sequence("client-global", round, client, exchange)):
+            draws = contextlib.nullcontext() if beside else isolated(streams)
+            with _computing_with(self._threads), draws:
                 reply = self._app_of(client)(message, context)
             if reply.has_content():
                 kept = context.state if trains else None
@@ -236,8 +298,6 @@ class Worker:
                 os._exit(1)
             if self._releases is not None:
                 self._releases.closed = True
-            if threads != wanted:
-                torch.set_num_threads(threads)
         # `_steps` is set by `_site`, which a foreign ClientApp does not call.
         steps: Steps | None = self._steps
         return reply, context, Spent(steps.estimated_seconds if steps else 0.0, peak_rss_mb())
@@ -248,6 +308,20 @@ class Worker:
             self._releases.finish(complete=self.job.step_limit is None)
         elif self.job.privacy is not None:
             raise RuntimeError(f"{self._method} answered without asking for its site")
+
+
+@contextlib.contextmanager
+def _computing_with(threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads meanwhile."""
+    before = torch.get_num_threads()
+    if before == threads:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def units_of(view: Any, settings: Privacy) -> np.ndarray:

@@ -7,7 +7,7 @@ A client method is a class with `train`; its constructor takes the parameters of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +45,8 @@ class Site:
         kind: of the exchange: "train", "evaluate", or a name of the strategy's own.
         forget: those of `train` that the site is asked to forget, by `federation.overrides`; empty
             as a rule, and None where nobody asks.
+        fast: whether a method may compute with other last bits (`resources.fast`).
+        precision: of training: "float32", or "bfloat16" for automatic mixed precision.
     """
 
     client: int
@@ -64,6 +66,8 @@ class Site:
     exchange: int = 0
     kind: str = "train"
     forget: View | None = None
+    fast: bool = False
+    precision: str = "float32"
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of this client's own stream for this exchange and purpose."""
@@ -104,6 +108,13 @@ class Client(ABC):
     """Whether its answer in a private run is one release, decoded by linear steps alone: sums of
     answers are noisy sums over all clients' records. What it `discloses` is said of answers
     without noise then."""
+
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    """What of `resources.precision` its training takes."""
+    side_by_side: ClassVar[bool] = False
+    """Whether several clients may train at the same time in threads of one process: `train` draws
+    from the site's generators alone, and changes nothing but its model and `site.state`. A class
+    declares it of itself; what derives from it declares it anew."""
 
     def __init_subclass__(cls, **keys: Any) -> None:
         super().__init_subclass__(**keys)
@@ -149,6 +160,30 @@ class Client(ABC):
             Name -> float [d], as its private form makes them; {}: there is nothing special.
         """
         return {}
+
+    def why_not_stacked(self, model: torch.nn.Module, task: Task) -> str:
+        """Why `train_stacked` cannot train a model of this kind; "" where it can, and it pays.
+
+        Args:
+            model: of the scenario; may be called in its training mode.
+            task: what is learned.
+        """
+        return "its method trains one client at a time"
+
+    def train_stacked(
+        self, contents: Sequence[RecordDict], sites: Sequence[Site]
+    ) -> list[RecordDict] | None:
+        """Answer training messages of several clients in one call, see `fedsim.method.stacking`.
+
+        Args:
+            contents: what the server sent to each.
+            sites: of each; no two share a generator or a state, all share a model.
+
+        Returns:
+            What `train` would answer, up to rounding, in the same order; None where these clients
+            must train alone.
+        """
+        return None
 
     def check_private(self, model: torch.nn.Module, task: Task) -> None:  # noqa: B027
         """Refuse a model with which one record's contribution depends on others (InputError)."""

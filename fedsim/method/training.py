@@ -57,6 +57,7 @@ def fit(
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    precision: str = "float32",
 ) -> float:
     """Minimise cross-entropy for as many steps as `steps` yields.
 
@@ -70,6 +71,8 @@ def fit(
         augment: applied to each batch of images.
         penalty: added to the loss (FedProx).
         scheduler: stepped once a step.
+        precision: of the forward pass; "bfloat16" is automatic mixed precision: the weights, their
+            gradients and the loss stay in float32.
 
     Returns:
         Mean loss over all steps; 0 when there were none.
@@ -82,7 +85,11 @@ def fit(
         images, labels = images.to(device), labels.to(device)
         if augment is not None:
             images = augment(images)
-        loss = F.cross_entropy(model(images), labels, weight=weights)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(images)
+        if logits.dtype == torch.bfloat16:
+            logits = logits.float()
+        loss = F.cross_entropy(logits, labels, weight=weights)
         if penalty is not None:
             loss = loss + penalty(model)
         optimizer.zero_grad(set_to_none=True)

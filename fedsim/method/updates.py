@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
@@ -37,6 +38,19 @@ def load_received(model: nn.Module, content: RecordDict) -> None:
     load_state(model, received)
 
 
+def received_alike(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]] | None:
+    """The model's parameters that a message brought; None where it has them in another form.
+
+    Such as encoded, of other names or shapes, or with parts that stay at the client.
+    """
+    arrays, expected = tensors(content.array_records["arrays"]), dict(model.named_parameters())
+    alike = arrays.keys() == expected.keys() and all(
+        arrays[name].shape == value.shape and arrays[name].dtype == np.float32
+        for name, value in expected.items()
+    )
+    return arrays if alike and _codec(content) is None and not _staying(content) else None
+
+
 def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
     """What a client that received `content` answers once its model is trained."""
     trained = pack_state(model.state_dict())
@@ -57,7 +71,7 @@ def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
     server's `config` has a `proximal-mu` above 0, as that of Flower's FedProx has. Of the
     parameters those that came from the server count: what is a client's own is near to nobody's.
     """
-    mu = cast(float, content.config_records["config"].get("proximal-mu", 0.0))
+    mu = proximal_mu(content)
     if not mu:
         return None
     staying = _staying(content)
@@ -72,6 +86,11 @@ def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
         return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
 
     return term
+
+
+def proximal_mu(content: RecordDict) -> float:
+    """FedProx's mu, as the server's `config` has it; 0 for none."""
+    return cast(float, content.config_records["config"].get("proximal-mu", 0.0))
 
 
 def _decoded(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]]:

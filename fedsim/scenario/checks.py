@@ -31,6 +31,7 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 _CLIENTS = ("federation", "clients")
+_PRECISION = ("resources", "precision")
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
 _NETWORK: KeyPath = ("data", "features", "network")
@@ -225,7 +226,12 @@ def check_plugins(document: Document, registry: Registry) -> Problems:
 
 def _check_pairs(document: Document, registry: Registry) -> Problems:
     """Plugins that are right, each for itself, and do not go together."""
-    from fedsim.scenario.fitting import misfits, without_private_form, without_travelling_model
+    from fedsim.scenario.fitting import (
+        misfits,
+        without_precision,
+        without_private_form,
+        without_travelling_model,
+    )
 
     paths = {group: path for path, (group, _) in Scenario.blocks.items()}
     found = {
@@ -247,12 +253,18 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
     if of_records and (why := without_private_form(registry, found)):
         problems.append((document.place(("privacy",)), f"client: {why}"))
+    precision = document.get(_PRECISION, "float32")
+    if precision != "float32" and document.get(("privacy",)):
+        why = f"{precision} does not go with privacy, whose clipping and noise are in float32"
+        problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
+    elif why := without_precision(found, precision):
+        problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
     return problems
 
 
 def check_overrides(document: Document, registry: Registry) -> Problems:
     """What `federation.overrides` names: plugins, their parameters, and what they send."""
-    from fedsim.scenario.fitting import misfits, without_private_form
+    from fedsim.scenario.fitting import misfits, without_precision, without_private_form
     from fedsim.scenario.overrides import merged
 
     overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
@@ -280,6 +292,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
                 why = misfits(registry, others | here, features=on_features).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
+                why = why or without_precision(here, document.get(_PRECISION, "float32"))
                 if why:
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))
         wrapper = override.get("wrapper")

@@ -132,6 +132,19 @@ def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) 
     return f"{name!r} has no private form; with privacy go: {fit}"
 
 
+def without_precision(found: dict[str, tuple[str, Any]], precision: str) -> str:
+    """Why the client method that a scenario names cannot train so precisely; "" where it can.
+
+    Args:
+        found: group -> the name and the class of the plugin that a scenario names.
+        precision: as `resources.precision` has it.
+    """
+    name, factory = found.get("clients", ("", None))
+    if precision == "float32" or precision in getattr(factory, "precisions", ()):
+        return ""
+    return f"client method {name!r} trains in float32 alone"
+
+
 def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     """Why no rule on what travels of a model makes sense with these plugins; "" where one does.
 

@@ -392,6 +392,9 @@ class Resources(Block):
         threads, server_threads: threads of a client and of the server; they may change last bits.
         gpus: GPUs of one worker; a fraction shares one.
         ray_address: a running Ray cluster; None: this machine.
+        fast: a mode of computing with other last bits: memory formats, fused optimiser steps, and
+            clients that train together (`fedsim.grid.mode`).
+        precision: of training; bfloat16 is automatic mixed precision.
     """
 
     backend: Literal["auto", "inline", "ray"] = "auto"
@@ -400,6 +403,8 @@ class Resources(Block):
     server_threads: Count = 1
     gpus: Annotated[StrictFloat, Field(ge=0)] = 0.0
     ray_address: StrictStr | None = None
+    fast: StrictBool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @field_validator("gpus")
     @classmethod
