@@ -31,6 +31,11 @@ OWN = "federation.overrides={client-3: {wrapper: {name: flip_labels}}}"
 ON_RAY = {"backend": "ray", "workers": 2}
 
 
+def computing(result: Result) -> dict[str, object]:
+    found: dict[str, object] = json.loads((result.folder / "run.json").read_text())["computing"]
+    return found
+
+
 def checkpoints(runs: Path) -> int:
     folder = only(runs)
     return 0 if folder is None else len(list((folder / "checkpoint").glob("round-*")))
