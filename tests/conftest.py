@@ -31,6 +31,7 @@ STARTING_PROCESSES = {
         "test_baselines",
         "test_bits",
         "test_fast",
+        "test_speed",
         "test_faults",
         "test_raising",
         "test_ray_access",

@@ -12,17 +12,26 @@ from fedsim.verbs import Verbs
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    one = verbs.add("bench", _bench, "Measure fedsim itself: memory, or the speed of privacy.")
-    one.add_argument("what", choices=("memory", "privacy"))
+    about = "Measure fedsim itself: a round's time, memory, or the speed of privacy."
+    one = verbs.add("bench", _bench, about)
+    one.add_argument("what", choices=("engine", "memory", "privacy"))
     one.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="default: bench"
     )
+    one.add_argument("--rounds", type=int, default=3, metavar="N", help="of each run; default: 3")
+    engine = one.add_argument_group("engine")
+    works = ("cnn-10", "cnn-100", "cnn-1000", "small-100", "resnet18-10")
+    engine.add_argument(
+        "--work", nargs="+", default=works, choices=works, help="model and number of clients"
+    )
+    rows = ("raw-1x2", "raw-2x1", "inline-1", "inline-2", "fast-1", "fast-2", "ray", "ray-fast")
+    engine.add_argument(
+        "--rows", nargs="+", default=(*rows, "flower"), choices=(*rows, "flower"), help="who runs"
+    )
+    engine.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
     memory = one.add_argument_group("memory")
     memory.add_argument(
         "--clients", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="federations"
-    )
-    memory.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="rounds of each of these"
     )
     memory.add_argument(
         "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
@@ -37,12 +46,22 @@ def add(verbs: Verbs) -> None:
         "--seconds", type=float, default=2.0, metavar="S", help="of each measurement"
     )
     privacy.add_argument(
-        "--repetitions", type=int, default=5, metavar="N", help="measurements of each"
+        "--repetitions",
+        type=int,
+        default=5,
+        metavar="N",
+        help="measurements of each; of engine, too",
     )
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.what == "memory":
+    if arguments.what == "engine":
+        from fedsim.engine.speed import engine
+
+        work = ("tiny",) if arguments.tiny else arguments.work
+        often = (arguments.rounds, arguments.repetitions)
+        say(engine(work, arguments.rows, *often, arguments.out))
+    elif arguments.what == "memory":
         from fedsim.engine.bench import memory
 
         say(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))

@@ -1,0 +1,490 @@
+"""How long a round takes: fedsim's ways of running it beside a loop that is written by hand.
+
+All rows do the same work from the same first weights, with the same batches, and each in a process
+of its own. They take turns, so that a machine that slows down slows all of them down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from fedsim.data.dataset import Dataset, Embedded, Manifest
+from fedsim.errors import InputError, RunError
+from fedsim.folder.runfolder import write_whole
+from fedsim.grid.machine import cores
+
+if TYPE_CHECKING:
+    from fedsim.engine.prepare import Prepared
+
+Weights = dict[str, np.ndarray]
+_RATE, _BATCH, _IMAGES, _TEST = 0.01, 32, 64, 256
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a round is made of.
+
+    Attributes:
+        clients: that take part, with 64 images each.
+        model: the scenario's `model` block.
+        size: height and width of the images.
+        batch: images in a step.
+    """
+
+    clients: int
+    model: str
+    size: int = 32
+    batch: int = _BATCH
+
+
+_CNN = "{name: fedsim.engine.speed:PooledCNN}"
+_SMALL = "{name: cnn, width: 8}"
+WORK = {
+    "cnn-10": Work(10, _CNN),
+    "cnn-100": Work(100, _CNN),
+    "cnn-1000": Work(1000, _CNN),
+    "small-100": Work(100, _SMALL, size=16, batch=8),
+    "resnet18-10": Work(10, "{name: resnet18}"),
+    "tiny": Work(3, "{name: cnn, width: 8}", size=8),
+}
+"""Name -> what is measured."""
+
+ROWS: dict[str, tuple[str, ...]] = {
+    "raw-1x2": ("raw", "1", "2"),
+    "raw-2x1": ("raw", "2", "1"),
+    "inline-1": ("fedsim", "resources.backend=inline"),
+    "inline-2": ("fedsim", "resources.backend=inline", "resources.threads=2"),
+    "fast-1": ("fedsim", "resources.backend=inline", "resources.fast=true"),
+    "fast-2": (
+        *("fedsim", "resources.backend=inline", "resources.fast=true"),
+        "resources.threads=2",
+    ),
+    "ray": ("fedsim", "resources.backend=ray", "resources.workers=2"),
+    "ray-fast": ("fedsim", "resources.backend=ray", "resources.workers=2", "resources.fast=true"),
+    "flower": ("flower",),
+}
+"""Name -> who runs the rounds, and how: processes x threads of a loop, or words of a scenario."""
+RAW = ("raw-1x2", "raw-2x1")
+
+_SCENARIO = """\
+# Federated averaging of small clients, to measure what a round takes.
+name: speed
+rounds: {rounds}
+data:
+  name: fedsim.engine.speed:Blobs
+  size: {size}
+  embedded: {{images: {images}}}
+  split: {{val: 0.0, test: {test:.12f}}}
+federation: {{clients: {clients}, partition: iid}}
+model: {model}
+strategy: {{name: fedavg}}
+client:
+  name: supervised
+  batch_size: {batch}
+  learning_rate: {rate}
+  momentum: 0.0
+  class_balanced: false
+evaluation: {{every: {rounds}}}
+"""
+
+
+class Blobs(Dataset):
+    """Noise with a bright blob, left or right: images that take no time to make."""
+
+    classes = ("left", "right")
+    layout = ""
+
+    @staticmethod
+    def embedded(size: int, images: int = 100, seed: int = 0) -> Embedded:
+        """Make `images` of `size` x `size` pixels."""
+        draws = np.random.default_rng(seed)
+        labels = np.arange(images) % 2
+        pixels = draws.integers(0, 128, (images, size, size, 3), dtype=np.uint8)
+        half = size // 2
+        pixels[labels == 0, half // 2 : -(half // 2), :half] += 90
+        pixels[labels == 1, half // 2 : -(half // 2), half:] += 90
+        groups = [f"{number}" for number in range(images)]
+        return Embedded(pixels, labels.astype(np.int64), groups, ["one"] * images, Blobs.classes)
+
+    def manifest(self, root: Path) -> Manifest:
+        """There is none: the images are made."""
+        raise InputError("fedsim.engine.speed:Blobs has no folder", hint="leave data.root out")
+
+
+class PooledCNN(nn.Module):
+    """Three convolutions with pooling by maxima, two linear layers: 99,456 parameters at 32 px."""
+
+    made_for: ClassVar[str] = "images"
+    head: ClassVar[str] = "layers.12"
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inner, outer in ((in_channels, 32), (32, 64), (64, 64)):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        flat = 64 * (image_size // 8) ** 2
+        layers += [nn.Flatten(), nn.Linear(flat, 42), nn.ReLU(), nn.Linear(42, num_classes)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes] of images [N, in_channels, image_size, image_size]."""
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One row's rounds in one repetition.
+
+    Attributes:
+        row: its name.
+        seconds: of each round but the first, which warms up, and the last, which is scored.
+        difference: of the weights from the raw loop's: the largest, over the array's largest value.
+        together: how clients trained together, of a fast mode; "".
+        load: of the machine before, the mean number of processes at work over a minute.
+    """
+
+    row: str
+    seconds: tuple[float, ...]
+    difference: float
+    together: str
+    load: float
+
+    @property
+    def median(self) -> float:
+        """Seconds of a round."""
+        return statistics.median(self.seconds)
+
+
+def engine(
+    work: Sequence[str], rows: Sequence[str], rounds: int, repetitions: int, out: Path
+) -> str:
+    """Measure rounds of `work` in all `rows`, which take turns.
+
+    Writes `engine.json` to `out` and returns a table. Rows of what is not installed are left out.
+
+    Args:
+        work: names out of `WORK`.
+        rows: names out of `ROWS`; one of `RAW` must be among them.
+        rounds: of each run; the first warms up, and the last one is scored.
+        repetitions: how often the rows take turns.
+
+    Raises:
+        InputError: too few rounds or repetitions, or no raw loop.
+        RunError: a run failed.
+    """
+    if rounds < 3 or repetitions < 1 or not set(rows) & set(RAW):
+        raise InputError(
+            "a measurement needs 3 rounds, 1 repetition and a raw loop among its rows",
+            hint=f"type: fedsim bench engine --rounds 3 --rows {RAW[0]} fast-2",
+        )
+    rows = [row for row in rows if row != "flower" or find_spec("ray") is not None]
+    found: dict[str, list[list[Timed]]] = {}
+    for name in work:
+        found[name] = [_turn(WORK[name], rows, rounds) for _ in range(repetitions)]
+    about: dict[str, Any] = {
+        "machine": {
+            "cores": cores(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
+        "rounds": rounds,
+        "versions": {name: version(name) for name in ("torch", "flwr")},
+        "work": {name: asdict(WORK[name]) for name in work},
+        "measured": {
+            name: [[asdict(timed) for timed in turn] for turn in turns]
+            for name, turns in found.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "engine.json", json.dumps(about, indent=2).encode())
+    return "\n\n".join(f"{name}\n\n{table(turns)}" for name, turns in found.items())
+
+
+def table(turns: Sequence[Sequence[Timed]]) -> str:
+    """Medians and spread of all repetitions, as Markdown; ratios are taken within each."""
+    lines = [
+        "| row | round, s | over the best raw loop | weights differ by | together | load |",
+        "|---|---|---|---|---|---|",
+    ]
+    for place, first in enumerate(turns[0]):
+        mine = [turn[place] for turn in turns]
+        best = [min(one.median for one in turn if one.row in RAW) for turn in turns]
+        ratios = [one.median / other for one, other in zip(mine, best, strict=True)]
+        cells = [
+            first.row,
+            _spread([one.median for one in mine], "{:.3f}"),
+            _spread(ratios, "{:.2f}"),
+            f"{max(one.difference for one in mine):.1e}",
+            first.together or "-",
+            _spread([one.load for one in mine], "{:.1f}"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    middle, low, high = (form.format(f(values)) for f in (statistics.median, min, max))
+    return f"{middle} ({low}-{high})"
+
+
+def _turn(work: Work, rows: Sequence[str], rounds: int) -> list[Timed]:
+    """One repetition of all rows."""
+    with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as folder:
+        place = Path(folder)
+        scenario, images = place / "speed.yaml", _IMAGES * work.clients + _TEST
+        text = _SCENARIO.format(
+            rounds=rounds, images=images, test=_TEST / images, rate=_RATE, **asdict(work)
+        )
+        scenario.write_text(text)
+        done = {row: _measured(scenario, row, place) for row in rows}
+        reference = next(done[row][0] for row in RAW if row in done)
+        return [
+            Timed(row, tuple(about["seconds"][1:-1]), _apart(weights, reference), **about["more"])
+            for row, (weights, about) in done.items()
+        ]
+
+
+def _measured(scenario: Path, row: str, place: Path) -> tuple[Weights, dict[str, Any]]:
+    """The weights that a row ends with, and what it tells: in a process of its own."""
+    load = os.getloadavg()[0]
+    file = place / f"{row}.npz"
+    command = [sys.executable, "-m", "fedsim.engine.speed", str(scenario), row, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"row {row} failed:\n{done.stderr}")
+    about = json.loads(done.stdout.splitlines()[-1])
+    about["more"]["load"] = load
+    with np.load(file) as weights:
+        return dict(weights), about
+
+
+def _apart(weights: Weights, reference: Weights) -> float:
+    """The largest difference of a parameter, over the largest value of the reference's."""
+    return max(
+        float(np.abs(weights[name] - value).max() / np.abs(value).max())
+        for name, value in reference.items()
+    )
+
+
+# --- In a process of its own ---------------------------------------------------------------------
+
+
+def _run(scenario: Path, row: str, file: Path) -> None:
+    """Run a row's rounds; write its weights to `file`, and print what is to be told."""
+    kind, *words = ROWS[row]
+    with contextlib.redirect_stdout(sys.stderr):
+        if kind == "fedsim":
+            weights, seconds, together = _fedsim(scenario, words)
+        else:
+            prepared, federated = _prepared(scenario)
+            train = _flower if kind == "flower" else partial(_loops, *map(int, words))
+            weights, seconds = train(prepared.scenario.rounds, federated)
+            together = ""
+    np.savez(file, **weights)  # type: ignore[arg-type]
+    print(json.dumps({"seconds": seconds, "more": {"together": together}}))
+
+
+def _fedsim(scenario: Path, words: Sequence[str]) -> tuple[Weights, list[float], str]:
+    from safetensors.numpy import load_file
+
+    from fedsim.api import run
+
+    result = run(scenario, *words, runs=scenario.parent / "runs")
+    about = json.loads((result.folder / "run.json").read_text(encoding="utf-8"))
+    seconds = [row["seconds"] for row in result.rounds]
+    weights = load_file(result.folder / "model.safetensors")
+    return weights, seconds, about["computing"]["together"] or ""
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What a loop needs.
+
+    Attributes:
+        make: makes the model.
+        first: its first weights.
+        clients: pixels uint8 [n, H, W, 3] and labels int64 [n] of each client.
+        batch: images in a step.
+        seed: of the order of batches.
+    """
+
+    make: Callable[[], nn.Module]
+    first: Weights
+    clients: list[tuple[np.ndarray, Tensor]]
+    batch: int
+    seed: int
+
+
+def _prepared(scenario: Path) -> tuple[Prepared, Federated]:
+    from fedsim.engine.prepare import prepare
+    from fedsim.models.build import build_model, first_arrays
+    from fedsim.scenario import load
+    from fedsim.wire import tensors
+
+    prepared = prepare(load(scenario), 0)
+    views = [prepared.federation.client_view(name) for name in prepared.names]
+    return prepared, Federated(
+        partial(build_model, prepared.scenario, prepared.task),
+        dict(tensors(first_arrays(prepared.scenario, prepared.task, 0))),
+        [(view.pixels(), view.labels) for view in views],
+        prepared.scenario.client.parameters["batch_size"],
+        0,
+    )
+
+
+def train_client(
+    model: nn.Module, federated: Federated, weights: Weights, client: int, number: int
+) -> Weights:
+    """One client's round as one writes it by hand: SGD on batches that are converted one by one."""
+    import torch
+    from torch.nn import functional as F
+
+    from fedsim.randomness import Streams
+    from fedsim.wire.codecs import normalise
+
+    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
+    pixels, labels = federated.clients[client]
+    draws = Streams(federated.seed).torch("batches", number, client)
+    for chosen in torch.randperm(len(labels), generator=draws).split(federated.batch):
+        loss = F.cross_entropy(model(normalise(pixels[chosen.numpy()])), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+
+def _summed(
+    model: nn.Module, federated: Federated, weights: Weights, clients: Sequence[int], number: int
+) -> Weights:
+    """The clients' trained weights, added up with how many images each has."""
+    total: Weights = {name: np.zeros_like(value) for name, value in weights.items()}
+    for client in clients:
+        trained = train_client(model, federated, weights, client, number)
+        for name, value in trained.items():
+            total[name] += len(federated.clients[client][1]) * value
+    return total
+
+
+def _loops(
+    processes: int, threads: int, rounds: int, federated: Federated
+) -> tuple[Weights, list[float]]:
+    """The raw loop, in one process or shared out over several."""
+    everybody = range(len(federated.clients))
+    images = sum(len(labels) for _, labels in federated.clients)
+    weights, seconds = federated.first, []
+    with _pool(processes, threads, federated) as part:
+        for number in range(1, rounds + 1):
+            begun = time.perf_counter()
+            shares = [(weights, list(everybody[p::processes]), number) for p in range(processes)]
+            sums = part(shares)
+            weights = {name: sum(s[name] for s in sums) / np.float32(images) for name in weights}
+            seconds.append(time.perf_counter() - begun)
+    return weights, seconds
+
+
+_Part = tuple[Weights, list[int], int]
+_here: list[tuple[nn.Module, Federated]] = []
+
+
+@contextlib.contextmanager
+def _pool(
+    processes: int, threads: int, federated: Federated
+) -> Iterator[Callable[[Sequence[_Part]], list[Weights]]]:
+    """What trains each part: this process or, of several parts, a process for each."""
+    if processes == 1:
+        _begin(threads, federated)
+        yield lambda parts: [_train_part(part) for part in parts]
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _begin, (threads, federated)) as pool:
+        yield lambda parts: pool.map(_train_part, parts, chunksize=1)
+
+
+def _begin(threads: int, federated: Federated) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    _here[:] = [(federated.make(), federated)]
+
+
+def _train_part(part: _Part) -> Weights:
+    model, federated = _here[0]
+    return _summed(model, federated, *part)
+
+
+def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
+    """The same work in Flower's own simulation: two actors of a core each."""
+    import torch
+    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    # Ray would join whatever cluster a machine-wide file names.
+    os.environ["RAY_ADDRESS"] = "local"
+    client_app, server_app = ClientApp(), ServerApp()
+    count, ends, last = len(federated.clients), [], Weights()
+
+    @client_app.train()
+    def train(message: Message, context: Context) -> Message:
+        torch.set_num_threads(1)
+        received = message.content.array_records["arrays"].to_torch_state_dict()
+        client = int(context.node_config["partition-id"])
+        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+        given = {name: value.numpy() for name, value in received.items()}
+        trained = train_client(federated.make(), federated, given, client, number)
+        arrays = ArrayRecord({name: torch.from_numpy(value) for name, value in trained.items()})
+        metrics = MetricRecord({"num-examples": len(federated.clients[client][1])})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    class Averaging(FedAvg):
+        """FedAvg that notes when rounds begin and end."""
+
+        def configure_train(self, *given: Any, **more: Any) -> Any:
+            ends.append(time.perf_counter())
+            return super().configure_train(*given, **more)
+
+    @server_app.main()
+    def serve(grid: Grid, context: Context) -> None:
+        while len(list(grid.get_node_ids())) < count:
+            time.sleep(0.01)
+        first = {name: torch.tensor(value) for name, value in federated.first.items()}
+        strategy = Averaging(fraction_evaluate=0.0, min_available_nodes=count)
+        found = strategy.start(grid, ArrayRecord(first), num_rounds=rounds)
+        ends.append(time.perf_counter())
+        state = found.arrays.to_torch_state_dict()
+        last.update({name: value.numpy() for name, value in state.items()})
+
+    backend = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
+    run_simulation(server_app, client_app, count, backend_config=backend)  # type: ignore[arg-type]
+    return last, [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+
+
+if __name__ == "__main__":
+    # Under its own name: what it makes is unpickled in other processes.
+    from fedsim.engine import speed
+
+    speed._run(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
