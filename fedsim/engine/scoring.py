@@ -33,8 +33,7 @@ class Scoring:
         self._task = prepared.task
         with isolated(prepared.streams.sequence("model")):
             self.model = build_model(prepared.scenario, prepared.task)
-        if prepared.mode.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
+        prepared.mode.arrange(self.model)
         self.device = device_for(prepared.scenario)
         self.selects = prepared.scenario.evaluation.select == "pooled_val"
         self.latest: tuple[ArrayRecord, np.ndarray] | None = None

@@ -7,6 +7,7 @@ of its own. They take turns, so that a machine that slows down slows all of them
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -175,9 +176,7 @@ class Timed:
         return statistics.median(self.seconds)
 
 
-def engine(
-    work: Sequence[str], rows: Sequence[str], rounds: int, repetitions: int, out: Path
-) -> str:
+def engine(work: Sequence[str], rows: Sequence[str], rounds: int, turns: int, out: Path) -> str:
     """Measure rounds of `work` in all `rows`, which take turns.
 
     Writes `engine.json` to `out` and returns a table. Rows of what is not installed are left out.
@@ -186,21 +185,21 @@ def engine(
         work: names out of `WORK`.
         rows: names out of `ROWS`; one of `RAW` must be among them.
         rounds: of each run; the first warms up, and the last one is scored.
-        repetitions: how often the rows take turns.
+        turns: how often each row is measured.
 
     Raises:
-        InputError: too few rounds or repetitions, or no raw loop.
+        InputError: too few rounds or turns, or no raw loop.
         RunError: a run failed.
     """
-    if rounds < 3 or repetitions < 1 or not set(rows) & set(RAW):
+    if rounds < 3 or turns < 1 or not set(rows) & set(RAW):
         raise InputError(
-            "a measurement needs 3 rounds, 1 repetition and a raw loop among its rows",
+            "a measurement needs 3 rounds, 1 turn and a raw loop among its rows",
             hint=f"type: fedsim bench engine --rounds 3 --rows {RAW[0]} fast-2",
         )
     rows = [row for row in rows if row != "flower" or find_spec("ray") is not None]
     found: dict[str, list[list[Timed]]] = {}
     for name in work:
-        found[name] = [_turn(WORK[name], rows, rounds) for _ in range(repetitions)]
+        found[name] = [_turn(WORK[name], rows, rounds) for _ in range(turns)]
     about: dict[str, Any] = {
         "machine": {
             "cores": cores(),
@@ -211,13 +210,13 @@ def engine(
         "versions": {name: version(name) for name in ("torch", "flwr")},
         "work": {name: asdict(WORK[name]) for name in work},
         "measured": {
-            name: [[asdict(timed) for timed in turn] for turn in turns]
-            for name, turns in found.items()
+            name: [[asdict(timed) for timed in turn] for turn in each]
+            for name, each in found.items()
         },
     }
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "engine.json", json.dumps(about, indent=2).encode())
-    return "\n\n".join(f"{name}\n\n{table(turns)}" for name, turns in found.items())
+    return "\n\n".join(f"{name}\n\n{table(each)}" for name, each in found.items())
 
 
 def table(turns: Sequence[Sequence[Timed]]) -> str:
@@ -297,9 +296,12 @@ def _run(scenario: Path, row: str, file: Path) -> None:
             weights, seconds, together = _fedsim(scenario, words)
         else:
             prepared, federated = _prepared(scenario)
-            train = _flower if kind == "flower" else partial(_loops, *map(int, words))
-            weights, seconds = train(prepared.scenario.rounds, federated)
-            together = ""
+            rounds, together = prepared.scenario.rounds, ""
+            if kind == "flower":
+                weights, seconds = _flower(rounds, federated)
+            else:
+                processes, threads = map(int, words)
+                weights, seconds = _loops(processes, threads, rounds, federated)
     np.savez(file, **weights)  # type: ignore[arg-type]
     print(json.dumps({"seconds": seconds, "more": {"together": together}}))
 
@@ -399,7 +401,9 @@ def _loops(
             begun = time.perf_counter()
             shares = [(weights, list(everybody[p::processes]), number) for p in range(processes)]
             sums = part(shares)
-            weights = {name: sum(s[name] for s in sums) / np.float32(images) for name in weights}
+            weights = {
+                n: np.sum([s[n] for s in sums], axis=0) / np.float32(images) for n in weights
+            }
             seconds.append(time.perf_counter() - begun)
     return weights, seconds
 
@@ -480,7 +484,7 @@ def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
 
     backend = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
     run_simulation(server_app, client_app, count, backend_config=backend)  # type: ignore[arg-type]
-    return last, [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+    return last, [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 if __name__ == "__main__":

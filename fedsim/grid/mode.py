@@ -71,11 +71,15 @@ class Mode:
             "not_stacked": self.why or None,
         }
 
+    def arrange(self, model: nn.Module) -> None:
+        """Lay a model's weights out in memory as this mode computes with them."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def groups(self, asked: Sequence[Item], name_of: Callable[[Item], str]) -> Iterator[list[Item]]:
         """Who trains together, of those that are asked, in their order.
 
-        A group of one that may not train beside others is the same as any other group of one:
-        `apart` tells.
+        Who may not train beside others is a group of its own.
         """
         group: list[Item] = []
         for item in asked:

@@ -151,8 +151,7 @@ class Worker:
         # Draws of its own: whether a client is a worker's first must not show in its randomness.
         with isolated(Streams(self.job.seed).sequence("model")):
             model = build_model(self.job.scenario, self.job.task).to(self._device)
-        if self.job.mode.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+        self.job.mode.arrange(model)
         self._trainable = [parameter.requires_grad for parameter in model.parameters()]
         self._first_buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         return model

@@ -28,6 +28,7 @@ def add(verbs: Verbs) -> None:
     engine.add_argument(
         "--rows", nargs="+", default=(*rows, "flower"), choices=(*rows, "flower"), help="who runs"
     )
+    engine.add_argument("--turns", type=int, default=3, metavar="N", help="that the rows take")
     engine.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
     memory = one.add_argument_group("memory")
     memory.add_argument(
@@ -46,11 +47,7 @@ def add(verbs: Verbs) -> None:
         "--seconds", type=float, default=2.0, metavar="S", help="of each measurement"
     )
     privacy.add_argument(
-        "--repetitions",
-        type=int,
-        default=5,
-        metavar="N",
-        help="measurements of each; of engine, too",
+        "--repetitions", type=int, default=5, metavar="N", help="measurements of each"
     )
 
 
@@ -59,7 +56,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         from fedsim.engine.speed import engine
 
         work = ("tiny",) if arguments.tiny else arguments.work
-        often = (arguments.rounds, arguments.repetitions)
+        often = (arguments.rounds, arguments.turns)
         say(engine(work, arguments.rows, *often, arguments.out))
     elif arguments.what == "memory":
         from fedsim.engine.bench import memory

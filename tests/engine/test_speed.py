@@ -42,26 +42,26 @@ def test_the_images_and_the_network_are_as_they_are_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "rounds", "repetitions"),
+    ("rows", "rounds", "turns"),
     [(["fast-1"], 3, 1), (["raw-1x2"], 2, 1), (["raw-1x2"], 3, 0)],
 )
 def test_what_cannot_be_compared_is_refused(
-    rows: list[str], rounds: int, repetitions: int, tmp_path: Path
+    rows: list[str], rounds: int, turns: int, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="3 rounds, 1 repetition and a raw loop"):
-        engine(["tiny"], rows, rounds, repetitions, tmp_path)
+    with pytest.raises(InputError, match="3 rounds, 1 turn and a raw loop"):
+        engine(["tiny"], rows, rounds, turns, tmp_path)
 
 
 def test_the_command_measures_the_same_work_in_all_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--tiny", "--repetitions", "1", "--rows", "raw-1x2", "inline-1", "fast-1"]
+    words = ["--tiny", "--turns", "1", "--rows", "raw-2x1", "fast-1"]
     threads = torch.get_num_threads()
     assert main(["bench", "engine", *words, "--out", str(tmp_path)]) == 0
     assert torch.get_num_threads() == threads
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tiny"
-    assert [line.split(" | ")[0] for line in lines[-3:]] == ["| raw-1x2", "| inline-1", "| fast-1"]
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| raw-2x1", "| fast-1"]
     found = json.loads((tmp_path / "engine.json").read_text())
     (turn,) = found["measured"]["tiny"]
     assert all(len(timed["seconds"]) == 1 and timed["seconds"][0] > 0 for timed in turn)
