@@ -6,8 +6,6 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,8 @@ from fedsim.method import (
     SGD,
     Augmentation,
     Batch,
+    Course,
+    Descent,
     Penalty,
     augmentation,
     balanced_weights,
@@ -29,10 +29,10 @@ from fedsim.method import (
     fit,
     load_received,
     proximal_term,
+    train_stacked,
     update,
+    why_not_stacked,
 )
-from fedsim.method.updates import proximal_mu, received_alike
-from fedsim.wire import tensor_record
 
 if TYPE_CHECKING:
     from fedsim.privacy import Loss, Releases
@@ -123,8 +123,6 @@ class Supervised(Client):
 
     def why_not_stacked(self, model: torch.nn.Module, task: Task) -> str:
         """See `Client.why_not_stacked`."""
-        from fedsim.method.stacking import why_not_stacked
-
         if type(self) is not Supervised:
             return "its method does not declare that it trains as `supervised` does"
         if self.augment != "none":
@@ -135,37 +133,12 @@ class Supervised(Client):
         self, contents: Sequence[RecordDict], sites: Sequence[Site]
     ) -> list[RecordDict] | None:
         """Return what `train` returns, see `Client.train_stacked`."""
-        from fedsim.method.stacking import MOST_MB, Descent, Share, fit_stacked, stacked_arrays
+        descent = Descent(self.learning_rate, self.momentum, self.weight_decay)
 
-        model = sites[0].new_model()
-        found = [received_alike(model, content) for content in contents]
-        received = [arrays for arrays in found if arrays is not None]
-        pulls = {proximal_mu(content) for content in contents}
-        records = sum(len(site.train) for site in sites)
-        size = records * 4 * math.prod(sites[0].task.input_shape) / 1e6
-        if len(received) < len(sites) or len(pulls) > 1 or size > MOST_MB:
-            return None
-        shares = [
-            Share(
-                images=site.train.images(),
-                labels=site.train.labels,
-                batches=list(itertools.islice(self._order(site), self._total(site))),
-                progress=iter(site.steps(self._total(site), "train")),
-                class_weights=self._weights(site),
-            )
-            for site in sites
-        ]
-        descent = Descent(self.learning_rate, self.momentum, self.weight_decay, *pulls)
-        trained, losses = fit_stacked(model, stacked_arrays(received), shares, descent)
-        return [
-            RecordDict(
-                {
-                    "arrays": tensor_record({name: value[i] for name, value in trained.items()}),
-                    "metrics": MetricRecord({"num-examples": len(site.train), "loss": losses[i]}),
-                }
-            )
-            for i, site in enumerate(sites)
-        ]
+        def course(site: Site) -> Course:
+            return Course(self._order(site), self._total(site), self._weights(site))
+
+        return train_stacked(contents, sites, descent, course)
 
     def fit(self, model: torch.nn.Module, site: Site, penalty: Penalty | None = None) -> float:
         """Train a model in place, with a penalty if there is one; return the mean loss."""

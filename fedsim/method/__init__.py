@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedsim.method.optimisers import SGD, Adam
     from fedsim.method.received import Arrays, Received
     from fedsim.method.schedules import cosine
+    from fedsim.method.stacking import Course, Descent, train_stacked, why_not_stacked
     from fedsim.method.strategy import MetricMeans, examples
     from fedsim.method.training import (
         Augmentation,
@@ -32,6 +33,8 @@ __all__ = [
     "Arrays",
     "Augmentation",
     "Batch",
+    "Course",
+    "Descent",
     "MetricMeans",
     "Penalty",
     "Received",
@@ -45,7 +48,9 @@ __all__ = [
     "load_received",
     "perturb_statistics",
     "proximal_term",
+    "train_stacked",
     "update",
+    "why_not_stacked",
 ]
 
 __getattr__ = lazily(
@@ -57,6 +62,8 @@ __getattr__ = lazily(
         "Arrays": "fedsim.method.received",
         "Augmentation": "fedsim.method.training",
         "Batch": "fedsim.method.training",
+        "Course": "fedsim.method.stacking",
+        "Descent": "fedsim.method.stacking",
         "MetricMeans": "fedsim.method.strategy",
         "Penalty": "fedsim.method.updates",
         "Received": "fedsim.method.received",
@@ -70,6 +77,8 @@ __getattr__ = lazily(
         "load_received": "fedsim.method.updates",
         "perturb_statistics": "fedsim.method.augment",
         "proximal_term": "fedsim.method.updates",
+        "train_stacked": "fedsim.method.stacking",
         "update": "fedsim.method.updates",
+        "why_not_stacked": "fedsim.method.stacking",
     },
 )

@@ -8,18 +8,26 @@ comes out is what each client alone would have, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from flwr.app import MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedsim.method.updates import plain_model, proximal_mu
 from fedsim.raising import one_line
+from fedsim.wire.arrays import tensor_record
+
+if TYPE_CHECKING:
+    from fedsim.method.client import Site
 
 WIDTH = 16
 """Clients in a stack, at most: wider ones were not faster, and take more memory."""
@@ -67,6 +75,71 @@ class Descent:
     momentum: float = 0.0
     weight_decay: float = 0.0
     proximal: float = 0.0
+
+
+class Course(NamedTuple):
+    """What a client does in a round.
+
+    Attributes:
+        order: yields positions of each step's records, int64 [<= batch size].
+        steps: how many it takes.
+        class_weights: float32 [classes] for the loss; None: all classes count alike.
+    """
+
+    order: Iterator[Tensor]
+    steps: int
+    class_weights: Tensor | None = None
+
+
+def train_stacked(
+    contents: Sequence[RecordDict],
+    sites: Sequence[Site],
+    descent: Descent,
+    course: Callable[[Site], Course],
+) -> list[RecordDict] | None:
+    """Answer training messages of several clients: their models, trained in one call.
+
+    Args:
+        contents: what the server sent to each; its `proximal-mu` counts.
+        sites: of each.
+        descent: the steps of all.
+        course: what each does.
+
+    Returns:
+        Each client's trained arrays and its metrics `num-examples` and `loss`; None where what was
+        sent is no plain model, or their images take too much memory.
+    """
+    model = sites[0].new_model()
+    received = [plain_model(model, content) for content in contents]
+    plain = [arrays for arrays in received if arrays is not None]
+    pulls = {proximal_mu(content) for content in contents}
+    records = sum(len(site.train) for site in sites)
+    megabytes = records * 4 * math.prod(sites[0].task.input_shape) / 1e6
+    if len(plain) < len(sites) or len(pulls) > 1 or megabytes > MOST_MB:
+        return None
+    shares = []
+    for site in sites:
+        own = course(site)
+        shares.append(
+            Share(
+                images=site.train.images(),
+                labels=site.train.labels,
+                batches=list(itertools.islice(own.order, own.steps)),
+                progress=iter(site.steps(own.steps, "train")),
+                class_weights=own.class_weights,
+            )
+        )
+    descent = replace(descent, proximal=pulls.pop())
+    trained, losses = fit_stacked(model, _stacked(plain), shares, descent)
+    return [
+        RecordDict(
+            {
+                "arrays": tensor_record({name: value[i] for name, value in trained.items()}),
+                "metrics": MetricRecord({"num-examples": len(site.train), "loss": losses[i]}),
+            }
+        )
+        for i, site in enumerate(sites)
+    ]
 
 
 def fit_stacked(
@@ -126,7 +199,7 @@ def fit_stacked(
     return trained, [total / count for total, count in zip(losses, counts, strict=True)]
 
 
-def stacked_arrays(received: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
+def _stacked(received: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
     """The weights of several clients, by name: float32 [clients, ...], in memory of their own."""
     names = received[0]
     return {n: torch.from_numpy(np.stack([arrays[n] for arrays in received])) for n in names}

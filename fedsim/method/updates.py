@@ -38,7 +38,7 @@ def load_received(model: nn.Module, content: RecordDict) -> None:
     load_state(model, received)
 
 
-def received_alike(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]] | None:
+def plain_model(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]] | None:
     """The model's parameters that a message brought; None where it has them in another form.
 
     Such as encoded, of other names or shapes, or with parts that stay at the client.
