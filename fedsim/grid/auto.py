@@ -59,22 +59,34 @@ class AutoGrid(BaseGrid):
         self._exchange: list[Message] = []
         self._left: list[Message] = []  # of it, without an answer
 
+    def close(self) -> None:
+        """Let go of what both grids hold."""
+        self._here.close()
+        if self._grid is not self._here:
+            self._grid.close()
+
     def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         if self._decided or not messages or not trains(messages[0]):
             yield from self._at_work(messages)
             return
         self._exchange, self._left = messages, messages
-        execution = self._at_work(messages)
+        # Who trains in one call is measured, and stays, together.
+        group = self._here.groups(messages)[0]
+        execution, taken = self._at_work(messages), 0.0
         try:
             while self._left and not self._decided:
-                self._begun = time.perf_counter()
+                begun = self._begun = time.perf_counter()
                 outcome = next(execution)
-                seconds, self._begun = time.perf_counter() - self._begun, None
+                seconds, self._begun = time.perf_counter() - begun, None
+                taken += seconds
                 first, self._left = self._left[0], self._left[1:]
                 measured = len(messages) - len(self._left)
-                if measured == _CLIENTS or seconds > _SECONDS or not self._left:
-                    # Before the reply is handed on: nobody may ask for more after the last one.
-                    self._decide(self._forecast(seconds, first))
+                # Before the reply is handed on: nobody may ask for more after the last one.
+                if len(group) > 1:
+                    if measured == len(group):
+                        self._decide(self._forecast(taken, group))
+                elif measured == _CLIENTS or seconds > _SECONDS or not self._left:
+                    self._decide(self._forecast(seconds, [first]))
                 yield outcome
             if self._here is self._grid:
                 yield from execution
@@ -94,23 +106,23 @@ class AutoGrid(BaseGrid):
         """A step is done here: leave the first client off where it is a long way from its end."""
         if self._tick is not None:
             self._tick()
-        if self._begun is None or self._board is None:
+        if self._begun is None or self._board is None or self.together(self._left[:1]):
             return
         seconds, first = time.perf_counter() - self._begun, self._left[0]
         done, total, _ = self._board.read(self.client(first))
         if seconds > _SECONDS and 0 < done < total:
-            choice = self._forecast(seconds * total / done, first)
+            choice = self._forecast(seconds * total / done, [first])
             # It begins anew there: what is lost must be little beside what is left.
             if choice.backend == "ray" and done < total / 4:
                 raise LeftOffError(choice)
 
-    def _forecast(self, seconds: float, message: Message) -> Choice:
-        """Where the work that is left ends first, if this message takes so many seconds."""
+    def _forecast(self, seconds: float, measured: list[Message]) -> Choice:
+        """Where the work that is left ends first, if these messages take so many seconds."""
         rounds = self.job.scenario.rounds - self.round
         exchange = sum(map(self._records, self._exchange))
         records = sum(map(self._records, self._left)) + rounds * exchange
         return choose(
-            seconds * records / max(self._records(message), 1),
+            seconds * records / max(sum(map(self._records, measured)), 1),
             len(self._left) + rounds * len(self._exchange),
             min(self._workers, len(self._exchange)),
             start=start_seconds(),

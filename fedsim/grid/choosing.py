@@ -73,6 +73,8 @@ def settled(scenario: Scenario, workers: int) -> Choice | None:
         return Choice("inline", "one client works at a time")
     if resources.workers is not None:
         return Choice("ray", f"resources.workers={resources.workers}", workers)
+    if resources.fast and resources.threads > 1:
+        return Choice("inline", f"the fast mode has {resources.threads} threads for clients")
     return None
 
 

@@ -67,6 +67,23 @@ def test_auto_gives_the_bits_of_both(
     assert said.index(f"clients run on Ray, 2 at a time: {found['why']}") < said.index("round 1/")
 
 
+def test_who_trains_in_one_call_is_measured_together(
+    monkeypatch: pytest.MonkeyPatch,
+    run_tiny: Callable[..., Result],
+    decided: Callable[[float], None],
+) -> None:
+    monkeypatch.setattr("fedsim.method.stacking.WIDTH", 2)
+    words = ("resources.fast=true", "federation.clients=5")
+    inline = run_tiny(*words)
+    computing = json.loads((inline.folder / "run.json").read_text())["computing"]
+    assert computing["together"] == "stacked: 5 of 5 clients"
+    for start, used in ((HERE, "inline"), (RAY, "ray")):
+        decided(start)
+        found = run_tiny(*words, *AUTO)
+        assert backend(found)["used"] == used
+        assert_same(inline, found)
+
+
 def test_a_slow_first_client_is_left_off_and_asked_again(
     monkeypatch: pytest.MonkeyPatch,
     run_tiny: Callable[..., Result],

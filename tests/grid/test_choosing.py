@@ -35,6 +35,8 @@ def tiny(tmp_path: Path) -> str:
         (["workers=1"], 1, "inline", "one client works at a time"),
         (["ray_address=10.0.0.1:6379"], 1, "ray", "resources.ray_address names its cluster"),
         (["gpus=0.5"], 4, None, ""),
+        (["fast=true"], 4, None, ""),
+        (["fast=true", "threads=2"], 4, "inline", "the fast mode has 2 threads for clients"),
     ],
 )
 def test_what_resources_settle(
