@@ -33,6 +33,7 @@ GROUPS = {
     "strategies": "strategy",
     "clients": "client",
     "wrappers": "wrapper",
+    "adversaries": "adversary",
     "datasets": "data set",
     "models": "model",
     "partitions": "partition",

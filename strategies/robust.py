@@ -5,7 +5,7 @@ The rules, with their papers, are in `fedsim.robust`. Method card: `docs/methods
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -94,6 +94,20 @@ class Robust(ServerMomentum):
         if self._base():  # Clients sent changes, and the model is added afterwards.
             return found
         return {name: value + sent[name] for name, value in found.items()}
+
+    def counted(self) -> Sequence[float] | None:
+        """What the rule says of its last result."""
+        return None if self._rule.shares is None else self._rule.shares.tolist()
+
+    def doubts(self, clients: int) -> list[str]:
+        """Where the proof of the rule does not hold."""
+        return [doubt] if (doubt := self._rule.doubt(clients)) else []
+
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """The rule's, where clients count alike."""
+        if self.weighting != "uniform":
+            return None
+        return self._rule.certificate(clients, colluders)
 
     def state_dict(self) -> dict[str, Any]:
         """The velocity, and the centre of clipping."""

@@ -6,7 +6,7 @@ here is also handed a `Server`: the task, the model, its own randomness, and whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -207,6 +207,25 @@ class Strategy(FlowerStrategy):
         weight = examples(reply.content.metric_records["metrics"])
         arrays = tensors(reply.content.array_records["arrays"])
         return Received(weight, arrays)
+
+    def counted(self) -> Sequence[float] | None:
+        """What each reply counted in the last aggregate, in client order, about 1 in all.
+
+        None: nobody said; where the strategy is linear, as `received` weights them.
+        """
+        return None
+
+    def doubts(self, clients: int) -> list[str]:
+        """What a person must know of its parameters with so many clients, a sentence each."""
+        return []
+
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """How far so many colluders move the aggregate of a round at most, whatever they send.
+
+        As a Euclidean norm, before the server's own momentum and learning rate. None: no bound is
+        known.
+        """
+        return None
 
     @property
     def sum_size(self) -> int:

@@ -82,9 +82,13 @@ class Rule(ABC):
 
     Attributes:
         of_changes: whether `combine` takes what clients changed, and not their models.
+        shares: what each client counted in the last result, [clients], 1 in all, less where changes
+            were shortened; of a rule that goes by coordinates, the mean over them. None before.
     """
 
     of_changes: ClassVar[bool] = False
+
+    shares: Weights | None = field(default=None, init=False, compare=False)
 
     @classmethod
     def parameters(cls) -> list[str]:
@@ -93,6 +97,19 @@ class Rule(ABC):
 
     def require(self, clients: int) -> None:  # noqa: B027
         """Raise ValueError where the rule is undefined for so many clients."""
+
+    def doubt(self, clients: int) -> str:
+        """What its proof does not cover, though it is defined for so many clients; "" for nothing.
+        """
+        return ""
+
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """How far colluders move the result of a round at most, as a norm; None: it has no bound.
+
+        It is the distance to what the rule would give had they sent the middle that it clips
+        around. Clients count alike.
+        """
+        return None
 
     @abstractmethod
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
@@ -110,10 +127,15 @@ class Median(Rule):
 
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
         """The middle value of each coordinate, the mean of two."""
-        return {
-            name: np.median(np.stack([row[name] for row in rows]).astype(np.float64), axis=0)
-            for name in rows[0]
-        }
+        found, counts = {}, _Counts(len(rows))
+        middle = (len(rows) - 1) // 2, len(rows) // 2
+        for name in rows[0]:
+            values = np.stack([row[name] for row in rows]).astype(np.float64)
+            low, high = np.partition(values, middle, axis=0)[list(middle)]
+            found[name] = (low + high) / 2
+            counts.add((values >= low) & (values <= high))
+        self.shares = counts.shares()
+        return found
 
 
 @dataclass
@@ -135,12 +157,14 @@ class TrimmedMean(Rule):
         """The mean of the values between."""
         self.require(len(rows))
         cut = slice(self.byzantine, len(rows) - self.byzantine)
-        return {
-            name: np.sort(np.stack([row[name] for row in rows]).astype(np.float64), axis=0)[
-                cut
-            ].mean(axis=0)
-            for name in rows[0]
-        }
+        found, counts = {}, _Counts(len(rows))
+        for name in rows[0]:
+            values = np.stack([row[name] for row in rows]).astype(np.float64)
+            between = np.sort(values, axis=0)[cut]
+            found[name] = between.mean(axis=0)
+            counts.add((values >= between[0]) & (values <= between[-1]))
+        self.shares = counts.shares()
+        return found
 
 
 @dataclass
@@ -167,7 +191,18 @@ class Krum(Rule):
         scores = krum_scores(squared_distances(rows), self.byzantine)
         taken = np.zeros(len(rows))
         taken[np.argsort(scores, kind="stable")[: self.chosen]] = 1.0
+        self.shares = taken / taken.sum()
         return mean(rows, taken)
+
+    def doubt(self, clients: int) -> str:
+        """n >= 2 f + 3 is the condition of the proof."""
+        needed = 2 * self.byzantine + 3
+        if clients >= needed:
+            return ""
+        return (
+            f"Krum is proved for at least 2 f + 3 = {needed} clients, and there are {clients}: it "
+            "runs without its guarantee, as in the experiments of DISBELIEVE (10 clients, f = 4)"
+        )
 
 
 @dataclass
@@ -206,11 +241,16 @@ class Bulyan(Rule):
             chosen.append(left.pop(int(np.lexsort((among.sum(axis=1), scores))[0])))
         kept = len(chosen) - 2 * self.byzantine
         found: Arrays = {}
+        counts = _Counts(len(rows))
         for name in rows[0]:
             values = np.stack([rows[one][name] for one in sorted(chosen)]).astype(np.float64)
             far = np.abs(values - np.median(values, axis=0))
             nearest = np.argsort(far, axis=0, kind="stable")[:kept]
             found[name] = np.take_along_axis(values, nearest, axis=0).mean(axis=0)
+            counted = np.zeros((len(rows), *found[name].shape), np.bool_)
+            np.put_along_axis(counted, np.array(sorted(chosen))[nearest], True, axis=0)
+            counts.add(counted)
+        self.shares = counts.shares()
         return found
 
 
@@ -233,7 +273,9 @@ class GeometricMedian(Rule):
         for _ in range(self.iterations):
             # One client's difference at a time is in memory.
             apart = np.array([norm({n: v - found[n] for n, v in row.items()}) for row in rows])
-            found = mean(rows, weights / np.maximum(self.smoothing, apart))
+            counted = weights / np.maximum(self.smoothing, apart)
+            self.shares = counted / counted.sum()
+            found = mean(rows, counted)
         return found
 
 
@@ -256,7 +298,8 @@ class DOS(Rule):
 
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
         """The mean by these weights."""
-        return mean(rows, self.weights(rows))
+        self.shares = self.weights(rows)
+        return mean(rows, self.shares)
 
 
 @dataclass
@@ -276,7 +319,12 @@ class NormClipping(Rule):
 
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
         """Rows are changes."""
-        return _clipped_mean(rows, weights, self.radius)
+        found, self.shares = _clipped_mean(rows, weights, self.radius)
+        return found
+
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """f C / n."""
+        return colluders * self.radius / clients
 
 
 @dataclass
@@ -300,10 +348,14 @@ class CentredClipping(Rule):
         centre = self.centre or {name: np.zeros(value.shape) for name, value in rows[0].items()}
         for _ in range(self.iterations):
             apart = [{name: value - centre[name] for name, value in row.items()} for row in rows]
-            step = _clipped_mean(apart, weights, self.radius)
+            step, self.shares = _clipped_mean(apart, weights, self.radius)
             centre = {name: value + step[name] for name, value in centre.items()}
         self.centre = centre
         return centre
+
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """f C / n around the centre; of several iterations none is given."""
+        return colluders * self.radius / clients if self.iterations == 1 else None
 
 
 RULES: dict[str, type[Rule]] = {
@@ -319,8 +371,28 @@ RULES: dict[str, type[Rule]] = {
 """Name in a scenario -> class."""
 
 
-def _clipped_mean(rows: Sequence[Arrays], weights: Weights, radius: float) -> Arrays:
-    """The weighted mean of rows, each at most `radius` long."""
+class _Counts:
+    """In how many coordinates each client's value was taken, shared where several were."""
+
+    def __init__(self, clients: int) -> None:
+        self._sums, self._size = np.zeros(clients), 0
+
+    def add(self, taken: NDArray[np.bool_]) -> None:
+        """Which values were, [clients, ...]."""
+        flat = taken.reshape(len(taken), -1)
+        self._sums += flat @ (1.0 / flat.sum(axis=0))
+        self._size += flat.shape[1]
+
+    def shares(self) -> Weights:
+        """The mean over coordinates, [clients], 1 in all."""
+        return self._sums / max(self._size, 1)
+
+
+def _clipped_mean(
+    rows: Sequence[Arrays], weights: Weights, radius: float
+) -> tuple[Arrays, Weights]:
+    """The weighted mean of rows, each at most `radius` long; and what each counts in it."""
     lengths = norms(rows)
     factors = np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(rows)), where=lengths > 0))
-    return _summed(rows, weights / weights.sum() * factors)
+    shares: Weights = weights / weights.sum() * factors
+    return _summed(rows, shares), shares
