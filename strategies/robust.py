@@ -99,6 +99,12 @@ class Robust(ServerMomentum):
         """What the rule says of its last result."""
         return None if self._rule.shares is None else self._rule.shares.tolist()
 
+    @property
+    def tolerates(self) -> int | None:
+        """`byzantine` of the rules that have it."""
+        found = getattr(self._rule, "byzantine", None)
+        return found if isinstance(found, int) else None
+
     def doubts(self, clients: int) -> list[str]:
         """Where the proof of the rule does not hold."""
         return [doubt] if (doubt := self._rule.doubt(clients)) else []

@@ -13,6 +13,7 @@ from fedsim.adversaries.base import (
     Lab,
     ModelPoisoning,
     Scene,
+    Trial,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "Lab",
     "ModelPoisoning",
     "Scene",
+    "Trial",
 ]

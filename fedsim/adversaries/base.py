@@ -21,6 +21,10 @@ Knows = Literal["own", "updates", "aggregator"]
 """What colluders know: what they trained themselves, what all clients trained, or that and the rule
 by which the server aggregates."""
 
+Trial = Callable[[Sequence[Arrays]], tuple[Arrays, NDArray[np.float64] | None]]
+"""What each colluder would send -> the change of the aggregate, and what each client counts in it,
+[clients], in client order; None where the rule does not say."""
+
 
 class Adversary:
     """Base of both kinds: derive from `DataPoisoning` or `ModelPoisoning`.
@@ -45,7 +49,7 @@ class DataPoisoning(Adversary, ABC):
             generator: of the client, the same in all rounds.
         """
 
-    def require(self, task: Task) -> None:  # noqa: B027
+    def require(self, task: Task) -> None:
         """Raise ValueError where a parameter does not go with the task."""
 
     def scores(
@@ -93,9 +97,7 @@ class Scene:
         lab: what a model of their own is trained with.
         generator: purpose -> a CPU generator of torch, of this exchange.
         numpy_generator: the same for NumPy.
-        trial: forged changes of the colluders -> the change of the aggregate, and what each client
-            counts in it (None where the rule does not say), all clients in client order; None
-            unless the colluders know the aggregator.
+        trial: tries the rule of the server; None unless the colluders know the aggregator.
         colluders: positions of the colluders among the clients that answered.
     """
 
@@ -106,7 +108,7 @@ class Scene:
     lab: Lab
     generator: Callable[[str], torch.Generator]
     numpy_generator: Callable[[str], np.random.Generator]
-    trial: Callable[[Sequence[Arrays]], tuple[Arrays, NDArray[np.float64] | None]] | None = None
+    trial: Trial | None = None
     colluders: Sequence[int] = ()
 
 

@@ -40,6 +40,7 @@ from fedsim.privacy.run_key import run_digest
 from fedsim.raising import plugin_code
 from fedsim.randomness import SERVER
 from fedsim.scenario import Scenario
+from fedsim.scenario.overrides import with_colluders
 from fedsim.scenario.schema import Privacy
 from fedsim.wire.buffers import Buffers, roles_of
 from fedsim.wire.sharing import Sharing, sharing_of
@@ -212,8 +213,10 @@ def job_of(
     """What a worker must know of the run."""
     federation, plan = prepared.federation, prepared.privacy
     at_clients = plan is not None and plan.settings.unit != "client"
+    conspiracy = prepared.conspiracy
+    colluders = () if conspiracy is None else conspiracy.clients
     return Job(
-        prepared.scenario,
+        with_colluders(prepared.scenario, colluders),
         prepared.seed,
         federation.store.folder,
         prepared.task,

@@ -22,6 +22,8 @@ from fedsim.engine.checkpoint import (
     restore_strategy,
     strategy_state,
 )
+from fedsim.engine.colluders import Colluders
+from fedsim.engine.inspection import Inspection, Tally, inspects
 from fedsim.engine.replies import NobodyAnsweredError, Replies, not_finite
 from fedsim.engine.scoring import Scores, home_and_away, mean_scores
 from fedsim.errors import FedsimError, InputError, RunError
@@ -91,6 +93,10 @@ class Rounds:
         trainings: exchanges so far in which clients trained.
         seconds_before: time spent on the run by earlier processes.
         so_far: what the current round has come to.
+        fewest: the fewest replies that were aggregated in an exchange; 0 before the first.
+        tally: how often honest clients and colluders were flagged.
+        colluders: who stands between receiving and aggregating.
+        inspection: what the server sees of each client.
     """
 
     prepared: Prepared
@@ -112,6 +118,10 @@ class Rounds:
     trainings: int = 0
     seconds_before: float = 0.0
     so_far: RoundSoFar = field(default_factory=RoundSoFar)
+    tally: Tally = field(default_factory=Tally)
+    fewest: int = 0
+    colluders: Colluders = field(init=False)
+    inspection: Inspection = field(init=False)
     _best: float | None = None
     _returned_nothing: bool | None = None  # None: the strategy has not been asked yet
     _begun: float = field(default_factory=time.perf_counter)
@@ -124,6 +134,10 @@ class Rounds:
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
         self._first = self.arrays
+        prepared = self.prepared
+        self.colluders = Colluders(self)
+        wanted = inspects(prepared.scenario, prepared.strategy, prepared.privacy)
+        self.inspection = Inspection(prepared.strategy, wanted and not self._averages_nothing)
 
     @property
     def scenario(self) -> Scenario:
@@ -195,6 +209,8 @@ class Rounds:
         self._returned_nothing = checkpoint.loop.get("returned_nothing")
         self.trainings = checkpoint.loop.get("trainings", self.finished)
         self._ended = checkpoint.loop.get("ended", "")
+        self.tally = Tally(**checkpoint.loop.get("tally", {}))
+        self.fewest = checkpoint.loop.get("fewest", 0)
         with self._foreign("load_state_dict", self.finished):
             restore_strategy(self.strategy, checkpoint.strategy)
         self.grid.load_states(checkpoint.contexts)
@@ -251,6 +267,10 @@ class Rounds:
         failures = list(self.grid.failures)
         self.failed += len(failures)
         metrics = self._score(number, found.by_client) | found.reported
+        of_round = Tally()
+        for tally in (of_round, self.tally):
+            tally.add(found.seen, self.colluders.clients)
+        metrics |= of_round.metrics()
         up, down = self.ledger.round_megabytes(number)
         up_total, down_total = self.ledger.total_megabytes()
         row = {
@@ -266,6 +286,8 @@ class Rounds:
             **(self.privacy.row() if self.privacy else NO_PRIVACY),
             "metrics": metrics,
             "metrics_by_client": found.by_client,
+            "seen": found.seen or None,
+            "attacks": found.attacks or None,
             "delay_seconds": self.grid.wait(),
             "seconds": self._round_seconds,
             "peak_rss_mb": self.peak_rss_mb(),
@@ -356,6 +378,8 @@ class Rounds:
                 "returned_nothing": self._returned_nothing,
                 "trainings": self.trainings,
                 "ended": self._ended,
+                "tally": self.tally.state_dict(),
+                "fewest": self.fewest,
             },
             strategy=state,
             contexts=self.grid.states(),
@@ -413,6 +437,7 @@ class Rounds:
         charges = self._charged[charged:]
         self._announce(number, exchange.kind, messages, charges)
         sent = self._sent(messages) if self._kept(exchange) else None
+        self.inspection.begin()
         replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
         arrays, reported = None, None
         with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
@@ -423,14 +448,18 @@ class Rounds:
                 f"replies in {aggregate} of round {number}: a reply that is not read is never "
                 "asked for"
             )
-        if sent is not None:
+        if sent is not None and self.server.history.keeps != "none":
             self.server.history.close(found.exchange)
+        if seen := self.inspection.close(found.exchange, arrays):
+            found.seen.append(seen)
         if arrays is not None:
             arrays = self.buffers.restored(arrays)
             self._check(arrays, number)
             self.arrays = arrays
         found.returned |= arrays is not None
         found.answered += replies.read
+        if exchange.kind == TRAIN and replies.read:
+            self.fewest = min(self.fewest or replies.read, replies.read)
         for name, value in (reported or {}).items():
             if not isinstance(value, list):
                 found.reported[f"{exchange.metric_prefix}{name}"] = value
@@ -467,8 +496,9 @@ class Rounds:
         return found
 
     def _kept(self, exchange: Exchange) -> bool:
-        """Whether the history keeps the replies of an exchange."""
-        return exchange.kind == TRAIN and self.server.history.keeps != "none"
+        """Whether the models that clients were sent are needed, to say what they changed."""
+        compared = self.server.history.keeps != "none" or self.inspection.wanted
+        return exchange.kind == TRAIN and (compared or self.colluders.forge)
 
     def _require_returned(self, number: int) -> None:
         """Refuse a strategy that in no round gave a model back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -30,7 +32,7 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         external = _external_scores(prepared, rounds)
     up, down = rounds.ledger.total_megabytes()
     summary = {
-        "metrics": rounds.metrics | external,
+        "metrics": rounds.metrics | external | rounds.tally.metrics(),
         "rounds": rounds.finished,
         "stopped": rounds.stopped or None,
         "failed": rounds.failed,
@@ -38,6 +40,7 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         "mb_down_total": down,
         **(rounds.privacy.summary() if rounds.privacy else NO_PRIVACY_SUMMARY),
         "masked_sum_mb": _masked_sum(prepared),
+        "certificate": _certificate(prepared, rounds),
         "audit": None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
@@ -53,6 +56,22 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         predicted_in=name,
         build=lambda position: _module(rounds, position),
     )
+
+
+def _certificate(prepared: Prepared, rounds: Rounds) -> dict[str, Any] | None:
+    """How far colluders can have moved the aggregate of a round, where the rule has a bound.
+
+    Without an adversary it is told of one client.
+    """
+    plan, strategy = prepared.conspiracy, prepared.strategy
+    if not isinstance(strategy, Strategy):
+        return None
+    least = rounds.fewest or len(rounds.server.sample_clients())
+    colluders = min(least, 1 if plan is None else len(plan.clients))
+    bound = strategy.certificate(least, colluders)
+    if bound is None:
+        return None
+    return {"colluders": colluders, "replies": least, "norm_per_round": bound}
 
 
 def _masked_sum(prepared: Prepared) -> float | None:

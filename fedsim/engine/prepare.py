@@ -15,7 +15,10 @@ import numpy as np
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.adapters import require_used
+from fedsim.adversaries.conspiracy import Conspiracy, conspiracy
+from fedsim.engine.colluders import require_trial
 from fedsim.engine.federation import Federation, build_federation
+from fedsim.engine.inspection import require_inspectable
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.errors import InputError
@@ -51,6 +54,7 @@ class Prepared:
         unit_from: who chose the unit of privacy, "scenario" or "data"; None without privacy.
         attack: what is attacked when the run is done, and how; None: nothing is.
         pretrained: where the first weights are from; None where the seed gives them.
+        conspiracy: who colludes, and how; None where nobody does.
     """
 
     scenario: Scenario
@@ -62,6 +66,7 @@ class Prepared:
     unit_from: str | None = None
     attack: tuple[Subject, Level] | None = None
     pretrained: Pretrained | None = None
+    conspiracy: Conspiracy | None = None
 
     @property
     def task(self) -> Task:
@@ -112,7 +117,7 @@ class Prepared:
         privacy: PrivacyPlan | None = None,
         **changes: Any,
     ) -> Prepared:
-        """The same for another run, with a strategy of its own.
+        """The same for another run, with a strategy of its own, and without an adversary.
 
         Args:
             train: client name -> its training records, where these are others.
@@ -124,7 +129,7 @@ class Prepared:
         if train is not None:
             val = {name: federation.val[name] for name in train}
             federation = replace(federation, train=dict(train), val=val)
-        scenario = self.scenario.model_copy(update=changes)
+        scenario = self.scenario.model_copy(update=changes | {"adversary": None})
         plan = self.privacy if privacy is None else privacy
         return replace(
             self,
@@ -133,6 +138,7 @@ class Prepared:
             federation=federation,
             privacy=plan,
             strategy=build_strategy(scenario, len(federation.train), plan),
+            conspiracy=None,
         )
 
 
@@ -154,7 +160,7 @@ def prepare(
 
     Raises:
         InputError: the machine, the data, the model, its weights, the privacy block, the client
-            method or the strategy do not go with the scenario.
+            method, the strategy or the adversary do not go with the scenario.
     """
     require_resources(scenario)
     activate_plugins(scenario)
@@ -169,8 +175,19 @@ def prepare(
     strategy = build_strategy(settled, len(federation.train), privacy)
     by_data = scenario.privacy is not None and scenario.privacy.unit is None
     unit_from = None if privacy is None else "data" if by_data else "scenario"
+    colluders = conspiracy(settled, list(federation.train), seed, federation.task)
+    require_inspectable(settled, privacy)
+    require_trial(colluders, strategy)
     made = Prepared(
-        settled, seed, federation, privacy, strategy, disclosed, unit_from, pretrained=pretrained
+        settled,
+        seed,
+        federation,
+        privacy,
+        strategy,
+        disclosed,
+        unit_from,
+        pretrained=pretrained,
+        conspiracy=colluders,
     )
     return replace(made, attack=_attack(made))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 
+from fedsim.engine.inspection import decoded
 from fedsim.errors import FedsimError, RunError
 from fedsim.method.exchanges import EVALUATE, TRAIN, Exchange
 from fedsim.method.strategy import Strategy
@@ -35,6 +36,7 @@ class Replies:
     ) -> None:
         self._rounds, self._exchange, self._sent = rounds, exchange, sent
         self._evaluate = exchange.kind == EVALUATE
+        self._trains = exchange.kind == TRAIN
         self._replies = self._checked(replies)
         self._examples: list[float] = []
         self.read = 0
@@ -44,6 +46,16 @@ class Replies:
         return self._replies
 
     def _checked(self, replies: Iterable[Message]) -> Iterator[Message]:
+        usable = self._usable(replies)
+        if self._trains and self._sent is not None and self._rounds.colluders.forge:
+            usable = self._rounds.colluders.between(usable, self._sent)
+        for client, reply in usable:
+            self._keep(client, reply)
+            yield reply
+        self._finish()
+
+    def _usable(self, replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
+        """Client and reply, of the replies that are numbers; the others are failures."""
         grid = self._rounds.grid
         for reply in replies:
             client = grid.client_of(reply.metadata.src_node_id)
@@ -59,8 +71,11 @@ class Replies:
             self.read += 1
             self._note(client, reply)
             self._rounds.buffers.take(reply.content)
-            self._keep(client, reply)
-            yield reply
+            yield client, reply
+
+    def _finish(self) -> None:
+        """All replies were read: refuse an exchange that there is nothing to aggregate of."""
+        grid = self._rounds.grid
         self.exhausted = True
         self._require_weight()
         least = self._rounds.scenario.faults.min_clients
@@ -93,11 +108,17 @@ class Replies:
         )
 
     def _keep(self, client: int, reply: Message) -> None:
-        """Put what the client changed into the history, if the strategy asks for one."""
+        """Put what the client changed into the history, and hold it for the inspection, if asked."""
         strategy, server = self._rounds.strategy, self._rounds.server
-        if self._sent is not None and isinstance(strategy, Strategy):
+        inspection, record = self._rounds.inspection, self._rounds.buffers.roles.record
+        if self._sent is None or not self._trains:
+            return
+        if server.history.keeps != "none" and isinstance(strategy, Strategy):
             received = strategy.received(reply)
             server.history.add(server.exchange, client, received, self._sent[client])
+        # What is no model, there is nothing to compare of.
+        if inspection.wanted and record in reply.content.array_records:
+            inspection.add(client, decoded(strategy, reply, record), self._sent[client])
 
     def _require_weight(self) -> None:
         """Refuse a training round in which all clients say that they stand for no records."""

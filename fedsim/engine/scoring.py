@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
+from fedsim.adversaries import DataPoisoning
 from fedsim.engine.prepare import Prepared
 from fedsim.errors import RunError
 from fedsim.grid.worker import device_for
@@ -37,6 +38,7 @@ class Scoring:
         self.device = device_for(prepared.scenario)
         self.selects = prepared.scenario.evaluation.select == "pooled_val"
         self.latest: tuple[ArrayRecord, np.ndarray] | None = None
+        self._conspiracy = prepared.conspiracy
         self._test = prepared.federation.view("test")
         self._val = prepared.federation.view("val")
 
@@ -52,10 +54,16 @@ class Scoring:
         return self._predicted(self.model, self._test)
 
     def test(self, arrays: ArrayRecord) -> Scores:
-        """Metrics on the test split, of all and of each site."""
+        """Metrics on the test split, of all and of each site; and how well an attack does."""
         self.latest = None  # A strategy may write new values into the same record.
         self.latest = arrays, self.predict(arrays)
-        return self._task.score(self.latest[1], self._test, per_site=True)
+        found = self._task.score(self.latest[1], self._test, per_site=True)
+        plan = self._conspiracy
+        if plan is None or not isinstance(plan.adversary, DataPoisoning):
+            return found
+        return found | plan.adversary.scores(
+            lambda view: self._predicted(self.model, view), self._test, self._task
+        )
 
     def validation(self, arrays: ArrayRecord) -> Scores:
         """Metrics on the pooled validation split."""

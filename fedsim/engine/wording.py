@@ -10,6 +10,7 @@ from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
 from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
 from fedsim.ledger.privacy import describe, mechanism_name, trust_note, unit_note
+from fedsim.method.strategy import Strategy
 from fedsim.models.build import Pretrained
 from fedsim.privacy.accounting import ACCOUNTANT_NAMES, UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
@@ -28,10 +29,29 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
     for item in prepared.disclosed:
         yield f"CLIENTS SEND {item}"
     yield from override_lines(prepared.scenario, prepared.federation.forget)
+    yield from _adversary_lines(prepared)
     if plan is not None:
         yield privacy_line(plan)
         for worth in filter(None, (unit_note(plan), trust_note(plan))):
             yield f"NOTE {worth}"
+
+
+def _adversary_lines(prepared: Prepared) -> Iterator[str]:
+    """Who colludes, and what the defence does not promise."""
+    conspiracy, strategy, count = prepared.conspiracy, prepared.strategy, len(prepared.names)
+    if conspiracy is not None:
+        yield conspiracy.line(count)
+    if isinstance(strategy, Strategy):
+        for doubt in strategy.doubts(count):
+            yield f"NOTE {doubt}"
+        tolerated = strategy.tolerates
+        if conspiracy is not None and tolerated is not None and len(conspiracy.clients) > tolerated:
+            yield (
+                f"NOTE strategy.byzantine is {tolerated}, but {len(conspiracy.clients)} clients "
+                "collude: the rule promises nothing against so many"
+            )
+    if conspiracy is not None and prepared.privacy is not None:
+        yield "NOTE epsilon is that of honest clients: colluders do with their own data as they like"
 
 
 def title_line(prepared: Prepared) -> str:
@@ -107,6 +127,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "computing": prepared.mode.record(prepared.names),
         "overrides": describe_overrides(scenario, federation.forget),
         "backend": None,
+        "adversary": None if prepared.conspiracy is None else prepared.conspiracy.record(),
         **environment(),
         "started": now(),
         "finished": None,

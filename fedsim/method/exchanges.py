@@ -156,6 +156,8 @@ class RoundSoFar:
         answered: usable replies.
         returned: whether the strategy returned arrays.
         seconds: that earlier processes spent on the round.
+        attacks: what colluders did in each exchange, where they change what is sent.
+        seen: what the server saw of each client in each exchange, where it is inspected.
         failures, delays: of the grid, see there; only where they are stored.
     """
 
@@ -167,6 +169,8 @@ class RoundSoFar:
     answered: int = 0
     returned: bool = False
     seconds: float = 0.0
+    attacks: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     delays: dict[int, dict[int, float]] = field(default_factory=dict)
 

@@ -215,6 +215,11 @@ class Strategy(FlowerStrategy):
         """
         return None
 
+    @property
+    def tolerates(self) -> int | None:
+        """Clients that may send anything, by its parameters; None: it has no such number."""
+        return None
+
     def doubts(self, clients: int) -> list[str]:
         """What a person must know of its parameters with so many clients, a sentence each."""
         return []

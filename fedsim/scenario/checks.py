@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import InputError, nearest
-from fedsim.method.capabilities import ill_declared
+from fedsim.method.capabilities import class_of, ill_declared
 from fedsim.method.flower_strategies import filled_in, refusal
 from fedsim.pretrained.catalogue import CATALOGUE, RANDOM, package_of
 from fedsim.raising import reraise_interruption
@@ -185,7 +185,39 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
         if number is not None and asked > number:
             message = f"{dotted(least)}: {asked} replies of {number} clients"
             problems.append((document.place(least), message))
+    if not {_CLIENTS, _CLIENTS[:1]} & wrong.keys() and all(p[:1] != ("adversary",) for p in wrong):
+        problems += _check_minority(document)
     return problems
+
+
+def _check_minority(document: Document) -> Problems:
+    """Colluders, where there are too many of them."""
+    clients = document.get(_CLIENTS)
+    many, path = _colluders(document)
+    if clients is None or not many or not (why := no_minority(many, clients)):
+        return []
+    return [(document.place(path), f"{dotted(path)}: {why}")]
+
+
+def _colluders(document: Document) -> tuple[int, KeyPath]:
+    """How many clients collude, and the key that says it; 0 where nobody does or it is no number."""
+    named, counted = (document.get(("adversary", key)) for key in ("clients", "count"))
+    if isinstance(counted, int):
+        return counted, ("adversary", "count")
+    return len(named) if isinstance(named, list) else 0, ("adversary", "clients")
+
+
+def no_minority(colluders: int, clients: int) -> str:
+    """Why so many clients cannot collude against the others; "" where they can."""
+    if 2 * colluders < clients:
+        return ""
+    most = (clients - 1) // 2
+    if not most:
+        return f"{colluders} of {clients} clients: an attack needs at least 3 clients"
+    return (
+        f"{colluders} of {clients} clients: a majority can be held by nothing; at most {most} can "
+        "collude"
+    )
 
 
 def dotted(path: KeyPath) -> str:
@@ -244,6 +276,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
         for group, why in misfits(registry, found, features=on_features).items()
     ]
+    problems += _check_adversary(document, found)
     if why := without_travelling_model(found):
         problems += [
             (document.place(path), f"{dotted(path)}: {why}")
@@ -259,6 +292,54 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
     elif why := without_precision(found, precision):
         problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
+    return problems
+
+
+def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
+    """What an adversary needs: models that travel, a rule to try, updates enough to know."""
+    from fedsim.adversaries import DataPoisoning, ModelPoisoning
+    from fedsim.scenario.fitting import without_travelling_model
+
+    name, factory = found.get("adversaries", ("", None))
+    kind = class_of(factory)
+    if kind is None:
+        return []
+    path, knows = ("adversary",), document.get(("adversary", "knows"))
+    if not issubclass(kind, DataPoisoning | ModelPoisoning):
+        why = "derive it from fedsim.adversaries.DataPoisoning or ModelPoisoning"
+        return [(document.place((*path, "name")), f"adversary.name: {name!r} is none: {why}")]
+    if issubclass(kind, DataPoisoning):
+        if knows is None:
+            return []
+        message = f"adversary.knows: has no effect with {name!r}, which changes data: leave it out"
+        return [(document.place((*path, "knows")), message)]
+    problems: Problems = []
+    if knows is not None and knows not in kind.can_know:
+        message = f"adversary.knows: {name!r} has a use for {' or '.join(kind.can_know)} only"
+        problems.append((document.place((*path, "knows")), message))
+    if why := without_travelling_model(found):
+        why = why.partition("; ")[0]
+        message = f"adversary.name: {name!r} changes what clients send of a model, and {why}"
+        hint = "label_flip and backdoor change data, and go with any strategy"
+        problems.append((document.place((*path, "name")), f"{message}; {hint}"))
+    knows = knows or kind.can_know[0]
+    many, said_by = _colluders(document)
+    if knows == "own" and 0 < many < kind.least:
+        more = ", or adversary.knows=updates" if "updates" in kind.can_know else ""
+        message = (
+            f"{dotted(said_by)}: {name!r} needs what {kind.least} colluders trained, and there is "
+            f"{many}: give more of them{more}"
+        )
+        problems.append((document.place(said_by), message))
+    if knows == "aggregator" and not problems:
+        strategy, rule = found.get("strategies", ("", None))
+        if not callable(getattr(class_of(rule), "combine", None)):
+            message = (
+                f"adversary.knows: {name!r} tries the rule of the server, and strategy "
+                f"{strategy!r} has none that can be tried (a method combine), as fedavg, "
+                "server_momentum and robust have"
+            )
+            problems.append((document.place((*path, "name")), message))
     return problems
 
 

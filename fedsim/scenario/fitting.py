@@ -62,7 +62,7 @@ def misfits(
     kind = "" if class_of(dataset) is None else data_of(dataset) or "images"
     if features and kind == "images":
         kind, data_name = VECTORS, f"{data_name} with data.features"
-    for group in ("strategies", "clients", "models", "wrappers"):
+    for group in ("strategies", "clients", "models", "wrappers", "adversaries"):
         name, factory = found.get(group, ("", None))
         if kind and not made_for(factory, kind):
             fit = _names(registry, group, lambda one: made_for(one, kind))

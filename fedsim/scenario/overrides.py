@@ -63,6 +63,7 @@ def make_client(scenario: Scenario, name: str | None) -> Client | ClientApp:
             f"client.name: {method!r} makes a {type(client).__name__}, not a client method",
             hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
         )
+    client = _poisoned(scenario, name, client, method)
     override = scenario.federation.overrides.get(name) if name is not None else None
     if override is None or override.wrapper is None:
         return client
@@ -79,6 +80,39 @@ def make_client(scenario: Scenario, name: str | None) -> Client | ClientApp:
             hint="a wrapper derives from fedsim.Wrapper",
         )
     return wrapper
+
+
+def _poisoned(
+    scenario: Scenario, name: str | None, client: Client | ClientApp, method: str
+) -> Client | ClientApp:
+    """The client method on poisoned records, where the client colludes in that."""
+    from fedsim.adversaries import DataPoisoning
+
+    block = scenario.adversary
+    if block is None or block.clients is None or name not in block.clients:
+        return client
+    adversary = construct(default_registry().resolve("adversaries", block.name), block.parameters)
+    if not isinstance(adversary, DataPoisoning):
+        return client
+    if isinstance(client, ClientApp):
+        raise InputError(
+            f"adversary.name: {method!r} is a Flower ClientApp, whose data cannot be poisoned"
+        )
+    from fedsim.adversaries.poisoned import Poisoned
+
+    return Poisoned(client, adversary)
+
+
+def with_colluders(scenario: Scenario, names: Sequence[str]) -> Scenario:
+    """The scenario as workers need it: colluders by name, and with overrides of their own."""
+    from fedsim.scenario.schema import Override
+
+    if scenario.adversary is None:
+        return scenario
+    adversary = scenario.adversary.model_copy(update={"clients": tuple(names), "count": None})
+    own = {name: Override() for name in names} | scenario.federation.overrides
+    federation = scenario.federation.model_copy(update={"overrides": own})
+    return scenario.model_copy(update={"adversary": adversary, "federation": federation})
 
 
 def own_plugins(scenario: Scenario) -> Iterator[tuple[str, str]]:

@@ -375,12 +375,16 @@ class Evaluation(Block):
         on_clients: let clients evaluate, too.
         every: evaluate after every so many rounds.
         external: records of elsewhere, to score the finished models on.
+        inspect: write down for each round how far what each client sent is from the aggregate, and
+            what it counts in it; all replies of a round are in memory then. None: where there is an
+            adversary, or the strategy is `robust`.
     """
 
     select: Literal["last", "pooled_val"] = "last"
     on_clients: StrictBool = False
     every: Count = 1
     external: External | None = None
+    inspect: StrictBool | None = None
 
 
 class Resources(Block):
@@ -552,6 +556,31 @@ class Privacy(Block):
         return self
 
 
+class Adversary(PluginBlock):
+    """Clients that collude against the training, see `docs/methods/adversaries.md`.
+
+    Attributes:
+        clients: their names; this or `count`.
+        count: so many clients, picked by the run's seed.
+        knows: what they know: what they trained themselves, what all clients trained, or that and
+            the rule by which the server aggregates; None: the least that the attack needs.
+    """
+
+    clients: tuple[StrictStr, ...] | None = None
+    count: Count | None = None
+    knows: Literal["own", "updates", "aggregator"] | None = None
+
+    @model_validator(mode="after")
+    def _picked_once(self) -> Adversary:
+        if (self.clients is None) == (self.count is None):
+            raise PydanticCustomError("adversary", "expected one of clients and count")
+        if self.clients is not None and len(set(self.clients)) < max(len(self.clients), 1):
+            raise PydanticCustomError(
+                "adversary", "clients: expected at least one client, and each only once"
+            )
+        return self
+
+
 class Scenario(Block):
     """A validated scenario; `fedsim.scenario.load` makes one.
 
@@ -565,6 +594,7 @@ class Scenario(Block):
         ("model",): ("models", Model),
         ("strategy",): ("strategies", PluginBlock),
         ("client",): ("clients", PluginBlock),
+        ("adversary",): ("adversaries", Adversary),
     }
     """Path of each block that names a plugin -> the plugin's group and the block's model."""
 
@@ -577,6 +607,7 @@ class Scenario(Block):
     model: Model
     strategy: PluginBlock
     client: PluginBlock
+    adversary: Adversary | None = None
     privacy: Privacy | None = None
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
