@@ -39,7 +39,7 @@ class Disbelieve(ModelPoisoning):
     is: a thousandth of the unit vector is sent.
 
     Args:
-        on: "parameters" or "gradients".
+        works_on: "parameters" or "gradients".
         learning_rate: of the ascent.
         batch_size: images in a step.
         steps: at most; null: ten passes over the pooled data on parameters, one on gradients.
@@ -51,15 +51,15 @@ class Disbelieve(ModelPoisoning):
 
     def __init__(
         self,
-        on: Literal["parameters", "gradients"] = "parameters",
+        works_on: Literal["parameters", "gradients"] = "parameters",
         learning_rate: PositiveFloat = 0.01,
         batch_size: Annotated[int, Field(ge=1)] = 32,
         steps: PositiveInt | None = None,
         projection: bool = False,
     ) -> None:
-        if projection and on == "gradients":
-            raise ValueError("projection: has no effect with on: gradients: leave it out")
-        self.on = on
+        if projection and works_on == "gradients":
+            raise ValueError("projection: has no effect with works_on: gradients: leave it out")
+        self.works_on = works_on
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.steps = steps
@@ -69,10 +69,10 @@ class Disbelieve(ModelPoisoning):
         """See the class."""
         middle = vectors.mean(scene.own)
         pool = _Pool(scene, self.batch_size)
-        steps = self.steps or pool.batches * (_PASSES if self.on == "parameters" else 1)
+        steps = self.steps or pool.batches * (_PASSES if self.works_on == "parameters" else 1)
         counted = scene.lab.steps(steps, "poison")
         f = len(scene.own)
-        if self.on == "parameters":
+        if self.works_on == "parameters":
             bound = vectors.farthest_pair(scene.own)
             found, inside = ascend(
                 middle,

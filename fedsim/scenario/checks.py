@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fedsim.errors import InputError, nearest
 from fedsim.method.capabilities import class_of, ill_declared
@@ -297,7 +297,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
 
 def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
     """What an adversary needs: models that travel, a rule to try, updates enough to know."""
-    from fedsim.adversaries import DataPoisoning, ModelPoisoning
+    from fedsim.adversaries import DataPoisoning, Knows, ModelPoisoning
     from fedsim.scenario.fitting import without_travelling_model
 
     name, factory = found.get("adversaries", ("", None))
@@ -314,7 +314,7 @@ def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> P
         message = f"adversary.knows: has no effect with {name!r}, which changes data: leave it out"
         return [(document.place((*path, "knows")), message)]
     problems: Problems = []
-    if knows is not None and knows not in kind.can_know:
+    if knows in get_args(Knows) and knows not in kind.can_know:
         message = f"adversary.knows: {name!r} has a use for {' or '.join(kind.can_know)} only"
         problems.append((document.place((*path, "knows")), message))
     if why := without_travelling_model(found):
