@@ -72,7 +72,7 @@ class Backdoor(DataPoisoning):
         self._label(task)
         edge = min(task.input_shape[1:])
         if self.size >= edge:
-            raise ValueError(f"size: a square of {self.size} pixels on images of {edge} pixels")
+            raise ValueError(f"a square of size {self.size} covers images of {edge} pixels")
 
     def poisoned(self, view: Any, task: Task, generator: torch.Generator) -> Any:
         """The same records, some with the square and the label."""
@@ -101,10 +101,11 @@ class Backdoor(DataPoisoning):
         if isinstance(self.target, str):
             if self.target not in classes:
                 near = nearest(self.target, classes)
-                raise ValueError(f"target: there is no class {self.target!r}{near}")
+                raise ValueError(f"target {self.target!r} is no class of the data{near}")
             return classes.index(self.target)
         if not 0 <= self.target < len(classes):
-            raise ValueError(f"target: {self.target} is none of the classes 0 to {len(classes) - 1}")
+            last = len(classes) - 1
+            raise ValueError(f"target {self.target} is none of the classes 0 to {last}")
         return self.target
 
 

@@ -58,7 +58,7 @@ class Disbelieve(ModelPoisoning):
         projection: bool = False,
     ) -> None:
         if projection and works_on == "gradients":
-            raise ValueError("projection: has no effect with works_on: gradients: leave it out")
+            raise ValueError("projection has no effect with works_on: gradients: leave it out")
         self.works_on = works_on
         self.learning_rate = learning_rate
         self.batch_size = batch_size

@@ -25,6 +25,7 @@ from fedsim.report.many import MANY, draw_bands, quantiles
 from fedsim.report.phases import phase_lines
 from fedsim.report.plot import Area, Line, Plot, axis, bands
 from fedsim.report.record import NUMBER, Record
+from fedsim.report.seen_picture import seen
 from fedsim.report.traffic_picture import traffic
 
 _PANELS = 4
@@ -40,6 +41,7 @@ NAMES = (
     "precision_recall",
     "calibration",
     "partition",
+    "seen",
 )
 """Names of all figures there can be, in the order of the page."""
 
@@ -56,6 +58,7 @@ def figures(record: Record) -> list[Picture]:
         precision_recall(record),
         calibration(record),
         partition(record),
+        seen(record),
     ]
     return [picture for picture in drawn if picture is not None]
 

@@ -16,6 +16,7 @@ from fedsim.report.record import Record, read_record
 from fedsim.report.rendering import render
 from fedsim.report.sections import (
     citing,
+    colluders,
     holdings,
     images,
     learning,
@@ -68,6 +69,7 @@ def build_page(record: Record, drawn: list[Picture]) -> str:
         result.section(record, by_name),
         learning.section(record, by_name),
         holdings.section(record, by_name),
+        *colluders.sections(record, by_name),
         privacy.section(record, by_name),
         traffic.section(record, by_name),
         *images.sections(record),

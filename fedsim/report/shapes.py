@@ -53,6 +53,31 @@ class _Plan(TypedDict, total=False):
     trust_note: StrictStr | None
 
 
+class _Adversary(TypedDict, total=False):
+    name: StrictStr
+    poisons: StrictStr
+    clients: _Texts
+    picked_by: StrictStr
+    knows: StrictStr | None
+    parameters: dict[StrictStr, Any]
+
+
+class _Certificate(TypedDict, total=False):
+    colluders: _Count
+    replies: _Count
+    norm_per_round: _Number
+
+
+class _Seen(TypedDict):
+    exchange: _Count
+    clients: list[_Whole]
+    distance: list[_Number]
+    cosine: list[_Number | None]
+    weight: list[_Number] | None
+    chosen: list[StrictBool] | None
+    flagged: list[StrictBool]
+
+
 class _Run(TypedDict, total=False):
     scenario: StrictStr
     seed: _Seed
@@ -65,6 +90,7 @@ class _Run(TypedDict, total=False):
     versions: dict[StrictStr, StrictStr] | None
     command: _Texts | None
     git_commit: StrictStr | None
+    adversary: _Adversary | None
     files: dict[StrictStr, StrictStr] | None
 
 
@@ -90,6 +116,7 @@ class _Summary(_Spent, total=False):
     unit_note: StrictStr | None
     trust_note: StrictStr | None
     masked_sum_mb: _Number | None
+    certificate: _Certificate | None
     failed: _Count
 
 
@@ -103,6 +130,8 @@ class _Round(_Spent, total=False):
     epsilon_by_client: _Numbers | None
     metrics: _Numbers
     metrics_by_client: dict[StrictStr, _Numbers]
+    seen: list[_Seen] | None
+    attacks: list[dict[StrictStr, Any]] | None
     seconds: _Number | None
     delay_seconds: _Number | None
 

@@ -249,7 +249,7 @@ def test_the_success_of_a_backdoor_is_measured_on_other_classes(prepared: Prepar
         ),
         (
             ["adversary={name: disbelieve, count: 2, works_on: gradients, projection: true}"],
-            "adversary.projection: has no effect with works_on: gradients",
+            "adversary.projection: projection has no effect with works_on: gradients",
         ),
     ],
 )
@@ -270,8 +270,8 @@ def test_a_one_shot_method_has_no_model_to_poison() -> None:
     ("overrides", "says"),
     [
         (["adversary={name: lie, clients: [client-1, clinet-2]}"], "did you mean 'client-2'"),
-        (["adversary={name: backdoor, count: 1, target: mole}"], "there is no class 'mole'"),
-        (["adversary={name: backdoor, count: 1, size: 8}"], "8 pixels on images of 8 pixels"),
+        (["adversary={name: backdoor, count: 1, target: mole}"], "adversary.target: target 'mole' is no class"),
+        (["adversary={name: backdoor, count: 1, size: 8}"], "adversary.size: a square of size 8 covers images of 8 pixels"),
         (
             ["privacy={unit: client, noise_multiplier: 1.0}", "evaluation.inspect=true"],
             "privacy.unit: client keeps from everybody",

@@ -31,6 +31,16 @@ from fedsim.report.figures import (
 from fedsim.report.record import Record, read_record
 from tests.report.conftest import round_row, write_predictions
 
+SEEN = {
+    "exchange": 0,
+    "clients": [0, 1],
+    "distance": [0.5, 4.0],
+    "cosine": [0.9, None],
+    "weight": [1.0, 0.0],
+    "chosen": [True, False],
+    "flagged": [False, True],
+}
+
 
 def one(draw: Callable[[Record], Picture | None], folder: Path) -> Picture:
     """The one figure that `draw` makes of a run."""
@@ -224,7 +234,7 @@ def test_golden_curves() -> None:
 def test_every_figure_is_readable_and_says_when_the_data_are_a_stand_in(
     make_run: Callable[..., Path],
 ) -> None:
-    folder = make_run([round_row(n, epsilon=1.0 * n) for n in (1, 2)])
+    folder = make_run([round_row(n, epsilon=1.0 * n, seen=[SEEN]) for n in (1, 2)])
     rng = np.random.default_rng(0)
     write_predictions(folder, np.arange(20) % 2, rng.dirichlet((1, 1), (1, 20)))
     real = drawn(folder)

@@ -28,6 +28,7 @@ _TOLD = (
     "files",
     "unit_from",
     DEPLOYMENT,
+    "adversary",
 )
 
 
