@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -59,7 +60,7 @@ class Adaptive(ModelPoisoning):
             if not size:
                 continue
             unit = vectors.scaled(1 / size, along)
-            length, value = self._search(lambda s, u=unit: defence.moved_by(s, u), defence.length)
+            length, value = self._search(partial(defence.moved_by, unit), defence.length)
             if value > moved:
                 found, moved = vectors.moved(defence.middle, -length, unit), value
                 told = {"length": length, "moved": value}
@@ -95,7 +96,7 @@ class _Defence:
         plain = len(self.scene.own) / self.scene.clients
         self._needed = min(plain, self._counted(shares) or plain) / 2
 
-    def moved_by(self, length: float, unit: Arrays) -> float:
+    def moved_by(self, unit: Arrays, length: float) -> float:
         """How far a perturbation takes the aggregate back; minus infinity where it is found out."""
         sent = [vectors.moved(self.middle, -length, unit)] * len(self.scene.own)
         found, shares = self._try(sent)

@@ -110,6 +110,6 @@ class Backdoor(DataPoisoning):
 
 
 def chequered(images: NDArray[np.uint8], size: int) -> None:
-    """Draw a black and white square into the lower right corner of images [k, H, W, C], in place."""
+    """Draw a black and white square into the lower right corner of images [k, H, W, C]."""
     rows, columns = np.indices((size, size))
     images[:, -size:, -size:, :] = np.where((rows + columns) % 2, 0, 255)[..., None]

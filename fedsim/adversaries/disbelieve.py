@@ -1,8 +1,8 @@
-"""DISBELIEVE: a model trained to fail, kept as near to the colluders' own as they are to each other.
+"""DISBELIEVE: a model trained to fail, as near to the colluders' own as they are to each other.
 
-Joshi et al., "DISBELIEVE: Distance Between Client Models is Very Essential for Effective Local Model
-Poisoning Attacks", MICCAI workshops 2023, arXiv:2308.07387. What is wrong in its algorithms, and what
-is done here, is in `docs/methods/adversaries.md`.
+Joshi et al., "DISBELIEVE: Distance Between Client Models is Very Essential for Effective Local
+Model Poisoning Attacks", MICCAI workshops 2023, arXiv:2308.07387. What is wrong in its algorithms,
+and what is done here, is in `docs/methods/adversaries.md`.
 """
 
 from __future__ import annotations

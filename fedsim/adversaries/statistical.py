@@ -109,9 +109,7 @@ class _Bounded(ModelPoisoning):
         return vectors.moved(middle, -gamma, along), gamma
 
     @abstractmethod
-    def gamma(
-        self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float
-    ) -> float:
+    def gamma(self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float) -> float:
         """The largest gamma that the bound allows; `size` is the square of `along`, above 0."""
 
 
@@ -121,9 +119,7 @@ class MinMax(_Bounded):
     The largest gamma with max_i |m - U_i|^2 <= max_ij |U_i - U_j|^2.
     """
 
-    def gamma(
-        self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float
-    ) -> float:
+    def gamma(self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float) -> float:
         """The smallest of the larger roots, one for each known update."""
         bound = vectors.farthest_pair(known)
         roots = []
@@ -141,9 +137,7 @@ class MinSum(_Bounded):
     The largest gamma with sum_i |m - U_i|^2 <= max_i sum_j |U_i - U_j|^2.
     """
 
-    def gamma(
-        self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float
-    ) -> float:
+    def gamma(self, known: Sequence[Arrays], middle: Arrays, along: Arrays, size: float) -> float:
         """The linear terms add up to 0."""
         bound = float(squared_distances(known).sum(axis=1).max())
         spread = sum(vectors.apart(middle, one) for one in known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.method.received import Arrays
 from fedsim.robust.distances import squared_distances
@@ -12,16 +13,24 @@ from fedsim.robust.distances import squared_distances
 
 def mean(rows: Sequence[Arrays]) -> Arrays:
     """The mean vector."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return {name: _total([row[name] for row in rows]) / len(rows) for name in rows[0]}
 
 
 def deviation(rows: Sequence[Arrays]) -> Arrays:
     """The standard deviation of each coordinate, unbiased; of at least two rows."""
     middle = mean(rows)
     return {
-        name: np.sqrt(sum(np.square(row[name] - middle[name]) for row in rows) / (len(rows) - 1))
-        for name in rows[0]
+        name: np.sqrt(_total([np.square(row[name] - centre) for row in rows]) / (len(rows) - 1))
+        for name, centre in middle.items()
     }
+
+
+def _total(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The sum, one after another: no stack of all is made."""
+    found = np.zeros(values[0].shape)
+    for value in values:
+        found += value
+    return found
 
 
 def dot(one: Arrays, other: Arrays) -> float:

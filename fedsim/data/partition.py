@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedsim.data.split import count_by_group, distribute, majority, rarest
 from fedsim.errors import InputError, Problem
@@ -287,6 +287,68 @@ class Table(Partition):
                 "set a smaller federation.partition.min_samples, or merge clients in the table",
             )
         return parts
+
+
+class Preferred(Partition):
+    """Label skew: each class goes mostly to some clients, the others hold little of it.
+
+    The recipe of the experiments of SPAFD and DISBELIEVE (Alkhunaizi et al. 2022; Joshi et al.
+    2023, from the public code): a record of a class goes to a client with a probability
+    proportional to `weight` where the client is one of the class's, else to 1. A group of several
+    classes counts as the rarest it has, and goes as a whole.
+
+    Args:
+        holders: for each class, in label order, the numbers of its clients.
+        weight: at least 1; larger = more skew.
+    """
+
+    def __init__(
+        self,
+        holders: list[list[NonNegativeInt]],
+        weight: PositiveFloat = 10.0,
+    ) -> None:
+        if weight < 1:
+            raise ValueError(f"weight must be at least 1, not {weight}.")
+        self.holders = holders
+        self.weight = weight
+
+    def assign(
+        self,
+        *,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        sites: np.ndarray,
+        site_names: tuple[str, ...],
+        clients: int | None,
+        rng: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        """Divide records over clients; see `Partition.assign`."""
+        count = _client_count(clients, labels, groups)
+        held, group = count_by_group(groups, labels)
+        self._refuse_impossible(count, held.shape[1])
+        odds = np.ones((held.shape[1], count))
+        for label, holders in enumerate(self.holders[: held.shape[1]]):
+            odds[label, holders] = self.weight
+        odds /= odds.sum(axis=1, keepdims=True)
+        draws = rng.random(len(held))
+        holder = (np.cumsum(odds, axis=1)[rarest(held)] <= draws[:, None]).sum(axis=1)
+        parts = _parts(np.minimum(holder, count - 1)[group], _names(count))
+        if empty := [
+            Problem(name, "holds no record") for name, part in parts.items() if not len(part)
+        ]:
+            raise InputError("a client is left without records", empty, f"take a smaller {_COUNT}")
+        return parts
+
+    def _refuse_impossible(self, clients: int, classes: int) -> None:
+        where, problems = "federation.partition.holders", []
+        if len(self.holders) < classes:
+            message = f"names the clients of {len(self.holders)} classes, and there are {classes}"
+            problems.append(Problem(where, message))
+        if wrong := sorted({one for some in self.holders for one in some if one >= clients}):
+            message = f"there is no client {wrong[0]}: they are 0 to {clients - 1}"
+            problems.append(Problem(where, message))
+        if problems:
+            raise InputError("the partition does not go with the data", problems)
 
 
 class Shards(Partition):

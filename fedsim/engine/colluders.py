@@ -20,7 +20,7 @@ from fedsim.method.strategy import Strategy
 from fedsim.raising import plugin_code
 from fedsim.randomness import isolated
 from fedsim.wire import flower
-from fedsim.wire.codecs import encode_tensors
+from fedsim.wire.codecs import Codec, encode_tensors
 
 if TYPE_CHECKING:
     from fedsim.engine.loop import Rounds
@@ -144,7 +144,7 @@ class Colluders:
         """Put a forged change into a reply, in the form that the method sends."""
         arrays = reply.content.array_records[record]
         if received.base:
-            codec = getattr(self._rounds.strategy, "codec", "float32")
+            codec: Codec = getattr(self._rounds.strategy, "codec", "float32")
             moved = {n: value.astype(sent[n].dtype) for n, value in change.items()}
             reply.content[record] = flower.tensor_record(encode_tensors(moved, codec))
             return

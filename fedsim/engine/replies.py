@@ -108,7 +108,7 @@ class Replies:
         )
 
     def _keep(self, client: int, reply: Message) -> None:
-        """Put what the client changed into the history, and hold it for the inspection, if asked."""
+        """Put what the client changed into the history, and hold it for the inspection."""
         strategy, server = self._rounds.strategy, self._rounds.server
         inspection, record = self._rounds.inspection, self._rounds.buffers.roles.record
         if self._sent is None or not self._trains:

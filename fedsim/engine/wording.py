@@ -51,7 +51,7 @@ def _adversary_lines(prepared: Prepared) -> Iterator[str]:
                 "collude: the rule promises nothing against so many"
             )
     if conspiracy is not None and prepared.privacy is not None:
-        yield "NOTE epsilon is that of honest clients: colluders do with their own data as they like"
+        yield "NOTE epsilon is that of honest clients: colluders do what they like with their data"
 
 
 def title_line(prepared: Prepared) -> str:

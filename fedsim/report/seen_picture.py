@@ -42,6 +42,8 @@ def seen_rows(record: Record) -> list[tuple[Any, ...]]:
 
 def seen(record: Record) -> Picture | None:
     """Clients over rounds; None where no round was inspected."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = seen_rows(record)
     if not rows:
         return None
@@ -77,7 +79,7 @@ def seen(record: Record) -> Picture | None:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("round")
         axes.set_title(name, fontsize=9, loc="left")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(names) < MANY:
             axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=small)
             for label, client in zip(axes.get_yticklabels(), names, strict=True):
@@ -115,7 +117,10 @@ def _table(
 ) -> NDArray[np.float64]:
     """Values [clients, rounds], of the last exchange of a round; NaN where there is none."""
     found = np.full((len(names), len(rounds)), np.nan)
-    where = {name: k for k, name in enumerate(names)}, {number: k for k, number in enumerate(rounds)}
+    where = (
+        {name: k for k, name in enumerate(names)},
+        {number: k for k, number in enumerate(rounds)},
+    )
     for row in rows:
         if row[column] is not None:
             found[where[0][row[2]], where[1][row[0]]] = row[column]

@@ -99,8 +99,7 @@ class Rule(ABC):
         """Raise ValueError where the rule is undefined for so many clients."""
 
     def doubt(self, clients: int) -> str:
-        """What its proof does not cover, though it is defined for so many clients; "" for nothing.
-        """
+        """Why its proof does not cover so many clients, though it is defined; "" where it does."""
         return ""
 
     def certificate(self, clients: int, colluders: int) -> float | None:

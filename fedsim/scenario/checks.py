@@ -200,7 +200,7 @@ def _check_minority(document: Document) -> Problems:
 
 
 def _colluders(document: Document) -> tuple[int, KeyPath]:
-    """How many clients collude, and the key that says it; 0 where nobody does or it is no number."""
+    """How many clients collude, and the key that says it; 0 where nobody does."""
     named, counted = (document.get(("adversary", key)) for key in ("clients", "count"))
     if isinstance(counted, int):
         return counted, ("adversary", "count")

@@ -1,4 +1,4 @@
-"""Colluders in runs: every attack against every rule, bits, a kill, what is told, what is refused."""
+"""Colluders in runs: attacks against rules, bits, a kill, what is told, what is refused."""
 
 from __future__ import annotations
 
@@ -187,9 +187,7 @@ def test_the_picture_of_a_loud_attack_tells(prepared: Prepared, path: Path) -> N
     assert metrics["left_out_recall"] is not None
 
 
-def test_data_poisoning_changes_the_data_of_colluders_alone(
-    prepared: Prepared, path: Path
-) -> None:
+def test_data_poisoning_changes_the_data_of_colluders_alone(prepared: Prepared, path: Path) -> None:
     overrides = ["adversary={name: label_flip, clients: [client-2]}", "rounds=1"]
     honest = rounds_of(prepared, path, ["rounds=1", "evaluation.inspect=true"])
     poisoned = rounds_of(prepared, path, overrides)
@@ -208,7 +206,9 @@ def test_a_backdoor_is_a_square_on_colluders_images(prepared: Prepared) -> None:
     assert (poisoned.labels == 1).all()
     clean, marked = view.pixels(), poisoned.pixels()
     assert (clean[:, :-3, :-3] == marked[:, :-3, :-3]).all()
-    assert (marked[:, -3:, -3:] == np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]])[..., None]).all()
+    assert (
+        marked[:, -3:, -3:] == np.array([[255, 0, 255], [0, 255, 0], [255, 0, 255]])[..., None]
+    ).all()
     assert (poisoned.images([0, 2])[1] == poisoned.images()[2]).all()
 
 
@@ -270,8 +270,14 @@ def test_a_one_shot_method_has_no_model_to_poison() -> None:
     ("overrides", "says"),
     [
         (["adversary={name: lie, clients: [client-1, clinet-2]}"], "did you mean 'client-2'"),
-        (["adversary={name: backdoor, count: 1, target: mole}"], "adversary.target: target 'mole' is no class"),
-        (["adversary={name: backdoor, count: 1, size: 8}"], "adversary.size: a square of size 8 covers images of 8 pixels"),
+        (
+            ["adversary={name: backdoor, count: 1, target: mole}"],
+            "adversary.target: target 'mole' is no class",
+        ),
+        (
+            ["adversary={name: backdoor, count: 1, size: 8}"],
+            "adversary.size: a square of size 8 covers images of 8 pixels",
+        ),
         (
             ["privacy={unit: client, noise_multiplier: 1.0}", "evaluation.inspect=true"],
             "privacy.unit: client keeps from everybody",

@@ -168,7 +168,9 @@ def test_disbelieve_on_gradients_takes_the_closed_form() -> None:
     unit = vectors.scaled(1 / math.sqrt(vectors.square(middle)), middle)
     assert scales(unit, middle, bound) == pytest.approx((0.426996, 1.446800), abs=1e-6)
     assert largest_scale(unit, middle, bound) == (pytest.approx(1.4468, abs=1e-5), True)
-    assert scales(vectors.scaled(-1, unit), middle, bound) == pytest.approx((-1.4468, -0.4270), 1e-4)
+    assert scales(vectors.scaled(-1, unit), middle, bound) == pytest.approx(
+        (-1.4468, -0.4270), 1e-4
+    )
     assert largest_scale(vectors.scaled(-1, unit), middle, bound) == (0.001, False)
     (across,) = arrays((0.0, math.sqrt(0.5), -math.sqrt(0.5)))
     assert scales(across, middle, bound) is None
@@ -238,7 +240,11 @@ def crowd(n: int = 10, seed: int = 0) -> list[Arrays]:
 def test_the_adaptive_attacker_does_more_harm_than_one_that_does_not_know_the_rule(
     rule: str,
 ) -> None:
-    made = {"trimmed_mean": {"byzantine": 4}, "krum": {"byzantine": 4}, "norm_clipping": {"radius": 9.0}}
+    made = {
+        "trimmed_mean": {"byzantine": 4},
+        "krum": {"byzantine": 4},
+        "norm_clipping": {"radius": 9.0},
+    }
     known = crowd()
     middle = vectors.mean(known)
 

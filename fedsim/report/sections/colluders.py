@@ -47,9 +47,15 @@ def _adversary(record: Record, adversary: Mapping[str, Any]) -> list[Block]:
     rows: list[tuple[str, Any]] = [
         ("adversary", adversary.get("name")),
         ("settings", settings(adversary.get("parameters"), without=())),
-        ("poisons", {"data": "its data", "model": "what it sends"}.get(adversary.get("poisons", ""))),
+        (
+            "poisons",
+            {"data": "its data", "model": "what it sends"}.get(adversary.get("poisons", "")),
+        ),
         ("colluders", ", ".join(map(str, names))),
-        ("picked by", {"seed": "the run's seed"}.get(adversary.get("picked_by", ""), "the scenario")),
+        (
+            "picked by",
+            {"seed": "the run's seed"}.get(adversary.get("picked_by", ""), "the scenario"),
+        ),
         ("they know", _KNOWN.get(adversary.get("knows") or "")),
     ]
     blocks: list[Block] = [
