@@ -16,6 +16,7 @@ from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
     from fedsim.report.comparison import Comparison
+    from fedsim.report.matrix import Matrix
     from fedsim.report.over import Over
 
 _FILES = ("csv", "latex", "markdown", "figure")
@@ -64,8 +65,11 @@ def add(verbs: Verbs) -> None:
         metavar="KEY",
         help="with --figure: what the horizontal axis is, such as data.split.fraction, mb_up_total",
     )
+    matrix_argument(one)
     json_argument(one)
-    one.add_argument("--figure", type=Path, metavar="FILE", help="draw the score over --over (PNG)")
+    one.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw the score over --over, or --matrix (PNG)"
+    )
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write a Markdown table")
@@ -82,9 +86,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     problems += _twice(
         [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
     )
-    if (arguments.over is None) != (arguments.figure is None):
-        one, other = ("--over", "--figure") if arguments.figure is None else ("--figure", "--over")
-        problems.append(Problem(one, f"goes with {other}"))
+    if arguments.over is not None and arguments.matrix is not None:
+        problems.append(Problem("--matrix", "does not go with --over"))
+    elif arguments.over is not None and arguments.figure is None:
+        problems.append(Problem("--over", "goes with --figure"))
+    elif arguments.figure is not None and arguments.over is None and arguments.matrix is None:
+        problems.append(Problem("--figure", "goes with --over or --matrix"))
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
@@ -100,13 +107,11 @@ def _compare(arguments: argparse.Namespace) -> int:
         columns=None if arguments.columns is None else arguments.columns.split(","),
         names=_names(arguments.names or ()),
     )
-    figure = None
-    if arguments.over is not None:
-        from fedsim.report.over import over
-
-        figure = over(comparison, arguments.over)
+    figure = _figure(arguments, comparison)
     if arguments.json:
         print_json(comparison.record())
+    elif arguments.matrix is not None:
+        say(str(figure))
     else:
         say(comparison.text(shutil.get_terminal_size((120, 24)).columns))
     for line in comparison.left_out:
@@ -137,15 +142,42 @@ def _names(words: Sequence[str]) -> dict[str, str]:
     return {old.strip(): new.strip() for old, _, new in parts}
 
 
-def _write(arguments: argparse.Namespace, comparison: Comparison, figure: Over | None) -> None:
+def matrix_argument(one: argparse.ArgumentParser) -> None:
+    """Add --matrix."""
+    one.add_argument(
+        "--matrix",
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="the score over two keys, such as: --matrix adversary strategy",
+    )
+
+
+def _figure(arguments: argparse.Namespace, comparison: Comparison) -> Over | Matrix | None:
+    """What the score is shown over, if it was asked for."""
+    if arguments.matrix is not None:
+        from fedsim.report.matrix import matrix
+
+        return matrix(comparison, *arguments.matrix)
+    if arguments.over is not None:
+        from fedsim.report.over import over
+
+        return over(comparison, arguments.over)
+    return None
+
+
+def _write(
+    arguments: argparse.Namespace, comparison: Comparison, figure: Over | Matrix | None
+) -> None:
     """Write the files that were asked for."""
     from fedsim.folder.runfolder import write_named
 
     def drawn() -> bytes:
-        from fedsim.report.over import picture
+        from fedsim.report import matrix, over
 
         assert figure is not None
-        return picture(figure).png
+        if isinstance(figure, over.Over):
+            return over.picture(figure).png
+        return matrix.picture(figure).png
 
     formats: dict[str, Callable[[], bytes]] = {
         "csv": lambda: comparison.csv().encode(),

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from fedsim.files import seen_from
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
+from fedsim.verbs.compare import matrix_argument
 from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def add(verbs: Verbs) -> None:
     by_name(words)
     seed_arguments(one, "the files'")
     sweep_arguments(one)
+    matrix_argument(one)
 
 
 def sweep_arguments(one: argparse.ArgumentParser) -> None:
@@ -81,7 +84,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if code == EXIT_INTERRUPTED:
         say(interrupted(sweep), file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
-        _print_table(sweep, console)
+        _print_table(sweep, console, arguments.matrix)
     if code != EXIT_INTERRUPTED and len(sweep.finished()) > 1:
         _write_page(sweep, console)
     if code != EXIT_INTERRUPTED:
@@ -147,13 +150,19 @@ def _write_page(sweep: Sweep, console: Console) -> None:
         console.line(f"page: {seen_from(Path.cwd(), page)}")
 
 
-def _print_table(sweep: Sweep, console: Console) -> None:
+def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None) -> None:
     from fedsim.report.compare import find_runs, rows_of, table
 
     folders = [folder.path for folder in sweep.finished()]
     rows, _ = rows_of(find_runs(folders))
     console.line()
-    console.line(table(rows))
+    if keys is None:
+        console.line(table(rows))
+    else:
+        from fedsim.report.comparison import compare
+        from fedsim.report.matrix import matrix
+
+        console.line(str(matrix(compare(rows), *keys)))
     names = sorted({folder.parent for folder in folders})
     # The folders of runs say the same in few words, where they hold nothing else that is done.
     try:
@@ -164,4 +173,5 @@ def _print_table(sweep: Sweep, console: Console) -> None:
     console.line()
     here = Path.cwd()
     told = [str(seen_from(here, path)) for path in (names if short else folders)]
-    console.line(shlex.join(["fedsim", "compare", *told]))
+    shown = [] if keys is None else ["--matrix", *keys, "--figure", "matrix.png"]
+    console.line(shlex.join(["fedsim", "compare", *told, *shown]))

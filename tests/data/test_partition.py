@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.data.building import group_codes
-from fedsim.data.partition import IID, Dirichlet, Natural, Shards, class_table
+from fedsim.data.partition import IID, Dirichlet, Natural, Preferred, Shards, class_table
 from fedsim.data.skin import HAM10000
 from fedsim.errors import InputError
 
@@ -246,6 +246,32 @@ def test_a_group_at_two_sites_stays_at_the_one_with_most_of_it():
     data["groups"] = np.array([0, 1, 2, 2, 2, 3, 4, 5])
     parts = Natural().assign(**data, clients=None, rng=np.random.default_rng(0))
     assert parts["a"].tolist() == [0, 1, 7]
+
+
+def test_preferred_clients_hold_most_of_a_class():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 12000)
+    partition = Preferred([[0, 1], [3]], weight=10.0)
+    parts = partition.assign(**flat(labels), clients=4, rng=rng)
+    check(parts, flat(labels))
+    table = np.array([np.bincount(labels[part], minlength=2) for part in parts.values()])
+    shares = table / table.sum(axis=0)
+    assert shares[:, 0] == pytest.approx([10 / 22, 10 / 22, 1 / 22, 1 / 22], abs=0.02)
+    assert shares[:, 1] == pytest.approx([1 / 13, 1 / 13, 1 / 13, 10 / 13], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("holders", "says"),
+    [
+        ([[0]], "clients of 1 classes, and there are 2"),
+        ([[0], [4]], "no client 4: they are 0 to 3"),
+    ],
+)
+def test_preferred_refuses_what_does_not_go_with_the_data(holders, says):
+    with pytest.raises(InputError, match=says):
+        Preferred(holders).assign(
+            **flat(np.arange(100) % 2), clients=4, rng=np.random.default_rng(0)
+        )
 
 
 def test_shards_give_each_client_few_classes():

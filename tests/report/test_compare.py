@@ -24,6 +24,8 @@ from fedsim.report.compare import compare, find_runs, rows_of, table, text
 from fedsim.report.comparison import DIFFERENCE, REACH, WIRE, Comparison
 from fedsim.report.costs import Link
 from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, markdown
+from fedsim.report.matrix import matrix
+from fedsim.report.matrix import picture as matrix_picture
 from fedsim.report.over import over, picture
 from fedsim.report.table import printed
 
@@ -999,3 +1001,58 @@ def test_the_command_draws_it(
     for half in (words, ["compare", runs, "--figure", str(target)]):
         assert main(half) == 2
         assert "goes with" in capsys.readouterr().err
+
+
+# --- A score over two settings -------------------------------------------------------------------
+
+
+def of_attacks(make: Make) -> None:
+    """Two attacks and none, against two rules of one strategy and another, but for one cell."""
+    rules = [{"name": "fedavg"}, {"name": "robust", "rule": "median"}]
+    rules.append({"name": "robust", "rule": "krum", "byzantine": 2})
+    attacks = [None, {"name": "lie", "count": 2}, {"name": "min_max", "count": 2}]
+    for one, attack in enumerate(attacks):
+        for other, rule in enumerate(rules):
+            for seed in (0, 1):
+                if (one, other) == (2, 2):
+                    continue
+                strength = 0.0 if (one, other) == (1, 0) else 2.0 - 0.5 * one
+                make("a", seed, strength=strength, settings={"adversary": attack, "strategy": rule})
+
+
+def test_attacks_by_defences_are_a_table_and_a_heat_map(make: Make, tmp_path: Path) -> None:
+    of_attacks(make)
+    found = matrix(comparison(tmp_path), "adversary", "strategy")
+    assert set(found.rows) == {"none", "lie", "min_max"}
+    assert set(found.columns) == {"fedavg", "robust median", "robust krum byzantine=2"}
+    assert len(found.cells) == 8
+    assert ("min_max", "robust krum byzantine=2") not in found.cells
+    assert found.cells["none", "fedavg"].measure.n == 2
+    assert [key for key, cell in found.cells.items() if cell.chance] == [("lie", "fedavg")]
+    lines = str(found).splitlines()
+    assert lines[0] == "AUC: adversary by strategy; seeds: 2"
+    assert "- no finished run" in lines
+    assert any(line.startswith("x within 0.02 of chance") for line in lines)
+    drawn = matrix_picture(found)
+    assert drawn.png.startswith(b"\x89PNG")
+    assert len(drawn.rows) == 8
+
+
+def test_a_cell_of_several_rows_is_refused(make: Make, tmp_path: Path) -> None:
+    of_attacks(make)
+    with pytest.raises(InputError, match="the runs differ in something else, too"):
+        matrix(comparison(tmp_path), "adversary.name", "strategy.name")
+    with pytest.raises(InputError, match="name two keys"):
+        matrix(comparison(tmp_path), "adversary", "adversary")
+
+
+def test_the_command_prints_the_matrix_and_draws_it(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_attacks(make)
+    target = tmp_path / "matrix.png"
+    words = ["compare", str(tmp_path / "runs"), "--matrix", "adversary", "strategy"]
+    assert main([*words, "--figure", str(target)]) == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert "AUC: adversary by strategy" in capsys.readouterr().out
+    assert main([*words, "--over", "rounds", "--figure", str(target)]) == 2
