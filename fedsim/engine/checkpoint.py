@@ -84,7 +84,8 @@ class Checkpoint:
         selected: the models that the scenario's rule chose so far.
         loop: what the loop remembers besides (metrics of `selected`, the best validation score).
         strategy: the strategy's state, see `strategy_state`.
-        contexts: the clients' states, by client number.
+        contexts: the states of the clients that keep something, by client number: who never joined
+            takes no room.
         ledger: the traffic ledger's state.
         privacy: the privacy ledger's state; None without one.
         marks: each file of lines at the checkpoint before.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.engine.checkpoint import (
@@ -213,7 +213,8 @@ class Rounds:
         self.fewest = checkpoint.loop.get("fewest", 0)
         with self._foreign("load_state_dict", self.finished):
             restore_strategy(self.strategy, checkpoint.strategy)
-        self.grid.load_states(checkpoint.contexts)
+        kept = checkpoint.contexts
+        self.grid.load_states({c: kept.get(c, RecordDict()) for c in self.grid.states()})
         self.ledger.load_state_dict(checkpoint.ledger)
         if self.privacy is not None and checkpoint.privacy is not None:
             self.privacy.load_state_dict(checkpoint.privacy)
@@ -228,8 +229,8 @@ class Rounds:
                 self.scoring.fits(flower.tensor_record(arrays))
         except ValueError as error:
             problem = str(error)
-        if set(checkpoint.contexts) != set(self.grid.states()):
-            problem = f"it has the states of {len(checkpoint.contexts)} clients"
+        if strangers := set(checkpoint.contexts) - set(self.grid.states()):
+            problem = f"it has the state of client {min(strangers)}, and there is none"
         if problem:
             raise InputError(
                 f"the checkpoint of round {checkpoint.round} is not of this run's model and "
@@ -283,7 +284,7 @@ class Rounds:
             "mb_down": down,
             "mb_up_total": up_total,
             "mb_down_total": down_total,
-            **(self.privacy.row() if self.privacy else NO_PRIVACY),
+            **(self.privacy.row(found.clients) if self.privacy else NO_PRIVACY),
             "metrics": metrics,
             "metrics_by_client": found.by_client,
             "seen": found.seen or None,
@@ -382,7 +383,7 @@ class Rounds:
                 "fewest": self.fewest,
             },
             strategy=state,
-            contexts=self.grid.states(),
+            contexts={client: state for client, state in self.grid.states().items() if state},
             ledger=self.ledger.state_dict(),
             marks=self._marks,
             lines={name: "".join(map(line_of, some)) for name, some in rows.items()},

@@ -7,7 +7,7 @@ not amplify: the server knows who took part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fedsim.privacy.accounting import (
@@ -46,7 +46,9 @@ class PrivacyLedger:
     def __init__(self, plan: PrivacyPlan) -> None:
         self.plan = plan
         self._names = list(plan.clients)
-        self._spent: Histories = dict.fromkeys(self._names, ())
+        # Of those that released something: who never joined costs nothing, in no line or file.
+        self._spent: Histories = {}
+        self._epsilon: dict[str, float | None] = {}  # by RDP, of the same
 
     def exhausted(self, clients: Sequence[int]) -> list[int]:
         """Which of these clients one more training would take above `max_epsilon`."""
@@ -62,7 +64,7 @@ class PrivacyLedger:
             client
             for client in clients
             if would_exceed(
-                self._spent[self._names[client]],
+                self._spent.get(self._names[client], ()),
                 [self.plan.clients[self._names[client]].entry],
                 settings.delta,
                 settings.max_epsilon,
@@ -75,9 +77,9 @@ class PrivacyLedger:
         for client in clients:
             name = self._names[client]
             entry = self.plan.clients[name].entry
-            self._spent[name] = merge([*self._spent[name], entry])
+            self._spent[name] = merge([*self._spent.get(name, ()), entry])
             own = epsilon_rdp([entry], settings.delta)
-            total = epsilon_rdp(self._spent[name], settings.delta)
+            total = self._epsilon[name] = epsilon_rdp(self._spent[name], settings.delta)
             rows.append(
                 {
                     "round": round,
@@ -97,19 +99,24 @@ class PrivacyLedger:
             )
         return rows
 
-    def row(self) -> dict[str, Any]:
+    def row(self, clients: Iterable[int]) -> dict[str, Any]:
         """The entries of a line of rounds.jsonl: epsilon so far.
+
+        `epsilon_by_client` names those who were asked in the round: what the others have spent is
+        in the lines before, and a line does not grow with the clients there are.
 
         `epsilon` is RDP's in every line. The noise may have been found by a tighter bound, and RDP
         alone would then say that a run exceeds what it keeps to. So `epsilon_upper`, which is what
         is claimed, stands beside it.
+
+        Args:
+            clients: who was asked in the round.
         """
         settings = self.plan.settings
-        each = [epsilon_rdp(self._spent[name], settings.delta) for name in self._names]
         if settings.shared_patients:
             worst = epsilon_rdp(joint(self._spent.values()), settings.delta)
         else:
-            worst = largest(each)
+            worst = largest(self._epsilon.values())
         best = largest_upper(self._histories(), settings.delta)
         certified = self.plan.certified
         return {
@@ -117,7 +124,8 @@ class PrivacyLedger:
             "epsilon_upper": best.epsilon if certified else None,
             "epsilon_claimed": None if certified else best.epsilon,
             "epsilon_by_client": {
-                str(client): value if certified else None for client, value in enumerate(each)
+                str(client): self._epsilon.get(self._names[client], 0.0) if certified else None
+                for client in clients
             },
             "accountant": best.accountant,
             "delta": settings.delta,
@@ -151,12 +159,15 @@ class PrivacyLedger:
         return sorted(set(self._spent.values()))
 
     def state_dict(self) -> dict[str, Any]:
-        """What every client has released."""
+        """What every client has released that released something."""
         return {name: to_state(history) for name, history in self._spent.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._spent = {name: from_state(entries) for name, entries in state.items()}
+        histories = {name: from_state(entries) for name, entries in state.items()}
+        self._spent = {name: history for name, history in histories.items() if history}
+        delta = self.plan.settings.delta
+        self._epsilon = {name: epsilon_rdp(one, delta) for name, one in self._spent.items()}
 
 
 NO_PRIVACY: dict[str, Any] = {

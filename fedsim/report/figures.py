@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fedsim.report.calibration import calibration
@@ -28,6 +28,7 @@ from fedsim.report.record import NUMBER, Record
 from fedsim.report.seen_picture import seen
 from fedsim.report.traffic_picture import traffic
 
+_Spread = tuple[list[int], list[Any]]
 _PANELS = 4
 _SIZES = ("num-examples", "num_examples")  # Counts that clients report beside their metrics.
 
@@ -199,18 +200,26 @@ def epsilon(record: Record) -> Picture | None:
     if len(known) < 2:
         return None
     by_client: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in known:
-        for client, value in (row.get("epsilon_by_client") or {}).items():
-            if value is not None:
-                by_client[client][row["round"]] = value
+    told = [
+        {c: v for c, v in (row.get("epsilon_by_client") or {}).items() if v is not None}
+        for row in known
+    ]
+    numbers = [row["round"] for row in known]
+    spread: _Spread = [], []
+    many = len({client for values in told for client in values}) >= MANY
+    for number, values, so_far in zip(numbers, told, _so_far(told), strict=True):
+        for client, value in (values if many else so_far).items():
+            by_client[client][number] = value
+        if many and so_far:
+            spread[0].append(number)
+            spread[1].append(quantiles(list(so_far.values())))
     figure, (axes,) = frame(record, "Privacy spent")
-    if len(by_client) >= MANY:
-        draw_bands(axes, *_spread(by_client), COLOURS[4])
+    if many:
+        draw_bands(axes, *spread, COLOURS[4])
     else:
         for client, values in by_client.items():
             label = "each client" if client == next(iter(by_client)) else None
             axes.plot(*_points(values), color=COLOURS[4], linewidth=0.9, label=label)
-    numbers = [row["round"] for row in known]
     spent = [row["epsilon"] for row in known]
     axes.plot(
         numbers,
@@ -242,8 +251,26 @@ def epsilon(record: Record) -> Picture | None:
             (row["round"], row["epsilon"], *(v.get(row["round"]) for v in by_client.values()))
             for row in known
         ],
-        [_epsilon_plot(record, by_client, list(zip(numbers, spent, strict=True)))],
+        [
+            _epsilon_plot(
+                record,
+                bands(*spread, 4) if many else [],
+                [] if many else [list(values.items()) for values in by_client.values()],
+                list(zip(numbers, spent, strict=True)),
+            )
+        ],
     )
+
+
+def _so_far(told: Iterable[Mapping[str, float]]) -> Iterator[Mapping[str, float]]:
+    """Epsilon of all clients that released anything by then, for each round's line.
+
+    A line names those who were asked; the others have spent what they had spent.
+    """
+    spent: dict[str, float] = {}
+    for values in told:
+        spent |= values
+        yield spent
 
 
 def _tighter(record: Record, last: float) -> str:
@@ -355,18 +382,12 @@ def _client_plot(name: str, by_client: Mapping[str, Mapping[int, float]], record
 
 def _epsilon_plot(
     record: Record,
-    by_client: Mapping[str, Mapping[int, float]],
+    areas: list[Area],
+    by_client: Sequence[Sequence[tuple[int, float]]],
     spent: Sequence[tuple[int, float]],
 ) -> Plot:
     """Epsilon over rounds on a page."""
-    areas: list[Area] = []
-    lines: list[Line] = []
-    if len(by_client) >= MANY:
-        numbers, spread = _spread(by_client)
-        areas = bands(numbers, spread, 4)
-    else:
-        for k, own in enumerate(by_client.values()):
-            lines.append(Line("" if k else "each client", list(own.items()), 4, thin=True))
+    lines = [Line("" if k else "each client", own, 4, thin=True) for k, own in enumerate(by_client)]
     most = Line("the client that spent most", spent, 0, dots=bool(marker(len(spent))))
     y = axis("ε", [value for _, value in spent], low=0)
     return Plot(
@@ -436,9 +457,7 @@ def _many(series: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> bool
     return any(len(series[name]) >= MANY for name in names)
 
 
-def _spread(
-    by_client: Mapping[str, Mapping[int, float]],
-) -> tuple[list[int], list[Any]]:
+def _spread(by_client: Mapping[str, Mapping[int, float]]) -> _Spread:
     """Rounds, and of each the quantiles over the clients that have a value."""
     reported = _reported(by_client)
     return list(reported), [quantiles(values) for values in reported.values()]

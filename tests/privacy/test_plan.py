@@ -57,7 +57,7 @@ def test_the_most_expensive_client_is_the_smallest_one() -> None:
     ledger = PrivacyLedger(made)
     for number in range(20):
         ledger.charge(number, [0, 1])
-    spent = ledger.row()
+    spent = ledger.row([0, 1])
     assert spent["epsilon"] == spent["epsilon_by_client"]["0"] > spent["epsilon_by_client"]["1"]
 
 
@@ -69,7 +69,7 @@ def test_patients_at_several_sites_pay_for_all_sites() -> None:
     for number in range(20):
         ledger.charge(number, [0, 1])
     both = epsilon_rdp([Entry(1.0, 0.032, 400)], 1e-5)
-    assert shared.epsilon() == both == ledger.row()["epsilon"] > apart  # type: ignore[operator]
+    assert shared.epsilon() == both == ledger.row([0, 1])["epsilon"] > apart  # type: ignore[operator]
 
 
 def test_delta_is_below_one_over_n_of_the_largest_client_or_of_all_patients() -> None:
@@ -99,7 +99,7 @@ def test_a_run_that_meets_its_target_is_within_a_budget_of_as_much() -> None:
     for number in range(20):
         assert ledger.exhausted([0]) == []
         ledger.charge(number, [0])
-        row = ledger.row()
+        row = ledger.row([0])
         assert row["epsilon_upper"] <= row["epsilon"]
         shown.append(row["epsilon_upper"])
     assert shown == sorted(shown)
@@ -171,7 +171,7 @@ def test_a_ledger_taken_up_again_shows_the_same_digits() -> None:
     again.load_state_dict(broken.state_dict())
     for number in range(2, 5):
         again.charge(number, [0, 1])
-    assert again.row() == straight.row()
+    assert again.row([0, 1]) == straight.row([0, 1])
     assert again.summary() == straight.summary()
 
 
