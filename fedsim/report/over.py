@@ -131,7 +131,10 @@ def picture(drawn: Over) -> Picture:
         x = [at for at, _ in points]
         means = [one.mean or 0.0 for _, one in points]
         ends = [_ends(one) for _, one in points]
-        style = {"color": COLOURS[k % len(COLOURS)], "linestyle": STYLES[k // len(COLOURS) % 4]}
+        style: dict[str, Any] = {
+            "color": COLOURS[k % len(COLOURS)],
+            "linestyle": STYLES[k // len(COLOURS) % 4],
+        }
         axes.plot(x, means, label=_wrapped(name), marker=marker(len(x)), **style)
         for at, (low, high) in zip(x, ends, strict=True):
             axes.plot([at, at], [low, high], color=style["color"], linewidth=1, alpha=0.7)

@@ -608,5 +608,9 @@ def test_commands_that_are_named_would_be_accepted(
         if verb in ("run", "check") and words and words[0] in scenario.names():
             scenario.load(words[0], [word for word in words[1:] if "=" in word])
         elif verb == "compare":
+            if "--over" in words:
+                figure = words.index("--over")
+                assert words[figure + 2] == "--figure", line
+                words = words[:figure] + words[figure + 4 :]
             known = {f"runs/{name}" for name in scenario.names()} | {"RUN", "..."}
             assert set(words) <= known, line

@@ -126,7 +126,7 @@ def frozen_network(features: Features, size: int, cache: Path | None = None) -> 
 
 def _code_of(kind: Any) -> str:
     """SHA-256 of the code of models, of reading weights, and of `kind`."""
-    folders = (Path(package.__file__).parent for package in (fedsim.models, fedsim.pretrained))
+    folders = (Path(inspect.getfile(one)).parent for one in (fedsim.models, fedsim.pretrained))
     files = sorted(file for folder in folders for file in folder.glob("*.py"))
     with contextlib.suppress(OSError, TypeError):  # of a class without a file
         files.append(Path(inspect.getfile(kind)))
