@@ -57,22 +57,22 @@ class Backdoor(DataPoisoning):
     Args:
         target: the class, by name or number.
         share: of the images of each colluder that get the square and that label.
-        size: height and width of the square, in pixels, at the lower right corner.
+        pixels: height and width of the square, at the lower right corner.
     """
 
     made_for = "images"
 
-    def __init__(self, target: str | int = 0, share: Part = 0.5, size: Pixels = 4) -> None:
+    def __init__(self, target: str | int = 0, share: Part = 0.5, pixels: Pixels = 4) -> None:
         self.target = target
         self.share = share
-        self.size = size
+        self.pixels = pixels
 
     def require(self, task: Task) -> None:
         """The class must be one, and the square smaller than an image."""
         self._label(task)
         edge = min(task.input_shape[1:])
-        if self.size >= edge:
-            raise ValueError(f"a square of size {self.size} covers images of {edge} pixels")
+        if self.pixels >= edge:
+            raise ValueError(f"a square of {self.pixels} pixels covers images of {edge}")
 
     def poisoned(self, view: Any, task: Task, generator: torch.Generator) -> Any:
         """The same records, some with the square and the label."""
@@ -81,7 +81,7 @@ class Backdoor(DataPoisoning):
         from fedsim.adversaries.stamped import StampedView
 
         marked = torch.rand(len(view), generator=generator) < self.share
-        found = StampedView(view, marked.numpy(), self.size)
+        found = StampedView(view, marked.numpy(), self.pixels)
         found.labels = torch.where(marked, self._label(task), view.labels)
         return found
 
@@ -93,7 +93,7 @@ class Backdoor(DataPoisoning):
 
         target = self._label(task)
         others = view.labels.numpy() != target
-        taken = predict(StampedView(view, others, self.size)).argmax(axis=1) == target
+        taken = predict(StampedView(view, others, self.pixels)).argmax(axis=1) == target
         return {"backdoor_success": float(taken[others].mean()) if others.any() else None}
 
     def _label(self, task: Task) -> int:

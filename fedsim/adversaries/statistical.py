@@ -54,13 +54,13 @@ class Lie(ModelPoisoning):
     Args:
         z: standard deviations; null: the largest that hides, by the numbers of clients and
             colluders that answered.
-        sign: the side that the mean is moved to; the paper's code moves it to +.
+        sign: the side that the mean is moved to; "plus" as in the public code.
     """
 
     can_know = ("own", "updates")
     least = 2
 
-    def __init__(self, z: float | None = None, sign: Literal[1, -1] = 1) -> None:
+    def __init__(self, z: float | None = None, sign: Literal["plus", "minus"] = "plus") -> None:
         self.z = z
         self.sign = sign
 
@@ -71,7 +71,7 @@ class Lie(ModelPoisoning):
             z = lie_z(scene.clients, f) if f < scene.clients / 2 else -math.inf
         feasible = z > 0 or self.z is not None
         z = z if feasible else 0.0
-        found = lie(scene.known, self.sign * z)
+        found = lie(scene.known, z if self.sign == "plus" else -z)
         return Forgery([found] * f, feasible, {"z": z})
 
 

@@ -140,7 +140,7 @@ def test_a_kill_changes_no_bit(
 
 
 def test_one_process_and_ray_give_the_same_bits(go: Callable[..., Result]) -> None:
-    both = [*FLIPPED[:1], "adversary={name: backdoor, count: 2, size: 2}", "rounds=1"]
+    both = [*FLIPPED[:1], "adversary={name: backdoor, count: 2, pixels: 2}", "rounds=1"]
     assert_same(go(*both), go(*both, "resources.backend=ray"))
 
 
@@ -201,7 +201,7 @@ def test_a_backdoor_is_a_square_on_colluders_images(prepared: Prepared) -> None:
     import torch
 
     view = prepared.federation.client_view(prepared.names[0])
-    attack = Backdoor(target=1, share=1.0, size=3)
+    attack = Backdoor(target=1, share=1.0, pixels=3)
     poisoned = attack.poisoned(view, prepared.task, torch.Generator().manual_seed(0))
     assert (poisoned.labels == 1).all()
     clean, marked = view.pixels(), poisoned.pixels()
@@ -220,9 +220,9 @@ def test_the_success_of_a_backdoor_is_measured_on_other_classes(prepared: Prepar
         taken = one.pixels()[:, -1, -1, 0] == 255
         return np.stack([~taken, taken], axis=1).astype(np.float32)
 
-    found = Backdoor(target=1, size=3).scores(predict, view, prepared.task)
+    found = Backdoor(target=1, pixels=3).scores(predict, view, prepared.task)
     assert found == {"backdoor_success": 1.0}
-    missed = Backdoor(target=0, size=3).scores(predict, view, prepared.task)
+    missed = Backdoor(target=0, pixels=3).scores(predict, view, prepared.task)
     assert missed == {"backdoor_success": 0.0}
 
 
@@ -275,8 +275,8 @@ def test_a_one_shot_method_has_no_model_to_poison() -> None:
             "adversary.target: target 'mole' is no class",
         ),
         (
-            ["adversary={name: backdoor, count: 1, size: 8}"],
-            "adversary.size: a square of size 8 covers images of 8 pixels",
+            ["adversary={name: backdoor, count: 1, pixels: 8}"],
+            "adversary.pixels: a square of 8 pixels covers images of 8",
         ),
         (
             ["privacy={unit: client, noise_multiplier: 1.0}", "evaluation.inspect=true"],

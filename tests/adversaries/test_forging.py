@@ -257,7 +257,7 @@ def test_the_adaptive_attacker_does_more_harm_than_one_that_does_not_know_the_ru
 
     adaptive = harm(Adaptive())
     assert adaptive > 0
-    assert adaptive >= max(harm(MinMax()), harm(Lie(sign=-1)), harm(MinSum())) - 1e-9
+    assert adaptive >= max(harm(MinMax()), harm(Lie(sign="minus")), harm(MinSum())) - 1e-9
 
 
 def test_against_a_mean_only_its_own_limit_bounds_it() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import itertools
 import json
 import re
 import shlex
@@ -613,4 +614,5 @@ def test_commands_that_are_named_would_be_accepted(
                 assert words[figure + 2] == "--figure", line
                 words = words[:figure] + words[figure + 4 :]
             known = {f"runs/{name}" for name in scenario.names()} | {"RUN", "..."}
-            assert set(words) <= known, line
+            named = itertools.takewhile(lambda word: not word.startswith("--"), words)
+            assert set(named) <= known, line

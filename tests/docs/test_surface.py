@@ -16,6 +16,7 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 MODULES = (
     "fedsim",
     "fedsim.adapters",
+    "fedsim.adversaries",
     "fedsim.data",
     "fedsim.distillation",
     "fedsim.losses",
