@@ -609,10 +609,11 @@ def test_commands_that_are_named_would_be_accepted(
         if verb in ("run", "check") and words and words[0] in scenario.names():
             scenario.load(words[0], [word for word in words[1:] if "=" in word])
         elif verb == "compare":
-            if "--over" in words:
-                figure = words.index("--over")
-                assert words[figure + 2] == "--figure", line
-                words = words[:figure] + words[figure + 4 :]
+            for drawn, keys in (("--over", 1), ("--matrix", 2)):
+                if drawn in words:
+                    at = words.index(drawn)
+                    assert words[at + 1 + keys] == "--figure", line
+                    del words[at : at + 3 + keys]
             known = {f"runs/{name}" for name in scenario.names()} | {"RUN", "..."}
             named = itertools.takewhile(lambda word: not word.startswith("--"), words)
             assert set(named) <= known, line
