@@ -447,8 +447,6 @@ def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    # Ray would join whatever cluster a machine-wide file names.
-    os.environ["RAY_ADDRESS"] = "local"
     client_app, server_app = ClientApp(), ServerApp()
     count, ends, last = len(federated.clients), [], Weights()
 
@@ -482,7 +480,9 @@ def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
         state = found.arrays.to_torch_state_dict()
         last.update({name: value.numpy() for name, value in state.items()})
 
-    backend = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
+    # Without an address Ray would join whatever cluster a machine-wide file names.
+    started = {"num_cpus": 2, "address": "local"}
+    backend = {"client_resources": {"num_cpus": 1}, "init_args": started}
     run_simulation(server_app, client_app, count, backend_config=backend)  # type: ignore[arg-type]
     return last, [end - begin for begin, end in itertools.pairwise(ends)]
 
