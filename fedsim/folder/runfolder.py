@@ -33,8 +33,9 @@ _FILES = (
 )
 _FOLDERS = ("checkpoint", "history", MODELS, "report", "segmentation", "synthetic")
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
-
-
+_PLAIN = (str, int, bool, type(None))
+_NUMBERS = (int, float)
+_LINE = 100  # letters
 # Of the standard library's temporary files.
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
@@ -89,6 +90,8 @@ def write_named(path: Path, data: bytes) -> None:
 
 def plain(value: Any) -> Any:
     """The value as JSON allows it: NumPy scalars as numbers, NaN and infinities as null."""
+    if type(value) in _PLAIN:  # Nearly all values are.
+        return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -100,6 +103,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def spread(value: Any, margin: str = "") -> str:
+    """A plain value as JSON over lines; what holds numbers alone is on one, if it fits.
+
+    A client's records by class are such a line: ten thousand clients are as many lines, and not
+    four times as many, and are written by what is fast in `json`.
+    """
+    if not isinstance(value, dict | list) or not value:
+        return json.dumps(value, allow_nan=False)
+    if all(type(one) in _NUMBERS for one in (value.values() if type(value) is dict else value)):
+        line = json.dumps(value, allow_nan=False)
+        if len(line) <= _LINE:
+            return line
+    deeper = f"{margin}  "
+    if isinstance(value, dict):
+        items = [f"{deeper}{json.dumps(key)}: {spread(one, deeper)}" for key, one in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{margin}}}"
+    return "[\n" + ",\n".join(f"{deeper}{spread(one, deeper)}" for one in value) + f"\n{margin}]"
 
 
 def line_of(row: Mapping[str, Any]) -> str:
@@ -190,8 +212,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole."""
-        text = json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
-        write_whole(self.place(name), text.encode())
+        write_whole(self.place(name), (spread(plain(value)) + "\n").encode())
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole."""

@@ -12,13 +12,16 @@ from fedsim.verbs import Verbs
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    about = "Measure fedsim itself: a round's time, memory, or the speed of privacy."
+    about = "Measure fedsim itself: a round's time, memory, many clients, or the speed of privacy."
     one = verbs.add("bench", _bench, about)
-    one.add_argument("what", choices=("engine", "memory", "privacy"))
+    one.add_argument("what", choices=("engine", "memory", "scale", "privacy"))
     one.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="default: bench"
     )
     one.add_argument("--rounds", type=int, default=3, metavar="N", help="of each run; default: 3")
+    one.add_argument(
+        "--tiny", action="store_true", help="engine, scale: hardly any work, to see that it runs"
+    )
     engine = one.add_argument_group("engine")
     works = ("cnn-10", "cnn-100", "cnn-1000", "small-100", "resnet18-10")
     engine.add_argument(
@@ -29,10 +32,9 @@ def add(verbs: Verbs) -> None:
         "--rows", nargs="+", default=(*rows, "flower"), choices=(*rows, "flower"), help="who runs"
     )
     engine.add_argument("--turns", type=int, default=3, metavar="N", help="that the rows take")
-    engine.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
     memory = one.add_argument_group("memory")
     memory.add_argument(
-        "--clients", type=int, nargs="+", default=[10, 100, 1000], metavar="N", help="federations"
+        "--clients", type=int, nargs="+", metavar="N", help="federations, here and of scale"
     )
     memory.add_argument(
         "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
@@ -61,7 +63,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     elif arguments.what == "memory":
         from fedsim.engine.bench import memory
 
-        say(memory(arguments.clients, arguments.rounds, arguments.long, arguments.out))
+        clients = arguments.clients or [10, 100, 1000]
+        say(memory(clients, arguments.rounds, arguments.long, arguments.out))
+    elif arguments.what == "scale":
+        from fedsim.engine.scale import scale
+
+        say(scale(arguments.clients, arguments.out, tiny=arguments.tiny))
     else:
         from fedsim.privacy.bench import privacy
 
