@@ -86,11 +86,13 @@ def _poisoned(
     scenario: Scenario, name: str | None, client: Client | ClientApp, method: str
 ) -> Client | ClientApp:
     """The client method on poisoned records, where the client colludes in that."""
-    from fedsim.adversaries import DataPoisoning
-
     block = scenario.adversary
     if block is None or block.clients is None or name not in block.clients:
         return client
+    from flwr.clientapp import ClientApp
+
+    from fedsim.adversaries import DataPoisoning
+
     adversary = construct(default_registry().resolve("adversaries", block.name), block.parameters)
     if not isinstance(adversary, DataPoisoning):
         return client
