@@ -175,6 +175,20 @@ def test_a_ledger_taken_up_again_shows_the_same_digits() -> None:
     assert again.summary() == straight.summary()
 
 
+def test_the_ledger_holds_those_who_released_something() -> None:
+    made = plan(units={f"site-{k}": 100 for k in range(1000)})
+    ledger = PrivacyLedger(made)
+    ledger.charge(1, [3, 7])
+    state = ledger.state_dict()
+    assert set(state) == {"site-3", "site-7"}
+    row = ledger.row([3, 5])
+    assert row["epsilon_by_client"] == {"3": row["epsilon"], "5": 0.0}
+    again = PrivacyLedger(made)
+    again.load_state_dict({f"site-{k}": [] for k in range(1000)} | state)  # of an older fedsim
+    assert again.state_dict() == state
+    assert again.row([3, 5]) == row
+
+
 def test_the_summary_names_the_accountant_of_the_best_bound() -> None:
     made = plan(units={"a": 1000, "b": 4000})
     ledger = PrivacyLedger(made)

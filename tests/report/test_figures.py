@@ -119,6 +119,17 @@ def test_the_csv_of_epsilon_holds_each_client_s(make_run: Callable[..., Path]) -
     ]
 
 
+def test_who_was_not_asked_has_spent_what_they_had_spent(make_run: Callable[..., Path]) -> None:
+    spent = [{"0": 1.0}, {"1": 2.0}, {"0": 3.0, "1": None}]
+    rounds = [
+        round_row(n, epsilon=float(n), epsilon_by_client=told, delta=1e-5)
+        for n, told in enumerate(spent, 1)
+    ]
+    rows = table(one(epsilon, make_run(rounds)))
+    assert [row["epsilon of north"] for row in rows] == ["1.0", "1.0", "3.0"]
+    assert [row["epsilon of south"] for row in rows] == ["", "2.0", "2.0"]
+
+
 def test_without_a_privacy_mechanism_there_is_no_figure_of_epsilon(
     make_run: Callable[..., Path],
 ) -> None:
