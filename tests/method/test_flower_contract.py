@@ -33,7 +33,9 @@ except ImportError:  # A name is gone: the list below says which, and all others
     flower = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLIC = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+PUBLIC = {
+    "flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation",
+}  # fmt: skip
 
 
 # --- The list: module, name, and what must hold of the object (a reason, or nothing) ------------
