@@ -379,7 +379,9 @@ class _Counts:
     def add(self, taken: NDArray[np.bool_]) -> None:
         """Which values were, [clients, ...]."""
         flat = taken.reshape(len(taken), -1)
-        self._sums += flat @ (1.0 / flat.sum(axis=0))
+        parts = 1.0 / flat.sum(axis=0)
+        # One client at a time: the whole product would be a float64 copy of all.
+        self._sums += [float(parts[of_client].sum()) for of_client in flat]
         self._size += flat.shape[1]
 
     def shares(self) -> Weights:
