@@ -32,6 +32,7 @@ from fedsim.data.dataset import Dataset, Embedded, Manifest
 from fedsim.errors import InputError, RunError
 from fedsim.folder.runfolder import write_whole
 from fedsim.grid.machine import cores
+from fedsim.terminal.printing import say
 
 if TYPE_CHECKING:
     from fedsim.engine.prepare import Prepared
@@ -303,7 +304,7 @@ def _run(scenario: Path, row: str, file: Path) -> None:
                 processes, threads = map(int, words)
                 weights, seconds = _loops(processes, threads, rounds, federated)
     np.savez(file, **weights)  # type: ignore[arg-type]
-    print(json.dumps({"seconds": seconds, "more": {"together": together}}))
+    say(json.dumps({"seconds": seconds, "more": {"together": together}}))
 
 
 def _fedsim(scenario: Path, words: Sequence[str]) -> tuple[Weights, list[float], str]:
