@@ -138,6 +138,12 @@ class Worker:
         found = self._own_method if name is None else make_client(self.job.scenario, name)
         return found if isinstance(found, ClientApp) else as_client_app(found, self._site)
 
+    def forget_method(self) -> None:
+        """Make the client methods anew for the next message: nothing on their objects survives."""
+        for name in ("_app", "_own_method"):
+            self.__dict__.pop(name, None)
+        self._own_apps.clear()
+
     def _app_of(self, client: int) -> ClientApp:
         name = self.job.names[client]
         if name not in self.job.scenario.federation.overrides:

@@ -106,9 +106,9 @@ def kind_of(name: str) -> str:
             raise InputError(f"{name!r} is {which}", hint=hint)
         from fedsim.errors import nearest
 
-        for group, what in (("wrappers", "wrapper"), ("observers", "observer")):
+        for group in ("wrappers", "observers", "adversaries"):
             if name in registry.names(group):
-                raise _unchecked(name, what)
+                raise _unchecked(name, GROUPS[group])
         known = sorted({one for group in KINDS.values() for one in registry.names(group)})
         raise InputError(
             f"there is no plugin {name!r}{nearest(name, known)}",
@@ -128,11 +128,12 @@ def kind_of(name: str) -> str:
 
 
 def _what(found: Any) -> str:
-    """Of a wrapper or an observer what it is; "" of anything else."""
+    """Of a wrapper, an observer or an adversary what it is; "" of anything else."""
+    from fedsim.adversaries import Adversary
     from fedsim.method.wrapper import Wrapper
     from fedsim.observers.base import Observer
 
-    kinds = ((Wrapper, "wrapper"), (Observer, "observer"))
+    kinds = ((Wrapper, "wrapper"), (Observer, "observer"), (Adversary, "adversary"))
     is_class = inspect.isclass(found)
     return next((what for base, what in kinds if is_class and issubclass(found, base)), "")
 
@@ -142,8 +143,9 @@ def _unchecked(name: str, what: str) -> InputError:
     how = {
         "wrapper": "fedsim check SCENARIO 'federation.overrides={CLIENT: {wrapper: {name: NAME}}}'",
         "observer": "fedsim run SCENARIO --observe NAME",
+        "adversary": "fedsim check SCENARIO 'adversary={name: NAME, count: 1}'",
     }
-    kind = {"wrapper": "a wrapper", "observer": "an observer"}[what]
+    kind = {"wrapper": "a wrapper", "observer": "an observer", "adversary": "an adversary"}[what]
     return InputError(f"{name!r} is {kind}, which has no checks", hint=f"type: {how[what]}")
 
 

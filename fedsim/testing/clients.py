@@ -66,7 +66,7 @@ def fresh(bench: Bench) -> str:
 
         def other(messages: list[Message]) -> Generator[Message | Failure]:
             for message in messages:
-                grid._worker.__dict__.pop("_app", None)
+                grid._worker.forget_method()
                 yield from execute([message])
 
         grid._execute = other

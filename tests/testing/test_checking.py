@@ -271,6 +271,8 @@ def test_a_kind_that_cannot_be_seen_is_asked_for() -> None:
         ("flip_labels", "is a wrapper"),
         ("watchers:Keeps", "is an? observer"),
         ("mlflow", "is an? observer"),
+        ("lie", "is an adversary"),
+        ("fedsim.adversaries.statistical:Lie", "is an adversary"),
     ],
 )
 def test_wrappers_and_observers_are_named_as_what_has_no_checks(
@@ -284,5 +286,5 @@ def test_wrappers_and_observers_are_named_as_what_has_no_checks(
 
 def test_what_is_typed_for_a_kind_are_the_groups() -> None:
     assert tuple(KINDS) == TYPED
-    untyped = {"wrappers", "observers"}
+    untyped = {"wrappers", "observers", "adversaries"}
     assert [*KINDS.values()] == [group for group in GROUPS if group not in untyped]
