@@ -25,6 +25,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+# Nearly all tests are of the CPU: GPUs are hidden from them, and from what they start.
+_SEEN = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if os.path.exists("/dev/nvidiactl") else ""
+GPUS = os.environ.setdefault("FEDSIM_TEST_GPUS", _SEEN)  # The workers of pytest-xdist inherit it.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # They start Ray, servers or other processes: one at a time, all on one worker of `make test`.
 STARTING_PROCESSES = {
     *(
@@ -33,6 +38,7 @@ STARTING_PROCESSES = {
         "test_fast",
         "test_speed",
         "test_faults",
+        "test_gpu",
         "test_raising",
         "test_ray_access",
         "test_resume",

@@ -29,7 +29,7 @@ from fedsim.engine.federation import build_federation, dataset_of, open_store, t
 from fedsim.engine.privacy import plan_of_units
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import FedsimError, InputError
-from fedsim.grid.worker import Job, Worker, units_of
+from fedsim.grid.worker import Job, Worker, device_for, units_of
 from fedsim.method.exchanges import EVALUATE, trains
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import KEY_BYTES, Noise
@@ -140,6 +140,7 @@ class Node:
             dict.fromkeys(facts.clients, nothing) | {name: train},
             dict.fromkeys(facts.clients, nothing) | {name: val},
             forget={name: forget},
+            device=str(device_for(scenario)),
         )
         return cls(settings, job, str(store.source))
 

@@ -22,12 +22,12 @@ from fedsim.engine.strategies import history_of, quiet_flower
 from fedsim.folder.runfolder import RunFolder
 from fedsim.grid.auto import AutoGrid
 from fedsim.grid.base import BaseGrid
-from fedsim.grid.choosing import Choice, settled
+from fedsim.grid.choosing import Choice, may_break, settled
 from fedsim.grid.inline import InlineGrid
 from fedsim.grid.machine import cores, gpus, require_resources, workers_on
 from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Board, Steps
-from fedsim.grid.worker import Job
+from fedsim.grid.worker import Job, device_for
 from fedsim.ledger.privacy import PrivacyLedger
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.method.strategy import Server, Strategy, makes_exchanges
@@ -230,6 +230,7 @@ def job_of(
         buffers.stays,
         federation.forget,
         prepared.mode if step_limit is None else Mode(),
+        str(device_for(prepared.scenario)),
     )
 
 
@@ -247,14 +248,24 @@ def grid_of(
     tell = chosen if chosen is not None else lambda choice: None
     workers = worker_count(job.scenario, len(job.names))
     choice = settled(job.scenario, workers)
+    shares = job.scenario.resources.gpus == "auto" and job.device == "cuda"
+    if choice is not None and choice.backend == "ray" and shares and not may_break(job.scenario):
+        # What a worker gets of a GPU is measured first.
+        return AutoGrid(
+            job, ledger, tick, workers=workers, chosen=tell, verbose=verbose, forced=choice.why
+        )
     if choice is None:
         return AutoGrid(job, ledger, tick, workers=workers, chosen=tell, verbose=verbose)
+    if choice.backend == "ray" and shares:
+        why = f"{choice.why}; one to a GPU, as none was measured before"
+        workers = min(workers, gpus())
+        choice = Choice("ray", why, workers, 1.0)
     tell(choice)
     if choice.backend == "inline":
         return InlineGrid(job, ledger, tick)
     from fedsim.grid.ray import RayGrid
 
-    return RayGrid(job, ledger, tick, workers=workers, verbose=verbose)
+    return RayGrid(job, ledger, tick, workers=workers, gpus=choice.gpus, verbose=verbose)
 
 
 def worker_count(scenario: Scenario, clients: int) -> int:
@@ -265,8 +276,9 @@ def worker_count(scenario: Scenario, clients: int) -> int:
     wanted = resources.workers
     if wanted is None:
         # Of a cluster nothing is known yet: it takes as many of these as it can.
-        local = resources.gpus and resources.ray_address is None
-        here = (gpus(), resources.gpus) if local else (0, 0.0)
+        share = 0.0 if resources.gpus == "auto" else resources.gpus
+        local = share and resources.ray_address is None
+        here = (gpus(), share) if local else (0, 0.0)
         wanted = max(1, workers_on(cores(), here[0], resources.threads, here[1]))
     return min(wanted, clients)
 

@@ -12,7 +12,7 @@ import numpy as np
 from fedsim.engine.checkpoint import strategy_state
 from fedsim.folder.runfolder import cpu
 from fedsim.grid.choosing import RAY_MB
-from fedsim.grid.machine import cores
+from fedsim.grid.machine import cores, gpus
 
 if TYPE_CHECKING:
     from fedsim.engine.loop import Rounds
@@ -92,7 +92,8 @@ def folder_mb(folder: Path) -> float:
 
 def machine() -> str:
     """Processor, cores, and how busy they are."""
-    named = f"{cpu()}, {cores()} core{'s' * (cores() > 1)}"
+    devices = f"{gpus()} GPU{'s' * (gpus() > 1)}" if gpus() else "no GPU"
+    named = f"{cpu()}, {cores()} core{'s' * (cores() > 1)}, {devices}"
     try:
         return f"{named}, load {os.getloadavg()[0]:.1f}"
     except OSError:  # Not told here.

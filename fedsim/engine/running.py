@@ -15,7 +15,7 @@ from fedsim.engine.loop import Rounds
 from fedsim.engine.outcome import outcome
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
-from fedsim.engine.wording import opening_lines, run_entries, title_line
+from fedsim.engine.wording import describe_device, opening_lines, run_entries, title_line
 from fedsim.errors import InputError
 from fedsim.folder.identity import (
     deployed_nodes,
@@ -141,6 +141,7 @@ def resume(path: Path, words: Sequence[str], starter: Starter) -> Result:
             hint=f"to start again, type: fedsim run {path / 'scenario.yaml'} "
             f"--seed {entries['seed']}",
         )
+    _require_device(path, words, entries)
     prepared = _prepared_again(path, words, entries, starter)
     refuse(path, edited(path, entries))
     observers = starter.observers(prepared)
@@ -157,6 +158,21 @@ def _finished(folder: RunFolder, entries: dict[str, Any], starter: Starter) -> R
     for line in closing_lines(result.summary, folder.path, Path.cwd()):
         starter.say(line)
     return result
+
+
+def _require_device(path: Path, words: Sequence[str], entries: Mapping[str, Any]) -> None:
+    """Refuse to go on where other bits would be computed than the run began with."""
+    begun = entries.get("device", {}).get("used")
+    here = describe_device(load(path / "scenario.yaml", words).resources)["used"]
+    if begun in (None, here):
+        return
+    kinds = {"cpu": "on the CPU", "cuda": "on a GPU"}
+    raise InputError(
+        f"{path} began {kinds[begun]}, and would go on {kinds[here]}: its bits would be others",
+        hint="hide the GPU: CUDA_VISIBLE_DEVICES= fedsim run --resume RUN"
+        if here == "cuda"
+        else "go on where it began, or start it again",
+    )
 
 
 def _prepared_again(
@@ -277,7 +293,7 @@ class _Life:
         """Where clients run is known; said where the scenario leaves it open."""
         self.entries["backend"] = choice.record()
         self._write("running", None)
-        if self.prepared.scenario.resources.backend == "auto":
+        if self.prepared.scenario.resources.backend == "auto" or choice.gpus is not None:
             self.observers.note(choice.line())
 
     def _begin(self, rounds: Rounds) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 from fedsim.engine.disclosures import released_without_privacy
 from fedsim.engine.prepare import Prepared
 from fedsim.folder.runfolder import SCHEMA_VERSION, environment, now
+from fedsim.grid.gpu import gpu_name
+from fedsim.grid.machine import has_gpu_driver, on_gpu
 from fedsim.ledger.privacy import describe, mechanism_name, trust_note, unit_note
 from fedsim.method.strategy import Strategy
 from fedsim.models.build import Pretrained
 from fedsim.privacy.accounting import ACCOUNTANT_NAMES, UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.report.text import positive_note
+from fedsim.scenario import Resources
 from fedsim.scenario.overrides import describe_overrides, override_lines
 
 
@@ -22,6 +25,8 @@ def opening_lines(prepared: Prepared) -> Iterator[str]:
     """What a person must know before the first round, a line each."""
     plan = prepared.privacy
     yield title_line(prepared)
+    if line := device_line(prepared.scenario.resources):
+        yield line
     for note in prepared.federation.notes(counts=plan is None):
         yield f"data: {note}"
     if prepared.pretrained is not None:
@@ -67,6 +72,27 @@ def title_line(prepared: Prepared) -> str:
     told = positive_note(federation.task.positive, getattr(store, "positive_rule", ""))
     parts = (origin, f"{len(federation.train)} clients", f"{things}: {sizes}", told)
     return f"{scenario.name}, seed {prepared.seed}: {'; '.join(filter(None, parts))}"
+
+
+def device_line(resources: Resources) -> str:
+    """Where all is computed, where that is a GPU, or could be one; else ""."""
+    if on_gpu(resources):
+        return f"computing on the GPU: {gpu_name()}"
+    if resources.gpus == "auto" and has_gpu_driver() and resources.ray_address is None:
+        return "computing on the CPU: this machine may have a GPU, but PyTorch sees none"
+    return ""
+
+
+def describe_device(resources: Resources) -> dict[str, Any]:
+    """The `device` entry of run.json."""
+    if not on_gpu(resources):
+        why = "resources.gpus=0"
+        if resources.gpus == "auto":
+            why = "there is no GPU here"
+            if resources.ray_address is not None:
+                why = "on a cluster resources.gpus=auto asks for none"
+        return {"used": "cpu", "name": None, "why": why}
+    return {"used": "cuda", "name": gpu_name(), "why": f"resources.gpus={resources.gpus}"}
 
 
 def pretrained_line(pretrained: Pretrained) -> str:
@@ -124,6 +150,7 @@ def run_entries(prepared: Prepared) -> dict[str, Any]:
         "released_without_privacy": released_without_privacy(
             scenario, federation, plan, one_shot=prepared.one_shot, carried=prepared.disclosed
         ),
+        "device": describe_device(scenario.resources),
         "computing": prepared.mode.record(prepared.names),
         "overrides": describe_overrides(scenario, federation.forget),
         "backend": None,

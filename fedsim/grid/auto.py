@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 
 from flwr.app import Message
 
 from fedsim.errors import RunError
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.choosing import Choice, choose, start_seconds
+from fedsim.grid.gpu import give_back, measured_share
 from fedsim.grid.inline import InlineGrid, LeftOffError
 from fedsim.grid.machine import available_mb
 from fedsim.grid.progress import open_board
@@ -37,6 +39,8 @@ class AutoGrid(BaseGrid):
         workers: clients that would run at a time on Ray.
         chosen: is told the decision.
         verbose: let Ray print.
+        forced: why it is Ray whatever takes less time; the first clients are measured for their
+            memory on a GPU alone. "" where time decides.
     """
 
     def __init__(
@@ -48,9 +52,13 @@ class AutoGrid(BaseGrid):
         workers: int,
         chosen: Callable[[Choice], None],
         verbose: bool = False,
+        forced: str = "",
     ) -> None:
         super().__init__(job, ledger, tick)
         self._workers, self._chosen, self._verbose = workers, chosen, verbose
+        self._forced = forced
+        # Where the scenario leaves open what a worker gets of a GPU.
+        self._shares = job.device == "cuda" and job.scenario.resources.gpus == "auto"
         self._board = open_board(job.board, len(job.train))
         self._here = InlineGrid(job, ledger, self._tock)
         self._grid: BaseGrid = self._here
@@ -121,14 +129,24 @@ class AutoGrid(BaseGrid):
         rounds = self.job.scenario.rounds - self.round
         exchange = sum(map(self._records, self._exchange))
         records = sum(map(self._records, self._left)) + rounds * exchange
-        return choose(
-            seconds * records / max(sum(map(self._records, measured)), 1),
-            len(self._left) + rounds * len(self._exchange),
-            min(self._workers, len(self._exchange)),
-            start=start_seconds(),
-            process_mb=peak_rss_mb(),
-            free_mb=available_mb(),
-        )
+        workers, share = min(self._workers, len(self._exchange)), None
+        if self._shares:
+            share = measured_share(workers)
+            workers = share.workers
+        if self._forced:
+            choice = Choice("ray", self._forced, workers)
+        else:
+            choice = choose(
+                seconds * records / max(sum(map(self._records, measured)), 1),
+                len(self._left) + rounds * len(self._exchange),
+                workers,
+                start=start_seconds(self.job.device == "cuda"),
+                process_mb=peak_rss_mb(),
+                free_mb=available_mb(),
+            )
+        if share is None or choice.backend == "inline":
+            return choice
+        return replace(choice, why=f"{choice.why}; {share.why}", gpus=share.gpus)
 
     def _decide(self, choice: Choice) -> None:
         """Say it, and start Ray if it is Ray; where Ray does not start, all clients work here."""
@@ -138,9 +156,18 @@ class AutoGrid(BaseGrid):
             return
         from fedsim.grid.ray import RayGrid
 
+        if self._shares:
+            give_back()
         try:
             self._grid = RayGrid(
-                self.job, self._ledger, self._tick, workers=choice.workers, verbose=self._verbose
+                self.job,
+                self._ledger,
+                self._tick,
+                workers=choice.workers,
+                gpus=choice.gpus,
+                verbose=self._verbose,
             )
         except RunError as error:
+            if self._forced:
+                raise
             self._chosen(Choice("inline", str(error).partition("\n")[0]))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 START_SECONDS = 8.0
 """From the start of Ray until its workers have taken up the job, measured on two cores."""
+# More, until each worker has taken up a GPU.
+_GPU_SECONDS = 8.0
 # The same where Ray runs already: workers take up the job.
 _WARM_SECONDS = 0.5
 # What a message and its reply take on their way to a worker and back.
@@ -30,11 +32,13 @@ class Choice:
         backend: in this process, or on Ray.
         why: in words.
         workers: clients that run at a time.
+        gpus: GPUs of one worker, where that is not what the scenario says.
     """
 
     backend: Literal["inline", "ray"]
     why: str
     workers: int = 1
+    gpus: float | None = None
 
     def line(self) -> str:
         """The same for a person."""
@@ -44,7 +48,8 @@ class Choice:
 
     def record(self) -> dict[str, Any]:
         """The entry of run.json."""
-        return {"used": self.backend, "workers": self.workers, "why": self.why}
+        found = {"used": self.backend, "workers": self.workers, "why": self.why}
+        return found if self.gpus is None else {**found, "gpus": self.gpus}
 
 
 def settled(scenario: Scenario, workers: int) -> Choice | None:
@@ -54,21 +59,15 @@ def settled(scenario: Scenario, workers: int) -> Choice | None:
         scenario: what is run.
         workers: clients that could run at a time on Ray, see `worker_count`.
     """
-    resources, faults = scenario.resources, scenario.faults
+    resources = scenario.resources
     if resources.backend == "inline":
         return Choice("inline", "resources.backend=inline")
     if resources.backend == "ray":
         return Choice("ray", "resources.backend=ray", workers)
-    needs = {
-        "resources.ray_address names its cluster": resources.ray_address is not None,
-        "with faults.client_timeout a client may have to be ended": (
-            faults.client_timeout is not None
-        ),
-        "with faults.on_client_error=skip a client may die alone": faults.on_client_error == "skip",
-    }
-    for why, needed in needs.items():
-        if needed:
-            return Choice("ray", why, workers)
+    if resources.ray_address is not None:
+        return Choice("ray", "resources.ray_address names its cluster", workers)
+    if why := may_break(scenario):
+        return Choice("ray", why, workers)
     if workers == 1:
         return Choice("inline", "one client works at a time")
     if resources.workers is not None:
@@ -76,6 +75,15 @@ def settled(scenario: Scenario, workers: int) -> Choice | None:
     if resources.fast and resources.threads > 1:
         return Choice("inline", f"the fast mode has {resources.threads} threads for clients")
     return None
+
+
+def may_break(scenario: Scenario) -> str:
+    """Why no client of a scenario may run in the run's own process; "" where all may."""
+    if scenario.faults.client_timeout is not None:
+        return "with faults.client_timeout a client may have to be ended"
+    if scenario.faults.on_client_error == "skip":
+        return "with faults.on_client_error=skip a client may die alone"
+    return ""
 
 
 def choose(
@@ -108,10 +116,12 @@ def choose(
     return Choice("ray", here, workers) if on_ray < seconds else Choice("inline", here)
 
 
-def start_seconds() -> float:
+def start_seconds(on_gpu: bool = False) -> float:
     """Seconds until Ray's workers begin: few where this process has started it before."""
     ray = sys.modules.get("ray")
-    return _WARM_SECONDS if ray is not None and ray.is_initialized() else START_SECONDS
+    if ray is not None and ray.is_initialized():
+        return _WARM_SECONDS
+    return START_SECONDS + _GPU_SECONDS * on_gpu
 
 
 def _whole(seconds: float) -> str:

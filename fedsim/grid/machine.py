@@ -7,18 +7,21 @@ with what there is before anything starts.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.errors import InputError, Problem
 
 if TYPE_CHECKING:
-    from fedsim.scenario import Scenario
+    from fedsim.scenario import Resources, Scenario
 
 _CGROUP = Path("/sys/fs/cgroup")
 # A worker that has imported PyTorch, before it holds a model or an image.
 _LEAST_WORKER_MB = 200.0
 _MANY = 1e9
+# Of NVIDIA, on a machine, in WSL, and on a Jetson; of AMD.
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
 
 
 def cores() -> int:
@@ -30,9 +33,26 @@ def cores() -> int:
 
 def gpus() -> int:
     """GPUs that PyTorch can use in this process."""
+    if not has_gpu_driver():  # Known without PyTorch, whose import takes seconds.
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def has_gpu_driver() -> bool:
+    """Whether this machine has the driver of a GPU, which PyTorch may be unable to use."""
+    return sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
+
+
+def on_gpu(resources: Resources) -> bool:
+    """Whether clients and server compute on a GPU: as asked, or where there is one.
+
+    What a cluster has is not known before it is joined: with `auto` its clients stay on CPUs.
+    """
+    if resources.gpus == "auto":
+        return resources.ray_address is None and gpus() > 0
+    return resources.gpus > 0
 
 
 def available_mb() -> float:
@@ -79,15 +99,16 @@ def require_resources(scenario: Scenario, clients: int | None = None) -> None:
         problems.append(Problem(f"resources.{key}", message))
         hints.append(f"resources.{hint}")
 
-    here = gpus() if asked.gpus else 0
-    if asked.gpus and not here:
-        refuse("gpus", f"{asked.gpus:g} for each worker, but there is no GPU here", "gpus=0")
-    elif asked.gpus and asked.ray_address is None:
-        fit = workers_on(_MANY, here, 1, asked.gpus)
+    share = 0.0 if asked.gpus == "auto" else asked.gpus
+    here = gpus() if share else 0
+    if share and not here:
+        refuse("gpus", f"{share:g} for each worker, but there is no GPU here", "gpus=auto")
+    elif share and asked.ray_address is None:
+        fit = workers_on(_MANY, here, 1, share)
         if not fit:
-            refuse("gpus", f"{asked.gpus:g} for each worker, but there are {here}", f"gpus={here}")
+            refuse("gpus", f"{share:g} for each worker, but there are {here}", f"gpus={here}")
         elif workers is not None and workers > fit:
-            message = f"{workers}, with {asked.gpus:g} GPUs each, but there are {here}"
+            message = f"{workers}, with {share:g} GPUs each, but there are {here}"
             refuse("workers", message, f"workers={fit}")
     if asked.ray_address is None or asked.backend == "inline":
         if asked.threads > cores():

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedsim.grid.machine import on_gpu
 from fedsim.method.client import Client
 from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
@@ -113,10 +114,10 @@ def mode_of(
         model = build_model(scenario, task)
         draws = _draws(model, task)
     method = make_client(scenario, None)
-    last = asked.gpus == 0 and prefers_channels_last(model)
+    last = not on_gpu(asked) and prefers_channels_last(model)
     reasons = {
         "a client's answer is noisy releases": private,
-        "they compute on a GPU": asked.gpus > 0,
+        "they compute on a GPU": on_gpu(asked),
         "faults.client_timeout is for one client at a time": (
             scenario.faults.client_timeout is not None
         ),

@@ -30,7 +30,8 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from fedsim.errors import DivergedError, FedsimError, InputError, Interruption, RunError
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.crew import Answer, Crew, Outcome
-from fedsim.grid.machine import gpus, workers_on
+from fedsim.grid.machine import gpus as present
+from fedsim.grid.machine import workers_on
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.locks import is_taken, take
@@ -165,11 +166,11 @@ def _as_text(outcome: Outcome) -> Answer | _Raised:
 class _Pool:
     """Actors of one shape, kept between runs of this process; grows when a run wants more."""
 
-    def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
-        _connect(resources, workers, verbose)
+    def __init__(self, resources: Resources, gpus: float, workers: int, verbose: bool) -> None:
+        _connect(resources, gpus, workers, verbose)
         self.is_own = _joined == [_OWN]
-        self.asked, workers = workers, _fit(resources, workers)
-        options: dict[str, Any] = {"num_cpus": resources.threads, "num_gpus": resources.gpus}
+        self.asked, workers = workers, _fit(resources, gpus, workers)
+        options: dict[str, Any] = {"num_cpus": resources.threads, "num_gpus": gpus}
         if not self.is_own and "MKL_CBWR" in os.environ:
             # A Ray of our own has our environment, and workers that wait for their actor.
             options["runtime_env"] = {"env_vars": {"MKL_CBWR": os.environ["MKL_CBWR"]}}
@@ -188,7 +189,7 @@ class _Pool:
             ray.kill(actor)
 
 
-def _connect(resources: Resources, workers: int, verbose: bool) -> None:
+def _connect(resources: Resources, gpus: float, workers: int, verbose: bool) -> None:
     """Start Ray on this machine, or join the cluster that the scenario names."""
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
     if ray.is_initialized():
@@ -200,7 +201,7 @@ def _connect(resources: Resources, workers: int, verbose: bool) -> None:
             # Otherwise 15: beside any other work of the machine the clients would starve.
             os.environ.setdefault("RAY_worker_niceness", "0")
             cpus = max(workers * resources.threads, 1)
-            _start_ray(num_cpus=cpus, num_gpus=gpus() if resources.gpus else 0, **options)
+            _start_ray(num_cpus=cpus, num_gpus=present() if gpus else 0, **options)
             _joined.append(_OWN)
             return
         _require_answer(resources.ray_address)
@@ -358,7 +359,7 @@ def _authenticate(mode: str) -> None:
     _raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _fit(resources: Resources, workers: int) -> int:
+def _fit(resources: Resources, gpus: float, workers: int) -> int:
     """How many of the workers the cluster can place; InputError where it can place too few.
 
     What cannot be placed would be waited for without an end.
@@ -367,12 +368,12 @@ def _fit(resources: Resources, workers: int) -> int:
         return workers
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    fit = sum(workers_on(*node, resources.threads, resources.gpus) for node in has)
+    fit = sum(workers_on(*node, resources.threads, gpus) for node in has)
     if not fit or (resources.workers is not None and workers > fit):
         cores, devices = (sum(values) for values in zip(*has, strict=True)) if has else (0, 0)
         raise InputError(
             f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
-            f"{fit} workers of {resources.threads} threads and {resources.gpus:g} GPUs fit, not "
+            f"{fit} workers of {resources.threads} threads and {gpus:g} GPUs fit, not "
             f"{workers}",
             hint=f"type: --workers {fit}" if fit else "ask for fewer resources.threads or gpus",
         )
@@ -385,12 +386,12 @@ _folders: list[tuple[str, int]] = []  # Each with its lock, open while this proc
 _pools: dict[tuple[Any, ...], _Pool] = {}
 
 
-def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
+def _pool(resources: Resources, gpus: float, workers: int, verbose: bool) -> _Pool:
     """A pool of at least `workers` actors; one of another shape gives its cores back first."""
-    key = (resources.threads, resources.gpus, resources.ray_address)
+    key = (resources.threads, gpus, resources.ray_address)
     if key not in _pools or _pools[key].asked < workers:
         shutdown()
-        _pools[key] = _Pool(resources, workers, verbose)
+        _pools[key] = _Pool(resources, gpus, workers, verbose)
     return _pools[key]
 
 
@@ -410,7 +411,16 @@ atexit.register(shutdown)
 
 
 class RayGrid(BaseGrid):
-    """Runs clients in Ray actors, `workers` at a time."""
+    """Runs clients in Ray actors, `workers` at a time.
+
+    Args:
+        job: of the run.
+        ledger: counts the messages.
+        tick: called often while it waits.
+        workers: actors.
+        gpus: of each; None: as the scenario says, or one each where it leaves that open.
+        verbose: let Ray print.
+    """
 
     def __init__(
         self,
@@ -419,10 +429,15 @@ class RayGrid(BaseGrid):
         tick: Callable[[], None] | None = None,
         *,
         workers: int,
+        gpus: float | None = None,
         verbose: bool = False,
     ) -> None:
         super().__init__(job, ledger, tick)
-        self._pool = _pool(job.scenario.resources, workers, verbose)
+        resources = job.scenario.resources
+        if gpus is None:
+            asked, on_gpu = resources.gpus, job.device == "cuda"
+            gpus = asked if asked != "auto" else 1.0 if on_gpu else 0.0
+        self._pool = _pool(resources, gpus, workers, verbose)
         actors = self._pool.actors[:workers]
         self._workers = len(actors)
         with _ray_lives():

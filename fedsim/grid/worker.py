@@ -22,6 +22,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
+from fedsim.grid.machine import on_gpu
 from fedsim.grid.mode import Mode, keep_memory
 from fedsim.grid.progress import Steps, open_board
 from fedsim.method.client import Client, Site, Task, as_client_app
@@ -57,6 +58,7 @@ class Job:
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
         stays: the first arrays of what of the model does not travel.
+        device: where the clients compute, "cpu" or "cuda": settled where the run begins, for all.
     """
 
     scenario: Scenario
@@ -73,6 +75,7 @@ class Job:
     stays: ArrayRecord = field(default_factory=ArrayRecord)
     forget: dict[str, np.ndarray] = field(default_factory=dict)
     mode: Mode = field(default_factory=Mode)
+    device: str = "cpu"
 
     @property
     def names(self) -> list[str]:
@@ -112,7 +115,7 @@ class Worker:
 
     @cached_property
     def _device(self) -> torch.device:
-        return device_for(self.job.scenario)
+        return prepared_device(self.job.device)
 
     @cached_property
     def _streams(self) -> Streams:
@@ -352,5 +355,14 @@ def peak_rss_mb() -> float:
 
 
 def device_for(scenario: Scenario) -> torch.device:
-    """The device a scenario's `resources.gpus` asks for."""
-    return torch.device("cuda" if scenario.resources.gpus > 0 else "cpu")
+    """The device that a scenario's `resources.gpus` comes to on this machine."""
+    return prepared_device("cuda" if on_gpu(scenario.resources) else "cpu")
+
+
+def prepared_device(name: str) -> torch.device:
+    """A device that computes the same bits each time."""
+    if name == "cuda":
+        # Otherwise cuDNN takes whatever algorithm is fastest, of which some add in any order.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+    return torch.device(name)

@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedsim import __version__
+from fedsim.grid.machine import on_gpu
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.sources import sources
 from fedsim.registry import default_registry
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 
 # Resources that change the last bits of what is computed.
 _ROUNDING = ("threads", "server_threads", "gpus")
+
+
+def _rounding(scenario: Scenario) -> dict[str, Any]:
+    """The resources that change last bits, as they come to on this machine."""
+    resources = scenario.resources
+    found = {key: getattr(resources, key) for key in _ROUNDING}
+    if resources.gpus == "auto":
+        found["gpus"] = float(on_gpu(resources))
+    return found
 
 
 def run_digest(
@@ -51,7 +61,7 @@ def run_digest(
     values = scenario.resolved()
     for key in ("seeds", "plugins", "observers"):
         del values[key]
-    values["resources"] = {key: values["resources"][key] for key in _ROUNDING}
+    values["resources"] = _rounding(scenario)
     if values["privacy"] is not None:
         del values["privacy"]["audit"]
     values["data"]["root"] = values["model"]["init"] = None

@@ -394,7 +394,8 @@ class Resources(Block):
         backend: clients in this process, or in Ray's actors; auto: where the run ends first.
         workers: actors; None: as many as fit.
         threads, server_threads: threads of a client and of the server; they may change last bits.
-        gpus: GPUs of one worker; a fraction shares one.
+        gpus: GPUs of one worker; a fraction shares one; auto: what there is, shared by as many
+            workers as its memory holds (`fedsim.grid.gpu`).
         ray_address: a running Ray cluster; None: this machine.
         fast: a mode of computing with other last bits: memory formats, fused optimiser steps, and
             clients that train together (`fedsim.grid.mode`).
@@ -405,15 +406,15 @@ class Resources(Block):
     workers: Count | None = None
     threads: Count = 1
     server_threads: Count = 1
-    gpus: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    gpus: Literal["auto"] | Annotated[StrictFloat, Field(ge=0)] = "auto"
     ray_address: StrictStr | None = None
     fast: StrictBool = False
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @field_validator("gpus")
     @classmethod
-    def _whole_above_one(cls, value: float) -> float:
-        if value > 1 and value != int(value):
+    def _whole_above_one(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and value > 1 and value != int(value):
             raise PydanticCustomError("gpus", "expected a whole number, or a fraction below 1")
         return value
 

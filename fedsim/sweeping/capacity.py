@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.grid.machine import cores
+from fedsim.grid.machine import cores, on_gpu
 from fedsim.scenario import Scenario
 
 # Memory of a process before anything is known: PyTorch, a small model, a window of images.
@@ -15,7 +15,7 @@ def cores_of(scenario: Scenario) -> int:
     A run on a GPU counts as all: nothing says how much of the GPU it leaves.
     """
     resources = scenario.resources
-    if resources.gpus > 0:
+    if on_gpu(resources):
         return cores()
     if resources.backend == "inline":
         return max(resources.threads, resources.server_threads)

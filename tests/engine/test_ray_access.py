@@ -153,11 +153,11 @@ def test_a_cluster_that_is_too_small_is_refused(
     ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
 
-    def fit(workers: int, asked: int | None = None, **keys: Any) -> int:
+    def fit(workers: int, asked: int | None = None, gpus: float = 0.0, **keys: Any) -> int:
         from fedsim.scenario.schema import Resources
 
         there = Resources(ray_address="there:1", workers=asked, **keys)
-        return grid._fit(there, workers)
+        return grid._fit(there, gpus, workers)
 
     assert fit(9) == 4
     assert fit(9, threads=2) == 1

@@ -88,7 +88,7 @@ def test_without_a_gpu_none_is_promised(tiny: str, monkeypatch: pytest.MonkeyPat
     for more in ("", ", ray_address: 'there:1'"):
         with pytest.raises(InputError, match="there is no GPU here") as caught:
             require_resources(load(tiny, [f"resources={{gpus: 0.5{more}}}"]))
-        assert "type: resources.gpus=0" in str(caught.value)
+        assert "type: resources.gpus=auto" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -151,12 +151,13 @@ class _Silent(Watched):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def release(self, gradients: Gradients) -> Tensor:
-        width = max(part.shape[1] for part in parts(gradients))
+        shapes = [(part.shape[1], part.device) for part in parts(gradients)]
+        width, device = shapes[0]
         looked = self.made < self._silence.kept
         update = self._inner.release(torch.zeros(self._sampled, self._silence.width))
         if looked:
             self._silence.rows.append(self._in_units_of_c(update))
-        return torch.zeros(width)
+        return torch.zeros(width, device=device)
 
 
 class Script:
@@ -199,6 +200,7 @@ class _Scripted(Watched):
         self._script, self._number = script, number
         self._units, self._positions = 0, np.zeros(0, np.int64)
         self._width: int | None = None
+        self._device = torch.device("cpu")
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         _, places = self._inner.sample()
@@ -210,9 +212,9 @@ class _Scripted(Watched):
         step = self.made
         if step < self._script.kept or self._width is None:
             rows = torch.cat([part.detach().clone() for part in parts(gradients)])
-            self._width = rows.shape[1]
-            self._script.gradients.append(rows[torch.from_numpy(self._positions % 2 == 0)])
+            self._width, self._device = rows.shape[1], rows.device
+            self._script.gradients.append(rows.cpu()[torch.from_numpy(self._positions % 2 == 0)])
         self._inner.release(torch.zeros(self._units, 1))
         mechanism = self.plan.mechanism
         scale = mechanism.max_grad_norm / mechanism.expected_batch
-        return self._script.update(self._number, step, self._width) * scale
+        return (self._script.update(self._number, step, self._width) * scale).to(self._device)
