@@ -196,9 +196,8 @@ def _compared(
     received: Received, sent: Mapping[str, NDArray[Any]], aggregate: Arrays
 ) -> tuple[float, float | None]:
     """Euclidean distance of a client's model to the aggregate, and the cosine of their changes."""
-    change = received.change(sent)
     apart = own = common = whole = 0.0
-    for name, value in change.items():
+    for name, value in received.changes(sent):
         if name not in aggregate:
             continue
         other = aggregate[name].astype(value.dtype) - sent[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +32,15 @@ class Received:
         Args:
             sent: the model, by name.
         """
-        found = {}
+        return dict(self.changes(sent))
+
+    def changes(self, sent: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+        """The same, one array after another: of a large model, not all at a time."""
         for name, value in self.arrays.items():
             if value.dtype.kind not in "fc" or name not in sent:
                 continue
             wide = value.astype(np.result_type(value.dtype, np.float64))
-            found[name] = wide if self.base else wide - sent[name]
-        return found
+            yield name, wide if self.base else wide - sent[name]
 
 
 def norm(change: Mapping[str, NDArray[Any]]) -> float:

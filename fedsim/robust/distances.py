@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,34 @@ _BLOCK = 1 << 16  # coordinates of all clients that are float64 at a time
 def blocks(rows: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
     """Some coordinates of all clients at a time, float64 [clients, at most 65,536]."""
     for name in rows[0]:
-        flat = [row[name].reshape(-1) for row in rows]
-        for start in range(0, flat[0].size, _BLOCK):
-            yield np.stack([one[start : start + _BLOCK] for one in flat]).astype(np.float64)
+        yield from blocks_of(name, rows)
+
+
+def blocks_of(name: str, rows: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
+    """The same, of one array."""
+    flat = [row[name].reshape(-1) for row in rows]
+    for start in range(0, flat[0].size, _BLOCK):
+        yield np.stack([one[start : start + _BLOCK] for one in flat]).astype(np.float64)
+
+
+def by_coordinate(
+    rows: Sequence[Arrays],
+    rule: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> Arrays:
+    """What a rule makes of each coordinate.
+
+    Args:
+        rows: what each client sent, real arrays of the same names and shapes.
+        rule: some coordinates of all clients [clients, m] -> of the result [m], float64.
+    """
+    found: Arrays = {}
+    for name, first in rows[0].items():
+        values, start = np.empty(first.size), 0
+        for part in blocks_of(name, rows):
+            values[start : start + part.shape[1]] = rule(part)
+            start += part.shape[1]
+        found[name] = values.reshape(first.shape)
+    return found
 
 
 def squared_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.method.received import Arrays, norm
-from fedsim.robust.distances import cosine_distances, norms, squared_distances
+from fedsim.robust.distances import by_coordinate, cosine_distances, norms, squared_distances
 
 Weights = NDArray[np.float64]
 
@@ -126,13 +126,15 @@ class Median(Rule):
 
     def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
         """The middle value of each coordinate, the mean of two."""
-        found, counts = {}, _Counts(len(rows))
+        counts = _Counts(len(rows))
         middle = (len(rows) - 1) // 2, len(rows) // 2
-        for name in rows[0]:
-            values = np.stack([row[name] for row in rows]).astype(np.float64)
+
+        def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
             low, high = np.partition(values, middle, axis=0)[list(middle)]
-            found[name] = (low + high) / 2
             counts.add((values >= low) & (values <= high))
+            return np.asarray((low + high) / 2)
+
+        found = by_coordinate(rows, median)
         self.shares = counts.shares()
         return found
 
@@ -156,12 +158,14 @@ class TrimmedMean(Rule):
         """The mean of the values between."""
         self.require(len(rows))
         cut = slice(self.byzantine, len(rows) - self.byzantine)
-        found, counts = {}, _Counts(len(rows))
-        for name in rows[0]:
-            values = np.stack([row[name] for row in rows]).astype(np.float64)
+        counts = _Counts(len(rows))
+
+        def trimmed(values: NDArray[np.float64]) -> NDArray[np.float64]:
             between = np.sort(values, axis=0)[cut]
-            found[name] = between.mean(axis=0)
             counts.add((values >= between[0]) & (values <= between[-1]))
+            return np.asarray(between.mean(axis=0))
+
+        found = by_coordinate(rows, trimmed)
         self.shares = counts.shares()
         return found
 
@@ -239,16 +243,17 @@ class Bulyan(Rule):
             # Two that are each other's nearest have one score: the one nearer to all is taken.
             chosen.append(left.pop(int(np.lexsort((among.sum(axis=1), scores))[0])))
         kept = len(chosen) - 2 * self.byzantine
-        found: Arrays = {}
         counts = _Counts(len(rows))
-        for name in rows[0]:
-            values = np.stack([rows[one][name] for one in sorted(chosen)]).astype(np.float64)
+
+        def nearest_to_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
             far = np.abs(values - np.median(values, axis=0))
             nearest = np.argsort(far, axis=0, kind="stable")[:kept]
-            found[name] = np.take_along_axis(values, nearest, axis=0).mean(axis=0)
-            counted = np.zeros((len(rows), *found[name].shape), np.bool_)
+            counted = np.zeros((len(rows), values.shape[1]), np.bool_)
             np.put_along_axis(counted, np.array(sorted(chosen))[nearest], True, axis=0)
             counts.add(counted)
+            return np.asarray(np.take_along_axis(values, nearest, axis=0).mean(axis=0))
+
+        found = by_coordinate([rows[one] for one in sorted(chosen)], nearest_to_median)
         self.shares = counts.shares()
         return found
 
