@@ -231,6 +231,8 @@ def job_of(
         federation.forget,
         prepared.mode if step_limit is None else Mode(),
         str(device_for(prepared.scenario)),
+        federation.store.fingerprint,
+        getattr(federation.store, "folders", (federation.store.folder,)),
     )
 
 
@@ -260,6 +262,13 @@ def grid_of(
         why = f"{choice.why}; one to a GPU, as none was measured before"
         workers = min(workers, gpus())
         choice = Choice("ray", why, workers, 1.0)
+    resources = job.scenario.resources
+    if choice.backend == "ray" and resources.ray_address is not None:
+        from fedsim.grid.ray import RayGrid
+
+        # Of a cluster nothing is known yet: it takes as many as it can.
+        most = workers if resources.workers is not None else len(job.names)
+        return RayGrid(job, ledger, tick, workers=most, verbose=verbose, chosen=tell)
     tell(choice)
     if choice.backend == "inline":
         return InlineGrid(job, ledger, tick)

@@ -290,10 +290,11 @@ class _Life:
         return KeyboardInterrupt()
 
     def _chosen(self, choice: Choice) -> None:
-        """Where clients run is known; said where the scenario leaves it open."""
+        """Where clients run is known; said where the scenario leaves it open, or a cluster does."""
         self.entries["backend"] = choice.record()
         self._write("running", None)
-        if self.prepared.scenario.resources.backend == "auto" or choice.gpus is not None:
+        open_ = self.prepared.scenario.resources.backend == "auto"
+        if open_ or choice.gpus is not None or choice.cluster is not None:
             self.observers.note(choice.line())
 
     def _begin(self, rounds: Rounds) -> None:

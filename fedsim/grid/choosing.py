@@ -6,7 +6,7 @@ The bits are the same on both backends, so only time, memory and what a client m
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -25,6 +25,52 @@ RAY_MB = 400.0
 
 
 @dataclass(frozen=True)
+class NodeUse:
+    """What a node of a cluster does for a run.
+
+    Attributes:
+        node: its address, and the beginning of Ray's id of it.
+        workers: clients that run there at a time.
+        data: it has the data by path, or they were shipped to it.
+        shipped_mb: megabytes (10^6 bytes) that were shipped.
+    """
+
+    node: str
+    workers: int
+    data: Literal["path", "shipped"] = "path"
+    shipped_mb: float = 0.0
+
+    def words(self) -> str:
+        """The same for a person."""
+        data = f"{self.shipped_mb:,.1f} MB shipped" if self.data == "shipped" else "data by path"
+        return f"{self.node}: {self.workers}, {data}"
+
+    def record(self) -> dict[str, Any]:
+        """Its entry of run.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The Ray cluster that a run uses.
+
+    Attributes:
+        address: of its head.
+        nodes: those that have workers.
+        lost: the addresses of those that were lost meanwhile.
+    """
+
+    address: str
+    nodes: tuple[NodeUse, ...]
+    lost: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Its entry of run.json."""
+        nodes = [node.record() for node in self.nodes]
+        return {"address": self.address, "nodes": nodes, "lost": list(self.lost)}
+
+
+@dataclass(frozen=True)
 class Choice:
     """Where clients run, and why.
 
@@ -33,23 +79,30 @@ class Choice:
         why: in words.
         workers: clients that run at a time.
         gpus: GPUs of one worker, where that is not what the scenario says.
+        cluster: where on Ray, if not on this machine alone.
     """
 
     backend: Literal["inline", "ray"]
     why: str
     workers: int = 1
     gpus: float | None = None
+    cluster: Cluster | None = None
 
     def line(self) -> str:
         """The same for a person."""
         if self.backend == "inline":
             return f"clients run in this process: {self.why}"
-        return f"clients run on Ray, {self.workers} at a time: {self.why}"
+        line = f"clients run on Ray, {self.workers} at a time: {self.why}"
+        if self.cluster is not None:
+            line += f" ({'; '.join(node.words() for node in self.cluster.nodes)})"
+        return line
 
     def record(self) -> dict[str, Any]:
         """The entry of run.json."""
-        found = {"used": self.backend, "workers": self.workers, "why": self.why}
-        return found if self.gpus is None else {**found, "gpus": self.gpus}
+        entry: dict[str, Any] = {"used": self.backend, "workers": self.workers, "why": self.why}
+        if self.gpus is not None:
+            entry["gpus"] = self.gpus
+        return entry if self.cluster is None else entry | {"cluster": self.cluster.record()}
 
 
 def settled(scenario: Scenario, workers: int) -> Choice | None:

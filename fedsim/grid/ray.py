@@ -18,6 +18,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,11 +28,14 @@ from typing import Any, NamedTuple
 import ray
 from flwr.app import Context, Message, Metadata, RecordDict
 
-from fedsim.errors import DivergedError, FedsimError, InputError, Interruption, RunError
+from fedsim.errors import DivergedError, FedsimError, Interruption, RunError
+from fedsim.grid import cluster
 from fedsim.grid.base import BaseGrid
+from fedsim.grid.choosing import Choice, Cluster, NodeUse
+from fedsim.grid.cluster import Node, Watch
 from fedsim.grid.crew import Answer, Crew, Outcome
-from fedsim.grid.machine import gpus as present
-from fedsim.grid.machine import workers_on
+from fedsim.grid.machine import gpus
+from fedsim.grid.shipping import Deliveries, Delivery, on
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
 from fedsim.locks import is_taken, take
@@ -44,8 +48,7 @@ from fedsim.wire import flower
 # Replies held back for the sake of order may take this much memory (MB) beyond one a worker.
 _WINDOW_MB = 256.0
 _POLL_SECONDS = 0.2
-_ANSWER_SECONDS = 10.0  # until a cluster answers
-_PLACING_SECONDS = 600.0  # until workers have started, on a machine that is busy
+_ENDING_SECONDS = 10.0  # until the processes of a Ray of our own have ended
 _STARTS = 3
 _SHORT = "/tmp"
 _PREFIX = "fedsim-ray-"
@@ -54,6 +57,8 @@ _DEATHS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.OutOfMemoryError,
+    # The answer of a client whose node is gone, before it was fetched.
+    ray.exceptions.ObjectLostError,
 )
 
 
@@ -109,10 +114,10 @@ class _Actor:
         self._worker: Worker | None = None
         self._crew: Crew | None = None
 
-    def configure(self, job: Job, noise: Noise | None) -> str:
-        """Take up a job; what is wrong with it, as text, or ""."""
+    def configure(self, job: Job, noise: Noise | None, store: Path) -> str:
+        """Take up a job whose data lie here; what is wrong with it, as text, or ""."""
         try:
-            job = replace(job, noise=noise)
+            job = replace(job, noise=noise, store=store)
             if self._crew is not None:
                 self._crew.close()
             self._crew = Crew(job) if job.mode.together else None
@@ -164,52 +169,94 @@ def _as_text(outcome: Outcome) -> Answer | _Raised:
 
 
 class _Pool:
-    """Actors of one shape, kept between runs of this process; grows when a run wants more."""
+    """Actors of one shape, kept between runs of this process; grows when a run wants more.
 
-    def __init__(self, resources: Resources, gpus: float, workers: int, verbose: bool) -> None:
-        _connect(resources, gpus, workers, verbose)
+    Attributes:
+        asked: how many workers were wanted.
+        actors: the workers' actors.
+        nodes: where each of them is, on a cluster; None on this machine.
+        watch: whether the cluster lives; None on this machine.
+        deliveries: of the data to the cluster's nodes.
+    """
+
+    def __init__(self, resources: Resources, workers: int, verbose: bool) -> None:
+        address = None if resources.ray_address is None else cluster.address_of(resources)
+        _connect(resources, address, workers, verbose)
         self.is_own = _joined == [_OWN]
-        self.asked, workers = workers, _fit(resources, gpus, workers)
-        options: dict[str, Any] = {"num_cpus": resources.threads, "num_gpus": gpus}
+        self.asked, self.resources = workers, resources
+        self.watch: Watch | None = None
+        self.deliveries: Deliveries | None = None
+        self.nodes: list[Node | None] = [None] * workers
+        if address is not None:
+            self.watch = Watch(address)
+            self.deliveries = Deliveries(self.watch.here)
+            self.nodes = [*cluster.places(resources, workers)]
+        options: dict[str, Any] = {"num_cpus": resources.threads, "num_gpus": resources.gpus}
         if not self.is_own and "MKL_CBWR" in os.environ:
             # A Ray of our own has our environment, and workers that wait for their actor.
             options["runtime_env"] = {"env_vars": {"MKL_CBWR": os.environ["MKL_CBWR"]}}
         self._remote: Any = ray.remote(**options)(_Actor)
-        self.actors: list[Any] = [self._remote.remote() for _ in range(workers)]
+        self.actors: list[Any] = [self._start(node) for node in self.nodes]
 
-    def replace(self, worker: int) -> Any:
-        """End an actor, dead, stuck or busy with what nobody wants, and start another."""
+    def _start(self, node: Node | None) -> Any:
+        if node is None:
+            return self._remote.remote()
+        return self._remote.options(scheduling_strategy=on(node)).remote()
+
+    def replace(self, worker: int) -> bool:
+        """End an actor, dead, stuck or busy with what nobody wants, and start another.
+
+        Returns:
+            False where its node is lost, and no other one has room.
+        """
         ray.kill(self.actors[worker])
-        self.actors[worker] = self._remote.remote()
-        return self.actors[worker]
+        node = self.nodes[worker]
+        if node is not None and not node.lives():
+            free = cluster.free_places(self.resources, len(self.actors))
+            found = next((place for place in free if place.lives()), None)
+            if found is None:
+                return False
+            self.nodes[worker] = found
+        self.actors[worker] = self._start(self.nodes[worker])
+        return True
+
+    @property
+    def lost(self) -> list[int]:
+        """The workers whose nodes are lost."""
+        lives = {node: node.lives() for node in self.nodes if node is not None}
+        return [i for i, node in enumerate(self.nodes) if node is not None and not lives[node]]
 
     def close(self) -> None:
         """End the actors; a cluster that the user owns outlives us, they must not."""
+        if self.watch is not None and self.watch.gone:
+            return  # Nobody is left to ask; it would be waited for.
+        if self.deliveries is not None:
+            self.deliveries.close()
         for actor in self.actors:
             ray.kill(actor)
 
 
-def _connect(resources: Resources, gpus: float, workers: int, verbose: bool) -> None:
-    """Start Ray on this machine, or join the cluster that the scenario names."""
+def _connect(resources: Resources, address: str | None, workers: int, verbose: bool) -> None:
+    """Start Ray on this machine, or join the cluster at an address."""
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": verbose}
     if ray.is_initialized():
         return
     with _unchanged_environment(), _own_end():
         # Ray's coming default, and no warning: actors without GPUs leave the variables alone.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if resources.ray_address is None:
+        if address is None:
             # Otherwise 15: beside any other work of the machine the clients would starve.
             os.environ.setdefault("RAY_worker_niceness", "0")
             cpus = max(workers * resources.threads, 1)
-            _start_ray(num_cpus=cpus, num_gpus=present() if gpus else 0, **options)
+            _start_ray(num_cpus=cpus, num_gpus=gpus() if resources.gpus else 0, **options)
             _joined.append(_OWN)
             return
-        _require_answer(resources.ray_address)
+        cluster.require_answer(address)
         try:
-            ray.init(address=resources.ray_address, **options)
+            ray.init(address=address, **options)
         except Exception as error:
-            raise _no_cluster(resources.ray_address, one_line(error)) from error
-        _joined.append(resources.ray_address)
+            raise cluster.no_cluster(address, one_line(error)) from error
+        _joined.append(address)
 
 
 @contextlib.contextmanager
@@ -241,27 +288,6 @@ def _own_end() -> Iterator[None]:
         raise Interruption from ended
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address where nothing answers: Ray itself waits long, and not for Ctrl-C."""
-    import grpc
-
-    _, _, target = address.rpartition("://")
-    if ":" not in target or os.environ.get("RAY_USE_TLS") == "1":
-        return
-    with grpc.insecure_channel(target) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=_ANSWER_SECONDS)
-        except grpc.FutureTimeoutError as error:
-            raise _no_cluster(address, f"nothing within {_ANSWER_SECONDS:g} s") from error
-
-
-def _no_cluster(address: str, why: str) -> InputError:
-    return InputError(
-        f"no Ray cluster answers at {address!r}: {why}",
-        hint="type: ray start --head, or leave out resources.ray_address",
-    )
 
 
 def _start_ray(**options: Any) -> None:
@@ -333,7 +359,7 @@ def _close_up() -> None:
     """Forget the token, and remove the folder of the Ray that has ended."""
     _authenticate(_MODE)
     while _folders:
-        (folder, lock), until = _folders.pop(), time.monotonic() + _ANSWER_SECONDS
+        (folder, lock), until = _folders.pop(), time.monotonic() + _ENDING_SECONDS
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
         # Processes that are ending may write their last lines meanwhile.
@@ -359,39 +385,19 @@ def _authenticate(mode: str) -> None:
     _raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _fit(resources: Resources, gpus: float, workers: int) -> int:
-    """How many of the workers the cluster can place; InputError where it can place too few.
-
-    What cannot be placed would be waited for without an end.
-    """
-    if resources.ray_address is None:
-        return workers
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    has = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    fit = sum(workers_on(*node, resources.threads, gpus) for node in has)
-    if not fit or (resources.workers is not None and workers > fit):
-        cores, devices = (sum(values) for values in zip(*has, strict=True)) if has else (0, 0)
-        raise InputError(
-            f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
-            f"{fit} workers of {resources.threads} threads and {gpus:g} GPUs fit, not "
-            f"{workers}",
-            hint=f"type: --workers {fit}" if fit else "ask for fewer resources.threads or gpus",
-        )
-    return min(workers, fit)
-
-
 _OWN = "own"
 _joined: list[str] = []  # The cluster that fedsim joined; none where who calls had started Ray.
 _folders: list[tuple[str, int]] = []  # Each with its lock, open while this process lives.
 _pools: dict[tuple[Any, ...], _Pool] = {}
 
 
-def _pool(resources: Resources, gpus: float, workers: int, verbose: bool) -> _Pool:
+def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
     """A pool of at least `workers` actors; one of another shape gives its cores back first."""
-    key = (resources.threads, gpus, resources.ray_address)
-    if key not in _pools or _pools[key].asked < workers:
+    key = (resources.threads, resources.gpus, resources.ray_address)
+    pool = _pools.get(key)
+    if pool is None or pool.asked < workers or (pool.watch is not None and pool.lost):
         shutdown()
-        _pools[key] = _Pool(resources, gpus, workers, verbose)
+        _pools[key] = _Pool(resources, workers, verbose)
     return _pools[key]
 
 
@@ -413,13 +419,17 @@ atexit.register(shutdown)
 class RayGrid(BaseGrid):
     """Runs clients in Ray actors, `workers` at a time.
 
+    A node of a cluster that is lost takes its workers with it: their clients are asked again
+    elsewhere, to the same bits, and the run goes on with what is left.
+
     Args:
         job: of the run.
         ledger: counts the messages.
-        tick: called often while it waits.
-        workers: actors.
+        tick: called often while clients work.
+        workers: clients that run at a time; on a cluster, at most.
         gpus: of each; None: as the scenario says, or one each where it leaves that open.
         verbose: let Ray print.
+        chosen: on a cluster, is told where clients work, and again when a node is lost.
     """
 
     def __init__(
@@ -431,30 +441,61 @@ class RayGrid(BaseGrid):
         workers: int,
         gpus: float | None = None,
         verbose: bool = False,
+        chosen: Callable[[Choice], None] | None = None,
     ) -> None:
         super().__init__(job, ledger, tick)
         resources = job.scenario.resources
         if gpus is None:
             asked, on_gpu = resources.gpus, job.device == "cuda"
             gpus = asked if asked != "auto" else 1.0 if on_gpu else 0.0
-        self._pool = _pool(resources, gpus, workers, verbose)
-        actors = self._pool.actors[:workers]
-        self._workers = len(actors)
+        self._pool = _pool(resources.model_copy(update={"gpus": gpus}), workers, verbose)
+        self._chosen = chosen
+        self._lost: list[str] = []
+        self._at_hand = list(range(len(self._pool.actors[:workers])))
+        # Worker and the time at which it began to start, by the reference that is ready with it.
+        self._starting: dict[Any, tuple[int, float]] = {}
         with _ray_lives():
             # Apart from the job: an object store writes to disk when memory is short, where no key
             # may be. So small an argument travels with the call.
             self._job, self._noise = ray.put(replace(job, noise=None)), job.noise
-            _require_started([self._configure(actor) for actor in actors])
+            self._deliveries = self._delivered(self._at_hand)
+            _require_started([self._configure(worker) for worker in self._at_hand])
+        self._tell("resources.ray_address names its cluster")
+
+    @property
+    def _workers(self) -> int:
+        return len(self._at_hand)
+
+    def _delivered(self, workers: Sequence[int]) -> dict[str, Delivery]:
+        """Let the nodes of these workers have the data; empty on this machine."""
+        nodes = [node for worker in workers if (node := self._pool.nodes[worker]) is not None]
+        if self._pool.deliveries is None:
+            return {}
+        return self._pool.deliveries.ready(self.job, nodes)
+
+    def _tell(self, why: str) -> None:
+        """Say which nodes of the cluster work, and where they have the data from."""
+        watch = self._pool.watch
+        if watch is None or self._chosen is None:
+            return
+        at_work = [node for worker in self._at_hand if (node := self._pool.nodes[worker])]
+        counts = Counter(node for node in at_work if node.name not in self._lost)
+        uses = []
+        for node, count in counts.items():
+            size = self._deliveries[node.id].size
+            uses.append(NodeUse(node.name, count, "shipped" if size else "path", size / 1e6))
+        on_cluster = Cluster(watch.address, tuple(uses), tuple(self._lost))
+        self._chosen(Choice("ray", why, counts.total(), on_cluster))
 
     def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         shared: dict[int, Any] = {}
         parcels = self._parcels(messages)
         waiting = list(range(len(parcels)))
         window = self._window(messages)
-        idle = list(range(self._workers))
+        begun = {worker for worker, _ in self._starting.values()}
+        idle = [worker for worker in self._at_hand if worker not in begun]
         flying: dict[Any, _Flight] = {}
-        starting: dict[Any, int] = {}
-        died: set[int] = set()
+        died: dict[int, list[Node | None]] = {}
         done: dict[int, list[Message | Failure]] = {}
         following = 0
         try:
@@ -473,15 +514,16 @@ class RayGrid(BaseGrid):
                             for message in parcels[flight.place].messages
                         }
                     )
-                    _require_ray()
-                    pending = [*flying, *starting]
+                    self._require_workers(bool(flying or idle))
+                    pending = [*flying, *self._starting]
                     ready, _ = ray.wait(pending, num_returns=1, timeout=_POLL_SECONDS)
                     if self._tick is not None:
                         self._tick()
                     for reference in ready:
-                        if reference in starting:
-                            _require_started([reference])
-                            idle.append(starting.pop(reference))
+                        if reference in self._starting:
+                            worker, _ = self._starting.pop(reference)
+                            if self._has_started(reference, worker):
+                                idle.append(worker)
                             continue
                         flight = flying.pop(reference)
                         parcel = parcels[flight.place]
@@ -489,17 +531,19 @@ class RayGrid(BaseGrid):
                             done[flight.place] = self._receive(reference, parcel, flight.worker)
                             idle.append(flight.worker)
                         except _DEATHS as error:
-                            starting |= self._restart(flight.worker)
-                            if flight.place in died:
+                            died.setdefault(flight.place, []).append(
+                                self._pool.nodes[flight.worker]
+                            )
+                            self._restart(flight.worker)
+                            if _is_to_blame(died[flight.place]):
                                 done[flight.place] = [
                                     self._dead(message, error) for message in parcel.messages
                                 ]
                             else:  # Once more, to the same bits: the client's state is here.
-                                died.add(flight.place)
                                 waiting.append(flight.place)
                     for reference in self._overdue(flying):
                         flight = flying.pop(reference)
-                        starting |= self._restart(flight.worker)
+                        self._restart(flight.worker)
                         late = parcels[flight.place].messages
                         done[flight.place] = [self._timed_out(message) for message in late]
                     while following in done:
@@ -516,18 +560,65 @@ class RayGrid(BaseGrid):
             # Left early: a client failed, or the consumer stopped. The others are still at work.
             if flying and _dead():
                 shutdown()
-            else:
+            elif self._pool.watch is None or not self._pool.watch.gone:
                 with contextlib.suppress(ray.exceptions.RayError):
                     for flight in flying.values():
-                        self._pool.replace(flight.worker)
+                        self._restart(flight.worker)
 
-    def _restart(self, worker: int) -> dict[Any, int]:
-        """Start another actor in a worker's place; it is ready when the returned key is."""
-        return {self._configure(self._pool.replace(worker)): worker}
+    def _restart(self, worker: int) -> None:
+        """Start another actor in a worker's place, or do without it: its node is lost."""
+        if self._pool.watch is not None:
+            self._pool.watch.require_life_now()
+        before = self._pool.nodes[worker]
+        stays = self._pool.replace(worker)
+        now = self._pool.nodes[worker]
+        if not stays:
+            self._at_hand.remove(worker)
+        else:
+            if now != before:
+                self._deliveries |= self._delivered([worker])
+            self._starting[self._configure(worker)] = worker, time.monotonic()
+        if before is None or (stays and now == before) or before.name in self._lost:
+            return
+        self._lost.append(before.name)
+        self._tell(f"node {before.name} was lost, and its clients are asked again")
 
-    def _configure(self, actor: Any) -> Any:
-        """Give an actor the job; the reference is ready when it is."""
-        return actor.configure.remote(self._job, self._noise)
+    def _has_started(self, reference: Any, worker: int) -> bool:
+        """Whether a worker has taken up the job; if not, its node is lost, and another starts."""
+        node = self._pool.nodes[worker]
+        try:
+            _require_started([reference])
+        except RunError:
+            if node is None or node.lives():
+                raise
+            self._restart(worker)
+            return False
+        return True
+
+    def _require_workers(self, some: bool) -> None:
+        """RunError where nobody is left to work; `some`: at least one works, or may."""
+        _require_ray()
+        if self._pool.watch is not None:
+            self._pool.watch.require_life()
+        if some:
+            return
+        if not self._starting:
+            raise RunError(
+                f"no node of the Ray cluster is left that has room for a worker; lost: "
+                f"{', '.join(self._lost)}. When there are nodes again, type: "
+                "fedsim run --resume RUN"
+            )
+        if time.monotonic() - min(began for _, began in self._starting.values()) > (
+            cluster.PLACING_SECONDS
+        ):
+            raise cluster.not_placed()
+
+    def _configure(self, worker: int) -> Any:
+        """Give a worker's actor the job; the reference is ready when it is."""
+        node, store = self._pool.nodes[worker], self.job.store
+        if node is not None:
+            store = self._deliveries[node.id].store
+        return self._pool.actors[worker].configure.remote(self._job, self._noise, store)
 
     def _overdue(self, flying: dict[Any, _Flight]) -> list[Any]:
         """References of the clients that take longer than the scenario allows."""
@@ -612,17 +703,18 @@ class RayGrid(BaseGrid):
 def _require_started(references: Sequence[Any]) -> None:
     """Wait until workers have taken up the job; RunError where one cannot, or none does."""
     try:
-        answers = ray.get(list(references), timeout=_PLACING_SECONDS)
+        answers = ray.get(list(references), timeout=cluster.PLACING_SECONDS)
     except _DEATHS as error:
         raise RunError(f"a worker died while it started: {one_line(error)}") from error
     except ray.exceptions.GetTimeoutError as error:
-        free = ray.available_resources()
-        raise RunError(
-            f"no worker started within {_PLACING_SECONDS:g} s; {free.get('CPU', 0):g} cores and "
-            f"{free.get('GPU', 0):g} GPUs are free for Ray"
-        ) from error
+        raise cluster.not_placed() from error
     if wrong := next(filter(None, answers), ""):
         raise RunError(f"a worker could not start:\n{wrong}")
+
+
+def _is_to_blame(nodes: Sequence[Node | None]) -> bool:
+    """Whether clients whose workers died on these nodes ended them, and not the nodes' own end."""
+    return sum(node is None or node.lives() for node in nodes) > 1
 
 
 def _dead() -> set[str]:

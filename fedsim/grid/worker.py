@@ -54,6 +54,8 @@ class Job:
         step_limit: stop every loop of local work after this many steps (trials), or None.
         forget: client name -> positions of the records that it is asked to forget.
         mode: how clients compute, and who trains together.
+        fingerprint: of the records of the store.
+        folders: what must be beside each other for the store to be opened.
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
@@ -76,6 +78,8 @@ class Job:
     forget: dict[str, np.ndarray] = field(default_factory=dict)
     mode: Mode = field(default_factory=Mode)
     device: str = "cpu"
+    fingerprint: str = ""
+    folders: tuple[Path, ...] = ()
 
     @property
     def names(self) -> list[str]:

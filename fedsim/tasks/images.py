@@ -59,11 +59,11 @@ class ImageTask(Task):
         held = ", ".join(f"{name} {n}" for name, n in zip(store.classes, counts, strict=True))
         return f"{len(store)} images of {len(store.classes)} classes: {held}"
 
-    def open_store(self, folder: Path) -> Any:
+    def open_store(self, folder: Path, checked: bool = True) -> Any:
         """The prepared images in a folder."""
         from fedsim.data.store import Store
 
-        return Store.open(folder, checked=True)
+        return Store.open(folder, checked)
 
     def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
         """The images at these positions; all clients have them as they are."""

@@ -197,8 +197,8 @@ class Task(ABC):
         return TaskFacts.of(self)
 
     @abstractmethod
-    def open_store(self, folder: Path) -> Any:
-        """The prepared data in a folder."""
+    def open_store(self, folder: Path, checked: bool = True) -> Any:
+        """The prepared data in a folder; `checked`: its bytes were read and found whole before."""
 
     @abstractmethod
     def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:

@@ -30,11 +30,18 @@ class FeatureStore(Store):
         vectors: float32 [n, k], memory-mapped, read-only.
         map: what made the vectors of the network's features.
         made_by: the network and the map, as model files say it.
+        images_folder: the folder of the images, beside that of the vectors.
     """
 
     vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     map: PublicMap = field(default_factory=lambda: PublicMap(np.zeros(0)))
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    images_folder: Path = Path()
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that are opened together."""
+        return self.folder, self.images_folder
 
     @classmethod
     def open(cls, folder: str | Path, checked: bool = False) -> FeatureStore:
@@ -110,7 +117,13 @@ def _opened(folder: Path, images: Callable[[str], Store], checked: bool = False)
         "fingerprint": _together(store.fingerprint, about["vectors"]),
         "notes": (*store.notes, told(about["made_by"], vectors.shape[1])),
     }
-    return FeatureStore(**kept, vectors=vectors, map=map_, made_by=about["made_by"])
+    return FeatureStore(
+        **kept,
+        vectors=vectors,
+        map=map_,
+        made_by=about["made_by"],
+        images_folder=store.folder,
+    )
 
 
 def _read(

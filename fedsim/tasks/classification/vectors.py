@@ -65,11 +65,11 @@ class VectorClassification(Classification):
         """Classes, and the length of the vectors."""
         return {"num_classes": self.num_classes, "in_features": self.in_features}
 
-    def open_store(self, folder: Path) -> Any:
+    def open_store(self, folder: Path, checked: bool = True) -> Any:
         """The prepared vectors in a folder."""
         from fedsim.data.features.store import FeatureStore
 
-        return FeatureStore.open(folder, checked=True)
+        return FeatureStore.open(folder, checked)
 
     def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
         """The vectors at these positions; all clients have them as they are."""

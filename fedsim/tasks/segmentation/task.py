@@ -162,11 +162,11 @@ class SegmentationTask(Task):
             "patch": self.patch,
         }
 
-    def open_store(self, folder: Path) -> Any:
+    def open_store(self, folder: Path, checked: bool = True) -> Any:
         """The prepared data in a folder."""
         from fedsim.data.volumes.store import VolumeStore
 
-        return VolumeStore.open(folder, checked=True)
+        return VolumeStore.open(folder, checked)
 
     def view(self, store: Any, positions: NDArray[np.int64], client: str | None = None) -> Any:
         """The cases at these positions: labelled as a client labels, or with all structures."""
