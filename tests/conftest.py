@@ -40,6 +40,7 @@ STARTING_PROCESSES = {
         "test_faults",
         "test_gpu",
         "test_raising",
+        "test_cluster",
         "test_ray_access",
         "test_resume",
         "test_run",

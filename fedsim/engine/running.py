@@ -69,6 +69,7 @@ def start(scenario: Scenario, seed: int, runs: Path, starter: Starter) -> Result
         InputError: something is wrong with the input; no folder is made then.
         ClientError, RunError: the run failed.
     """
+    _require_cluster(scenario)
     return begin(prepare(scenario, seed, starter.say, starter.progress), runs, starter)
 
 
@@ -100,6 +101,15 @@ def begin(
         observers.note(line)
     life = _Life(prepared, folder, entries, observers, starter.verbose, make_grid=make_grid)
     return life.run()
+
+
+def _require_cluster(scenario: Scenario) -> None:
+    """Refuse a cluster that does not answer, before data are prepared for it."""
+    resources = scenario.resources
+    if resources.ray_address is not None and resources.backend != "inline":
+        from fedsim.grid.cluster import address_of, require_answer
+
+        require_answer(address_of(resources))
 
 
 # What may change on resume: where clients run, and how many at a time, never what they compute.
@@ -181,6 +191,7 @@ def _prepared_again(
     """What a run is made of that began before; InputError where it would be another."""
     scenario, seed = load(path / "scenario.yaml", words), entries["seed"]
     require_resources(scenario)
+    _require_cluster(scenario)
     if scenario.privacy is not None and scenario.privacy.noise == "secret":
         KeyFile(path).read()
     activate_plugins(scenario)

@@ -253,10 +253,26 @@ def _connect(resources: Resources, address: str | None, workers: int, verbose: b
             return
         cluster.require_answer(address)
         try:
-            ray.init(address=address, **options)
+            with contextlib.nullcontext() if verbose else _silent():
+                ray.init(address=address, **options)
         except Exception as error:
             raise cluster.no_cluster(address, one_line(error)) from error
         _joined.append(address)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let Ray keep to itself what it has to say of a lost node: a page, on standard output.
+
+    Private: whether workers' output is shown or not, nothing turns it off.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    before = worker.listen_error_messages
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = before
 
 
 @contextlib.contextmanager

@@ -387,6 +387,9 @@ class Evaluation(Block):
     inspect: StrictBool | None = None
 
 
+_ADDRESS = re.compile(r"(\w+://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}", re.ASCII)
+
+
 class Resources(Block):
     """Where and how wide to compute. Backend and workers change the time, not a bit of the result.
 
@@ -396,7 +399,8 @@ class Resources(Block):
         threads, server_threads: threads of a client and of the server; they may change last bits.
         gpus: GPUs of one worker; a fraction shares one; auto: what there is, shared by as many
             workers as its memory holds (`fedsim.grid.gpu`).
-        ray_address: a running Ray cluster; None: this machine.
+        ray_address: host:port of a running Ray cluster, or auto for the one that Ray finds here;
+            None: this machine.
         fast: a mode of computing with other last bits: memory formats, fused optimiser steps, and
             clients that train together (`fedsim.grid.mode`).
         precision: of training; bfloat16 is automatic mixed precision.
@@ -416,6 +420,15 @@ class Resources(Block):
     def _whole_above_one(cls, value: float | str) -> float | str:
         if not isinstance(value, str) and value > 1 and value != int(value):
             raise PydanticCustomError("gpus", "expected a whole number, or a fraction below 1")
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _with_port(cls, value: str | None) -> str | None:
+        if value not in (None, "auto") and not _ADDRESS.fullmatch(value or ""):
+            raise PydanticCustomError(
+                "ray_address", "expected auto, or host:port of a running Ray cluster"
+            )
         return value
 
 

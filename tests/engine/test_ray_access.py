@@ -19,6 +19,7 @@ import ray
 
 from fedsim import InputError, Result, RunError
 from fedsim.cli import main
+from fedsim.grid import cluster
 from fedsim.grid import ray as grid
 from fedsim.locks import held
 
@@ -103,7 +104,7 @@ def test_no_worker_that_starts_is_told(
     monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
 ) -> None:
     run_tiny(*SHORT, backend="ray")
-    monkeypatch.setattr(grid, "_PLACING_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "PLACING_SECONDS", 0.0)
     with pytest.raises(RunError, match="no worker started within 0 s"):
         run_tiny(*SHORT, backend="ray")
 
@@ -126,48 +127,22 @@ def test_the_token_is_in_no_command_line_no_log_and_no_run_folder(own_ray: Resul
 
 
 def test_an_address_where_nobody_answers_is_refused_in_time(
-    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
+    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:
     grid.shutdown()
-    monkeypatch.setattr(grid, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 1.0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         with pytest.raises(InputError, match="no Ray cluster answers at"):
             run_tiny(f"resources.ray_address=127.0.0.1:{port}", backend="ray")
+    assert not (tmp_path / "runs").exists()
     with socket.socket() as mute:  # Something listens, and never says a word.
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         port = mute.getsockname()[1]
         with pytest.raises(InputError, match="nothing within 1 s"):
             run_tiny(f"resources.ray_address=ray://127.0.0.1:{port}", backend="ray")
-
-
-def test_a_cluster_that_is_too_small_is_refused(
-    monkeypatch: pytest.MonkeyPatch, run_tiny: Callable[..., Result]
-) -> None:
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 3.0, "GPU": 1.0}},
-        {"Alive": True, "Resources": {"CPU": 1.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
-    ]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-
-    def fit(workers: int, asked: int | None = None, gpus: float = 0.0, **keys: Any) -> int:
-        from fedsim.scenario.schema import Resources
-
-        there = Resources(ray_address="there:1", workers=asked, **keys)
-        return grid._fit(there, gpus, workers)
-
-    assert fit(9) == 4
-    assert fit(9, threads=2) == 1
-    assert fit(9, gpus=0.5) == 2
-    assert fit(4, asked=4) == 4
-    with pytest.raises(InputError, match="has 4 cores and 1 GPUs: 4 workers of 1 threads") as few:
-        fit(5, asked=5)
-    assert "--workers 4" in str(few.value)
-    with pytest.raises(InputError, match="0 workers of 1 threads and 2 GPUs fit"):
-        fit(1, gpus=2.0)
 
 
 @pytest.mark.slow

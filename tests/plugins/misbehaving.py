@@ -509,6 +509,23 @@ class KillsRay(Supervised):
         return super().train(content, site)
 
 
+class LosesNode(Supervised):
+    """Kills its node's raylet, or another process, `times` times in all, and waits for its end."""
+
+    def __init__(self, marks: str, pid: int | None = None, times: int = 1) -> None:
+        super().__init__()
+        self.marks, self.pid, self.times = Path(marks), pid, times
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Train, or lose the node: one client, in the second round."""
+        deaths = len(list(self.marks.iterdir()))
+        if (site.client, site.round) == (1, 2) and deaths < self.times:
+            (self.marks / str(deaths)).touch()
+            os.kill(self.pid or os.getppid(), signal.SIGKILL)
+            time.sleep(120)
+        return super().train(content, site)
+
+
 class Forks(Supervised):
     """Copies its process, and lets the copy answer, too."""
 

@@ -1,6 +1,6 @@
 """A Ray cluster of several nodes on this machine, in a process of its own, for tests.
 
-`python -m tests.grid.raylets FOLDER NODES` starts it below a folder with a short path, prints
+`python -m tests.engine.raylets FOLDER NODES` starts it below a folder with a short path, prints
 where it is and what processes it has as a line of JSON, and ends them all when its input ends.
 Nodes are a list of {"cores": 1, "env": {...}} as JSON; the first one is the head.
 """
@@ -48,7 +48,7 @@ def raylets(*nodes: dict[str, Any]) -> Iterator[Raylets]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_A")}
     environment |= {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.grid.raylets", json.dumps(nodes)],
+        [sys.executable, "-m", "tests.engine.raylets", json.dumps(nodes)],
         cwd=Path(__file__).parents[2],
         env=environment,
         stdin=subprocess.PIPE,
