@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas
 
     from fedsim.report.comparison import Comparison
+    from fedsim.sweeping.slurm import Slurm
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Of a curve for which none were chosen."""
@@ -125,15 +126,24 @@ def prepared_sweep(
     *,
     jobs: int | None = None,
     verbose: bool = False,
+    slurm: Slurm | None = None,
 ) -> Sweep:
-    """The cells, all validated, with their data prepared; see `fedsim.sweeping.cells.plan`."""
+    """The cells, all validated, with their data prepared; see `fedsim.sweeping.cells.plan`.
+
+    With `slurm` they become jobs of its queue, whose nodes have other resources than this machine.
+    """
     require_jobs(jobs)
     tell = Ticker("reading the settings of the cells", quiet=console.quiet)
     cells = plan(sources, axes, seeds, common, tell)
-    require_cells(cells)
+    if slurm is None:
+        require_cells(cells)
     fetch_weights(cells, console.line)
     data = fingerprints(cells, console.preparing)
-    return Sweep(cells, data, runs, console, jobs, verbose)
+    if slurm is None:
+        return Sweep(cells, data, runs, console, jobs, verbose)
+    from fedsim.sweeping.slurm import SlurmSweep
+
+    return SlurmSweep(cells, data, runs, console, slurm, verbose)
 
 
 def require_jobs(jobs: int | None) -> None:

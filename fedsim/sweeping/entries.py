@@ -23,8 +23,8 @@ class Entry:
 
     Attributes:
         number: its place among the cells, from 1.
-        status: "waiting", "running", "elsewhere" (another process runs it), "done", "failed" or
-            "interrupted".
+        status: "waiting", "queued" (by Slurm), "running", "elsewhere" (another process runs it),
+            "done", "failed" or "interrupted".
         before: whether it was finished before this sweep.
         folder: its run folder.
         seconds: how long it took in this sweep.
@@ -35,6 +35,7 @@ class Entry:
         known: the run folders that it had before.
         told: whether it was said that another process runs it.
         killed: why this sweep itself killed its process; "" if it did not.
+        job: Slurm's id of its job, or "".
     """
 
     cell: Cell
@@ -52,6 +53,7 @@ class Entry:
     known: frozenset[Path] = frozenset()
     told: bool = False
     killed: str = ""
+    job: str = ""
 
     def describe(self) -> dict[str, Any]:
         """The entry of the sweep's record."""
@@ -66,6 +68,7 @@ class Entry:
             "run": self.folder and str(self.folder),
             "seconds": self.seconds,
             "error": self.error or None,
+            **({"job": self.job} if self.job else {}),
         }
 
 
@@ -81,7 +84,7 @@ class Record:
         self._started = now()
 
     def write(self, entries: Sequence[Entry], status: str) -> None:
-        """Write it whole; status: "running", "done", "failed" or "interrupted"."""
+        """Write it whole; status: "running", "submitted", "done", "failed" or "interrupted"."""
         record = {
             "schema_version": SCHEMA_VERSION,
             "command": sys.argv,
@@ -110,7 +113,12 @@ def error_of(log: Path, start: int, code: int) -> str:
     """The first and the last line of the error that a run printed."""
     with log.open("rb") as file:
         file.seek(start)
-        lines = [line.rstrip() for line in file.read().decode(errors="replace").splitlines()]
+        return error_in(file.read().decode(errors="replace"), code)
+
+
+def error_in(text: str, code: int) -> str:
+    """The same, of what it printed."""
+    lines = [line.rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line]
     begin = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=None)
     if code < 0:

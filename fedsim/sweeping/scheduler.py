@@ -82,13 +82,7 @@ class Sweep:
         Raises:
             InputError: the folder of runs cannot be written.
         """
-        try:
-            self._write("running")
-        except OSError as error:
-            raise InputError(
-                f"cannot write in {self._runs}: {error.strerror}",
-                hint="choose another place: --runs DIR",
-            ) from error
+        self._begin()
         with self._signals:
             try:
                 self._skip_what_is_done()
@@ -105,6 +99,16 @@ class Sweep:
         code = EXIT_RUN_FAILED if self._with("failed", "interrupted") else EXIT_DONE
         self._write("failed" if code else "done")
         return code
+
+    def _begin(self) -> None:
+        """Write the record for the first time."""
+        try:
+            self._write("running")
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {self._runs}: {error.strerror}",
+                hint="choose another place: --runs DIR",
+            ) from error
 
     @property
     def record(self) -> Path:
@@ -178,13 +182,9 @@ class Sweep:
         log.write(f"\n# {now()}: fedsim {shlex.join(words)}\n".encode())
         log.flush()
         entry.log_start = log.tell()
-        # As the command `fedsim` does: modules of the current folder are imported only if they
-        # were so here.
-        safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-        command = [sys.executable, *safe, "-m", "fedsim", *words]
         with self._signals.ignored():
             entry.process = subprocess.Popen(
-                [*command, *(["-v"] if self._verbose else [])],
+                command_of(words, self._verbose),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -199,13 +199,8 @@ class Sweep:
     def _words(self, cell: Cell, found: Standing) -> list[str]:
         """The words after `fedsim` that run the cell, or go on with its run."""
         resources = cell.scenario.resources
-        if found.folder is not None:
-            words = ["run", "--resume", str(found.folder), "--backend", resources.backend]
-            workers = resources.workers
-        else:
-            words = ["run", cell.source, *cell.overrides, "--seed", str(cell.seed)]
-            words += ["--runs", str(self._runs)]
-            workers = None
+        words = words_of(cell, found, self._runs)
+        workers = resources.workers if found.folder is not None else None
         if self._jobs is not None and resources.workers is None and resources.backend != "inline":
             # Several cells share the cores; the number of workers changes no bit.
             workers = max(1, cores() // (self._jobs * resources.threads))
@@ -326,3 +321,22 @@ class Sweep:
 
     def _write(self, status: str) -> None:
         self._record.write(self.entries, status)
+
+
+def words_of(cell: Cell, found: Standing, runs: Path) -> list[str]:
+    """The words after `fedsim` that run a cell, or go on with its run, but for the workers."""
+    if found.folder is not None:
+        backend = cell.scenario.resources.backend
+        return ["run", "--resume", str(found.folder), "--backend", backend]
+    words = ["run", cell.source, *cell.overrides, "--seed", str(cell.seed)]
+    return [*words, "--runs", str(runs)]
+
+
+def command_of(words: Sequence[str], verbose: bool) -> list[str]:
+    """The command of a process that does what the words after `fedsim` say.
+
+    As the command `fedsim` does: modules of the current folder are imported only if they were so
+    here.
+    """
+    safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+    return [sys.executable, *safe, "-m", "fedsim", *words, *(["-v"] if verbose else [])]

@@ -20,6 +20,7 @@ from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
     from fedsim.sweeping.scheduler import Sweep
+    from fedsim.sweeping.slurm import Slurm
     from fedsim.terminal.console import Console
 
 _AXIS = re.compile(r"[A-Za-z_][\w.-]*\s*=")
@@ -42,6 +43,19 @@ def add(verbs: Verbs) -> None:
     by_name(words)
     seed_arguments(one, "the files'")
     sweep_arguments(one)
+    one.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="where cells run: on this machine, or as jobs of Slurm, one a cell; default: local",
+    )
+    one.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of sbatch, such as time=04:00:00; may be given several times",
+    )
     matrix_argument(one)
 
 
@@ -61,6 +75,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from fedsim.terminal.console import Console
 
     require_jobs(arguments.jobs)
+    slurm = _queue(arguments)
     if told := note(arguments, seeds):
         # A number alone was a seed here once: quiet or not, nobody should run others unawares.
         say(told, file=sys.stderr)
@@ -74,6 +89,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         console,
         jobs=arguments.jobs,
         verbose=arguments.verbose,
+        slurm=slurm,
     )
     if arguments.dry_run:
         print_forecast(sweep)
@@ -90,6 +106,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if code != EXIT_INTERRUPTED:
         require_whole(list(sweep.damaged))
     return code
+
+
+def _queue(arguments: argparse.Namespace) -> Slurm | None:
+    """The queue that --launcher names; None: the cells run on this machine."""
+    if arguments.launcher == "local":
+        if arguments.slurm:
+            raise InputError("--slurm goes with --launcher slurm")
+        return None
+    if arguments.jobs is not None:
+        raise InputError("--jobs is of this machine; how many jobs run at a time, Slurm decides")
+    from fedsim.sweeping.slurm import Slurm
+
+    return Slurm(arguments.slurm)
 
 
 def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int]]:
