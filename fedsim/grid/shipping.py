@@ -21,7 +21,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedsim.data.building import new_folder
-from fedsim.errors import FedsimError, InputError, Problem, RunError
+from fedsim.errors import InputError, Problem, RunError
 from fedsim.grid.cluster import Node
 from fedsim.grid.worker import Job
 from fedsim.raising import one_line
@@ -224,7 +224,7 @@ def look(task: bytes, store: Path, plugins: Sequence[str]) -> Seen:
             fingerprint = cloudpickle.loads(task).open_store(store, checked=False).fingerprint
         except OSError:
             fingerprint = None
-        except FedsimError as error:
+        except InputError as error:
             problem = str(error.problems[0].message) if error.problems else one_line(error)
     return Seen(versions(), digests, fingerprint, problem)
 

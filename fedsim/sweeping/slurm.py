@@ -7,7 +7,9 @@ What a job does is decided when it starts: it goes on with an interrupted run of
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import io
 import json
 import os
 import re
@@ -104,7 +106,8 @@ class Slurm:
         try:
             executor = self.executor(folder)
             executor.update_parameters(**self.parameters(job.cell))
-            return str(executor.submit(job).job_id)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit says it twice.
+                return str(executor.submit(job).job_id)
         except Exception as error:  # submitit's own classes, and what sbatch said.
             raise RunError(f"Slurm does not take the job: {one_line(error)}") from error
 

@@ -224,7 +224,7 @@ sys.addaudithook(_hide)
 
 @pytest.fixture
 def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Raylets]:
-    """A head, and two nodes with a core each, of which one does not see the data of this machine."""
+    """A head, and two nodes with a core each; one does not see the data of this machine."""
     grid.shutdown()
     here, there, startup = tmp_path / "cache", tmp_path / "theirs", tmp_path / "startup"
     monkeypatch.setenv("FEDSIM_CACHE", str(here))
