@@ -53,8 +53,8 @@ class Node(NamedTuple):
         return f"{self.host} ({self.id[:8]})"
 
     def lives(self) -> bool:
-        """Whether its raylet listens: Ray itself notices an end much later."""
-        return answers(self.host, self.port)
+        """Whether Ray has it, and its raylet listens: Ray itself notices an end much later."""
+        return answers(self.host, self.port) and any(node.id == self.id for node in nodes())
 
 
 def address_of(resources: Resources) -> str:
@@ -83,10 +83,9 @@ def require_answer(address: str) -> None:
     """Refuse an address where nothing answers: Ray itself waits long, and not for Ctrl-C."""
     import grpc
 
-    _, _, target = address.rpartition("://")
-    if ":" not in target or os.environ.get("RAY_USE_TLS") == "1":
+    if os.environ.get("RAY_USE_TLS") == "1":
         return
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
         except grpc.FutureTimeoutError as error:

@@ -221,10 +221,12 @@ class _Pool:
         return True
 
     @property
-    def lost(self) -> list[int]:
-        """The workers whose nodes are lost."""
-        lives = {node: node.lives() for node in self.nodes if node is not None}
-        return [i for i, node in enumerate(self.nodes) if node is not None and not lives[node]]
+    def is_damaged(self) -> bool:
+        """Whether the cluster is gone, or a node with workers is lost."""
+        if self.watch is None:
+            return False
+        nodes = {node for node in self.nodes if node is not None}
+        return bool(self.watch.gone) or not all(node.lives() for node in nodes)
 
     def close(self) -> None:
         """End the actors; a cluster that the user owns outlives us, they must not."""
@@ -411,7 +413,7 @@ def _pool(resources: Resources, workers: int, verbose: bool) -> _Pool:
     """A pool of at least `workers` actors; one of another shape gives its cores back first."""
     key = (resources.threads, resources.gpus, resources.ray_address)
     pool = _pools.get(key)
-    if pool is None or pool.asked < workers or (pool.watch is not None and pool.lost):
+    if pool is None or pool.asked < workers or pool.is_damaged:
         shutdown()
         _pools[key] = _Pool(resources, workers, verbose)
     return _pools[key]
@@ -577,7 +579,8 @@ class RayGrid(BaseGrid):
             if flying and _dead():
                 shutdown()
             elif self._pool.watch is None or not self._pool.watch.gone:
-                with contextlib.suppress(ray.exceptions.RayError):
+                # What ends the round counts, not what its workers run into.
+                with contextlib.suppress(ray.exceptions.RayError, RunError):
                     for flight in flying.values():
                         self._restart(flight.worker)
 

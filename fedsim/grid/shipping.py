@@ -29,6 +29,7 @@ from fedsim.scenario.checks import activate
 
 # Of a file that travels at a time, in bytes: the object store holds no more of it.
 _PART = 64 * 2**20
+_END_SECONDS = 10.0
 _PACKAGES = ("fedsim-medical", "torch", "numpy", "flwr")
 
 
@@ -90,11 +91,13 @@ class Deliveries:
 
     def close(self) -> None:
         """Let the nodes forget what was shipped to them."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get([keeper.close.remote() for keeper in self._keepers.values()], timeout=10.0)
+        ending = [keeper.close.remote() for keeper in self._keepers.values()]
+        if ending:
+            ray.wait(ending, num_returns=len(ending), timeout=_END_SECONDS)
         for keeper in self._keepers.values():
             ray.kill(keeper)
         self._keepers.clear()
+        self._made.clear()
 
     @staticmethod
     def _key(job: Job) -> str:
@@ -119,7 +122,7 @@ class Deliveries:
             try:
                 seen = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                problems.append(Problem(node.name, f"cannot run fedsim: {one_line(error)}"))
+                problems.append(Problem(node.name, f"cannot run fedsim: {_last_line(error)}"))
                 continue
             problems += [Problem(node.name, wrong) for wrong in unlike(own, seen, job.store)]
             if seen.fingerprint is None and not seen.problem:
@@ -154,7 +157,7 @@ class Deliveries:
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"the data could not be shipped to {', '.join(node.name for node in nodes)}: "
-                f"{one_line(getattr(error, 'cause', None) or error)}"
+                f"{_last_line(error)}"
             ) from error
         for node, path in zip(nodes, told, strict=True):
             self._made[node.id, self._key(job)] = Delivery(Path(path), size)
@@ -227,6 +230,12 @@ def look(task: bytes, store: Path, plugins: Sequence[str]) -> Seen:
         except InputError as error:
             problem = str(error.problems[0].message) if error.problems else one_line(error)
     return Seen(versions(), digests, fingerprint, problem)
+
+
+def _last_line(error: Exception) -> str:
+    """What was raised at a node: Ray hands on a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else one_line(error)
 
 
 def unlike(own: Seen, seen: Seen, store: Path) -> list[str]:

@@ -387,7 +387,7 @@ class Evaluation(Block):
     inspect: StrictBool | None = None
 
 
-_ADDRESS = re.compile(r"(\w+://)?(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}", re.ASCII)
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5}", re.ASCII)
 
 
 class Resources(Block):

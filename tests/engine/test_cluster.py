@@ -96,7 +96,7 @@ def test_auto_is_what_ray_finds_here_and_nothing_else(
     assert cluster.address_of(auto) == "10.0.0.2:6379"
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "auto:1:x", "here and there:1", ""])
+@pytest.mark.parametrize("address", ["10.0.0.1", "auto:1:x", "ray://there:1", ""])
 def test_an_address_has_a_host_and_a_port(
     address: str, run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -142,7 +142,7 @@ def test_an_address_where_nobody_answers_is_refused_in_time(
         mute.listen()
         port = mute.getsockname()[1]
         with pytest.raises(InputError, match="nothing within 1 s"):
-            run_tiny(f"resources.ray_address=ray://127.0.0.1:{port}", backend="ray")
+            run_tiny(f"resources.ray_address=127.0.0.1:{port}", backend="ray")
 
 
 @pytest.mark.slow
