@@ -477,7 +477,7 @@ class RayGrid(BaseGrid):
             # may be. So small an argument travels with the call.
             self._job, self._noise = ray.put(replace(job, noise=None)), job.noise
             self._deliveries = self._delivered(self._at_hand)
-            _require_started([self._configure(worker) for worker in self._at_hand])
+            self._require_started({worker: self._configure(worker) for worker in self._at_hand})
         self._tell("resources.ray_address names its cluster")
 
     @property
@@ -606,13 +606,31 @@ class RayGrid(BaseGrid):
         """Whether a worker has taken up the job; if not, its node is lost, and another starts."""
         node = self._pool.nodes[worker]
         try:
-            _require_started([reference])
+            self._require_started({worker: reference})
         except RunError:
             if node is None or node.lives():
                 raise
             self._restart(worker)
             return False
         return True
+
+    def _require_started(self, starting: dict[int, Any]) -> None:
+        """Wait until workers have taken up the job; RunError where one cannot, or none does.
+
+        Args:
+            starting: worker -> the reference that is ready when it has.
+        """
+        try:
+            answers = ray.get(list(starting.values()), timeout=cluster.PLACING_SECONDS)
+        except (*_DEATHS, ray.exceptions.ActorUnschedulableError) as error:
+            raise RunError(f"a worker died while it started: {one_line(error)}") from error
+        except ray.exceptions.GetTimeoutError as error:
+            raise cluster.not_placed() from error
+        for worker, wrong in zip(starting, answers, strict=True):
+            if wrong:
+                node = self._pool.nodes[worker]
+                where = "" if node is None else f" at node {node.name}"
+                raise RunError(f"a worker{where} could not start:\n{wrong}")
 
     def _require_workers(self, some: bool) -> None:
         """RunError where nobody is left to work; `some`: at least one works, or may."""
@@ -717,18 +735,6 @@ class RayGrid(BaseGrid):
                 self._keep(message, *found, f"worker {worker}")
                 received.append(found.reply)
         return received
-
-
-def _require_started(references: Sequence[Any]) -> None:
-    """Wait until workers have taken up the job; RunError where one cannot, or none does."""
-    try:
-        answers = ray.get(list(references), timeout=cluster.PLACING_SECONDS)
-    except _DEATHS as error:
-        raise RunError(f"a worker died while it started: {one_line(error)}") from error
-    except ray.exceptions.GetTimeoutError as error:
-        raise cluster.not_placed() from error
-    if wrong := next(filter(None, answers), ""):
-        raise RunError(f"a worker could not start:\n{wrong}")
 
 
 def _is_to_blame(nodes: Sequence[Node | None]) -> bool:

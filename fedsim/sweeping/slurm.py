@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -161,9 +162,9 @@ class Job:
             log.write(f"\n# {now()}: fedsim {shlex.join(words)}\n".encode())
             log.flush()
             command = command_of(words, self.verbose)
-            null = subprocess.DEVNULL
-            process = subprocess.Popen(command, stdin=null, stdout=log, stderr=log)
-            self._process = process
+            process = self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_deaf
+            )
             # Not wait(): the handler of a signal that comes meanwhile waits for it itself.
             while (code := process.poll()) is None:
                 time.sleep(_POLL_SECONDS)
@@ -182,6 +183,11 @@ class Job:
             except subprocess.TimeoutExpired:
                 process.kill()  # No more is lost than the round that was not finished.
         return DelayedSubmission(self)
+
+
+def _deaf() -> None:
+    """Let a run ignore the signal that tells its job of the end: the job stops it in order."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 class SlurmSweep(Sweep):

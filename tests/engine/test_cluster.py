@@ -25,13 +25,15 @@ from fedsim.grid import cluster, shipping
 from fedsim.grid import ray as grid
 from fedsim.grid.choosing import Choice, Cluster, NodeUse
 from fedsim.grid.cluster import Node, spread
-from fedsim.grid.shipping import Deliveries, Seen, digests_of, look, unlike
+from fedsim.grid.shipping import Deliveries, Keeper, Seen, digests_of, look, unlike
 from fedsim.grid.worker import Job
 from fedsim.scenario import load
 from fedsim.scenario.schema import Resources
 from fedsim.terminal.console import Console
 from tests.engine.raylets import Raylets, raylets
 from tests.engine.test_bits import assert_same
+from tests.engine.test_on_features import ON_FEATURES
+from tests.engine.test_segmentation import SMALL
 
 # --- Who takes part ------------------------------------------------------------------------------
 
@@ -180,6 +182,36 @@ def test_the_digest_of_plugins_is_of_their_modules(tmp_path: Path) -> None:
     (other / "package" / "__init__.py").write_text("b = 1\n")
     assert digests_of([str(other)])[str(other)] != digests[str(one)]
     assert digests_of([str(tmp_path / "none")]) == {str(tmp_path / "none"): ""}
+
+
+@pytest.mark.parametrize("kind", ["images", "vectors", "volumes"])
+def test_what_is_shipped_is_all_that_the_data_are_opened_from(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    monkeypatch.setenv("FEDSIM_CACHE", str(here))
+    (tmp_path / "volumes.yaml").write_text(SMALL)
+    scenario = tmp_path / "volumes.yaml" if kind == "volumes" else tiny
+    words = ON_FEATURES if kind == "vectors" else ()
+    with assembled(prepare(load(scenario, words), 0, lambda _: None)) as rounds:
+        job = rounds.grid.job
+    assert len(job.folders) == (2 if kind == "vectors" else 1)
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "there"))
+    keeper, task = Keeper(), ray.cloudpickle.dumps(job.task)
+    for folder in job.folders:
+        for file in folder.iterdir():
+            content = file.read_bytes()
+            keeper.take(folder.name, file.name, content[:100], True)
+            keeper.take(folder.name, file.name, content[100:], False)
+    here.rename(tmp_path / "gone")
+    arrived = Path(keeper.finish(task, (), job.store.name, job.fingerprint))
+    assert arrived.is_relative_to(tmp_path / "there")
+    name = job.names[0]
+    assert len(job.task.view(job.task.open_store(arrived), job.train[name], name))
+    with pytest.raises(RunError, match="what arrived has the fingerprint"):
+        keeper.finish(task, (), job.store.name, "0" * 64)
+    keeper.close()
+    assert not arrived.exists()
 
 
 def test_data_are_shipped_once_and_forgotten_with_the_ray_that_kept_them(
