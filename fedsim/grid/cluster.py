@@ -136,7 +136,7 @@ def fit(resources: Resources, workers: int) -> int:
         cores, devices = sum(node.cores for node in there), sum(node.gpus for node in there)
         raise InputError(
             f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
-            f"{most} workers of {resources.threads} threads and {resources.gpus:g} GPUs fit, not "
+            f"{most} workers of {resources.threads} threads and {_share(resources):g} GPUs fit, not "
             f"{workers}",
             hint=f"type: --workers {most}" if most else "ask for fewer resources.threads or gpus",
         )
@@ -192,8 +192,13 @@ def not_placed() -> RunError:
     )
 
 
+def _share(resources: Resources) -> float:
+    """GPUs of one worker; of a cluster, `auto` asks for none."""
+    return 0.0 if resources.gpus == "auto" else resources.gpus
+
+
 def _slots(node: Node, cores: float, gpus: float, resources: Resources) -> int:
-    return workers_on(cores, gpus, resources.threads, resources.gpus)
+    return workers_on(cores, gpus, resources.threads, _share(resources))
 
 
 class Watch:

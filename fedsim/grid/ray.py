@@ -503,7 +503,7 @@ class RayGrid(BaseGrid):
             size = self._deliveries[node.id].size
             uses.append(NodeUse(node.name, count, "shipped" if size else "path", size / 1e6))
         on_cluster = Cluster(watch.address, tuple(uses), tuple(self._lost))
-        self._chosen(Choice("ray", why, counts.total(), on_cluster))
+        self._chosen(Choice("ray", why, counts.total(), cluster=on_cluster))
 
     def _execute(self, messages: list[Message]) -> Generator[Message | Failure]:
         shared: dict[int, Any] = {}

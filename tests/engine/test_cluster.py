@@ -108,7 +108,9 @@ def test_an_address_has_a_host_and_a_port(
 
 def test_what_a_cluster_does_for_a_run_is_told_and_recorded() -> None:
     uses = (NodeUse("10.0.0.1 (aa)", 2), NodeUse("10.0.0.2 (bb)", 1, "shipped", 1234.5))
-    choice = Choice("ray", "it is there", 3, Cluster("10.0.0.1:6379", uses, ("10.0.0.3 (cc)",)))
+    choice = Choice(
+        "ray", "it is there", 3, cluster=Cluster("10.0.0.1:6379", uses, ("10.0.0.3 (cc)",))
+    )
     assert choice.line() == (
         "clients run on Ray, 3 at a time: it is there (10.0.0.1 (aa): 2, data by path; "
         "10.0.0.2 (bb): 1, 1,234.5 MB shipped)"
