@@ -9,27 +9,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Gradients = Tensor | Iterable[Tensor]
-"""Per-sample gradients [B, d] of one logical batch, or its parts [b, d], b >= 0, in order.
+from fedsim.privacy.factored import FactoredGradients, add_rows, row_norms
+
+Part = Tensor | FactoredGradients
+"""Per-sample gradients [b, d], b >= 0, of some records."""
+
+Gradients = Part | Iterable[Part]
+"""Per-sample gradients [B, d] of one logical batch, or its parts, in order.
 
 Parts are iterated as often as the mechanism has `passes`: hand over a list, or an object whose
 `__iter__` computes them again. One part at least, so that d is known.
 """
 
 
-def parts(gradients: Gradients) -> Iterator[Tensor]:
-    """The parts [b, d] of a logical batch.
+def parts(gradients: Gradients) -> Iterator[Part]:
+    """The parts of a logical batch.
 
     Raises:
         ValueError: a one-way iterator, no part, or a part that is not a float matrix.
     """
-    if isinstance(gradients, Tensor):
+    if isinstance(gradients, Part):
         gradients = (gradients,)
     elif isinstance(gradients, Iterator):
         raise ValueError("Parts of a batch must be iterable again: hand over a list of them.")
     empty = True
     for part in gradients:
-        if part.ndim != 2 or not part.is_floating_point():
+        if isinstance(part, Tensor) and (part.ndim != 2 or not part.is_floating_point()):
             raise ValueError(
                 f"Per-sample gradients must be a float matrix [B, d], not {part.dtype} "
                 f"{list(part.shape)}."
@@ -38,6 +43,11 @@ def parts(gradients: Gradients) -> Iterator[Tensor]:
         yield part
     if empty:
         raise ValueError("A logical batch needs one part at least, if need be of shape [0, d].")
+
+
+def written(part: Part) -> Tensor:
+    """The rows [b, d] of a part."""
+    return part if isinstance(part, Tensor) else part.rows()
 
 
 class Clipped(NamedTuple):
@@ -50,25 +60,37 @@ class Clipped(NamedTuple):
         finite: bool [b].
     """
 
-    gradients: Tensor
+    gradients: Part
     factors: Tensor
     norms: Tensor
     finite: Tensor
 
 
-def clip(gradients: Tensor, max_grad_norm: float) -> Clipped:
+def clip(gradients: Part, max_grad_norm: float) -> Clipped:
     """Clip per-sample gradients [b, d] to the norm C; what has no finite norm counts as zero.
 
     That comes before clipping: 0 * infinity would be NaN and show that the record was there.
     """
-    # In blocks: float32 sums over millions of squares lose three digits, and a norm that is found
-    # too small would let a gradient pass that is longer than C.
-    norms = torch.stack([part.norm(dim=1) for part in gradients.split(2**16, dim=1)]).norm(dim=0)
+    norms = row_norms(gradients) if isinstance(gradients, Tensor) else gradients.norms()
     finite = norms.isfinite()
     if not bool(finite.all()):
-        gradients = torch.where(finite[:, None], gradients, 0.0)
+        if isinstance(gradients, Tensor):
+            gradients = torch.where(finite[:, None], gradients, 0.0)
+        else:
+            gradients = gradients.only(finite)
         norms = torch.where(finite, norms, 0.0)
     return Clipped(gradients, (max_grad_norm / (norms + 1e-6)).clamp(max=1.0), norms, finite)
+
+
+def add_weighted(total: Tensor, weights: Tensor, gradients: Part) -> None:
+    """Add `weights @ gradients` to `total` [d], float64, so that one record moves it by no more.
+
+    See `fedsim.privacy.factored.add_rows`.
+    """
+    if isinstance(gradients, Tensor):
+        add_rows([total], weights, gradients)
+    else:
+        gradients.add_to(total, weights)
 
 
 def require_multipliers(**values: float) -> None:

@@ -67,7 +67,10 @@ def _convolution(transposed: bool) -> Callable[..., Any]:
             _each(options.get("output_padding", 0), axes),
             options.get("groups", 1),
         )
-        return _Convolution.apply(input, weight, bias, rows, shape)
+        result = _Convolution.apply(input, weight, bias, rows, shape)
+        if shape[-1] == 1:
+            rows.expect(weight, (input if transposed else result)[0, 0].numel())
+        return result
 
     return rule
 
@@ -145,6 +148,7 @@ def _patches(
 def _linear(rows: Rows, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if not rows.take(weight, bias) or input.ndim < 2 or len(input) != rows.n:
         return NotImplemented
+    rows.expect(weight, input[0].numel() // input.shape[-1])
     return _Linear.apply(input, weight, bias, rows)
 
 

@@ -26,7 +26,15 @@ import torch
 from torch import Tensor
 
 from fedsim.privacy.accounting import effective_noise_multiplier
-from fedsim.privacy.gradients import Gradients, clip, parts, require_multipliers
+from fedsim.privacy.gradients import (
+    Gradients,
+    Part,
+    add_weighted,
+    clip,
+    parts,
+    require_multipliers,
+    written,
+)
 from fedsim.privacy.noise import Noise, settle
 
 
@@ -50,8 +58,6 @@ class State:
 
 
 MEMORY = 0.9
-
-_TOGETHER = 8  # rows; their float32 sum is known to C * 2^-18
 
 
 @dataclass(frozen=True)
@@ -348,14 +354,14 @@ class _Filter:
     psi: float
     mask: Tensor | None
 
-    def __call__(self, gradients: Tensor, norms: Tensor) -> Tensor:
+    def __call__(self, gradients: Part, norms: Tensor) -> Tensor:
         """bool [b] for gradients [b, d] of these norms [b]; each decides for itself."""
         if self.psi <= -1:
             return torch.ones(len(gradients), dtype=torch.bool, device=gradients.device)
         reference = self.reference
         if self.mask is not None:
             reference = reference[self.mask]
-            gradients = gradients[:, self.mask]
+            gradients = written(gradients)[:, self.mask]
             norms = gradients.norm(dim=1)
         energy = reference.square().sum() - len(reference) * self.noise_scale**2
         lengths = norms * energy.clamp_min(1e-24).sqrt()
@@ -373,10 +379,7 @@ class _Sum(NamedTuple):
 def _filtered_sum(gradients: Gradients, max_grad_norm: float, rule: _Filter | None = None) -> _Sum:
     """Sum of the clipped gradients that the rule keeps.
 
-    One record must not move it by more than C. A float32 sum of thousands rounds every gradient
-    that is added to a grid that what was added before decides, and all of it may move with one
-    record (Casacuberta et al., "Widespread Underestimation of Sensitivity in Differentially Private
-    Libraries and How to Fix It", 2022). So only a few rows are added up in float32.
+    One record must not move it by more than C, see `add_weighted`.
     """
     total: Tensor | None = None
     dtype = torch.float32
@@ -385,12 +388,9 @@ def _filtered_sum(gradients: Gradients, max_grad_norm: float, rule: _Filter | No
         ready = clip(part, max_grad_norm)
         keep = torch.ones_like(ready.finite) if rule is None else rule(ready.gradients, ready.norms)
         if total is None:
-            total, dtype = part.new_zeros(part.shape[1], dtype=torch.float64), part.dtype
-        weights = ready.factors * keep
-        for some, rows in zip(
-            weights.split(_TOGETHER), ready.gradients.split(_TOGETHER), strict=True
-        ):
-            total += some @ rows
+            total = torch.zeros(part.shape[1], dtype=torch.float64, device=part.device)
+            dtype = part.dtype
+        add_weighted(total, ready.factors * keep, ready.gradients)
         kept.append(keep & ready.finite)
         clipped += int((ready.norms > max_grad_norm).sum())
         nonfinite += int((~ready.finite).sum())

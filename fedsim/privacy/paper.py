@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.privacy.accounting import effective_noise_multiplier
-from fedsim.privacy.gradients import Gradients, clip, parts, require_multipliers
+from fedsim.privacy.gradients import Gradients, clip, parts, require_multipliers, written
 from fedsim.privacy.mechanisms import Dimensions, Info, Mechanism, Released, State
 from fedsim.privacy.noise import Noise, settle
 
@@ -55,7 +55,7 @@ class PaperUnsound(Mechanism):
 
     def aggregate(self, gradients: Gradients, state: State, rng: Noise) -> tuple[Released, Info]:
         """Release one step, see `Mechanism.aggregate`; an update of zero where none is kept."""
-        raw = torch.cat(list(parts(gradients)))
+        raw = torch.cat([written(part) for part in parts(gradients)])
         ready = clip(raw, self.max_grad_norm)
         clipped = ready.gradients * ready.factors[:, None]
         shape = raw.shape if self.noise == "independent" else raw.shape[1:]

@@ -6,6 +6,10 @@ the sum over the batch, straight into the matrix. Rules are found while the mode
 and parameter, so tied weights and layers that are used twice add up, and nothing is attached to the
 model. Where a parameter is used in any other way (autograd notices: it has an ordinary gradient as
 well), Opacus' hooks compute all.
+
+The matrix of a network with millions of weights takes gigabytes, and to write it takes longer than
+to train. `contributions` keeps the gradients of its widest layers as two factors each, which is all
+that a clipped sum needs (`fedsim.privacy.factored`).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fedsim.privacy.factored import FactoredGradients, Product
 from fedsim.privacy.layer_rules import LayerRules
 from fedsim.privacy.rows import Memory, Rows
 
@@ -57,49 +62,66 @@ class PerSampleGradients:
             ValueError: the loss is not one value a record, or a parameter is used in a way that
                 per-sample gradients do not exist for.
         """
+        return self._compute(inputs, targets, loss, frozenset()).written
+
+    def contributions(
+        self, inputs: Tensor, targets: Tensor, loss: Loss
+    ) -> Tensor | FactoredGradients:
+        """The same gradients, those of wide layers with few positions as factors.
+
+        Which layers these are hangs on their shapes alone, see `Rows.suited`; with none of them the
+        result is that of `gradients`, to the bit.
+        """
+        found = self._compute(inputs, targets, loss, None)
+        return found if found.products else found.written
+
+    def _compute(
+        self, inputs: Tensor, targets: Tensor, loss: Loss, factored: frozenset[int] | None
+    ) -> FactoredGradients:
+        """Keep the factors of these parameters, by place; None: of those that suit it."""
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("The model has no trainable parameters.")
-        n, width = len(inputs), sum(p.numel() for p in parameters)
-        result = self._memory.matrix(n, width, parameters[0])
+        n, sizes = len(inputs), [p.numel() for p in parameters]
+        result = self._memory.matrix(n, sum(sizes), parameters[0]) if not n else None
         step = n
-        if result.device.type == "cpu" and n:
+        if parameters[0].device.type == "cpu" and n:
             pixels = inputs[0].numel() // (inputs.shape[1] if inputs.ndim > 2 else 1)
             step = min(64, max(1, _PIXELS // max(pixels, 1)))
+        products: dict[int, list[Product]] = {}
         start = 0
         while start < n:
             part = slice(start, n if self._by_hooks else start + step)
-            block = result[part]
             if self._by_hooks:
-                _hooks(self._model, parameters, inputs[part], targets[part], loss, block)
-            elif not self._rules(parameters, inputs[part], targets[part], loss, block):
-                self._by_hooks = True
-                continue
-            start += len(block)
-        return result
+                if result is None:
+                    result = self._memory.matrix(n, sum(sizes), parameters[0])
+                _hooks(self._model, parameters, inputs[part], targets[part], loss, result[part])
+                break
+            rows = Rows(parameters, len(inputs[part]), self._memory)
+            total = self._forward(rows, inputs[part], targets[part], loss)
+            suited = rows.suited()
+            factored = suited if factored is None else factored
+            if result is None:
+                result = self._memory.matrix(n, rows.width(factored), parameters[0])
+            rows.begin(result[part], factored)
+            complete = _backward(total, parameters)
+            if factored and (suited != factored or not complete):
+                # Another part of the model ran for these records: all that remains is to write.
+                return self._compute(inputs, targets, loss, frozenset())
+            self._by_hooks = not complete
+            if complete:
+                for place, product in rows.finish().items():
+                    products.setdefault(place, []).append(product)
+                start += rows.n
+        assert result is not None
+        return FactoredGradients(result, sizes, products)
 
-    def _rules(
-        self,
-        parameters: list[nn.Parameter],
-        inputs: Tensor,
-        targets: Tensor,
-        loss: Loss,
-        out: Tensor,
-    ) -> bool:
-        """Write the gradients to `out`; False where a parameter is used outside the rules."""
-        rows = Rows(parameters, out, self._memory)
+    def _forward(self, rows: Rows, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+        """The sum of the losses; its backward pass fills `rows`."""
         with torch.enable_grad():
             with LayerRules(rows):
                 outputs = self._model(inputs)
-            losses = _per_record(loss(outputs, targets), len(out))
-            total = losses.sum()
-            others = (
-                torch.autograd.grad(total, parameters, allow_unused=True)
-                if total.requires_grad
-                else ()
-            )
-        rows.finish()
-        return all(gradient is None for gradient in others)
+            return _per_record(loss(outputs, targets), rows.n).sum()
 
     def close(self) -> None:
         """Give the memory back."""
@@ -110,6 +132,14 @@ class PerSampleGradients:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _backward(total: Tensor, parameters: list[nn.Parameter]) -> bool:
+    """Run the backward pass; False where a parameter is used outside the rules."""
+    if not total.requires_grad:
+        return True
+    others = torch.autograd.grad(total, parameters, allow_unused=True)
+    return all(gradient is None for gradient in others)
 
 
 def sum_groups(gradients: Tensor, group_codes: Tensor, groups: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.privacy.gradients import Gradients
+from fedsim.privacy.gradients import Gradients, Part
 from fedsim.privacy.mechanisms import State
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import ClientPlan
@@ -153,11 +153,11 @@ class _Rows:
     def __init__(
         self, gradients: Gradients, units: int, row: tuple[torch.dtype, int] | None
     ) -> None:
-        self._gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+        self._gradients = (gradients,) if isinstance(gradients, Part) else gradients
         self._units, self.row = units, row
         self._sizes: list[int] | None = None
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Part]:
         if isinstance(self._gradients, Iterator) or not isinstance(self._gradients, Iterable):
             raise _NotItsRowsError("released what cannot be read twice: a list of parts can")
         sizes: list[int] = []
@@ -182,9 +182,9 @@ class _Rows:
         self._sizes = sizes
 
     def _check(self, part: object) -> None:
-        if not isinstance(part, Tensor):
+        if not isinstance(part, Part):
             raise _NotItsRowsError(f"released a {type(part).__name__}, and not a torch.Tensor")
-        if part.ndim != 2 or part.dtype not in (torch.float32, torch.float64):
+        if len(part.shape) != 2 or part.dtype not in (torch.float32, torch.float64):
             raise _NotItsRowsError(
                 f"released {part.dtype} {list(part.shape)}, and not float32 or float64 [units, d]"
             )

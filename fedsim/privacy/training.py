@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.privacy.gradients import Part
 from fedsim.privacy.per_sample import PerSampleGradients, sum_groups
 from fedsim.privacy.releases import Releases
 
@@ -110,25 +111,22 @@ class _Batch:
         bounds = np.flatnonzero(np.diff(places, prepend=-1)) * copies
         self._cuts = _cuts(np.append(bounds, len(self._places)), size)
 
-    def parts(self, passes: int) -> list[Tensor] | _Batch:
+    def parts(self, passes: int) -> list[Part] | _Batch:
         """Something to iterate `passes` times."""
         size = (len(np.unique(self._places)) or 1) * self._width * 4
         return self if passes == 1 or size > _KEPT_BYTES else list(self)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Part]:
         for start, stop in self._cuts:
             yield self._part(start, stop)
 
-    def _part(self, start: int, stop: int) -> Tensor:
-        gradients = self._per_sample.gradients(
-            self._inputs[start:stop], self._targets[start:stop], self._loss
-        )
+    def _part(self, start: int, stop: int) -> Part:
         places = self._places[start:stop]
-        if len(places) == 0:
-            return gradients
-        units = places - places[0]
-        if self._copies == 1 and len(units) == int(units[-1]) + 1:
-            return gradients
+        units = places - places[0] if len(places) else places
+        part = self._inputs[start:stop], self._targets[start:stop], self._loss
+        if len(places) == 0 or (self._copies == 1 and len(units) == int(units[-1]) + 1):
+            return self._per_sample.contributions(*part)
+        gradients = self._per_sample.gradients(*part)
         return sum_groups(gradients, units, int(units[-1]) + 1) / self._copies
 
 
