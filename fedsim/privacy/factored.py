@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedsim.privacy.memory import Memory
+
 TOGETHER = 8  # rows; their float32 sum is known to C * 2^-18
 
 
@@ -67,11 +69,13 @@ class FactoredGradients:
         written: [n, k], those of the parameters that have no product, side by side.
         sizes: numbers in each parameter; they add up to d.
         products: parameter's place in `sizes` -> its gradients, in parts of the records in order.
+        memory: where sums are.
     """
 
     written: Tensor
     sizes: Sequence[int]
     products: Mapping[int, Sequence[Product]]
+    memory: Memory
 
     def __len__(self) -> int:
         return len(self.written)
@@ -90,6 +94,10 @@ class FactoredGradients:
     def device(self) -> torch.device:
         """Where they are."""
         return self.written.device
+
+    def zeros(self) -> Tensor:
+        """A sum [d] of nothing yet, float64."""
+        return self.memory.matrix(1, self.shape[1], self.written, torch.float64).view(-1).zero_()
 
     def norms(self) -> Tensor:
         """Euclidean norms [n], float64."""

@@ -82,6 +82,13 @@ def clip(gradients: Part, max_grad_norm: float) -> Clipped:
     return Clipped(gradients, (max_grad_norm / (norms + 1e-6)).clamp(max=1.0), norms, finite)
 
 
+def zeros(part: Part) -> Tensor:
+    """A sum [d] of nothing yet, float64."""
+    if isinstance(part, Tensor):
+        return part.new_zeros(part.shape[1], dtype=torch.float64)
+    return part.zeros()
+
+
 def add_weighted(total: Tensor, weights: Tensor, gradients: Part) -> None:
     """Add `weights @ gradients` to `total` [d], float64, so that one record moves it by no more.
 

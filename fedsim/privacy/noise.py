@@ -30,11 +30,14 @@ Kind = Literal["seeded", "secret"]
 
 KEY_BYTES = 32
 
+BLOCK = 2**15
+"""Values that are drawn at a time. Drawing a multiple of it and then more draws the same."""
+
 _SUMMED = 4  # draws to a value
-_BLOCK = 2**15  # values at a time: their words fit in a core's cache
 _SMALLEST = 256  # one draw costs as much
 _WORD = 2**53  # what float64 tells apart between 1/2 and 1
 _GRID_BITS = 32
+_ZEROS = bytes(8 * _SUMMED * BLOCK)  # what the cipher makes words of
 
 
 class Noise:
@@ -51,6 +54,8 @@ class Noise:
         self._key = key
         self._stream: Any = None
         self._spare = torch.zeros(0, dtype=torch.float64)
+        self._work = torch.zeros(0, 0, dtype=torch.float64)  # memory of `_normal`
+        self._buffer = bytearray()  # memory of `_words`
 
     @classmethod
     def seeded(cls, digest: bytes) -> Noise:
@@ -89,40 +94,51 @@ class Noise:
 
         Drawn on the CPU, so that every device adds the same noise. Scale 0 draws nothing.
         """
-        out = torch.zeros(shape, dtype=torch.float64)
+        out = torch.empty(shape, dtype=torch.float64) if scale else torch.zeros(shape).double()
         flat, start = out.view(-1), 0
         while scale and start < len(flat):
             if not len(self._spare):
                 self._spare = self._normal(len(flat) - start)
             part, self._spare = self._spare.tensor_split([len(flat) - start])
-            flat[start : start + len(part)] = part * scale
+            torch.mul(part, scale, out=flat[start : start + len(part)])
             start += len(part)
         return out.to(like.device)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Uniform numbers [count] in [0, 1), multiples of 2^-53."""
-        return self._uniform(count).numpy()
+        return self._uniform(torch.empty(count, dtype=torch.float64)).numpy()
 
     def _normal(self, wanted: int) -> Tensor:
-        """Standard normal numbers, at most `_BLOCK`: of each pair of Box and Muller, both."""
-        half = -(-min(max(wanted, _SMALLEST), _BLOCK) // 2)
-        lengths, angles = self._uniform(2 * _SUMMED * half).view(2, _SUMMED, half)
-        lengths = lengths.neg_().log1p_().mul_(-2).sqrt_()
-        angles = angles.mul_(2 * math.pi)
-        both = [(lengths * turn(angles)).sum(0) for turn in (torch.cos, torch.sin)]
-        return torch.cat(both) / math.sqrt(_SUMMED)
+        """Standard normal numbers, at most `BLOCK`: of each pair of Box and Muller, both."""
+        half = -(-min(max(wanted, _SMALLEST), BLOCK) // 2)
+        if self._work.shape[1] != half:
+            self._work = torch.empty(3 * _SUMMED + 2, half, dtype=torch.float64)
+        lengths, angles, turned, result = self._work.split([_SUMMED, _SUMMED, _SUMMED, 2])
+        self._uniform(self._work[: 2 * _SUMMED].view(-1))
+        lengths.neg_().log1p_().mul_(-2).sqrt_()
+        angles.mul_(2 * math.pi)
+        for turn, both in zip((torch.cos, torch.sin), result, strict=True):
+            torch.sum(turn(angles, out=turned).mul_(lengths), 0, out=both)
+        return result.view(-1).div_(math.sqrt(_SUMMED))
 
-    def _uniform(self, count: int) -> Tensor:
-        words = np.frombuffer(self._words(count), np.int64) & (_WORD - 1)
-        return torch.from_numpy(words).double().mul_(1 / _WORD)
+    def _uniform(self, out: Tensor) -> Tensor:
+        """Fill `out` [count]."""
+        words = np.frombuffer(self._words(len(out)), np.int64, len(out))
+        np.bitwise_and(words, _WORD - 1, out=words)
+        return out.copy_(torch.from_numpy(words)).mul_(1 / _WORD)
 
-    def _words(self, count: int) -> bytes:
-        """The next `count` words of 64 bits."""
+    def _words(self, count: int) -> bytearray:
+        """The next `count` words of 64 bits, and some bytes that the cipher wants to have behind."""
         if self._stream is None:
             # No nonce is used twice: a key has one stream.
             cipher = Cipher(algorithms.AES(_mac(self._key, b"stream")), modes.CTR(bytes(16)))
             self._stream = cipher.encryptor()
-        return bytes(self._stream.update(bytes(8 * count)))
+        size = 8 * count
+        if len(self._buffer) != size + 15:
+            self._buffer = bytearray(size + 15)
+        zeros = memoryview(_ZEROS)[:size] if size <= len(_ZEROS) else bytes(size)
+        self._stream.update_into(zeros, self._buffer)
+        return self._buffer
 
     def __repr__(self) -> str:
         return f"Noise({self.kind})"

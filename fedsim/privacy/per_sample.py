@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from fedsim.privacy.factored import FactoredGradients, Product
 from fedsim.privacy.layer_rules import LayerRules
-from fedsim.privacy.rows import Memory, Rows
+from fedsim.privacy.memory import Memory
+from fedsim.privacy.rows import Rows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs [n, ...] and targets [n, ...] of n records -> float [n], each record's own loss."""
@@ -114,7 +115,7 @@ class PerSampleGradients:
                     products.setdefault(place, []).append(product)
                 start += rows.n
         assert result is not None
-        return FactoredGradients(result, sizes, products)
+        return FactoredGradients(result, sizes, products, self._memory)
 
     def _forward(self, rows: Rows, inputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
         """The sum of the losses; its backward pass fills `rows`."""

@@ -1,54 +1,17 @@
-"""The matrix of per-sample gradients, the places of the parameters in it, and its memory."""
+"""The matrix of per-sample gradients, and the places of the parameters in it."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedsim.privacy.factored import Product
+from fedsim.privacy.memory import Memory
 
 # A row of fewer weights stays in a core's cache: it is written and read at next to no cost.
 _WIDE = 2**17
-
-
-class Memory:
-    """Blocks of memory that are used again once no tensor refers to them.
-
-    A large tensor's memory comes from the system, page by page, at every allocation: on a CPU that
-    costs about as much as filling it with gradients.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
-
-    def matrix(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """A matrix with dtype and device of `like`; its content is whatever was there."""
-        if like.device.type != "cpu":
-            return torch.empty(rows, columns, dtype=like.dtype, device=like.device)
-        size = rows * columns * like.element_size()
-        free = [i for i, (_, user) in enumerate(self._blocks) if user() is None]
-        fitting = [i for i in free if len(self._blocks[i][0]) >= size]
-        if fitting:
-            block, _ = self._blocks.pop(min(fitting, key=lambda i: len(self._blocks[i][0])))
-        else:
-            if free:
-                self._blocks.pop(max(free, key=lambda i: len(self._blocks[i][0])))
-            block = _aligned(size + size // 4)
-        # A tensor's memory keeps this window alive; so does every view of the tensor.
-        window = block[:size]
-        self._blocks.append((block, weakref.ref(window)))
-        return torch.from_numpy(window).view(like.dtype).view(rows, columns)
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Bytes at a multiple of 64, as torch aligns its own: sums do not change with the place."""
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
 
 
 class Rows:
@@ -130,7 +93,7 @@ class Rows:
             return
         factors = self._factors.get(self._places[id(parameter)])
         if factors is not None:
-            factors.append(Product(_exact(left.transpose(1, 2)), _exact(right)))
+            factors.append(Product(*map(self._exact, (left.transpose(1, 2), right))))
             return
         shape = left.shape[1], right.shape[2]
         if left.device.type == "cpu" and torch.get_num_threads() > 1:
@@ -148,6 +111,11 @@ class Rows:
             self._parts[key].zero_()
         return {place: self._joined(place, uses) for place, uses in self._factors.items()}
 
+    def _exact(self, values: Tensor) -> Tensor:
+        """A copy of [n, t, b] in float64, dense in the order of its dimensions."""
+        n, t, b = values.shape
+        return self.memory.matrix(n, t * b, values, torch.float64).view(n, t, b).copy_(values)
+
     def _joined(self, place: int, uses: list[Product]) -> Product:
         """One product of all uses: positions of one use stand behind those of another."""
         if len(uses) == 1:
@@ -162,9 +130,3 @@ class Rows:
         first = id(parameter) in self._empty
         self._empty.discard(id(parameter))
         return first
-
-
-def _exact(values: Tensor) -> Tensor:
-    """A copy in float64, dense in the order of its dimensions."""
-    copied = torch.empty(values.shape, dtype=torch.float64, device=values.device)
-    return copied.copy_(values)
