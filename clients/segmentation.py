@@ -34,7 +34,7 @@ from fedsim.tasks.segmentation import (
     fit,
     keep_optimiser,
     mirrored,
-    per_record,
+    outputs_of,
     restore_optimiser,
     scheduled,
 )
@@ -211,7 +211,11 @@ class Segmentation(Client):
 
     def _losses(self, view: LabelView) -> Loss:
         """One loss a record."""
-        return per_record(lambda outputs, labels: self.supervised(outputs, labels, view))
+
+        def losses(result: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+            return self.supervised(outputs_of(result), labels, view, each=True)
+
+        return losses
 
     def objective(self, model: nn.Module, site: Site) -> Objective:
         """What this client minimises in this round; `model` has the weights it received."""
@@ -224,16 +228,19 @@ class Segmentation(Client):
 
         return supervised
 
-    def supervised(self, outputs: Sequence[Tensor], labels: Tensor, here: LabelView) -> Tensor:
-        """The loss of a model's outputs against the client's labels."""
+    def supervised(
+        self, outputs: Sequence[Tensor], labels: Tensor, here: LabelView, each: bool = False
+    ) -> Tensor:
+        """The loss of a model's outputs against the client's labels; `each`: of every record."""
         if self.loss == "plain":
-            loss = partial(dice_cross_entropy, batch=self.dice == "batch")
+            loss = partial(dice_cross_entropy, batch=self.dice == "batch", each=each)
         else:
             loss = partial(
                 marginal_dice_cross_entropy,
                 foreground=here.foreground,
                 batch=self.dice == "batch",
                 cross_entropy=self.cross_entropy,
+                each=each,
             )
         return deeply_supervised(lambda logits: loss(logits, labels), outputs)
 

@@ -71,7 +71,9 @@ def soft_dice(
     return ratio[None] if batch else ratio
 
 
-def dice_cross_entropy(logits: Tensor, labels: Tensor, batch: bool = True) -> Tensor:
+def dice_cross_entropy(
+    logits: Tensor, labels: Tensor, batch: bool = True, each: bool = False
+) -> Tensor:
     """Plain Dice + cross-entropy over all classes, background included, with equal weights.
 
     On partial labels this is what the paper calls FedAvg*: every structure that the client does
@@ -81,17 +83,20 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor, batch: bool = True) -> Te
         logits: [B, C, *spatial], C >= 2.
         labels: int64 [B, *spatial], 0 <= label < C.
         batch: whether Dice takes its sums over the whole batch.
+        each: what each record gives by itself, whatever `batch` is, in place of their mean.
 
     Returns:
-        A scalar, at least 0: one minus the mean Dice of the classes, plus the mean over voxels of
-        the negative log-likelihood.
+        A scalar, or [B] if `each`; at least 0: one minus the mean Dice of the classes, plus the
+        mean over voxels of the negative log-likelihood.
 
     Raises:
         ValueError: shapes or types that do not fit.
     """
     _require_fitting(logits, labels)
     log_probabilities = F.log_softmax(logits, dim=1)
-    return _dice_part(log_probabilities, labels, batch) + F.nll_loss(log_probabilities, labels)
+    return _dice_part(log_probabilities, labels, batch, each) + _cross_entropy_part(
+        F.nll_loss, log_probabilities, labels, each
+    )
 
 
 def marginal_dice_cross_entropy(
@@ -100,6 +105,7 @@ def marginal_dice_cross_entropy(
     foreground: Sequence[int],
     batch: bool = True,
     cross_entropy: CrossEntropy = "marginal_nll",
+    each: bool = False,
 ) -> Tensor:
     """Dice + cross-entropy where all classes that the client does not label are one background.
 
@@ -114,9 +120,10 @@ def marginal_dice_cross_entropy(
         cross_entropy: "marginal_nll", the negative logarithm of the merged probabilities, is what
             the paper means. "compat" is what its code computes: a log-softmax of the merged
             probabilities, as if they were logits.
+        each: what each record gives by itself, whatever `batch` is, in place of their mean.
 
     Returns:
-        A scalar, at least 0.
+        A scalar, or [B] if `each`; at least 0.
 
     Raises:
         ValueError: shapes, types or classes that do not fit.
@@ -125,14 +132,14 @@ def marginal_dice_cross_entropy(
     merged = marginal_log_probabilities(logits, foreground)
     marginal = marginal_labels(labels, foreground, logits.shape[1])
     if cross_entropy == "marginal_nll":
-        likelihood = F.nll_loss(merged, marginal)
+        likelihood = _cross_entropy_part(F.nll_loss, merged, marginal, each)
     elif cross_entropy == "compat":
-        likelihood = F.cross_entropy(merged.exp(), marginal)
+        likelihood = _cross_entropy_part(F.cross_entropy, merged.exp(), marginal, each)
     else:
         raise ValueError(
             f"cross_entropy must be 'marginal_nll' or 'compat', not {cross_entropy!r}."
         )
-    return _dice_part(merged, marginal, batch) + likelihood
+    return _dice_part(merged, marginal, batch, each) + likelihood
 
 
 def marginal_log_probabilities(logits: Tensor, foreground: Sequence[int]) -> Tensor:
@@ -177,16 +184,28 @@ def deep_supervision_weights(heads: int) -> tuple[float, ...]:
 
 
 def deeply_supervised(loss: Callable[[Tensor], Tensor], outputs: Sequence[Tensor]) -> Tensor:
-    """The weighted sum of the losses of a network's outputs, the full-resolution one first."""
+    """The weighted sum of the losses of a network's outputs, the full-resolution one first.
+
+    A loss is a scalar, or one value a record.
+    """
     weights = deep_supervision_weights(len(outputs))
     terms = [weight * loss(output) for weight, output in zip(weights, outputs, strict=True)]
-    return torch.stack(terms).sum()
+    return torch.stack(terms).sum(0)
 
 
-def _dice_part(log_probabilities: Tensor, labels: Tensor, batch: bool) -> Tensor:
+def _dice_part(log_probabilities: Tensor, labels: Tensor, batch: bool, each: bool) -> Tensor:
     one_hot = F.one_hot(labels, log_probabilities.shape[1]).movedim(-1, 1)
     target = one_hot.to(log_probabilities.dtype)
-    return 1 - soft_dice(log_probabilities.exp(), target, batch=batch).mean()
+    dice = soft_dice(log_probabilities.exp(), target, batch=batch and not each)
+    return 1 - (dice.mean(dim=1) if each else dice.mean())
+
+
+def _cross_entropy_part(
+    loss: Callable[..., Tensor], given: Tensor, labels: Tensor, each: bool
+) -> Tensor:
+    if not each:
+        return loss(given, labels)
+    return loss(given, labels, reduction="none").flatten(1).mean(dim=1)
 
 
 def _background(foreground: Sequence[int], classes: int) -> list[int]:

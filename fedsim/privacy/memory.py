@@ -29,9 +29,7 @@ class Memory:
         if like.device.type != "cpu":
             return torch.empty(rows, columns, dtype=dtype, device=like.device)
         size = rows * columns * dtype.itemsize
-        free = [
-            (len(block), i) for i, (block, user) in enumerate(self._blocks) if user() is None
-        ]
+        free = [(len(block), i) for i, (block, user) in enumerate(self._blocks) if user() is None]
         # A much larger block is another tensor's, which will want it back.
         fitting = [known for known in free if size <= known[0] <= _LIKE * size]
         outgrown = [known for known in free if size // _LIKE <= known[0] < size]

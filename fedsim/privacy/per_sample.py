@@ -28,8 +28,9 @@ from fedsim.privacy.rows import Rows
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs [n, ...] and targets [n, ...] of n records -> float [n], each record's own loss."""
 
-# On a CPU a batch is computed in parts of so many pixels, and 1 to 64 records. The memory of larger
-# feature maps malloc takes from the system and gives back each time, page by page.
+# On a CPU a batch is computed in parts of so many pixels, and at most 64 records. The memory of
+# larger feature maps malloc takes from the system and gives back each time, page by page. Up to 32
+# records may have four times as many: few records are slower than that.
 _PIXELS = 32 * 32 * 32
 
 
@@ -88,7 +89,8 @@ class PerSampleGradients:
         step = n
         if parameters[0].device.type == "cpu" and n:
             pixels = inputs[0].numel() // (inputs.shape[1] if inputs.ndim > 2 else 1)
-            step = min(64, max(1, _PIXELS // max(pixels, 1)))
+            few = min(32, 4 * _PIXELS // max(pixels, 1))
+            step = min(64, max(1, few, _PIXELS // max(pixels, 1)))
         products: dict[int, list[Product]] = {}
         start = 0
         while start < n:

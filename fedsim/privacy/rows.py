@@ -12,6 +12,8 @@ from fedsim.privacy.memory import Memory
 
 # A row of fewer weights stays in a core's cache: it is written and read at next to no cost.
 _WIDE = 2**17
+# Products are computed in float64, and from two factors of other shapes.
+_DEARER = 4
 
 
 class Rows:
@@ -64,7 +66,7 @@ class Rows:
             positions, numbers = self._positions[place], parameter.numel()
             if len(positions) == self._uses[place] > 0 and numbers >= _WIDE:
                 a = len(parameter)
-                if 4 * sum(positions) * (a + numbers // a) <= numbers:
+                if _DEARER * sum(positions) * (a + numbers // a) <= numbers:
                     found.append(place)
         return frozenset(found)
 

@@ -59,7 +59,7 @@ def fit_private(
     with PerSampleGradients(model) as per_sample:
         for _ in steps:
             positions, places = releases.sample()
-            batch = _Batch(
+            batch = Sample(
                 per_sample,
                 *read(positions),
                 places,
@@ -81,7 +81,7 @@ def fit_private(
     mean.apply()
 
 
-class _Batch:
+class Sample:
     """The gradients of a sample's units, part by part."""
 
     def __init__(
@@ -111,7 +111,7 @@ class _Batch:
         bounds = np.flatnonzero(np.diff(places, prepend=-1)) * copies
         self._cuts = _cuts(np.append(bounds, len(self._places)), size)
 
-    def parts(self, passes: int) -> list[Part] | _Batch:
+    def parts(self, passes: int) -> list[Part] | Sample:
         """Something to iterate `passes` times."""
         size = (len(np.unique(self._places)) or 1) * self._width * 4
         return self if passes == 1 or size > _KEPT_BYTES else list(self)

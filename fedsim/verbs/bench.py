@@ -12,7 +12,7 @@ from fedsim.verbs import Verbs
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    about = "Measure fedsim itself: a round's time, memory, many clients, or the speed of privacy."
+    about = "Measure fedsim itself: a round's time, memory, many clients, or what privacy costs."
     one = verbs.add("bench", _bench, about)
     one.add_argument("what", choices=("engine", "memory", "scale", "privacy"))
     one.add_argument(
@@ -40,10 +40,13 @@ def add(verbs: Verbs) -> None:
         "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
     )
     privacy = one.add_argument_group("privacy")
-    models = ("cnn", "resnet9", "resnet18")
+    models = ("cnn", "resnet9", "resnet18", "unet")
     privacy.add_argument("--models", nargs="+", default=models, choices=models)
     privacy.add_argument(
         "--threads", type=int, nargs="+", default=[1], metavar="N", help="such as 1 2; default: 1"
+    )
+    privacy.add_argument(
+        "--batch", type=int, nargs="+", default=[64], metavar="N", help="such as 64 256"
     )
     privacy.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="of each measurement"
@@ -72,6 +75,6 @@ def _bench(arguments: argparse.Namespace) -> int:
     else:
         from fedsim.privacy.bench import privacy
 
-        given = (arguments.models, arguments.threads, arguments.seconds, arguments.repetitions)
-        say(privacy(*given, arguments.out))
+        given = (arguments.models, arguments.threads, arguments.batch, arguments.seconds)
+        say(privacy(*given, arguments.repetitions, arguments.out))
     return EXIT_DONE

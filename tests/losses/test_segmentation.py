@@ -170,10 +170,25 @@ def test_per_record_loss_is_the_mean_over_records_and_has_their_mean_gradient(se
             for i in range(records)
         ]
         mean = torch.stack(alone).mean()
+        each = marginal_dice_cross_entropy(logits, labels, foreground, each=True)
+        torch.testing.assert_close(each, torch.stack(alone))
         torch.testing.assert_close(whole, mean)
         torch.testing.assert_close(
             torch.autograd.grad(whole, logits), torch.autograd.grad(mean, logits)
         )
+
+
+def test_losses_of_each_record_are_those_of_batches_of_one():
+    logits, labels = scene(3, 3)
+    own = [slice(i, i + 1) for i in range(3)]
+    for loss in (
+        dice_cross_entropy,
+        lambda *of, **more: marginal_dice_cross_entropy(*of, [2], cross_entropy="compat", **more),
+    ):
+        alone = torch.stack([loss(logits[i], labels[i]) for i in own])
+        torch.testing.assert_close(loss(logits, labels, each=True), alone)
+        deep = deeply_supervised(lambda one: loss(one, labels, each=True), [logits, logits])
+        torch.testing.assert_close(deep, alone)
 
 
 def test_batch_dice_couples_records():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         fit,
         keep_optimiser,
         mirrored,
-        per_record,
+        outputs_of,
         restore_optimiser,
         scheduled,
     )
@@ -30,7 +30,7 @@ __all__ = [
     "fit",
     "keep_optimiser",
     "mirrored",
-    "per_record",
+    "outputs_of",
     "restore_optimiser",
     "scheduled",
 ]
@@ -45,7 +45,7 @@ __getattr__ = lazily(
         "fit": "fedsim.tasks.segmentation.training",
         "keep_optimiser": "fedsim.tasks.segmentation.training",
         "mirrored": "fedsim.tasks.segmentation.training",
-        "per_record": "fedsim.tasks.segmentation.training",
+        "outputs_of": "fedsim.tasks.segmentation.training",
         "restore_optimiser": "fedsim.tasks.segmentation.training",
         "scheduled": "fedsim.tasks.segmentation.training",
     },

@@ -78,25 +78,6 @@ def outputs_of(result: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
     return (result,) if isinstance(result, Tensor) else result
 
 
-def per_record(
-    loss: Callable[[Sequence[Tensor], Tensor], Tensor],
-) -> Callable[[Tensor | Sequence[Tensor], Tensor], Tensor]:
-    """The losses [B] of each record by itself, of a loss of a model's outputs and labels.
-
-    Records that share a batch then share nothing else, as per-record gradients need.
-    """
-
-    def losses(result: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        outputs = outputs_of(result)
-        each = [
-            loss([logits[record : record + 1] for logits in outputs], labels[record : record + 1])
-            for record in range(len(labels))
-        ]
-        return torch.stack(each) if each else outputs[0].new_zeros(0)
-
-    return losses
-
-
 def mirrored(images: Tensor, labels: Tensor, generator: torch.Generator) -> Batch:
     """A copy of a batch, each record flipped along its last axis at even chance."""
     flip = torch.rand(len(images), generator=generator) < 0.5

@@ -144,7 +144,8 @@ def gradients_of_the_batch(patch: pytest.MonkeyPatch) -> None:
         rows = gradients(self, *arguments)
         return rows.sum(0).expand_as(rows).clone()
 
-    patch.setattr(PerSampleGradients, "gradients", summed)
+    for name in ("gradients", "contributions"):
+        patch.setattr(PerSampleGradients, name, summed)
 
 
 MECHANISM: dict[str, Mutate] = {
