@@ -151,7 +151,7 @@ class FactoredGradients:
         return result
 
     def _columns(self, values: Tensor) -> Iterator[tuple[int | None, Tensor]]:
-        """Views of `values` [..., d]: a parameter that has products, or those between, with None."""
+        """Views of `values` [..., d]: of a parameter with products, or, with None, of others."""
         start = stop = 0
         for place, size in enumerate(self.sizes):
             if place in self.products:

@@ -128,13 +128,13 @@ class Noise:
         return out.copy_(torch.from_numpy(words)).mul_(1 / _WORD)
 
     def _words(self, count: int) -> bytearray:
-        """The next `count` words of 64 bits, and some bytes that the cipher wants to have behind."""
+        """The next `count` words of 64 bits, until the next call, and bytes of no meaning."""
         if self._stream is None:
             # No nonce is used twice: a key has one stream.
             cipher = Cipher(algorithms.AES(_mac(self._key, b"stream")), modes.CTR(bytes(16)))
             self._stream = cipher.encryptor()
         size = 8 * count
-        if len(self._buffer) != size + 15:
+        if len(self._buffer) != size + 15:  # as the cipher wants it: a block more but one byte
             self._buffer = bytearray(size + 15)
         zeros = memoryview(_ZEROS)[:size] if size <= len(_ZEROS) else bytes(size)
         self._stream.update_into(zeros, self._buffer)
