@@ -34,6 +34,8 @@ from fedsim.randomness import isolated
 
 SIZE, BATCH, LARGE, BATCHES, TOGETHER = 32, 64, 256, 4, 64
 RATE, NORM = 0.01, 1.0
+# Opacus holds a batch's per-sample gradients at once, and copies of them: more is not tried.
+OPACUS_BYTES = 4e9
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -97,7 +99,8 @@ class Cost:
         threads: that torch computed with.
         batch: records in a step.
         milliseconds: of CPU time, by `plain` (SGD), `opacus` and `fedsim`, for a record, one value
-            a repetition; those of one repetition were measured right after each other.
+            a repetition; those of one repetition were measured right after each other. Without
+            `opacus` where its gradients would take more than `OPACUS_BYTES`.
         difference: by precision, that of the sums of clipped gradients of a few records by Opacus
             and by fedsim: the largest over the largest value of the sum.
         peak_mb: by `plain` and `fedsim`, the peak memory of a process that makes two steps of
@@ -112,11 +115,10 @@ class Cost:
     difference: dict[str, float]
     peak_mb: dict[str, float]
 
-    def ratio(self, one: str, other: str) -> list[float]:
-        """How many times the time of another one takes: smallest, median and largest."""
+    def ratios(self, one: str, other: str) -> list[float]:
+        """How many times the time of another one takes, in each repetition."""
         times = (self.milliseconds[name] for name in (one, other))
-        ratios = [a / b for a, b in zip(*times, strict=True)]
-        return [min(ratios), statistics.median(ratios), max(ratios)]
+        return [a / b for a, b in zip(*times, strict=True)]
 
 
 def privacy(
@@ -178,17 +180,23 @@ def table(costs: Sequence[Cost]) -> str:
     ]
     for cost in costs:
         cells = [cost.model, f"{cost.parameters:,}", str(cost.threads), str(cost.batch)]
-        for values in cost.milliseconds.values():
-            middle = statistics.median(values)
-            cells.append(f"{middle:.2f} ({min(values):.2f}-{max(values):.2f})")
+        for method in ("plain", "opacus", "fedsim"):
+            cells.append(_middle(cost.milliseconds.get(method)))
         for other in ("opacus", "plain"):
-            low, middle, high = cost.ratio("fedsim", other)
-            cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+            known = other in cost.milliseconds
+            cells.append(_middle(cost.ratios("fedsim", other) if known else None))
         cells += [f"{megabytes:.0f}" for megabytes in cost.peak_mb.values()]
         cells.append(f"{cost.peak_mb['fedsim'] / cost.peak_mb['plain']:.2f}")
         cells += [f"{difference:.1e}" for difference in cost.difference.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _middle(values: Sequence[float] | None) -> str:
+    """Median, smallest and largest."""
+    if values is None:
+        return "-"
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def measure(
@@ -200,6 +208,7 @@ def measure(
         # Opacus remarks on noise without a cryptographic generator, torch on its hooks.
         warnings.simplefilter("ignore")
         model = work.make()
+        parameters = sum(p.numel() for p in model.parameters())
         images, targets = work.records(BATCHES, batch)
         difference = {
             "float32": clipped_difference(work, model, images[0, :8], targets[0, :8]),
@@ -208,18 +217,16 @@ def measure(
             ),
         }
         with PerSampleGradients(ours := copy.deepcopy(model)) as per_sample:
-            steps = {
-                "plain": _plain(work, copy.deepcopy(model)),
-                "opacus": _opacus(work, copy.deepcopy(model), batch),
-                "fedsim": _fedsim(work, ours, per_sample, batch),
-            }
+            steps = {"plain": _plain(work, copy.deepcopy(model))}
+            if 4 * batch * parameters <= OPACUS_BYTES:
+                steps["opacus"] = _opacus(work, copy.deepcopy(model), batch)
+            steps["fedsim"] = _fedsim(work, ours, per_sample, batch)
             for step in steps.values():
                 step(images[0], targets[0])
             times: dict[str, list[float]] = {method: [] for method in steps}
             for _ in range(repetitions):
                 for method, step in steps.items():
                     times[method].append(_milliseconds(step, images, targets, seconds))
-    parameters = sum(p.numel() for p in model.parameters())
     return Cost(name, parameters, torch.get_num_threads(), batch, times, difference, peak_mb)
 
 

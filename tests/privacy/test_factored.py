@@ -79,7 +79,7 @@ def test_factors_say_what_rows_say(name, dtype, tolerance, all_factored, monkeyp
     model(images)
     monkeypatch.setattr(per_sample_module, "_PIXELS", 128)  # two records at a time
     found, expected = factored(model, images, labels), by_autograd(model, images, labels)
-    assert found.shape == expected.shape and len(found) == 5 and found.dtype == dtype
+    assert (found.shape, len(found), found.dtype) == (expected.shape, 5, dtype)
     assert relative(found.rows(), expected) < tolerance
     norms = expected.norm(dim=1).double()
     assert ((found.norms() - norms).abs() <= tolerance * norms).all()
@@ -118,7 +118,8 @@ def test_wide_layers_with_few_positions_are_factored():
         for name, p in model.named_parameters()
         if p.ndim == 4 and name.split(".")[1] in ("7", "8", "9", "10") and p.numel() >= 2**17
     }
-    assert len(kept) == 9 and found.written.shape[1] < 0.07 * found.shape[1]
+    assert len(kept) == 9
+    assert found.written.shape[1] < 0.07 * found.shape[1]
     expected = PerSampleGradients(model).gradients(images, labels, cross_entropy)
     sums = clipped_sum(found), clipped_sum(expected)
     assert (sums[0] - sums[1]).norm() <= 1e-5 * sums[1].norm()
@@ -164,7 +165,8 @@ def test_a_gradient_that_is_not_finite_counts_as_zero(all_factored):
     images[2] = float("inf")
     ready = clip(factored(model, images, labels), C)
     assert ready.finite.tolist() == [True, True, False, True]
-    assert ready.norms[2] == 0 and not ready.gradients.rows()[2].any()
+    assert ready.norms[2] == 0
+    assert not ready.gradients.rows()[2].any()
     kept = [0, 1, 3]
     some = (images, labels), (images[kept], labels[kept])
     sums = [clipped_sum(factored(model, *records)) for records in some]
@@ -228,7 +230,8 @@ def test_a_layer_without_gradient_and_layers_that_come_and_go(all_factored, monk
     model.runs = 0
     rows = PerSampleGradients(model).contributions(images, labels, cross_entropy)
     assert isinstance(rows, torch.Tensor)
-    assert rows[0].norm() > 0 and any(relative(rows[:1], one) < 1e-12 for one in expected)
+    assert rows[0].norm() > 0
+    assert any(relative(rows[:1], one) < 1e-12 for one in expected)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
