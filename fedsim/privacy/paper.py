@@ -57,11 +57,12 @@ class PaperUnsound(Mechanism):
         """Release one step, see `Mechanism.aggregate`; an update of zero where none is kept."""
         raw = torch.cat([written(part) for part in parts(gradients)])
         ready = clip(raw, self.max_grad_norm)
-        clipped = ready.gradients * ready.factors[:, None]
+        rows = written(ready.gradients)
+        clipped = rows * ready.factors[:, None]
         shape = raw.shape if self.noise == "independent" else raw.shape[1:]
         scale = self._scale(self.noise_multiplier) / self.expected_batch
         noisy = settle(clipped + rng.gaussian(shape, scale, raw), scale, raw.dtype)
-        reference = ready.gradients.sum(dim=0)
+        reference = rows.sum(dim=0)
         mask = self._mask(noisy)
         compared = noisy
         if mask is not None:

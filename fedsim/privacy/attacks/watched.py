@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.privacy.gradients import Gradients, parts
+from fedsim.privacy.gradients import Gradients, parts, written
 from fedsim.privacy.releases import Releases
 
 BLOCK = 4
@@ -110,7 +110,7 @@ class _Both:
 
     def __iter__(self) -> Iterator[Tensor]:
         extra = self._marks.extra
-        for part in parts(self._gradients):
+        for part in map(written, parts(self._gradients)):
             yield torch.nn.functional.pad(part, (0, extra))
             width, like = part.shape[1], part
         for start in range(0, len(self._canaries), _ROWS):
@@ -211,7 +211,7 @@ class _Scripted(Watched):
     def release(self, gradients: Gradients) -> Tensor:
         step = self.made
         if step < self._script.kept or self._width is None:
-            rows = torch.cat([part.detach().clone() for part in parts(gradients)])
+            rows = torch.cat([written(part).detach().clone() for part in parts(gradients)])
             self._width, self._device = rows.shape[1], rows.device
             self._script.gradients.append(rows.cpu()[torch.from_numpy(self._positions % 2 == 0)])
         self._inner.release(torch.zeros(self._units, 1))
