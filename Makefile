@@ -14,7 +14,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table curve test test-fast lint docs clean
+.PHONY: help setup scenario table curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -55,6 +55,12 @@ table: $(READY) ## The table of docs/results.md, some hours: make table DATA=DIR
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
 	@test -n "$(NAME)" || { echo 'which scenario? type: make curve NAME=isic_noniid_dpsgd' >&2; $(VENV)/bin/fedsim ls >&2; exit 2; }
 	@$(VENV)/bin/fedsim curve $(NAME) --backend inline --epsilons $(EPSILONS) --seeds $(SEEDS) $(ARGS)
+
+# Each in turn, for they measure time: hours on a quiet machine. ARGS=--tiny: to see that they run.
+bench: $(READY) ## Measure fedsim itself, into bench/: make bench [ARGS=--tiny]
+	for what in engine transport privacy memory scale; do \
+	  $(VENV)/bin/fedsim bench $$what $(ARGS) || exit; \
+	done
 
 test: $(READY) ## Run the tests (real data from FEDSIM_TEST_DATA, skipped and counted when unset)
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)

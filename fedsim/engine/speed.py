@@ -26,12 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from fedsim.data.dataset import Dataset, Embedded, Manifest
 from fedsim.errors import InputError, RunError
 from fedsim.folder.runfolder import write_whole
 from fedsim.grid.machine import cores
+from fedsim.method.client import Client, Site
 from fedsim.terminal.printing import say
 
 if TYPE_CHECKING:
@@ -46,16 +48,20 @@ class Work:
     """What a round is made of.
 
     Attributes:
-        clients: that take part, with 64 images each.
+        clients: that take part.
         model: the scenario's `model` block.
         size: height and width of the images.
         batch: images in a step.
+        images: of each client.
+        trains: whether clients train, or send back what came.
     """
 
     clients: int
     model: str
     size: int = 32
     batch: int = _BATCH
+    images: int = _IMAGES
+    trains: bool = True
 
 
 _CNN = "{name: fedsim.engine.speed:PooledCNN}"
@@ -66,7 +72,9 @@ WORK = {
     "cnn-1000": Work(1000, _CNN),
     "small-100": Work(100, _SMALL, size=16, batch=8),
     "resnet18-10": Work(10, "{name: resnet18}"),
+    "transport-100": Work(100, "{name: resnet18}", size=8, images=2, trains=False),
     "tiny": Work(3, "{name: cnn, width: 8}", size=8),
+    "tiny-transport": Work(3, "{name: cnn, width: 8}", size=8, images=2, trains=False),
 }
 """Name -> what is measured."""
 
@@ -99,14 +107,26 @@ data:
 federation: {{clients: {clients}, partition: iid}}
 model: {model}
 strategy: {{name: fedavg}}
-client:
-  name: supervised
-  batch_size: {batch}
-  learning_rate: {rate}
-  momentum: 0.0
-  class_balanced: false
+client: {client}
 evaluation: {{every: {rounds}}}
 """
+
+
+_TRAINS = (
+    "{{name: supervised, batch_size: {batch}, learning_rate: {rate}, momentum: 0.0, "
+    "class_balanced: false}}"
+)
+_SENDS_BACK = "{name: fedsim.engine.speed:SendsBack}"
+
+
+class SendsBack(Client):
+    """A client that sends back the model that came: what is left of a round is its transport."""
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Answer with the arrays that came."""
+        arrays = ArrayRecord(dict(content.array_records["arrays"]))
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        return RecordDict({"arrays": arrays, "metrics": metrics})
 
 
 class Blobs(Dataset):
@@ -177,16 +197,24 @@ class Timed:
         return statistics.median(self.seconds)
 
 
-def engine(work: Sequence[str], rows: Sequence[str], rounds: int, turns: int, out: Path) -> str:
+def engine(
+    work: Sequence[str],
+    rows: Sequence[str],
+    rounds: int,
+    turns: int,
+    out: Path,
+    name: str = "engine",
+) -> str:
     """Measure rounds of `work` in all `rows`, which take turns.
 
-    Writes `engine.json` to `out` and returns a table. Rows of what is not installed are left out.
+    Writes `<name>.json` to `out` and returns a table. Rows of what is not installed are left out.
 
     Args:
         work: names out of `WORK`.
         rows: names out of `ROWS`; one of `RAW` must be among them.
         rounds: of each run; the first warms up, and the last one is scored.
         turns: how often each row is measured.
+        name: of the file.
 
     Raises:
         InputError: too few rounds or turns, or no raw loop.
@@ -199,8 +227,8 @@ def engine(work: Sequence[str], rows: Sequence[str], rounds: int, turns: int, ou
         )
     rows = [row for row in rows if row != "flower" or find_spec("ray") is not None]
     found: dict[str, list[list[Timed]]] = {}
-    for name in work:
-        found[name] = [_turn(WORK[name], rows, rounds) for _ in range(turns)]
+    for one in work:
+        found[one] = [_turn(WORK[one], rows, rounds) for _ in range(turns)]
     about: dict[str, Any] = {
         "machine": {
             "cores": cores(),
@@ -208,16 +236,15 @@ def engine(work: Sequence[str], rows: Sequence[str], rounds: int, turns: int, ou
             "python": platform.python_version(),
         },
         "rounds": rounds,
-        "versions": {name: version(name) for name in ("torch", "flwr")},
-        "work": {name: asdict(WORK[name]) for name in work},
+        "versions": {package: version(package) for package in ("torch", "flwr")},
+        "work": {one: asdict(WORK[one]) for one in work},
         "measured": {
-            name: [[asdict(timed) for timed in turn] for turn in each]
-            for name, each in found.items()
+            one: [[asdict(timed) for timed in turn] for turn in each] for one, each in found.items()
         },
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "engine.json", json.dumps(about, indent=2).encode())
-    return "\n\n".join(f"{name}\n\n{table(each)}" for name, each in found.items())
+    write_whole(out / f"{name}.json", json.dumps(about, indent=2).encode())
+    return "\n\n".join(f"{one}\n\n{table(each)}" for one, each in found.items())
 
 
 def table(turns: Sequence[Sequence[Timed]]) -> str:
@@ -251,10 +278,10 @@ def _turn(work: Work, rows: Sequence[str], rounds: int) -> list[Timed]:
     """One repetition of all rows."""
     with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as folder:
         place = Path(folder)
-        scenario, images = place / "speed.yaml", _IMAGES * work.clients + _TEST
-        text = _SCENARIO.format(
-            rounds=rounds, images=images, test=_TEST / images, rate=_RATE, **asdict(work)
-        )
+        scenario, images = place / "speed.yaml", work.images * work.clients + _TEST
+        client = _TRAINS.format(batch=work.batch, rate=_RATE) if work.trains else _SENDS_BACK
+        given = asdict(work) | {"images": images, "client": client}
+        text = _SCENARIO.format(rounds=rounds, test=_TEST / images, **given)
         scenario.write_text(text)
         done = {row: _measured(scenario, row, place) for row in rows}
         reference = next(done[row][0] for row in RAW if row in done)
@@ -281,7 +308,7 @@ def _measured(scenario: Path, row: str, place: Path) -> tuple[Weights, dict[str,
 def _apart(weights: Weights, reference: Weights) -> float:
     """The largest difference of a parameter, over the largest value of the reference's."""
     return max(
-        float(np.abs(weights[name] - value).max() / np.abs(value).max())
+        float(np.abs(weights[name] - value).max() / (np.abs(value).max() or 1.0))
         for name, value in reference.items()
     )
 
@@ -327,7 +354,7 @@ class Federated:
         make: makes the model.
         first: its first weights.
         clients: pixels uint8 [n, H, W, 3] and labels int64 [n] of each client.
-        batch: images in a step.
+        batch: images in a step; 0 where clients send back what came.
         seed: of the order of batches.
     """
 
@@ -350,7 +377,7 @@ def _prepared(scenario: Path) -> tuple[Prepared, Federated]:
         partial(build_model, prepared.scenario, prepared.task),
         dict(tensors(first_arrays(prepared.scenario, prepared.task, 0))),
         [(view.pixels(), view.labels) for view in views],
-        prepared.scenario.client.parameters["batch_size"],
+        prepared.scenario.client.parameters.get("batch_size", 0),
         0,
     )
 
@@ -366,6 +393,8 @@ def train_client(
     from fedsim.wire.codecs import normalise
 
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    if not federated.batch:
+        return {name: value.numpy().copy() for name, value in model.state_dict().items()}
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
     pixels, labels = federated.clients[client]
@@ -442,7 +471,7 @@ def _train_part(part: _Part) -> Weights:
 def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
     """The same work in Flower's own simulation: two actors of a core each."""
     import torch
-    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import FedAvg

@@ -136,8 +136,8 @@ def fit(resources: Resources, workers: int) -> int:
         cores, devices = sum(node.cores for node in there), sum(node.gpus for node in there)
         raise InputError(
             f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
-            f"{most} workers of {resources.threads} threads and {_share(resources):g} GPUs fit, not "
-            f"{workers}",
+            f"{most} workers of {resources.threads} threads and {_share(resources):g} GPUs fit, "
+            f"not {workers}",
             hint=f"type: --workers {most}" if most else "ask for fewer resources.threads or gpus",
         )
     return min(workers, most)

@@ -9,20 +9,20 @@ from fedsim.errors import EXIT_DONE
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
+WHAT = ("engine", "transport", "memory", "scale", "privacy")
+
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
     about = "Measure fedsim itself: a round's time, memory, many clients, or what privacy costs."
     one = verbs.add("bench", _bench, about)
-    one.add_argument("what", choices=("engine", "memory", "scale", "privacy"))
+    one.add_argument("what", choices=WHAT)
     one.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="default: bench"
     )
     one.add_argument("--rounds", type=int, default=3, metavar="N", help="of each run; default: 3")
-    one.add_argument(
-        "--tiny", action="store_true", help="engine, scale: hardly any work, to see that it runs"
-    )
-    engine = one.add_argument_group("engine")
+    one.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
+    engine = one.add_argument_group("engine, transport (rows and turns)")
     works = ("cnn-10", "cnn-100", "cnn-1000", "small-100", "resnet18-10")
     engine.add_argument(
         "--work", nargs="+", default=works, choices=works, help="model and number of clients"
@@ -57,17 +57,21 @@ def add(verbs: Verbs) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.what == "engine":
+    if arguments.what in ("engine", "transport"):
         from fedsim.engine.speed import engine
 
-        work = ("tiny",) if arguments.tiny else arguments.work
+        if arguments.what == "transport":
+            work = ("tiny-transport",) if arguments.tiny else ("transport-100",)
+        else:
+            work = ("tiny",) if arguments.tiny else arguments.work
         often = (arguments.rounds, arguments.turns)
-        say(engine(work, arguments.rows, *often, arguments.out))
+        say(engine(work, arguments.rows, *often, arguments.out, arguments.what))
     elif arguments.what == "memory":
         from fedsim.engine.bench import memory
 
-        clients = arguments.clients or [10, 100, 1000]
-        say(memory(clients, arguments.rounds, arguments.long, arguments.out))
+        clients = arguments.clients or ([3] if arguments.tiny else [10, 100, 1000])
+        long = 0 if arguments.tiny else arguments.long
+        say(memory(clients, arguments.rounds, long, arguments.out))
     elif arguments.what == "scale":
         from fedsim.engine.scale import scale
 
@@ -76,5 +80,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         from fedsim.privacy.bench import privacy
 
         given = (arguments.models, arguments.threads, arguments.batch, arguments.seconds)
-        say(privacy(*given, arguments.repetitions, arguments.out))
+        often = arguments.repetitions
+        if arguments.tiny:
+            given, often = (["cnn"], [1], [8], 0.01), 1
+        say(privacy(*given, often, arguments.out))
     return EXIT_DONE
