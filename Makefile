@@ -14,7 +14,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -50,6 +50,15 @@ table: $(READY) ## The table of docs/results.md, some hours: make table DATA=DIR
 	$(SWEEP) isic_noniid_dsa isic_noniid_dc --seed 0
 	$(VENV)/bin/fedsim compare $(RUNS) --baseline isic_noniid_local --csv $(RUNS)/table.csv --markdown $(RUNS)/table.md --latex $(RUNS)/table.tex
 	@$(VENV)/bin/fedsim report $(RUNS) --together --baseline isic_noniid_local
+
+COLLUDE = null,{name: label_flip, count: 4},{name: lie, count: 4},{name: min_max, count: 4},{name: disbelieve, count: 4, steps: 100},{name: adaptive, count: 4}
+RULES   = {name: fedavg, weighting: uniform},{name: robust, rule: median},{name: robust, rule: trimmed_mean, byzantine: 4},{name: robust, rule: krum, byzantine: 4},{name: robust, rule: dos},{name: robust, rule: centred_clipping}
+
+matrix: $(READY) ## Attacks over defences (docs/results.md), three hours: make matrix DATA=DIR (HAM10000)
+	@test -n "$(DATA)" || { echo 'which data? type: make matrix DATA=DIR, the folder of HAM10000' >&2; exit 2; }
+	$(VENV)/bin/fedsim sweep isic_noniid_disbelieve --backend inline --quiet --runs runs/matrix data.root=$(DATA) \
+	  evaluation.every=3 evaluation.inspect=true adversary='$(COLLUDE)' strategy='$(RULES)' --seeds 0 1 2 \
+	  --matrix adversary strategy
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
