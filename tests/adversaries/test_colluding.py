@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,23 @@ def test_attacks_are_sent_in_the_form_of_the_method(
     rounds = rounds_of(prepared, path, [*overrides, "rounds=1", "evaluation.inspect=true"])
     assert rounds.learned
     assert rounds.tally.colluders == 1
+
+
+@pytest.mark.parametrize(
+    ("attack", "strategy"),
+    list(zip(ATTACKS, cycle(STRATEGIES), strict=False)),
+    ids=lambda name: name,
+)
+def test_every_attack_has_the_same_bits_on_ray(
+    attack: str, strategy: str, prepared: Prepared, path: Path
+) -> None:
+    more = {"tries": 4} if attack == "adaptive" else {}
+    overrides = [*words(strategy, attack, **more), "rounds=1"]
+    here = rounds_of(prepared, path, overrides)
+    there = rounds_of(prepared, path, [*overrides, "resources.backend=ray"])
+    before, after = tensors(here.arrays), tensors(there.arrays)
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    assert here.tally == there.tally
 
 
 # --- whole runs

@@ -31,7 +31,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     monkeypatch.setattr("fedsim.grid.choosing._MESSAGE_SECONDS", 0.0)
 
     def go(seconds: float) -> None:
-        monkeypatch.setattr(auto, "start_seconds", lambda: seconds)
+        monkeypatch.setattr(auto, "start_seconds", lambda on_gpu: seconds)
 
     return go
 
