@@ -31,7 +31,7 @@ from fedsim.distillation import (
     redraw,
     train_with_snapshots,
 )
-from fedsim.method import SGD, Adam, Augmentation, augmentation
+from fedsim.method import SGD, Adam, Augmentation, augmentation, keep_memory
 from fedsim.models import ConvNet
 from fedsim.wire import Codec, clipped_fraction, decode_images, encode_images, tensor_record
 
@@ -182,6 +182,7 @@ class Distill(Client):
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Send the synthetic images, their labels, labels of views, and how the distilling went."""
+        keep_memory()
         codec = cast(Codec, content.config_records["config"]["codec"])
         if site.releases is not None:
             return self._train_privately(codec, site, site.releases)

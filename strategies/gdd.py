@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from fedsim import RunError, Strategy
 from fedsim.distillation import view
-from fedsim.method import Augmentation, Batch, augmentation, endless_batches, fit
+from fedsim.method import Augmentation, Batch, augmentation, endless_batches, fit, keep_memory
 from fedsim.wire import Codec, decode_images, load_state, pack_state, tensors
 
 _ROUNDING = 0.01  # How far probabilities of 16 bits may sum from 1.
@@ -109,6 +109,7 @@ class GDD(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Pool the images in client order and train on them."""
         assert self._initial is not None
+        keep_memory()
         uploads = [
             self._read(self.server.names[self.server.client_of(reply)], reply.content)
             for reply in replies

@@ -21,6 +21,8 @@ from fedsim.wire.codecs import decode_images
 
 Layers = Literal["last", "all"]
 
+_MAPS = 4 << 20  # Bytes of the maps of those images that are embedded at a time.
+
 
 class Match(NamedTuple):
     """Synthetic images of one class, and the real ones that they are compared with.
@@ -143,11 +145,15 @@ def picture_range(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _target(encoder: nn.Module, match: Match, layers: Layers) -> list[Tensor]:
     # Perturbed statistics are those of the whole batch, which then cannot be cut.
-    size = len(match.real) if match.noise else _chunk(match.real)
+    size = len(match.real) if match.noise else _chunk(encoder, match.real)
     parts = [embeddings(encoder, chunk, layers, match.noise) for chunk in match.real.split(size)]
     return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
 
-def _chunk(images: Tensor) -> int:
-    """Images to embed at a time; on a CPU, maps that fit its caches take half the time."""
-    return 32 if images.device.type == "cpu" else max(1, len(images))
+def _chunk(encoder: nn.Module, images: Tensor) -> int:
+    """Images to embed at a time; on a CPU, as many as have maps that fit its caches."""
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    channels = [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+    values = max(channels, default=images.shape[1]) * images[0, 0].numel()
+    return max(1, _MAPS // (values * images.element_size()))

@@ -125,6 +125,9 @@ class Means(Matching):
 
     def network(self, classifier: ConvNet) -> nn.Module:
         """The encoder."""
+        for layer in classifier.features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True  # No other layer looks at what it is given.
         return classifier.features.requires_grad_(False)
 
     def loss(self, network: nn.Module, matches: Sequence[Match]) -> Tensor:

@@ -7,9 +7,7 @@ is asked, never by who is free.
 
 from __future__ import annotations
 
-import ctypes
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -33,9 +31,6 @@ Item = TypeVar("Item")
 
 # Layers that torch computes slower in the memory format of channels last than it gains by it.
 _GROUPED = (nn.GroupNorm, nn.InstanceNorm2d)
-# glibc's mallopt: memory of this size and more is mapped anew each time, and given back at once.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -148,18 +143,6 @@ def prefers_channels_last(model: nn.Module) -> bool:
     return any(isinstance(layer, nn.Conv2d) for layer in layers) and not any(
         isinstance(layer, _GROUPED) for layer in layers
     )
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory: large models' tensors are mapped anew at each step otherwise."""
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # Another C library.
-        return
-    mallopt(_MMAP_THRESHOLD, _LARGEST)
-    mallopt(_TRIM_THRESHOLD, _LARGEST)
 
 
 def _why_not_stacked(

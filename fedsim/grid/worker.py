@@ -23,9 +23,10 @@ from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
 from fedsim.grid.machine import on_gpu
-from fedsim.grid.mode import Mode, keep_memory
+from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Steps, open_board
 from fedsim.method.client import Client, Site, Task, as_client_app
+from fedsim.method.memory import keep_memory
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import Noise
 from fedsim.privacy.plan import PrivacyPlan

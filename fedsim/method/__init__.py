@@ -11,6 +11,7 @@ from fedsim.lazy import lazily
 if TYPE_CHECKING:
     from fedsim.method.augment import SiameseAugment, perturb_statistics
     from fedsim.method.exchanges import Aggregated
+    from fedsim.method.memory import keep_memory
     from fedsim.method.optimisers import SGD, Adam
     from fedsim.method.received import Arrays, Received
     from fedsim.method.schedules import cosine
@@ -45,6 +46,7 @@ __all__ = [
     "endless_batches",
     "examples",
     "fit",
+    "keep_memory",
     "load_received",
     "perturb_statistics",
     "proximal_term",
@@ -74,6 +76,7 @@ __getattr__ = lazily(
         "endless_batches": "fedsim.method.training",
         "examples": "fedsim.method.strategy",
         "fit": "fedsim.method.training",
+        "keep_memory": "fedsim.method.memory",
         "load_received": "fedsim.method.updates",
         "perturb_statistics": "fedsim.method.augment",
         "proximal_term": "fedsim.method.updates",

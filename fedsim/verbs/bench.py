@@ -9,12 +9,15 @@ from fedsim.errors import EXIT_DONE
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
-WHAT = ("engine", "transport", "memory", "scale", "privacy")
+WHAT = ("engine", "transport", "distil", "privacy", "memory", "scale")
 
 
 def add(verbs: Verbs) -> None:
     """Add the verb."""
-    about = "Measure fedsim itself: a round's time, memory, many clients, or what privacy costs."
+    about = (
+        "Measure fedsim itself: a round's time, memory, many clients, or the speed of distillation "
+        "or of privacy."
+    )
     one = verbs.add("bench", _bench, about)
     one.add_argument("what", choices=WHAT)
     one.add_argument(
@@ -32,6 +35,9 @@ def add(verbs: Verbs) -> None:
         "--rows", nargs="+", default=(*rows, "flower"), choices=(*rows, "flower"), help="who runs"
     )
     engine.add_argument("--turns", type=int, default=3, metavar="N", help="that the rows take")
+    distil = one.add_argument_group("distil", "takes --turns, too")
+    sizes = ("32", "64", "224")
+    distil.add_argument("--sizes", nargs="+", default=sizes, choices=sizes, help="of images, px")
     memory = one.add_argument_group("memory")
     memory.add_argument(
         "--clients", type=int, nargs="+", metavar="N", help="federations, here and of scale"
@@ -76,6 +82,11 @@ def _bench(arguments: argparse.Namespace) -> int:
         from fedsim.engine.scale import scale
 
         say(scale(arguments.clients, arguments.out, tiny=arguments.tiny))
+    elif arguments.what == "distil":
+        from fedsim.distillation.bench import distil
+
+        works = ("tiny",) if arguments.tiny else arguments.sizes
+        say(distil(works, arguments.turns, arguments.out))
     else:
         from fedsim.privacy.bench import privacy
 
