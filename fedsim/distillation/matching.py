@@ -155,5 +155,5 @@ def _chunk(encoder: nn.Module, images: Tensor) -> int:
     if images.device.type != "cpu":
         return max(1, len(images))
     channels = [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)]
-    values = max(channels, default=images.shape[1]) * images[0, 0].numel()
+    values = max(channels, default=images.shape[1]) * images.shape[2:].numel()
     return max(1, _MAPS // (values * images.element_size()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import nn
 
 from fedsim.distillation import (
     Match,
+    Means,
     draw_records,
     embeddings,
     gradient_loss,
+    matching,
     matching_loss,
     picture_range,
     redraw,
@@ -105,6 +108,35 @@ def test_two_equal_matches_are_one_of_twice_the_weight_exactly(layers: Any) -> N
     for loss, gradient in results[:2]:
         assert torch.equal(loss, 2 * results[2][0])
         assert torch.equal(gradient, 2 * results[2][1])
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize(("maps", "most"), [(1, 1), (5 * 8 * 16 * 16 * 4, 5), (1 << 30, 12)])
+def test_real_images_are_embedded_by_as_many_as_have_room(
+    layers: Any, maps: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = drawn().features
+    seen: list[int] = []
+    encoder[0].register_forward_hook(lambda layer, given, made: seen.append(len(given[0])))
+    match = Match(0, images(12), images(3, seed=2))
+    expected = matching_loss(encoder, [match], layers)
+    seen.clear()
+    monkeypatch.setattr(matching, "_MAPS", maps)
+    found = matching_loss(encoder, [match], layers)
+    synthetic, *real = seen
+    assert (synthetic, sum(real), max(real)) == (3, 12, most)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_activations_in_place_change_nothing() -> None:
+    usual = drawn()
+    changed = Means(layers="all").network(copy.deepcopy(usual))
+    match = [Match(0, images(4), images(3, seed=2).requires_grad_())]
+    losses = [matching_loss(network, match, "all") for network in (usual.features, changed)]
+    slopes = [torch.autograd.grad(loss, match[0].synthetic)[0] for loss in losses]
+    assert losses[0] == losses[1]
+    assert torch.equal(*slopes)
+    assert slopes[0].any()
 
 
 def test_perturbed_features_are_those_of_the_whole_batch() -> None:
