@@ -64,7 +64,7 @@ class Work:
 WORK = {
     "32": Work(32, 64, iterations=5),
     "64": Work(64, 64, iterations=2),
-    "224": Work(224, 64, batch=16, iterations=1),
+    "224": Work(224, 64, batch=8, iterations=1),
     "tiny": Work(16, 8, batch=8, iterations=2),
 }
 """Name -> what is measured."""
@@ -265,9 +265,7 @@ def _by_hand(course: Course, loss_of: Callable[..., Tensor], *, frozen: bool) ->
             chosen = torch.randperm(len(positions), generator=draws)[: course.work.batch]
             real = perturbed = course.read(positions[chosen.numpy()])
             if torch.rand((), generator=draws) < PerturbedMeans.perturb_probability:
-                perturbed = perturb_statistics(
-                    real, *torch.randn(2, len(real), 3, generator=draws)
-                )
+                perturbed = perturb_statistics(real, *torch.randn(2, len(real), 3, generator=draws))
             synthetic = images[course.labels == label]
             shown = [transform(each) for each in (real, perturbed, synthetic)]
             loss = loss + loss_of(encoder, *shown)
