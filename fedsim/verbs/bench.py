@@ -91,8 +91,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         from fedsim.privacy.bench import privacy
 
         given = (arguments.models, arguments.threads, arguments.batch, arguments.seconds)
-        often = arguments.repetitions
+        repetitions = arguments.repetitions
         if arguments.tiny:
-            given, often = (["cnn"], [1], [8], 0.01), 1
-        say(privacy(*given, often, arguments.out))
+            given, repetitions = (["cnn"], [1], [8], 0.01), 1
+        say(privacy(*given, repetitions, arguments.out))
     return EXIT_DONE
