@@ -24,7 +24,7 @@ from fedsim.grid.auto import AutoGrid
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.choosing import Choice, may_break, settled
 from fedsim.grid.inline import InlineGrid
-from fedsim.grid.machine import cores, gpus, require_resources, workers_on
+from fedsim.grid.machine import asked_gpus, cores, gpus, require_resources, workers_on
 from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Board, Steps
 from fedsim.grid.worker import Job, device_for
@@ -285,7 +285,7 @@ def worker_count(scenario: Scenario, clients: int) -> int:
     wanted = resources.workers
     if wanted is None:
         # Of a cluster nothing is known yet: it takes as many of these as it can.
-        share = 0.0 if resources.gpus == "auto" else resources.gpus
+        share = asked_gpus(resources)
         local = share and resources.ray_address is None
         here = (gpus(), share) if local else (0, 0.0)
         wanted = max(1, workers_on(cores(), here[0], resources.threads, here[1]))

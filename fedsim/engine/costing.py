@@ -92,7 +92,8 @@ def folder_mb(folder: Path) -> float:
 
 def machine() -> str:
     """Processor, cores, and how busy they are."""
-    devices = f"{gpus()} GPU{'s' * (gpus() > 1)}" if gpus() else "no GPU"
+    there = gpus()
+    devices = f"{there} GPU{'s' * (there > 1)}" if there else "no GPU"
     named = f"{cpu()}, {cores()} core{'s' * (cores() > 1)}, {devices}"
     try:
         return f"{named}, load {os.getloadavg()[0]:.1f}"

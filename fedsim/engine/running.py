@@ -151,7 +151,6 @@ def resume(path: Path, words: Sequence[str], starter: Starter) -> Result:
             hint=f"to start again, type: fedsim run {path / 'scenario.yaml'} "
             f"--seed {entries['seed']}",
         )
-    _require_device(path, words, entries)
     prepared = _prepared_again(path, words, entries, starter)
     refuse(path, edited(path, entries))
     observers = starter.observers(prepared)
@@ -170,10 +169,10 @@ def _finished(folder: RunFolder, entries: dict[str, Any], starter: Starter) -> R
     return result
 
 
-def _require_device(path: Path, words: Sequence[str], entries: Mapping[str, Any]) -> None:
+def _require_device(path: Path, scenario: Scenario, entries: Mapping[str, Any]) -> None:
     """Refuse to go on where other bits would be computed than the run began with."""
     begun = entries.get("device", {}).get("used")
-    here = describe_device(load(path / "scenario.yaml", words).resources)["used"]
+    here = describe_device(scenario.resources)["used"]
     if begun in (None, here):
         return
     kinds = {"cpu": "on the CPU", "cuda": "on a GPU"}
@@ -191,6 +190,7 @@ def _prepared_again(
     """What a run is made of that began before; InputError where it would be another."""
     scenario, seed = load(path / "scenario.yaml", words), entries["seed"]
     require_resources(scenario)
+    _require_device(path, scenario, entries)
     _require_cluster(scenario)
     if scenario.privacy is not None and scenario.privacy.noise == "secret":
         KeyFile(path).read()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import ray
 
 from fedsim.errors import InputError, RunError
-from fedsim.grid.machine import workers_on
+from fedsim.grid.machine import asked_gpus, workers_on
 from fedsim.scenario import Resources
 
 AUTO = "auto"
@@ -134,9 +134,10 @@ def fit(resources: Resources, workers: int) -> int:
     most = sum(_slots(node, node.cores, node.gpus, resources) for node in there)
     if not most or (resources.workers is not None and workers > most):
         cores, devices = sum(node.cores for node in there), sum(node.gpus for node in there)
+        share = asked_gpus(resources)
         raise InputError(
             f"the cluster at {resources.ray_address!r} has {cores:g} cores and {devices:g} GPUs: "
-            f"{most} workers of {resources.threads} threads and {_share(resources):g} GPUs fit, "
+            f"{most} workers of {resources.threads} threads and {share:g} GPUs fit, "
             f"not {workers}",
             hint=f"type: --workers {most}" if most else "ask for fewer resources.threads or gpus",
         )
@@ -192,13 +193,8 @@ def not_placed() -> RunError:
     )
 
 
-def _share(resources: Resources) -> float:
-    """GPUs of one worker; of a cluster, `auto` asks for none."""
-    return 0.0 if resources.gpus == "auto" else resources.gpus
-
-
 def _slots(node: Node, cores: float, gpus: float, resources: Resources) -> int:
-    return workers_on(cores, gpus, resources.threads, _share(resources))
+    return workers_on(cores, gpus, resources.threads, asked_gpus(resources))
 
 
 class Watch:

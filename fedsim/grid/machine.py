@@ -33,7 +33,9 @@ def cores() -> int:
 
 def gpus() -> int:
     """GPUs that PyTorch can use in this process."""
-    if not has_gpu_driver():  # Known without PyTorch, whose import takes seconds.
+    if (
+        sys.platform == "linux" and not has_gpu_driver()
+    ):  # Known without PyTorch, whose import takes seconds.
         return 0
     import torch
 
@@ -41,8 +43,13 @@ def gpus() -> int:
 
 
 def has_gpu_driver() -> bool:
-    """Whether this machine has the driver of a GPU, which PyTorch may be unable to use."""
-    return sys.platform != "linux" or any(map(os.path.exists, _DRIVERS))
+    """Whether Linux has the driver of a GPU here, which PyTorch may be unable to use."""
+    return any(map(os.path.exists, _DRIVERS))
+
+
+def asked_gpus(resources: Resources) -> float:
+    """GPUs of one worker as a scenario asks for them; 0 where it leaves that open."""
+    return 0.0 if resources.gpus == "auto" else resources.gpus
 
 
 def on_gpu(resources: Resources) -> bool:
@@ -52,7 +59,7 @@ def on_gpu(resources: Resources) -> bool:
     """
     if resources.gpus == "auto":
         return resources.ray_address is None and gpus() > 0
-    return resources.gpus > 0
+    return asked_gpus(resources) > 0
 
 
 def available_mb() -> float:
@@ -99,7 +106,7 @@ def require_resources(scenario: Scenario, clients: int | None = None) -> None:
         problems.append(Problem(f"resources.{key}", message))
         hints.append(f"resources.{hint}")
 
-    share = 0.0 if asked.gpus == "auto" else asked.gpus
+    share = asked_gpus(asked)
     here = gpus() if share else 0
     if share and not here:
         refuse("gpus", f"{share:g} for each worker, but there is no GPU here", "gpus=auto")

@@ -34,7 +34,7 @@ from fedsim.grid.base import BaseGrid
 from fedsim.grid.choosing import Choice, Cluster, NodeUse
 from fedsim.grid.cluster import Node, Watch
 from fedsim.grid.crew import Answer, Crew, Outcome
-from fedsim.grid.machine import gpus
+from fedsim.grid.machine import asked_gpus, gpus
 from fedsim.grid.shipping import Deliveries, Delivery, on
 from fedsim.grid.worker import Job, Worker
 from fedsim.ledger.traffic import TrafficLedger
@@ -445,7 +445,7 @@ class RayGrid(BaseGrid):
         ledger: counts the messages.
         tick: called often while clients work.
         workers: clients that run at a time; on a cluster, at most.
-        gpus: of each; None: as the scenario says, or one each where it leaves that open.
+        gpus: of each; None: as the scenario says, none where it leaves that open.
         verbose: let Ray print.
         chosen: on a cluster, is told where clients work, and again when a node is lost.
     """
@@ -464,8 +464,7 @@ class RayGrid(BaseGrid):
         super().__init__(job, ledger, tick)
         resources = job.scenario.resources
         if gpus is None:
-            asked, on_gpu = resources.gpus, job.device == "cuda"
-            gpus = asked if asked != "auto" else 1.0 if on_gpu else 0.0
+            gpus = asked_gpus(resources)
         self._pool = _pool(resources.model_copy(update={"gpus": gpus}), workers, verbose)
         self._chosen = chosen
         self._lost: list[str] = []

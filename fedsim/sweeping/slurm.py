@@ -315,8 +315,7 @@ class SlurmSweep(Sweep):
     def _sum_up(self) -> None:
         counts = Counter(entry.status for entry in self.entries)
         told = [f"{counts[status]} {status}" for status in ("done", "queued", "running")]
-        told += ["1 elsewhere"] if counts["elsewhere"] == 1 else []
-        told += [f"{counts['elsewhere']} elsewhere"] if counts["elsewhere"] > 1 else []
+        told += [f"{counts['elsewhere']} elsewhere"] if counts["elsewhere"] else []
         self._console.line(f"{len(self.entries)} cells: {', '.join(told)}")
         if counts["done"] < len(self.entries):
             self._console.line("the jobs go on by themselves; to see to them, type the same again")

@@ -189,18 +189,18 @@ def test_a_run_goes_on_only_where_it_computes_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "scenario.yaml").write_text(TINY)
-    begun = {"device": {"used": "cuda"}}
+    scenario, begun = load(tmp_path / "scenario.yaml"), {"device": {"used": "cuda"}}
     monkeypatch.setattr(machine, "gpus", lambda: 0)
     with pytest.raises(InputError, match="began on a GPU, and would go on on the CPU") as caught:
-        running._require_device(tmp_path, [], begun)
+        running._require_device(tmp_path, scenario, begun)
     assert caught.value.exit_code == 2
-    running._require_device(tmp_path, [], {"device": {"used": "cpu"}})
-    running._require_device(tmp_path, [], {})  # An older run says nothing of it.
+    running._require_device(tmp_path, scenario, {"device": {"used": "cpu"}})
+    running._require_device(tmp_path, scenario, {})  # An older run says nothing of it.
     monkeypatch.setattr(machine, "gpus", lambda: 1)
     monkeypatch.setattr(wording, "gpu_name", lambda: "Some GPU")
-    running._require_device(tmp_path, [], begun)
+    running._require_device(tmp_path, scenario, begun)
     with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES= fedsim run --resume"):
-        running._require_device(tmp_path, [], {"device": {"used": "cpu"}})
+        running._require_device(tmp_path, scenario, {"device": {"used": "cpu"}})
 
 
 def test_noise_is_keyed_by_where_it_is_computed(monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:
