@@ -67,7 +67,7 @@ curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEED
 
 # Each in turn, for they measure time: hours on a quiet machine. ARGS=--tiny: to see that they run.
 bench: $(READY) ## Measure fedsim itself, into bench/: make bench [ARGS=--tiny]
-	for what in engine transport distil privacy memory scale; do \
+	for what in engine transport segmentation distil privacy memory scale; do \
 	  $(VENV)/bin/fedsim bench $$what $(ARGS) || exit; \
 	done
 

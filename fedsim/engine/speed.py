@@ -7,39 +7,32 @@ of its own. They take turns, so that a machine that slows down slows all of them
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from fedsim.data.dataset import Dataset, Embedded, Manifest
+from fedsim.engine.by_hand import Weights
 from fedsim.errors import InputError, RunError
 from fedsim.folder.runfolder import write_whole
 from fedsim.grid.machine import cores
 from fedsim.method.client import Client, Site
 from fedsim.terminal.printing import say
 
-if TYPE_CHECKING:
-    from fedsim.engine.prepare import Prepared
-
-Weights = dict[str, np.ndarray]
 _RATE, _BATCH, _IMAGES, _TEST = 0.01, 32, 64, 256
 
 
@@ -54,6 +47,8 @@ class Work:
         batch: images in a step.
         images: of each client.
         trains: whether clients train, or send back what came.
+        volumes: whether clients segment slices of volumes; a client is a centre of the stand-in
+            then, and `images` says how many steps of `batch` patches it takes.
     """
 
     clients: int
@@ -62,6 +57,7 @@ class Work:
     batch: int = _BATCH
     images: int = _IMAGES
     trains: bool = True
+    volumes: bool = False
 
 
 _CNN = "{name: fedsim.engine.speed:PooledCNN}"
@@ -72,9 +68,13 @@ WORK = {
     "cnn-1000": Work(1000, _CNN),
     "small-100": Work(100, _SMALL, size=16, batch=8),
     "resnet18-10": Work(10, "{name: resnet18}"),
+    "unet-4": Work(4, "{name: unet}", size=64, batch=8, images=64, volumes=True),
     "transport-100": Work(100, "{name: resnet18}", size=8, images=2, trains=False),
     "tiny": Work(3, "{name: cnn, width: 8}", size=8),
     "tiny-transport": Work(3, "{name: cnn, width: 8}", size=8, images=2, trains=False),
+    "tiny-unet": Work(
+        *(4, "{name: unet, channels: [4, 8]}"), size=32, batch=2, images=4, volumes=True
+    ),
 }
 """Name -> what is measured."""
 
@@ -111,6 +111,24 @@ client: {client}
 evaluation: {{every: {rounds}}}
 """
 
+_VOLUMES = """\
+# Federated averaging of four centres that segment, to measure what a round takes.
+name: speed
+rounds: {rounds}
+data: {{name: promise12, size: {size}, embedded: {{scale: 0.25}}}}
+federation: {{partition: {{name: natural}}}}
+model: {model}
+strategy: {{name: fedavg}}
+client:
+  name: segmentation
+  steps: {steps}
+  batch_size: {batch}
+  learning_rate: {rate}
+  last_learning_rate: {rate}
+  momentum: 0.0
+  weight_decay: 0.0
+evaluation: {{every: {rounds}}}
+"""
 
 _TRAINS = (
     "{{name: supervised, batch_size: {batch}, learning_rate: {rate}, momentum: 0.0, "
@@ -278,17 +296,25 @@ def _turn(work: Work, rows: Sequence[str], rounds: int) -> list[Timed]:
     """One repetition of all rows."""
     with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as folder:
         place = Path(folder)
-        scenario, images = place / "speed.yaml", work.images * work.clients + _TEST
-        client = _TRAINS.format(batch=work.batch, rate=_RATE) if work.trains else _SENDS_BACK
-        given = asdict(work) | {"images": images, "client": client}
-        text = _SCENARIO.format(rounds=rounds, test=_TEST / images, **given)
-        scenario.write_text(text)
+        scenario = place / "speed.yaml"
+        scenario.write_text(_text(work, rounds))
         done = {row: _measured(scenario, row, place) for row in rows}
         reference = next(done[row][0] for row in RAW if row in done)
         return [
             Timed(row, tuple(about["seconds"][1:-1]), _apart(weights, reference), **about["more"])
             for row, (weights, about) in done.items()
         ]
+
+
+def _text(work: Work, rounds: int) -> str:
+    """The scenario that does this work."""
+    if work.volumes:
+        steps = work.images // work.batch
+        return _VOLUMES.format(rounds=rounds, rate=_RATE, steps=steps, **asdict(work))
+    images = work.images * work.clients + _TEST
+    client = _TRAINS.format(batch=work.batch, rate=_RATE) if work.trains else _SENDS_BACK
+    given = asdict(work) | {"images": images, "client": client}
+    return _SCENARIO.format(rounds=rounds, test=_TEST / images, **given)
 
 
 def _measured(scenario: Path, row: str, place: Path) -> tuple[Weights, dict[str, Any]]:
@@ -318,18 +344,16 @@ def _apart(weights: Weights, reference: Weights) -> float:
 
 def _run(scenario: Path, row: str, file: Path) -> None:
     """Run a row's rounds; write its weights to `file`, and print what is to be told."""
+    from fedsim.engine import by_hand
+
     kind, *words = ROWS[row]
     with contextlib.redirect_stdout(sys.stderr):
         if kind == "fedsim":
             weights, seconds, together = _fedsim(scenario, words)
+        elif kind == "flower":
+            (weights, seconds), together = by_hand.flower(scenario), ""
         else:
-            prepared, federated = _prepared(scenario)
-            rounds, together = prepared.scenario.rounds, ""
-            if kind == "flower":
-                weights, seconds = _flower(rounds, federated)
-            else:
-                processes, threads = map(int, words)
-                weights, seconds = _loops(processes, threads, rounds, federated)
+            (weights, seconds), together = by_hand.loops(scenario, *map(int, words)), ""
     np.savez(file, **weights)  # type: ignore[arg-type]
     say(json.dumps({"seconds": seconds, "more": {"together": together}}))
 
@@ -344,177 +368,6 @@ def _fedsim(scenario: Path, words: Sequence[str]) -> tuple[Weights, list[float],
     seconds = [row["seconds"] for row in result.rounds]
     weights = load_file(result.folder / "model.safetensors")
     return weights, seconds, about["computing"]["together"] or ""
-
-
-@dataclass(frozen=True)
-class Federated:
-    """What a loop needs.
-
-    Attributes:
-        make: makes the model.
-        first: its first weights.
-        clients: pixels uint8 [n, H, W, 3] and labels int64 [n] of each client.
-        batch: images in a step; 0 where clients send back what came.
-        seed: of the order of batches.
-    """
-
-    make: Callable[[], nn.Module]
-    first: Weights
-    clients: list[tuple[np.ndarray, Tensor]]
-    batch: int
-    seed: int
-
-
-def _prepared(scenario: Path) -> tuple[Prepared, Federated]:
-    from fedsim.engine.prepare import prepare
-    from fedsim.models.build import build_model, first_arrays
-    from fedsim.scenario import load
-    from fedsim.wire import tensors
-
-    prepared = prepare(load(scenario), 0)
-    views = [prepared.federation.client_view(name) for name in prepared.names]
-    return prepared, Federated(
-        partial(build_model, prepared.scenario, prepared.task),
-        dict(tensors(first_arrays(prepared.scenario, prepared.task, 0))),
-        [(view.pixels(), view.labels) for view in views],
-        prepared.scenario.client.parameters.get("batch_size", 0),
-        0,
-    )
-
-
-def train_client(
-    model: nn.Module, federated: Federated, weights: Weights, client: int, number: int
-) -> Weights:
-    """One client's round as one writes it by hand: SGD on batches that are converted one by one."""
-    import torch
-    from torch.nn import functional as F
-
-    from fedsim.randomness import Streams
-    from fedsim.wire.codecs import normalise
-
-    model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
-    if not federated.batch:
-        return {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
-    pixels, labels = federated.clients[client]
-    draws = Streams(federated.seed).torch("batches", number, client)
-    for chosen in torch.randperm(len(labels), generator=draws).split(federated.batch):
-        loss = F.cross_entropy(model(normalise(pixels[chosen.numpy()])), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
-
-
-def _summed(
-    model: nn.Module, federated: Federated, weights: Weights, clients: Sequence[int], number: int
-) -> Weights:
-    """The clients' trained weights, added up with how many images each has."""
-    total: Weights = {name: np.zeros_like(value) for name, value in weights.items()}
-    for client in clients:
-        trained = train_client(model, federated, weights, client, number)
-        for name, value in trained.items():
-            total[name] += len(federated.clients[client][1]) * value
-    return total
-
-
-def _loops(
-    processes: int, threads: int, rounds: int, federated: Federated
-) -> tuple[Weights, list[float]]:
-    """The raw loop, in one process or shared out over several."""
-    everybody = range(len(federated.clients))
-    images = sum(len(labels) for _, labels in federated.clients)
-    weights, seconds = federated.first, []
-    with _pool(processes, threads, federated) as part:
-        for number in range(1, rounds + 1):
-            begun = time.perf_counter()
-            shares = [(weights, list(everybody[p::processes]), number) for p in range(processes)]
-            sums = part(shares)
-            weights = {
-                n: np.sum([s[n] for s in sums], axis=0) / np.float32(images) for n in weights
-            }
-            seconds.append(time.perf_counter() - begun)
-    return weights, seconds
-
-
-_Part = tuple[Weights, list[int], int]
-_here: list[tuple[nn.Module, Federated]] = []
-
-
-@contextlib.contextmanager
-def _pool(
-    processes: int, threads: int, federated: Federated
-) -> Iterator[Callable[[Sequence[_Part]], list[Weights]]]:
-    """What trains each part: this process or, of several parts, a process for each."""
-    if processes == 1:
-        _begin(threads, federated)
-        yield lambda parts: [_train_part(part) for part in parts]
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _begin, (threads, federated)) as pool:
-        yield lambda parts: pool.map(_train_part, parts, chunksize=1)
-
-
-def _begin(threads: int, federated: Federated) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    _here[:] = [(federated.make(), federated)]
-
-
-def _train_part(part: _Part) -> Weights:
-    model, federated = _here[0]
-    return _summed(model, federated, *part)
-
-
-def _flower(rounds: int, federated: Federated) -> tuple[Weights, list[float]]:
-    """The same work in Flower's own simulation: two actors of a core each."""
-    import torch
-    from flwr.app import Context, Message
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp.strategy import FedAvg
-    from flwr.simulation import run_simulation
-
-    client_app, server_app = ClientApp(), ServerApp()
-    count, ends, last = len(federated.clients), [], Weights()
-
-    @client_app.train()
-    def train(message: Message, context: Context) -> Message:
-        torch.set_num_threads(1)
-        received = message.content.array_records["arrays"].to_torch_state_dict()
-        client = int(context.node_config["partition-id"])
-        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
-        given = {name: value.numpy() for name, value in received.items()}
-        trained = train_client(federated.make(), federated, given, client, number)
-        arrays = ArrayRecord({name: torch.from_numpy(value) for name, value in trained.items()})
-        metrics = MetricRecord({"num-examples": len(federated.clients[client][1])})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    class Averaging(FedAvg):
-        """FedAvg that notes when rounds begin and end."""
-
-        def configure_train(self, *given: Any, **more: Any) -> Any:
-            ends.append(time.perf_counter())
-            return super().configure_train(*given, **more)
-
-    @server_app.main()
-    def serve(grid: Grid, context: Context) -> None:
-        while len(list(grid.get_node_ids())) < count:
-            time.sleep(0.01)
-        first = {name: torch.tensor(value) for name, value in federated.first.items()}
-        strategy = Averaging(fraction_evaluate=0.0, min_available_nodes=count)
-        found = strategy.start(grid, ArrayRecord(first), num_rounds=rounds)
-        ends.append(time.perf_counter())
-        state = found.arrays.to_torch_state_dict()
-        last.update({name: value.numpy() for name, value in state.items()})
-
-    # Without an address Ray would join whatever cluster a machine-wide file names.
-    started = {"num_cpus": 2, "address": "local"}
-    backend = {"client_resources": {"num_cpus": 1}, "init_args": started}
-    run_simulation(server_app, client_app, count, backend_config=backend)  # type: ignore[arg-type]
-    return last, [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,14 @@ from fedsim.errors import EXIT_DONE
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
-WHAT = ("engine", "transport", "distil", "privacy", "memory", "scale")
+WHAT = ("engine", "transport", "segmentation", "distil", "privacy", "memory", "scale")
+# The work of those that are measured as rounds; of `engine` there is a choice.
+_ROUNDS = {
+    "engine": ("cnn-10", "cnn-100", "cnn-1000", "small-100", "resnet18-10"),
+    "transport": ("transport-100",),
+    "segmentation": ("unet-4",),
+}
+_TINY = {"engine": "tiny", "transport": "tiny-transport", "segmentation": "tiny-unet"}
 
 
 def add(verbs: Verbs) -> None:
@@ -25,8 +32,8 @@ def add(verbs: Verbs) -> None:
     )
     one.add_argument("--rounds", type=int, default=3, metavar="N", help="of each run; default: 3")
     one.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
-    engine = one.add_argument_group("engine, transport (rows and turns)")
-    works = ("cnn-10", "cnn-100", "cnn-1000", "small-100", "resnet18-10")
+    engine = one.add_argument_group("engine; transport, segmentation (rows and turns)")
+    works = _ROUNDS["engine"]
     engine.add_argument(
         "--work", nargs="+", default=works, choices=works, help="model and number of clients"
     )
@@ -63,26 +70,25 @@ def add(verbs: Verbs) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.what in ("engine", "transport"):
+    what = arguments.what
+    if what in _ROUNDS:
         from fedsim.engine.speed import engine
 
-        if arguments.what == "transport":
-            work = ("tiny-transport",) if arguments.tiny else ("transport-100",)
-        else:
-            work = ("tiny",) if arguments.tiny else arguments.work
+        work = arguments.work if what == "engine" else _ROUNDS[what]
+        work = (_TINY[what],) if arguments.tiny else work
         often = (arguments.rounds, arguments.turns)
-        say(engine(work, arguments.rows, *often, arguments.out, arguments.what))
-    elif arguments.what == "memory":
+        say(engine(work, arguments.rows, *often, arguments.out, what))
+    elif what == "memory":
         from fedsim.engine.bench import memory
 
         clients = arguments.clients or ([3] if arguments.tiny else [10, 100, 1000])
         long = 0 if arguments.tiny else arguments.long
         say(memory(clients, arguments.rounds, long, arguments.out))
-    elif arguments.what == "scale":
+    elif what == "scale":
         from fedsim.engine.scale import scale
 
         say(scale(arguments.clients, arguments.out, tiny=arguments.tiny))
-    elif arguments.what == "distil":
+    elif what == "distil":
         from fedsim.distillation.bench import distil
 
         works = ("tiny",) if arguments.tiny else arguments.sizes

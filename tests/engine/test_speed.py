@@ -83,8 +83,20 @@ def test_transport_is_measured_without_training(
     assert np.max([timed["difference"] for timed in turn]) < 1e-6
 
 
-# Small work of these tests, and that of `bench transport`.
-HIDDEN = {"tiny", "tiny-transport", "transport-100"}
+def test_centres_that_segment_are_measured_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--tiny", "--turns", "1", "--rows", "raw-1x2", "raw-2x1", "inline-1"]
+    assert main(["bench", "segmentation", *words, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("tiny-unet")
+    found = json.loads((tmp_path / "segmentation.json").read_text())
+    (turn,) = found["measured"]["tiny-unet"]
+    # The same patches, from the same weights, and the same loss by MONAI: rounding alone.
+    assert np.max([timed["difference"] for timed in turn]) < 1e-4
+
+
+# Small work of these tests, and that of `bench transport` and `bench segmentation`.
+HIDDEN = {"tiny", "tiny-transport", "tiny-unet", "transport-100", "unet-4"}
 
 
 def test_the_command_knows_all_work_and_rows(capsys: pytest.CaptureFixture[str]) -> None:
