@@ -73,6 +73,7 @@ class Segmentation(Client):
     made_for = "volumes"
     keeps_state = True
     private = "dp-sgd"
+    side_by_side = True
 
     loss: Literal["marginal", "plain"] = "marginal"
     steps: PositiveInt = 20
@@ -141,6 +142,7 @@ class Segmentation(Client):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.momentum > 0,
+            fused=(site.fast and site.releases is None) or None,
         )
         restore_optimiser(optimizer, model, site.state)
         before, total = (site.round - 1) * self.steps, site.rounds * self.steps
@@ -252,6 +254,7 @@ class LocalSegmentation(Segmentation):
     """
 
     payload = "nothing"
+    side_by_side = True
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Train, and report the loss alone."""

@@ -52,6 +52,31 @@ def run_small(tmp_path: Path) -> Callable[..., Result]:
     return go
 
 
+LOCAL = ("strategy=local_only", "client={name: local_segmentation, steps: 2, batch_size: 4}")
+
+
+@pytest.mark.parametrize("words", [(), LOCAL], ids=["sent", "kept"])
+def test_the_fast_mode_gives_the_same_bits_however_it_runs(
+    words: tuple[str, ...], run_small: Callable[..., Result]
+) -> None:
+    fast = (*words, "resources.fast=true")
+    one = run_small(*fast)
+    about = json.loads((one.folder / "run.json").read_text())["computing"]
+    assert about["together"] == "side by side: 2 of 2 clients"
+    for other in (run_small(*fast, "resources.threads=2"), run_small(*fast, backend="ray")):
+        assert overlaps(one) == overlaps(other)
+        if not words:
+            assert_same(one, other)
+    # It is the same training, but for rounding.
+    usual = run_small(*words).metrics
+    assert all(abs(usual[name] - value) < 1e-3 for name, value in one.metrics.items())
+
+
+def overlaps(result: Result) -> bytes:
+    with np.load(result.folder / "overlaps.npz") as found:
+        return b"".join(found[name].tobytes() for name in sorted(found.files))
+
+
 CONDIST = ("client={name: condist, steps: 2, batch_size: 4}", "strategy=server_momentum")
 
 
