@@ -69,7 +69,7 @@ WORK = {
     "small-100": Work(100, _SMALL, size=16, batch=8),
     "resnet18-10": Work(10, "{name: resnet18}"),
     "unet-4": Work(4, "{name: unet}", size=64, batch=8, images=64, volumes=True),
-    "transport-100": Work(100, "{name: resnet18}", size=8, images=2, trains=False),
+    "transport-100": Work(100, "{name: resnet18}", size=16, images=2, trains=False),
     "tiny": Work(3, "{name: cnn, width: 8}", size=8),
     "tiny-transport": Work(3, "{name: cnn, width: 8}", size=8, images=2, trains=False),
     "tiny-unet": Work(
@@ -297,7 +297,7 @@ def _turn(work: Work, rows: Sequence[str], rounds: int) -> list[Timed]:
     with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as folder:
         place = Path(folder)
         scenario = place / "speed.yaml"
-        scenario.write_text(_text(work, rounds))
+        scenario.write_text(text(work, rounds))
         done = {row: _measured(scenario, row, place) for row in rows}
         reference = next(done[row][0] for row in RAW if row in done)
         return [
@@ -306,7 +306,7 @@ def _turn(work: Work, rows: Sequence[str], rounds: int) -> list[Timed]:
         ]
 
 
-def _text(work: Work, rounds: int) -> str:
+def text(work: Work, rounds: int) -> str:
     """The scenario that does this work."""
     if work.volumes:
         steps = work.images // work.batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from fedsim import InputError
 from fedsim.cli import main
-from fedsim.engine.speed import ROWS, WORK, Blobs, PooledCNN, Timed, engine, table
+from fedsim.engine.by_hand import federated
+from fedsim.engine.speed import ROWS, WORK, Blobs, PooledCNN, Timed, engine, table, text
 
 
 def test_ratios_are_taken_within_a_repetition() -> None:
@@ -93,6 +95,18 @@ def test_centres_that_segment_are_measured_as_well(
     (turn,) = found["measured"]["tiny-unet"]
     # The same patches, from the same weights, and the same loss by MONAI: rounding alone.
     assert np.max([timed["difference"] for timed in turn]) < 1e-4
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_all_work_is_a_scenario_that_can_begin(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "speed.yaml"
+    file.write_text(text(replace(WORK[name], clients=4), rounds=3))
+    work = federated(file)
+    model = work.make()
+    assert {n: v.shape for n, v in work.first.items()} == {
+        n: tuple(v.shape) for n, v in model.state_dict().items()
+    }
+    assert len(work.clients) == 4
 
 
 # Small work of these tests, and that of `bench transport` and `bench segmentation`.
