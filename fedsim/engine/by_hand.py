@@ -1,23 +1,21 @@
-"""FedAvg as one writes it by hand, and in Flower's own simulation: what `speed` is measured beside.
+"""FedAvg as one writes it by hand: what rounds are measured beside (`speed`).
 
-Both draw the batches that fedsim's clients draw, from the same first weights.
+Clients draw the batches that fedsim's own draw, from the same first weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -247,59 +245,3 @@ def _train_part(part: _Part) -> Weights:
         for name, value in trained.items():
             total[name] += work.clients[client].records * value
     return total
-
-
-# --- Flower --------------------------------------------------------------------------------------
-
-
-def flower(scenario: Path) -> tuple[Weights, list[float]]:
-    """The same work in Flower's own simulation: two actors of a core each.
-
-    Returns:
-        The last weights, and the seconds of each round.
-    """
-    from flwr.app import Context, Message
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp.strategy import FedAvg
-    from flwr.simulation import run_simulation
-
-    work = federated(scenario)
-    client_app, server_app = ClientApp(), ServerApp()
-    count, ends, last = len(work.clients), [], Weights()
-
-    @client_app.train()
-    def train(message: Message, context: Context) -> Message:
-        torch.set_num_threads(1)
-        received = message.content.array_records["arrays"].to_torch_state_dict()
-        client = int(context.node_config["partition-id"])
-        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
-        given = {name: value.numpy() for name, value in received.items()}
-        trained = train_client(work.make(), work, given, client, number)
-        arrays = ArrayRecord({name: torch.from_numpy(value) for name, value in trained.items()})
-        metrics = MetricRecord({"num-examples": work.clients[client].records})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    class Averaging(FedAvg):
-        """FedAvg that notes when rounds begin and end."""
-
-        def configure_train(self, *given: Any, **more: Any) -> Any:
-            ends.append(time.perf_counter())
-            return super().configure_train(*given, **more)
-
-    @server_app.main()
-    def serve(grid: Grid, context: Context) -> None:
-        while len(list(grid.get_node_ids())) < count:
-            time.sleep(0.01)
-        first = {name: torch.tensor(value) for name, value in work.first.items()}
-        strategy = Averaging(fraction_evaluate=0.0, min_available_nodes=count)
-        found = strategy.start(grid, ArrayRecord(first), num_rounds=work.rounds)
-        ends.append(time.perf_counter())
-        state = found.arrays.to_torch_state_dict()
-        last.update({name: value.numpy() for name, value in state.items()})
-
-    # Without an address Ray would join whatever cluster a machine-wide file names.
-    started = {"num_cpus": 2, "address": "local"}
-    backend = {"client_resources": {"num_cpus": 1}, "init_args": started}
-    run_simulation(server_app, client_app, count, backend_config=backend)  # type: ignore[arg-type]
-    return last, [end - begin for begin, end in itertools.pairwise(ends)]

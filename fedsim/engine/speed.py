@@ -91,9 +91,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "ray": ("fedsim", "resources.backend=ray", "resources.workers=2"),
     "ray-fast": ("fedsim", "resources.backend=ray", "resources.workers=2", "resources.fast=true"),
     "flower": ("flower",),
+    "pfl-1x2": ("pfl", "2"),
 }
-"""Name -> who runs the rounds, and how: processes x threads of a loop, or words of a scenario."""
+"""Name -> who runs, and how: processes x threads of a loop, threads, words of a scenario."""
 RAW = ("raw-1x2", "raw-2x1")
+# What a row needs beside fedsim.
+_NEEDS = {"flower": "ray", "ray": "ray", "ray-fast": "ray", "pfl-1x2": "pfl"}
 
 _SCENARIO = """\
 # Federated averaging of small clients, to measure what a round takes.
@@ -243,7 +246,7 @@ def engine(
             "a measurement needs 3 rounds, 1 turn and a raw loop among its rows",
             hint=f"type: fedsim bench engine --rounds 3 --rows {RAW[0]} fast-2",
         )
-    rows = [row for row in rows if row != "flower" or find_spec("ray") is not None]
+    rows = [row for row in rows if find_spec(_NEEDS.get(row, "fedsim")) is not None]
     found: dict[str, list[list[Timed]]] = {}
     for one in work:
         found[one] = [_turn(WORK[one], rows, rounds) for _ in range(turns)]
@@ -344,14 +347,16 @@ def _apart(weights: Weights, reference: Weights) -> float:
 
 def _run(scenario: Path, row: str, file: Path) -> None:
     """Run a row's rounds; write its weights to `file`, and print what is to be told."""
-    from fedsim.engine import by_hand
+    from fedsim.engine import by_hand, peers
 
     kind, *words = ROWS[row]
     with contextlib.redirect_stdout(sys.stderr):
         if kind == "fedsim":
             weights, seconds, together = _fedsim(scenario, words)
         elif kind == "flower":
-            (weights, seconds), together = by_hand.flower(scenario), ""
+            (weights, seconds), together = peers.flower(scenario), ""
+        elif kind == "pfl":
+            (weights, seconds), together = peers.pfl(scenario, *map(int, words)), ""
         else:
             (weights, seconds), together = by_hand.loops(scenario, *map(int, words)), ""
     np.savez(file, **weights)  # type: ignore[arg-type]
