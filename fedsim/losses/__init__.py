@@ -1,6 +1,14 @@
 """Losses that strategies and clients share: pure functions of tensors."""
 
 from fedsim.losses.condist import condist_loss, condist_weight
+from fedsim.losses.long_tail import (
+    balanced_softmax,
+    calibrated,
+    effective_weights,
+    focal,
+    ldam,
+    logit_adjusted,
+)
 from fedsim.losses.matching import gradient_distance, mean_matching
 from fedsim.losses.segmentation import (
     CrossEntropy,
@@ -11,11 +19,17 @@ from fedsim.losses.segmentation import (
 
 __all__ = [
     "CrossEntropy",
+    "balanced_softmax",
+    "calibrated",
     "condist_loss",
     "condist_weight",
     "deeply_supervised",
     "dice_cross_entropy",
+    "effective_weights",
+    "focal",
     "gradient_distance",
+    "ldam",
+    "logit_adjusted",
     "marginal_dice_cross_entropy",
     "mean_matching",
 ]
