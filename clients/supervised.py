@@ -21,6 +21,7 @@ from fedsim.method import (
     Augmentation,
     Batch,
     Course,
+    Criterion,
     Descent,
     Penalty,
     augmentation,
@@ -153,7 +154,12 @@ class Supervised(Client):
             augment=augmentation(self.augment, site.generator("augment")),
             penalty=penalty,
             precision=site.precision,
+            criterion=self.criterion(site),
         )
+
+    def criterion(self, site: Site) -> Criterion | None:
+        """What is minimised in place of cross-entropy; None for that."""
+        return None
 
     def _order(self, site: Site) -> Iterator[torch.Tensor]:
         return endless_batches(len(site.train), self.batch_size, site.generator("batches"))

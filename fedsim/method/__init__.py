@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedsim.method.training import (
         Augmentation,
         Batch,
+        Criterion,
         augmentation,
         balanced_weights,
         endless_batches,
@@ -35,6 +36,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Course",
+    "Criterion",
     "Descent",
     "MetricMeans",
     "Penalty",
@@ -65,6 +67,7 @@ __getattr__ = lazily(
         "Augmentation": "fedsim.method.training",
         "Batch": "fedsim.method.training",
         "Course": "fedsim.method.stacking",
+        "Criterion": "fedsim.method.training",
         "Descent": "fedsim.method.stacking",
         "MetricMeans": "fedsim.method.strategy",
         "Penalty": "fedsim.method.updates",

@@ -12,6 +12,8 @@ from fedsim.method.augment import SiameseAugment
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Augmentation = Literal["none", "siamese"]
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps logits [n, classes] and labels int64 [n] to a scalar that is minimised."""
 
 
 def endless_batches(
@@ -58,8 +60,9 @@ def fit(
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     precision: str = "float32",
+    criterion: Criterion | None = None,
 ) -> float:
-    """Minimise cross-entropy for as many steps as `steps` yields.
+    """Minimise cross-entropy, or another criterion, for as many steps as `steps` yields.
 
     Args:
         model: maps float32 [n, C, H, W] to logits [n, classes]; trained in place.
@@ -67,12 +70,13 @@ def fit(
         steps: one item a step.
         optimizer: holds the model's parameters.
         device: where to compute.
-        class_weights: float32 [classes] for the loss.
+        class_weights: float32 [classes] for cross-entropy.
         augment: applied to each batch of images.
         penalty: added to the loss (FedProx).
         scheduler: stepped once a step.
         precision: of the forward pass; "bfloat16" is automatic mixed precision: the weights, their
             gradients and the loss stay in float32.
+        criterion: in place of cross-entropy.
 
     Returns:
         Mean loss over all steps; 0 when there were none.
@@ -89,7 +93,10 @@ def fit(
             logits = model(images)
         if logits.dtype == torch.bfloat16:
             logits = logits.float()
-        loss = F.cross_entropy(logits, labels, weight=weights)
+        if criterion is None:
+            loss = F.cross_entropy(logits, labels, weight=weights)
+        else:
+            loss = criterion(logits, labels)
         if penalty is not None:
             loss = loss + penalty(model)
         optimizer.zero_grad(set_to_none=True)

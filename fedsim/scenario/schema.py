@@ -367,6 +367,24 @@ class External(Block):
         return self
 
 
+class Groups(Block):
+    """Which classes are frequent and which are rare, by their records in the whole data set.
+
+    Attributes:
+        head: a class with more records than this is frequent.
+        tail: a class with fewer records is rare; those between are medium.
+    """
+
+    head: Count
+    tail: Count
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Groups:
+        if self.tail > self.head:
+            raise PydanticCustomError("groups", "expected tail to be at most head")
+        return self
+
+
 class Evaluation(Block):
     """Which model is the result, and what is measured when.
 
@@ -375,6 +393,7 @@ class Evaluation(Block):
         on_clients: let clients evaluate, too.
         every: evaluate after every so many rounds.
         external: records of elsewhere, to score the finished models on.
+        groups: score frequent, medium and rare classes by themselves.
         inspect: write down for each round how far what each client sent is from the aggregate, and
             what it counts in it; all replies of a round are in memory then. None: where there is an
             adversary, or the strategy is `robust`.
@@ -384,6 +403,7 @@ class Evaluation(Block):
     on_clients: StrictBool = False
     every: Count = 1
     external: External | None = None
+    groups: Groups | None = None
     inspect: StrictBool | None = None
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 
 from fedsim.data.views import View
 from fedsim.errors import DivergedError
-from fedsim.tasks.classification.metrics import classification_metrics, site_metrics
+from fedsim.tasks.classification.metrics import (
+    classification_metrics,
+    group_metrics,
+    site_metrics,
+)
 
 BATCH = 64
 
@@ -35,14 +41,20 @@ def require_finite(logits: torch.Tensor) -> torch.Tensor:
 
 
 def score(
-    probabilities: np.ndarray, view: View, *, per_site: bool = False
+    probabilities: np.ndarray,
+    view: View,
+    *,
+    per_site: bool = False,
+    groups: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float | None]:
     """Metrics of predictions for a view, [n, classes].
 
-    With `per_site`, also `<metric>@<site>` where sites differ.
+    With `per_site`, also `<metric>@<site>` where sites differ; with `groups` of classes also
+    `<metric>/<group>`.
     """
     labels = view.labels.numpy()
     scores = classification_metrics(labels, probabilities)
+    scores |= group_metrics(labels, probabilities, groups or {})
     if per_site and len(view.site_names) > 1:
         scores |= site_metrics(labels, probabilities, view.sites, view.site_names)
     return scores

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedsim.tasks.task import Task
 
 POSITIVE, WINDOW = "data.positive", "data.window"
+GROUPS = "evaluation.groups"
 FOLDS = "data.split.folds"
 LABELS, APPEARANCE = "federation.labels", "federation.appearance"
 
@@ -27,6 +28,11 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         lambda one: one.data.window is not None,
         "is for images",
         "leave it out",
+    ),
+    GROUPS: (
+        lambda one: one.evaluation.groups is not None,
+        "scores frequent and rare classes",
+        "remove the block",
     ),
     FOLDS: (
         lambda one: one.data.split.folds is not None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ def classification_metrics(
       equals `accuracy`. A class that is never predicted has precision 0.
     * `f1`: harmonic mean of that `precision` and `recall`, as GDD-FL reports it; not the weighted
       mean of the classes' F1, which is usually lower.
+    * `macro_f1`: mean of the classes' F1, of those that occur or are predicted, as in scikit-learn.
+    * `ece`: expected calibration error, the mean distance between how sure the prediction is and
+      how often it is right, over 15 bins of equal width (Guo et al. 2017, Eq. 3).
     * `sensitivity`, `specificity`: two classes only; recall of the second and of the first class.
 
     Args:
@@ -49,7 +52,10 @@ def classification_metrics(
     present = np.flatnonzero(support)
 
     scores: dict[str, float | None] = dict.fromkeys(
-        ("auc", "pr_auc", "accuracy", "balanced_accuracy", "precision", "recall", "f1")
+        (
+            *("auc", "pr_auc", "accuracy", "balanced_accuracy", "precision", "recall", "f1"),
+            *("macro_f1", "ece"),
+        )
     )
     if count:
         precision = float(precisions @ support) / count
@@ -57,6 +63,9 @@ def classification_metrics(
         both = precision + recall
         scores |= {"accuracy": recall, "precision": precision, "recall": recall}
         scores["f1"] = 2 * precision * recall / both if both else 0.0
+        either = support + predicted
+        scores["macro_f1"] = float((2 * right[either > 0] / either[either > 0]).mean())
+        scores["ece"] = calibration_error(labels, probabilities)
     if len(present) > 1:
         # Of two classes the second is the positive one; its AUC is also that of the first.
         scored = np.array([1]) if classes == 2 else present
@@ -65,6 +74,54 @@ def classification_metrics(
     if classes == 2:
         scores["sensitivity"] = float(recalls[1]) if support[1] else None
         scores["specificity"] = float(recalls[0]) if support[0] else None
+    return scores
+
+
+def calibration_error(
+    labels: NDArray[np.int64], probabilities: NDArray[np.floating], bins: int = 15
+) -> float:
+    """Expected calibration error of the most probable class, between 0 and 1.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (2017), Eq. 3. A bin is open below and
+    closed above.
+
+    Args:
+        labels: int64 [n], n >= 1.
+        probabilities: [n, k].
+        bins: of equal width.
+    """
+    sure = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(place, sure - right, bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def group_metrics(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    groups: Mapping[str, Sequence[int]],
+) -> dict[str, float | None]:
+    """Score groups of classes, such as frequent and rare ones.
+
+    Args:
+        labels: int64 [n].
+        probabilities: [n, k].
+        groups: class numbers by the group's name.
+
+    Returns:
+        `balanced_accuracy/<group>`, the mean recall of the group's classes that occur, and
+        `accuracy/<group>`, the share of its records that are predicted right; None of a group
+        without a record.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    right = probabilities.argmax(axis=1) == labels
+    scores: dict[str, float | None] = {}
+    for name, classes in groups.items():
+        recalls = [right[labels == one].mean() for one in classes if (labels == one).any()]
+        inside = np.isin(labels, list(classes))
+        scores[f"balanced_accuracy/{name}"] = float(np.mean(recalls)) if recalls else None
+        scores[f"accuracy/{name}"] = float(right[inside].mean()) if inside.any() else None
     return scores
 
 

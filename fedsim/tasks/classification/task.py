@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fedsim.tasks.images import ImageTask
-from fedsim.tasks.keys import POSITIVE, WINDOW
+from fedsim.tasks.keys import GROUPS, POSITIVE, WINDOW
 from fedsim.tasks.metric import Metric, fraction
 from fedsim.tasks.words import apart, some
 
@@ -28,11 +28,14 @@ class Classification(ImageTask):
         classes: class names in label order.
         in_channels: channels of an image.
         image_size: height and width in pixels.
+        groups: classes that are scored by themselves, by the group's name; see
+            `evaluation.groups`.
     """
 
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     name: ClassVar[str] = "image-classification"
     made_for: ClassVar[str] = "images"
@@ -46,6 +49,8 @@ class Classification(ImageTask):
         fraction("recall", "recall", "R"),
         fraction("f1", "F1"),
         fraction("balanced_accuracy", "balanced accuracy", "bal.acc"),
+        fraction("macro_f1", "macro F1"),
+        Metric("ece", "calibration error", "%", "lower", 100.0, 1, short="ECE"),
         fraction("sensitivity", "sensitivity"),
         fraction("specificity", "specificity"),
     )
@@ -59,7 +64,7 @@ class Classification(ImageTask):
         "balanced_accuracy",
         "pr_auc",
     )
-    keys: ClassVar[tuple[str, ...]] = (POSITIVE, WINDOW)
+    keys: ClassVar[tuple[str, ...]] = (POSITIVE, WINDOW, GROUPS)
     file: ClassVar[str] = "predictions.npz"
     gives_probabilities: ClassVar[bool] = True
     compares_images: ClassVar[bool] = True
@@ -68,7 +73,7 @@ class Classification(ImageTask):
     def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> Classification:
         """The classes and the size of the images."""
         _, height, _, channels = store.images.shape
-        return cls(tuple(store.classes), channels, height)
+        return cls(tuple(store.classes), channels, height, groups_of(scenario, store))
 
     @classmethod
     def on_features(cls) -> type[Task]:
@@ -121,10 +126,10 @@ class Classification(ImageTask):
     def score(
         self, predicted: np.ndarray, view: Any, per_site: bool = False
     ) -> dict[str, float | None]:
-        """See `fedsim.tasks.classification.metrics.classification_metrics`."""
+        """See `fedsim.tasks.classification.metrics`."""
         from fedsim.tasks.evaluation import score
 
-        return score(predicted, view, per_site=per_site)
+        return score(predicted, view, per_site=per_site, groups=self.groups)
 
     def predictions(self, predicted: np.ndarray, view: Any) -> tuple[str, dict[str, np.ndarray]]:
         """Labels and probabilities [models, n, classes]."""
@@ -153,3 +158,14 @@ class Classification(ImageTask):
             if len(held) and (store.labels[held] == store.labels[held[0]]).all()
         ]
         return [f"clients with records of one class only: {some(single)}"] if single else []
+
+
+def groups_of(scenario: Scenario, store: Any) -> dict[str, tuple[int, ...]]:
+    """Frequent, medium and rare classes by `evaluation.groups`; of these groups those with any."""
+    limits = scenario.evaluation.groups
+    if limits is None:
+        return {}
+    counts = np.bincount(store.labels, minlength=len(store.classes))
+    head, tail = counts > limits.head, counts < limits.tail
+    kinds = {"head": head, "medium": ~head & ~tail, "tail": tail}
+    return {name: tuple(np.flatnonzero(k).tolist()) for name, k in kinds.items() if k.any()}

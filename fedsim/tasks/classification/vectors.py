@@ -11,7 +11,7 @@ import numpy as np
 
 from fedsim.errors import InputError
 from fedsim.scenario.overrides import client_block
-from fedsim.tasks.classification.task import Classification
+from fedsim.tasks.classification.task import Classification, groups_of
 
 if TYPE_CHECKING:
     from fedsim.scenario.schema import Scenario
@@ -39,8 +39,14 @@ class VectorClassification(Classification):
     def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> VectorClassification:
         """The classes, and the length of the vectors."""
         _, height, _, channels = store.images.shape
-        length = store.vectors.shape[1]
-        return cls(tuple(store.classes), channels, height, length, store.made_by)
+        return cls(
+            tuple(store.classes),
+            channels,
+            height,
+            groups_of(scenario, store),
+            in_features=store.vectors.shape[1],
+            made_by=store.made_by,
+        )
 
     @classmethod
     def refuse(cls, scenario: Scenario) -> None:

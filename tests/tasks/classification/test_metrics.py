@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
+from sklearn.metrics import f1_score
 
-from fedsim.tasks.classification.metrics import classification_metrics, site_metrics
+from fedsim.tasks.classification.metrics import (
+    calibration_error,
+    classification_metrics,
+    group_metrics,
+    site_metrics,
+)
 
 
 def certain(predictions, classes=2):
@@ -193,3 +199,41 @@ def test_sites_without_a_name_and_unknown_metrics_are_refused():
         site_metrics(labels, probabilities, np.ones(5, np.int64), ("here",))
     with pytest.raises(ValueError, match="dice"):
         site_metrics(labels, probabilities, np.zeros(5, np.int64), ("here",), ("dice",))
+
+
+def test_macro_f1_is_that_of_scikit_learn() -> None:
+    draws = np.random.default_rng(4)
+    for classes in (2, 5, 7):
+        labels = draws.integers(0, classes - 1, 60)  # The last class never occurs.
+        probabilities = draws.dirichlet(np.ones(classes), 60)
+        expected = f1_score(labels, probabilities.argmax(1), average="macro")
+        found = classification_metrics(labels, probabilities)["macro_f1"]
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Sure to 0.9 and right twice of three times; sure to 0.6 and wrong.
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
+    labels = np.array([0, 0, 0, 1])
+    expected = 3 / 4 * abs(0.9 - 2 / 3) + 1 / 4 * 0.6
+    assert calibration_error(labels, probabilities) == pytest.approx(expected)
+    assert classification_metrics(labels, probabilities)["ece"] == pytest.approx(expected)
+    certain = np.eye(3)[[0, 1, 2]]
+    assert calibration_error(np.array([0, 1, 2]), certain) == 0.0
+    assert calibration_error(np.array([1, 2, 0]), certain) == 1.0
+    # What always says one half is calibrated where it is right half the time.
+    assert calibration_error(np.array([0, 1]), np.full((2, 2), 0.5)) == pytest.approx(0.0)
+
+
+def test_groups_of_classes_are_scored_by_themselves() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    probabilities = np.eye(4)[[0, 0, 1, 1, 0, 2]]
+    found = group_metrics(labels, probabilities, {"head": (0,), "medium": (1, 2), "tail": (3,)})
+    assert found == {
+        "balanced_accuracy/head": pytest.approx(2 / 3),
+        "accuracy/head": pytest.approx(2 / 3),
+        "balanced_accuracy/medium": pytest.approx(0.75),
+        "accuracy/medium": pytest.approx(2 / 3),
+        "balanced_accuracy/tail": None,
+        "accuracy/tail": None,
+    }
