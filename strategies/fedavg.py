@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedsim import Strategy
 from fedsim.method import Arrays, MetricMeans, Received, examples
-from fedsim.wire import Codec, decode_tensors, encode_tensors, tensor_record, tensors
+from fedsim.wire import Codec, add_scaled, decode_tensors, encode_tensors, tensor_record, tensors
 
 
 class FedAvg(Strategy):
@@ -89,10 +89,8 @@ class FedAvg(Strategy):
         total = 0.0
         for one in received:
             for name, value in one.arrays.items():
-                if value.dtype.kind not in "fc":
-                    continue
-                scaled = one.weight * value.astype(np.result_type(value.dtype, np.float64))
-                sums[name] = sums[name] + scaled if name in sums else scaled
+                if value.dtype.kind in "fc":
+                    add_scaled(sums, name, value, one.weight)
             total += one.weight
         return {name: value / total for name, value in sums.items()}
 

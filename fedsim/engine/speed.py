@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from fedsim.data.dataset import Dataset, Embedded, Manifest
@@ -31,6 +31,7 @@ from fedsim.errors import InputError, RunError
 from fedsim.folder.runfolder import write_whole
 from fedsim.grid.machine import cores
 from fedsim.method.client import Client, Site
+from fedsim.method.updates import load_received, update
 from fedsim.terminal.printing import say
 
 _RATE, _BATCH, _IMAGES, _TEST = 0.01, 32, 64, 256
@@ -144,10 +145,11 @@ class SendsBack(Client):
     """A client that sends back the model that came: what is left of a round is its transport."""
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
-        """Answer with the arrays that came."""
-        arrays = ArrayRecord(dict(content.array_records["arrays"]))
+        """Fill a model with the weights that came, and answer with them."""
+        model = site.new_model()
+        load_received(model, content)
         metrics = MetricRecord({"num-examples": len(site.train)})
-        return RecordDict({"arrays": arrays, "metrics": metrics})
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
 
 class Blobs(Dataset):

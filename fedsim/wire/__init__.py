@@ -5,7 +5,7 @@ into a record and back, `pack_state` and `load_state` the state of a model. A co
 smaller.
 """
 
-from fedsim.wire.arrays import load_state, pack_state, tensor_record, tensors
+from fedsim.wire.arrays import add_scaled, load_state, pack_state, tensor_record, tensors
 from fedsim.wire.codecs import (
     Codec,
     clipped_fraction,
@@ -18,6 +18,7 @@ from fedsim.wire.codecs import (
 
 __all__ = [
     "Codec",
+    "add_scaled",
     "clipped_fraction",
     "decode_images",
     "decode_tensors",

@@ -28,7 +28,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.errors import DivergedError
-from fedsim.wire import flower
+from fedsim.wire import add_scaled, flower
 from fedsim.wire.sharing import Sharing
 
 HELD = "fedsim.constants"
@@ -288,8 +288,7 @@ class Buffers:
     def _add(self, name: str, value: np.ndarray, weight: float) -> None:
         if not np.array_equal(value, flower.tensors(self._arrays)[name], equal_nan=True):
             self._moved.add(name)
-        scaled = weight * value.astype(np.result_type(value.dtype, np.float64))
-        self._sums[name] = self._sums[name] + scaled if name in self._sums else scaled
+        add_scaled(self._sums, name, value, weight)
         self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def _mean(self, name: str, value: np.ndarray) -> np.ndarray:
