@@ -35,15 +35,16 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: head_first, supervised",
+            "with it go: head_first, long_tail, supervised",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: head_first, supervised",
+            "strategy 'server_momentum' expects models; with it go: head_first, long_tail, "
+            "supervised",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: head_first, supervised",
+            "expects models; with it go: head_first, long_tail, supervised",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -64,12 +65,15 @@ def _refused(name: str, *overrides: str) -> str:
             ["strategy=gdd", "client=feature_means"],
             "expects images with labels; with it go: distill, random_selection",
         ),
-        (["strategy=fedavg", "client=local"], "expects models; with it go: head_first, supervised"),
+        (
+            ["strategy=fedavg", "client=local"],
+            "expects models; with it go: head_first, long_tail, supervised",
+        ),
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
             "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, "
-            "head_first, local, random_selection, supervised",
+            "head_first, local, long_tail, random_selection, supervised",
         ),
         (
             ["model=unet"],
