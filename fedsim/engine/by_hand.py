@@ -160,11 +160,12 @@ def federated(scenario: Path) -> Federated:
         from fedsim.clients.segmentation import Segmentation
 
         made = Segmentation(**given)
-        more = made.batch_size, made.steps, made.learning_rate, made.clip, made.foreground
-        clients = [Segments(view, prepared.task.patch, *more) for view in views]
+        patch = prepared.task.input_shape[1:]
+        steps = made.batch_size, made.steps, made.learning_rate, made.clip, made.foreground
+        clients = [Segments(view, patch, *steps) for view in views]
     elif "batch_size" in given:
-        more = given["batch_size"], given["learning_rate"]
-        clients = [Classifies(view.pixels(), view.labels, *more) for view in views]
+        batch, rate = given["batch_size"], given["learning_rate"]
+        clients = [Classifies(view.pixels(), view.labels, batch, rate) for view in views]
     else:
         clients = [SendsBack(len(view)) for view in views]
     return Federated(

@@ -37,8 +37,10 @@ def add(verbs: Verbs) -> None:
     engine.add_argument(
         "--work", nargs="+", default=works, choices=works, help="model and number of clients"
     )
-    rows = ("raw-1x2", "raw-2x1", "inline-1", "inline-2", "fast-1", "fast-2", "ray", "ray-fast")
-    rows = (*rows, "flower", "pfl-1x2")
+    rows = (
+        *("raw-1x2", "raw-2x1", "inline-1", "inline-2", "fast-1", "fast-2", "ray", "ray-fast"),
+        *("flower", "pfl-1x2"),
+    )
     engine.add_argument("--rows", nargs="+", default=rows, choices=rows, help="who runs")
     engine.add_argument("--turns", type=int, default=3, metavar="N", help="that the rows take")
     distil = one.add_argument_group("distil", "takes --turns, too")
