@@ -29,6 +29,11 @@ from tests.engine.test_bits import assert_same
 METHODS = {
     "fedavg": ("rounds=6", "client.epochs=3"),
     "gdd": (*GDD, "client.iterations=40", "strategy.epochs=40"),
+    "colluders": (
+        *("rounds=6", "client.epochs=3", "federation.clients=5"),
+        "strategy={name: robust, rule: centred_clipping, radius: 0.01, momentum: 0.5}",
+        "adversary={name: disbelieve, count: 2}",
+    ),
 }
 
 

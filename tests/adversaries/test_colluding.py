@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import cycle
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import Interruption
+from fedsim.folder.runfolder import RunFolder
 from fedsim.registry import default_registry
 from fedsim.robust import RULES
 from fedsim.terminal.console import Console
@@ -66,8 +67,13 @@ def words(strategy: str, attack: str, **more: Any) -> list[str]:
     return [f"strategy={rule}", f"adversary={{name: {attack}, count: 2{inside}}}"]
 
 
-def rounds_of(prepared: Prepared, path: Path, overrides: list[str]) -> Rounds:
-    """The rounds of another scenario on data that are prepared already."""
+def rounds_of(
+    prepared: Prepared, path: Path, overrides: list[str], folder: RunFolder | None = None
+) -> Rounds:
+    """The rounds of another scenario on data that are prepared already.
+
+    Those that a folder has a checkpoint of are not run again.
+    """
     scenario = load(path, overrides)
     made = replace(
         prepared,
@@ -75,22 +81,98 @@ def rounds_of(prepared: Prepared, path: Path, overrides: list[str]) -> Rounds:
         strategy=build_strategy(scenario, 7),
         conspiracy=conspiracy(scenario, prepared.names, 0, prepared.task),
     )
-    with assembled(made) as rounds:
+    with assembled(made, folder=folder) as rounds:
+        if rounds.checkpoints and (found := rounds.checkpoints.latest()):
+            rounds.restore(found)
         rounds.run()
     return rounds
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """An attack on a rule that remembers, run for two rounds in one process.
+
+    Attributes:
+        overrides: what it was run with.
+        rounds: as they ended.
+        folder: with their checkpoints.
+    """
+
+    overrides: list[str]
+    rounds: Rounds
+    folder: RunFolder
+
+    def assert_same(self, other: Rounds) -> None:
+        """Refuse another model, or other colluders seen."""
+        before, after = tensors(self.rounds.arrays), tensors(other.arrays)
+        assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+        assert self.rounds.tally == other.tally
+        assert self.rounds.metrics == other.metrics
+
+
+@pytest.fixture(scope="module")
+def attacked(
+    prepared: Prepared, path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Attacked]:
+    """Attack and strategy -> what came of it; run once."""
+
+    @functools.cache
+    def made(attack: str, strategy: str) -> Attacked:
+        overrides = words(strategy, attack, **({"tries": 4} if attack == "adaptive" else {}))
+        if strategy in RULES:
+            overrides.append("strategy.momentum=0.5")
+        if strategy == "centred_clipping":
+            overrides.append("strategy.radius=0.002")  # Changes are longer: the centre matters.
+        folder = RunFolder(tmp_path_factory.mktemp(f"{attack}-{strategy}"))
+        folder.write_json("run.json", {"run_id": attack, "seed": 0, "scenario_sha256": strategy})
+        return Attacked(overrides, rounds_of(prepared, path, overrides, folder), folder)
+
+    return made
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_every_attack_runs_against_every_rule(attack: str, prepared: Prepared, path: Path) -> None:
+def test_every_attack_runs_against_every_rule(
+    attack: str, attacked: Callable[[str, str], Attacked]
+) -> None:
     for strategy in STRATEGIES:
-        more = {"tries": 4} if attack == "adaptive" else {}
-        rounds = rounds_of(prepared, path, words(strategy, attack, **more))
+        rounds = attacked(attack, strategy).rounds
         # Two free riders are nearer to each other than anybody else: Krum takes them.
         assert rounds.learned is not (attack == "free_rider" and strategy == "krum"), strategy
         assert rounds.tally.colluders == 4, strategy
         assert rounds.tally.honest == 10, strategy
         assert rounds.tally.colluders_left is not None, strategy
         assert rounds.metrics["auc"] is not None, strategy
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_attack_on_every_rule_ends_in_the_same_bits_after_a_kill(
+    attack: str,
+    strategy: str,
+    attacked: Callable[[str, str], Attacked],
+    prepared: Prepared,
+    path: Path,
+) -> None:
+    whole = attacked(attack, strategy)
+    # Whenever a kill comes in round 2, this is what it leaves.
+    second = max((whole.folder.path / "checkpoint").iterdir())
+    second.unlink()
+    again = rounds_of(prepared, path, whole.overrides, whole.folder)
+    whole.assert_same(again)
+    assert second.exists()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_on_ray_every_attack_on_every_rule_has_the_same_bits(
+    attack: str,
+    strategy: str,
+    attacked: Callable[[str, str], Attacked],
+    prepared: Prepared,
+    path: Path,
+) -> None:
+    whole = attacked(attack, strategy)
+    whole.assert_same(rounds_of(prepared, path, [*whole.overrides, "resources.backend=ray"]))
 
 
 @pytest.mark.parametrize("strategy", ["{name: fedavg, codec: uint8}", "{name: server_momentum}"])
@@ -101,23 +183,6 @@ def test_attacks_are_sent_in_the_form_of_the_method(
     rounds = rounds_of(prepared, path, [*overrides, "rounds=1", "evaluation.inspect=true"])
     assert rounds.learned
     assert rounds.tally.colluders == 1
-
-
-@pytest.mark.parametrize(
-    ("attack", "strategy"),
-    list(zip(ATTACKS, cycle(STRATEGIES), strict=False)),
-    ids=lambda name: name,
-)
-def test_every_attack_has_the_same_bits_on_ray(
-    attack: str, strategy: str, prepared: Prepared, path: Path
-) -> None:
-    more = {"tries": 4} if attack == "adaptive" else {}
-    overrides = [*words(strategy, attack, **more), "rounds=1"]
-    here = rounds_of(prepared, path, overrides)
-    there = rounds_of(prepared, path, [*overrides, "resources.backend=ray"])
-    before, after = tensors(here.arrays), tensors(there.arrays)
-    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
-    assert here.tally == there.tally
 
 
 # --- whole runs
