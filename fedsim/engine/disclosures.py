@@ -64,6 +64,8 @@ def _of_clients(scenario: Scenario, plan: PrivacyPlan) -> list[str]:
         items.append("each client's own model, and its scores (models/, rounds.jsonl, checkpoint/)")
         if plan.unit == "client":
             items.append("what stays of a model at its client, trained without noise (models/)")
+    if scenario.adversary is not None:
+        items.append("what colluders make of their records, of which epsilon says nothing")
     if plan.most_records > 1:
         items.append(f"largest number of records of one {UNIT_NAMES['patient']} (run.json)")
     if scenario.evaluation.on_clients:

@@ -67,6 +67,10 @@ class ClientLevel(Strategy):
         """Give the wrapped strategy its state back."""
         self._inner.load_state_dict(state)
 
+    def certificate(self, clients: int, colluders: int) -> float | None:
+        """f C / n, before noise: the distance to the mean in which the colluders send nothing."""
+        return colluders * self._mechanism.max_grad_norm / clients
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

@@ -93,6 +93,7 @@ def run_digest(
         ("strategies", scenario.strategy.name),
         ("clients", scenario.client.name),
         ("models", scenario.model.name),
+        *([] if scenario.adversary is None else [("adversaries", scenario.adversary.name)]),
         *own_plugins(scenario),
     ):
         for code in _foreign_code(group, name):

@@ -276,7 +276,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
         for group, why in misfits(registry, found, features=on_features).items()
     ]
-    problems += _check_adversary(document, found)
+    problems += _check_adversary(document, found) or _check_honesty(document, found)
     if why := without_travelling_model(found):
         problems += [
             (document.place(path), f"{dotted(path)}: {why}")
@@ -341,6 +341,38 @@ def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> P
             )
             problems.append((document.place((*path, "name")), message))
     return problems
+
+
+def _check_honesty(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
+    """Colluders with whom epsilon, as it is computed, would not hold for the honest clients."""
+    from fedsim.adversaries import ModelPoisoning
+
+    name, factory = found.get("adversaries", ("", None))
+    kind = class_of(factory)
+    if kind is None or not document.get(("privacy",)):
+        return []
+    if document.get(("privacy", "trust")) == "secure_sum":
+        path, why = (
+            ("privacy", "trust"),
+            (
+                "secure_sum takes for granted that all clients are honest, and with an adversary some "
+                "are not: who knows its own share of the noise can take it off the sum; type "
+                "privacy.trust=own_noise"
+            ),
+        )
+        return [(document.place(path), f"{dotted(path)}: {why}")]
+    if document.get(("privacy", "unit")) != "client" or not issubclass(kind, ModelPoisoning):
+        return []
+    path = ("adversary", "knows")
+    if (document.get(path) or kind.can_know[0]) != "updates":
+        return []
+    instead = "type adversary.knows=own" if "own" in kind.can_know else "choose another adversary"
+    why = (
+        f"with privacy.unit=client {name!r} cannot know what all clients trained: an honest "
+        "client's update would be in its own and in those of all colluders, and the noise covers "
+        f"one; {instead}"
+    )
+    return [(document.place(path), f"{dotted(path)}: {why}")]
 
 
 def check_overrides(document: Document, registry: Registry) -> Problems:

@@ -13,16 +13,21 @@ import numpy as np
 import pytest
 
 from fedsim import InputError, Result, load, run
+from fedsim.adversaries import ModelPoisoning
 from fedsim.adversaries.conspiracy import conspiracy
 from fedsim.adversaries.data import Backdoor
 from fedsim.api import resume
 from fedsim.engine.assembly import assembled
 from fedsim.engine.checkpoint import Checkpoints
 from fedsim.engine.loop import Rounds
+from fedsim.engine.outcome import outcome
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import Interruption
 from fedsim.folder.runfolder import RunFolder
+from fedsim.method.received import norm
+from fedsim.models.build import first_arrays
+from fedsim.privacy.run_key import run_digest
 from fedsim.registry import default_registry
 from fedsim.robust import RULES
 from fedsim.terminal.console import Console
@@ -309,6 +314,76 @@ def test_the_success_of_a_backdoor_is_measured_on_other_classes(prepared: Prepar
     assert missed == {"backdoor_success": 0.0}
 
 
+# --- with privacy
+
+CLIENTS = "privacy={unit: client, noise_multiplier: 0, max_grad_norm: 0.002}"
+RECORDS = "privacy={unit: record, noise_multiplier: 1.0, expected_batch: 8}"
+MODELS = [
+    name
+    for name in ATTACKS
+    if issubclass(default_registry().resolve("adversaries", name), ModelPoisoning)
+]
+
+
+@pytest.fixture(scope="module")
+def private(prepared: Prepared, path: Path) -> Callable[..., Rounds]:
+    """The first round with a privacy block, as it ended."""
+
+    def go(*overrides: str) -> Rounds:
+        words = ["rounds=1", "client.class_balanced=false", "strategy.weighting=uniform"]
+        scenario = load(path, [*words, *overrides])
+        with assembled(prepare(scenario, 0, federation=prepared.federation)) as rounds:
+            rounds.run()
+        return rounds
+
+    return go
+
+
+@pytest.mark.parametrize("attack", sorted(set(MODELS) - {"adaptive"}))
+def test_the_server_of_private_clients_clips_what_colluders_send(
+    attack: str, private: Callable[..., Rounds]
+) -> None:
+    loud = ", factor: 1e6" if attack in ("sign_flip", "scaling") else ""
+    block = "adversary={{name: {}, clients: [client-1, client-2]{}}}"
+    nothing = private(CLIENTS, block.format("free_rider", ""))
+    sent = private(CLIENTS, block.format(attack, loud))
+    before, after = tensors(nothing.arrays), tensors(sent.arrays)
+    moved = norm({name: after[name].astype(float) - before[name] for name in before})
+    certificate = outcome(sent.prepared, sent).summary["certificate"]
+    assert certificate["norm_per_round"] == pytest.approx(2 * 0.002 / 7)
+    assert moved <= certificate["norm_per_round"] * (1 + 1e-4)
+    # Two loud ones that learned much the same get most of it.
+    assert not loud or moved > certificate["norm_per_round"] / 2
+
+
+@pytest.mark.parametrize("attack", MODELS)
+def test_noise_of_their_own_keeps_no_colluder_from_sending_something_else(
+    attack: str, private: Callable[..., Rounds]
+) -> None:
+    honest, sent = private(RECORDS), private(RECORDS, f"adversary={{name: {attack}, count: 2}}")
+    assert sent.learned
+    assert sent.tally.colluders == 2
+    before, after = tensors(honest.arrays), tensors(sent.arrays)
+    assert any((before[name] != after[name]).any() for name in before)
+    assert outcome(sent.prepared, sent).summary["certificate"] is None
+
+
+def test_what_an_adversary_is_written_in_is_part_of_what_noise_is_keyed_by(
+    tmp_path: Path, path: Path, prepared: Prepared
+) -> None:
+    arrays, digests = first_arrays(prepared.scenario, prepared.task, 0), set()
+    file = tmp_path / "own_attack.py"
+    for factor in (-1, -2):
+        file.write_text(
+            "from fedsim.adversaries.plain import SignFlip\n"
+            f"class Own(SignFlip):\n    times = {factor}\n"
+        )
+        block = "adversary={name: 'own_attack:Own', count: 1}"
+        scenario = load(path, [f"plugins=[{tmp_path}]", block])
+        digests.add(run_digest(scenario, 0, prepared.federation, arrays))
+    assert len(digests) == 2
+
+
 # --- what is refused
 
 
@@ -326,6 +401,14 @@ def test_the_success_of_a_backdoor_is_measured_on_other_classes(prepared: Prepar
         (["adversary={name: lie, count: 2, knows: all}"], "adversary.knows: expected"),
         (["adversary={name: adaptive, count: 2, knows: own}"], "has a use for aggregator only"),
         (["adversary={name: label_flip, count: 2, knows: own}"], "which changes data: leave it"),
+        (
+            [CLIENTS, "adversary={name: lie, count: 2, knows: updates}"],
+            "adversary.knows: with privacy.unit=client 'lie' cannot know what all .*knows=own",
+        ),
+        (
+            [f"{CLIENTS[:-1]}, trust: secure_sum}}", "adversary={name: label_flip, count: 2}"],
+            "privacy.trust: secure_sum takes for granted that all clients are honest",
+        ),
         (
             ["adversary={name: adaptive, count: 2}", "strategy=flwr.serverapp.strategy.FedAvg"],
             "has none that can be tried",

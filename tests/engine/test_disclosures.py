@@ -85,6 +85,8 @@ def test_what_every_private_run_gives_away(
         ("training metrics of each client", RECORDS, CLIENTS[1]),
         ("updates of the clients, to the server", RECORDS, CLIENTS[1]),
         ("what clients keep from round to round", RECORDS, CLIENTS[1]),
+        ("what colluders make of their records", RECORDS, "adversary={name: sign_flip, count: 1}"),
+        ("what colluders make of their records", CLIENTS, "adversary={name: label_flip, count: 1}"),
         (
             "number of patient or lesion units of each client",
             (*RECORDS, "privacy.unit=record"),
