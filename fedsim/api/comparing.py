@@ -82,8 +82,12 @@ def compared(
     paths: bool = False,
     columns: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
+    intervals: bool = True,
 ) -> Comparison:
-    """As `compare`; `damaged` takes what is wrong with the files of runs that are left out."""
+    """As `compare`; `damaged` takes what is wrong with the files of runs that are left out.
+
+    Without `intervals` there are none over test records, which of many runs take a while.
+    """
     if problems := unsound(reach, bandwidth, latency):
         raise InputError("the options do not fit", problems)
     rows, left_out = rows_of(
@@ -100,6 +104,7 @@ def compared(
         columns=columns,
         names=names,
         left_out=left_out,
+        intervals=intervals,
     )
 
 

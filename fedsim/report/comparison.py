@@ -13,7 +13,7 @@ from fedsim.report.columns import DIFFERENCE, REACH, WIRE, Column, score_column
 from fedsim.report.costs import Link, megabytes_to_reach, wire_seconds
 from fedsim.report.data_labels import CONTENTS
 from fedsim.report.many import MANY, TITLES, quantiles
-from fedsim.report.pairing import bootstrap, difference, trouble_of, why_unpaired
+from fedsim.report.pairing import Bootstrap, difference, trouble_of, why_unpaired
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
 from fedsim.report.text import positive_note
@@ -144,6 +144,7 @@ def compare(
     columns: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
     left_out: Sequence[str] = (),
+    intervals: bool = True,
 ) -> Comparison:
     """Compare methods.
 
@@ -157,6 +158,7 @@ def compare(
         columns: what is shown, in this order; None: all. See `fedsim.report.choosing`.
         names: other names for rows, scenarios and titles of columns.
         left_out: runs that are not in it, and why.
+        intervals: whether there are any over test records. Of many rows they take minutes.
 
     Raises:
         InputError: no rows, `baseline` names none or several, or there is no such column or name.
@@ -210,14 +212,14 @@ def compare(
 
     chosen = None if columns is None else chosen_of(found, rows, columns)
     titles = renamed(rows, found, names or {})
-    lines, told = [], []
+    lines, told, resampled = [], [], Bootstrap() if intervals else None
     for row in rows:
         measures = {name: measure([run.value(name) for run in row.runs]) for name in have}
-        if main in measures:
+        if main in measures and resampled is not None:
             if trouble := trouble_of(row):
                 told.append(f"{row.name}: {trouble}; no interval.")
             else:
-                interval = bootstrap(row.runs, main)
+                interval = resampled.interval(row.runs, main)
                 measures[main] = measure([run.value(main) for run in row.runs], interval)
         if many:
             measures |= _spread(row, main, sites)
@@ -239,7 +241,8 @@ def compare(
         unpaired = ""
         if row is not base:
             unpaired = why_unpaired(row, base, main)
-            measures[DIFFERENCE] = measure([]) if unpaired else difference(row, base, main)
+            none = measure([])
+            measures[DIFFERENCE] = none if unpaired else difference(row, base, main, resampled)
         lines.append(Line(row, measures, sum(run.failed for run in row.runs), unpaired))
     notes = [*_notes(lines, found, metric, reach, link), *told]
     base_shown = base if len(rows) > 1 else None

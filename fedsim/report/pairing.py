@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedsim.randomness import Streams
 from fedsim.report.rows import Row, Run
-from fedsim.report.statistics import Measure, interval, measure
+from fedsim.report.statistics import REPLICATES, Measure, ends, measure, resamples
 from fedsim.report.tested import Tested
 
 # A score from predictions.npz and the same one from summary.json may differ by rounding only.
@@ -39,21 +42,38 @@ def trouble_of(row: Row) -> str:
     return ""
 
 
-def bootstrap(
-    runs: Sequence[Run], metric: str, baseline: Sequence[Run] | None = None
-) -> tuple[float, float] | None:
-    """Bootstrap interval of the runs' score, or of its difference; None without predictions."""
-    ours, theirs = _predictions(runs), _predictions(baseline or [])
-    if not ours or theirs is None or ours[0].metric != metric:
-        return None
-    first: Any = ours[0]
-    # The same stream each time: rows that are tested on the same records share their resamples.
-    return interval(
-        first.strata,
-        lambda weights: first.score(ours, weights),
-        Streams(0).numpy("bootstrap"),
-        baseline=(lambda weights: first.score(theirs, weights)) if theirs else None,
-    )
+class Bootstrap:
+    """Bootstrap intervals over test records. Rows tested on the same ones share their resamples.
+
+    The scores of a row's runs are kept: the baseline's are needed by all other rows.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[bytes, tuple[int, ...]], NDArray[np.float64] | None] = {}
+        self._runs: list[Sequence[Tested]] = []  # Alive, so that no other has their ids.
+
+    def interval(
+        self, runs: Sequence[Run], metric: str, baseline: Sequence[Run] | None = None
+    ) -> tuple[float, float] | None:
+        """That of the runs' score, or of its difference; None without predictions."""
+        ours, theirs = _predictions(runs), _predictions(baseline or [])
+        if not ours or theirs is None or ours[0].metric != metric:
+            return None
+        scores = self._scores(ours, ours[0])
+        others = self._scores(theirs, ours[0]) if theirs else 0.0
+        return None if scores is None or others is None else ends(scores - others)
+
+    def _scores(self, runs: Sequence[Tested], first: Any) -> NDArray[np.float64] | None:
+        """float64 [REPLICATES], the runs' score on resamples of the records of `first`."""
+        key = np.ascontiguousarray(first.strata).tobytes(), tuple(map(id, runs))
+        if key not in self._kept:
+            self._runs.append(runs)
+            # The same stream each time.
+            weights = resamples(first.strata, REPLICATES, Streams(0).numpy("bootstrap"))
+            parts = [first.score(runs, one) for one in weights]
+            undefined = any(one is None for one in parts)
+            self._kept[key] = None if undefined else np.concatenate(parts)
+        return self._kept[key]
 
 
 def _predictions(runs: Sequence[Run]) -> list[Tested] | None:
@@ -92,12 +112,13 @@ def _same_test(one: Run, other: Run) -> bool:
     return bool(one.config["data"].get("split") == other.config["data"].get("split"))
 
 
-def difference(row: Row, base: Row, metric: str) -> Measure:
-    """Mean over common seeds of the difference from the baseline, with its interval."""
+def difference(row: Row, base: Row, metric: str, bootstrap: Bootstrap | None = None) -> Measure:
+    """Mean over common seeds of the difference from the baseline; with its interval, if asked."""
     pairs = pairs_of(row, base)
     values = [(ours.value(metric), theirs.value(metric)) for ours, theirs in pairs]
     known = [None if a is None or b is None else a - b for a, b in values]
     found = None
-    if not trouble_of(row) and not trouble_of(base):
-        found = bootstrap([ours for ours, _ in pairs], metric, [theirs for _, theirs in pairs])
+    if bootstrap is not None and not trouble_of(row) and not trouble_of(base):
+        ours, theirs = zip(*pairs, strict=True)
+        found = bootstrap.interval(ours, metric, theirs)
     return measure(known, found)

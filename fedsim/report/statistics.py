@@ -109,16 +109,37 @@ def _weighted_auc(
     negative_weights: NDArray[np.integer],
 ) -> NDArray[np.float64]:
     """AUC for each column of weights [positives, b] and [negatives, b]; exact with ties."""
-    order = np.argsort(negatives, kind="stable")
-    ranked = negatives[order]
-    # below[i] is the weight of the i lowest negatives.
-    below = np.zeros((len(ranked) + 1, negative_weights.shape[1]), np.int64)
-    np.cumsum(negative_weights[order], axis=0, out=below[1:])
+    if len(positives) < len(negatives):  # What negatives win, positives do not.
+        both = 2 * positive_weights.sum(0, np.int64) * negative_weights.sum(0, np.int64)
+        won = both - _won_twice(negatives, positives, negative_weights, positive_weights)
+    else:
+        won = _won_twice(positives, negatives, positive_weights, negative_weights)
+    return np.asarray(won / (2 * len(positives) * len(negatives)))
+
+
+def _won_twice(
+    many: NDArray[np.floating],
+    few: NDArray[np.floating],
+    many_weights: NDArray[np.integer],
+    few_weights: NDArray[np.integer],
+) -> NDArray[np.int64]:
+    """Twice the weight of the pairs in which the one of `many` is higher, ties once; [b].
+
+    Those of `many` that lie between the same two of `few` win the same pairs, so their weights are
+    added up first: what is long is read once for all columns.
+    """
+    order, lower = np.argsort(many, kind="stable"), np.argsort(few, kind="stable")
     # A tie is neither won nor lost: what lies strictly below, plus what does not lie above.
-    won = below[np.searchsorted(ranked, positives, "left")]
-    won += below[np.searchsorted(ranked, positives, "right")]
-    pairs = len(positives) * len(negatives)
-    return np.asarray(np.einsum("pb,pb->b", won, positive_weights.astype(np.int64)) / (2 * pairs))
+    low, high = (np.searchsorted(few[lower], many[order], side) for side in ("left", "right"))
+    changed = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(changed) + 1])
+    alike = np.add.reduceat(many_weights[order], starts, axis=0, dtype=np.int64)
+    # below[i] is the weight of the i lowest of `few`.
+    below = np.zeros((len(few) + 1, few_weights.shape[1]), np.int64)
+    np.cumsum(few_weights[lower], axis=0, out=below[1:])
+    won = below[low[starts]]
+    won += below[high[starts]]
+    return np.asarray(np.einsum("gb,gb->b", won, alike))
 
 
 def mean_dice(
@@ -218,6 +239,11 @@ def interval(
         if values is None or others is None:
             return None
         parts.append(values - others)
+    return ends(np.concatenate(parts))
+
+
+def ends(scores: NDArray[np.float64]) -> tuple[float, float]:
+    """Low and high end of the interval of level `LEVEL` of scores on resamples, [replicates]."""
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(np.concatenate(parts), [tail, 1 - tail])
+    low, high = np.nanquantile(scores, [tail, 1 - tail])
     return float(low), float(high)

@@ -351,14 +351,12 @@ def _check_honesty(document: Document, found: dict[str, tuple[str, Any]]) -> Pro
     kind = class_of(factory)
     if kind is None or not document.get(("privacy",)):
         return []
-    if document.get(("privacy", "trust")) == "secure_sum":
-        path, why = (
-            ("privacy", "trust"),
-            (
-                "secure_sum takes for granted that all clients are honest, and with an adversary some "
-                "are not: who knows its own share of the noise can take it off the sum; type "
-                "privacy.trust=own_noise"
-            ),
+    path: KeyPath = ("privacy", "trust")
+    if document.get(path) == "secure_sum":
+        why = (
+            "secure_sum takes for granted that all clients are honest, and with an adversary "
+            "some are not: who knows its own share of the noise can take it off the sum; type "
+            "privacy.trust=own_noise"
         )
         return [(document.place(path), f"{dotted(path)}: {why}")]
     if document.get(("privacy", "unit")) != "client" or not issubclass(kind, ModelPoisoning):

@@ -95,6 +95,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
+    tables = (arguments.json, arguments.csv, arguments.latex, arguments.markdown)
     comparison = compared(
         arguments.runs,
         damaged,
@@ -106,6 +107,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         paths=arguments.paths,
         columns=None if arguments.columns is None else arguments.columns.split(","),
         names=_names(arguments.names or ()),
+        # A matrix shows means and their spread alone.
+        intervals=arguments.matrix is None or any(tables),
     )
     figure = _figure(arguments, comparison)
     if arguments.json:

@@ -191,7 +191,7 @@ def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None) -> 
         from fedsim.report.comparison import compare
         from fedsim.report.matrix import matrix
 
-        console.line(str(matrix(compare(rows), *keys)))
+        console.line(str(matrix(compare(rows, intervals=False), *keys)))
     names = sorted({folder.parent for folder in folders})
     # The folders of runs say the same in few words, where they hold nothing else that is done.
     try:

@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedsim.cli import main
 from fedsim.errors import InputError
+from fedsim.randomness import Streams
 from fedsim.report.compare import compare, find_runs, rows_of, table, text
 from fedsim.report.comparison import DIFFERENCE, REACH, WIRE, Comparison
 from fedsim.report.costs import Link
@@ -27,7 +28,9 @@ from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, mar
 from fedsim.report.matrix import matrix
 from fedsim.report.matrix import picture as matrix_picture
 from fedsim.report.over import over, picture
+from fedsim.report.statistics import interval
 from fedsim.report.table import printed
+from fedsim.report.tested import Predictions
 
 DOCS = Path(__file__).parents[2] / "docs"
 LABELS = np.arange(200) % 4 // 3  # 50 of 200 are positive.
@@ -335,6 +338,41 @@ def test_what_cannot_be_paired_says_why(
     assert re.search(rf"^b .*{re.escape(reason)}$", text(found), re.MULTILINE)
     for exported in (latex(found), markdown(found)):
         assert reason.split(":")[0] in exported
+
+
+@pytest.fixture
+def rescored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs were scored on resamples, each time that some were."""
+    score, found = Predictions.score, []
+
+    def counted(self: Predictions, runs: Any, weights: Any = None) -> Any:
+        if weights is not None:
+            found.append(len(runs))
+        return score(self, runs, weights)
+
+    monkeypatch.setattr(Predictions, "score", counted)
+    return found
+
+
+def test_every_row_is_resampled_once_and_its_numbers_are_those_of_scoring_pairs(
+    make: Make, tmp_path: Path, rescored: list[int]
+) -> None:
+    two_methods(make)
+    for seed in range(3):
+        make("c", seed, strength=2.2)
+    found = comparison(tmp_path)
+    assert rescored == [3, 3, 3]
+    base = found.lines[0].row
+    for line in found.lines[1:]:
+        ours, theirs = ([run.predictions for run in one.runs] for one in (line.row, base))
+        first: Any = ours[0]
+        expected = interval(
+            first.strata,
+            lambda weights, ours=ours, first=first: first.score(ours, weights),  # type: ignore
+            Streams(0).numpy("bootstrap"),
+            baseline=lambda weights, theirs=theirs, first=first: first.score(theirs, weights),  # type: ignore
+        )
+        assert line.measures[DIFFERENCE].interval == expected
 
 
 def test_without_predictions_there_are_means_but_no_intervals(make: Make, tmp_path: Path) -> None:
@@ -1051,7 +1089,7 @@ def test_a_cell_of_several_rows_is_refused(make: Make, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_matrix_and_draws_it(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], rescored: list[int]
 ) -> None:
     of_attacks(make)
     target = tmp_path / "matrix.png"
@@ -1059,4 +1097,7 @@ def test_the_command_prints_the_matrix_and_draws_it(
     assert main([*words, "--figure", str(target)]) == 0
     assert target.read_bytes().startswith(b"\x89PNG")
     assert "AUC: adversary by strategy" in capsys.readouterr().out
+    assert not rescored, "there are no intervals in it"
+    assert main([*words, "--csv", str(tmp_path / "all.csv")]) == 0
+    assert rescored == [2] * 7, "all cells but the one without predictions"
     assert main([*words, "--over", "rounds", "--figure", str(target)]) == 2

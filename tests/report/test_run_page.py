@@ -197,7 +197,7 @@ def test_a_run_without_a_round_says_so(make_run: Callable[..., Path]) -> None:
 def test_the_headline_has_the_interval_that_a_comparison_gives(
     make_run: Callable[..., Path],
 ) -> None:
-    from fedsim.report.pairing import bootstrap
+    from fedsim.report.pairing import Bootstrap
     from fedsim.report.rows import find_runs, rows_of
 
     folder = make_run(started="2026-01-01T00:00:00")
@@ -206,7 +206,7 @@ def test_the_headline_has_the_interval_that_a_comparison_gives(
     labels, probabilities = drawn_labels(200)
     scored(folder, labels, probabilities)
     (row,) = rows_of(find_runs([folder]))[0]
-    expected = bootstrap(row.runs, "auc")
+    expected = Bootstrap().interval(row.runs, "auc")
     assert expected is not None
     record = read_record(folder)
     assert record.summary is not None

@@ -19,7 +19,7 @@ Scores = Mapping[Path, NDArray[np.float64]]
 
 
 def resampled(runs: Iterable[Run], metric: str) -> Scores:
-    """The scores of runs on resamples of their test records, those of `pairing.bootstrap`.
+    """The scores of runs on resamples of their test records, those of `pairing.Bootstrap`.
 
     Runs without predictions, or whose score is undefined, have none.
     """
