@@ -68,7 +68,7 @@ class FedAvg(Strategy):
         }
         # A mean of integers is none: the server's own stay.
         kept = {name: value for name, value in sent.items() if value.dtype.kind not in "fc"}
-        return tensor_record(averaged | kept), means.record()
+        return tensor_record(averaged | kept, copy=False), means.record()
 
     def received(self, reply: Message) -> Received:
         """A client's model or, where a codec encodes it, its change; with its weight."""

@@ -90,7 +90,7 @@ class Robust(ServerMomentum):
             return self._rule.combine([_floating(one.arrays) for one in replies], weights)
         assert self._global is not None
         sent = tensors(self._global)
-        found = self._rule.combine([one.change(sent) for one in replies], weights)
+        found = self._rule.combine([one.changes(sent) for one in replies], weights)
         if self._base():  # Clients sent changes, and the model is added afterwards.
             return found
         return {name: value + sent[name] for name, value in found.items()}

@@ -59,24 +59,22 @@ class ServerMomentum(FedAvg):
         rate = cosine(
             server_round - 1, self.server.rounds, self.learning_rate, self.last_learning_rate
         )
-        # In double precision the difference and the sum of two float32 weights undo each other.
-        start = {
-            name: value.astype(np.result_type(value.dtype, np.float64))
-            for name, value in tensors(self._global).items()
-        }
-        moved = {}
+        sent, moved = tensors(self._global), {}
         for name, value in tensors(averaged).items():
             if value.dtype.kind not in "fc":
                 moved[name] = value
                 continue
-            change = value - start[name]
-            velocity = self.momentum * self._velocity.get(name, 0.0) + change
-            self._velocity[name] = velocity
-            moved[name] = (start[name] + rate * velocity).astype(value.dtype)
-        return tensor_record(moved), metrics
+            # In double precision difference and sum of two float32 weights undo each other.
+            start = sent[name].astype(np.result_type(value.dtype, np.float64))
+            velocity = value - start
+            if self.momentum:
+                velocity += self.momentum * self._velocity.get(name, 0.0)
+                self._velocity[name] = velocity
+            moved[name] = (start + rate * velocity).astype(value.dtype)
+        return tensor_record(moved, copy=False), metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """The velocity, float64 by the names of the arrays."""
+        """The velocity, float64 by the names of the arrays; none without momentum."""
         return {"velocity": dict(self._velocity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -197,7 +197,7 @@ def _compared(
 ) -> tuple[float, float | None]:
     """Euclidean distance of a client's model to the aggregate, and the cosine of their changes."""
     apart = own = common = whole = 0.0
-    for name, value in received.changes(sent):
+    for name, value in received.changes(sent).items():
         if name not in aggregate:
             continue
         other = aggregate[name].astype(value.dtype) - sent[name]

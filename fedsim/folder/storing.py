@@ -72,12 +72,10 @@ def encode(value: Any, where: str = "the value") -> bytearray:
     """
     packing = _Packing()
     tree = packing.pack(value, where)
-    buffer = io.BytesIO()
-    buffer.write(b" " * _HEAD)
-    buffer.write(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+    data = bytearray(b" " * _HEAD)
+    data += json.dumps(tree, allow_nan=False, separators=(",", ":")).encode() + b"\n"
     for array in packing.arrays:
-        np.lib.format.write_array(buffer, array, allow_pickle=False)
-    data = bytearray(buffer.getbuffer())
+        np.lib.format.write_array(_Appending(data), array, allow_pickle=False)
     digest = hashlib.sha256(memoryview(data)[_HEAD:]).hexdigest()
     data[:_HEAD] = f"fedsim {FORMAT} {digest}\n".encode()
     return data
@@ -114,6 +112,18 @@ def decode(data: bytes) -> Any:
         return _Unpacking(arrays).unpack(tree)
     except Exception as error:  # By the checksum it is as it was written, but not by us.
         raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+class _Appending:
+    """A file at the end of bytes: what is large is in memory once, and not in a buffer, too."""
+
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    def write(self, part: bytes) -> int:
+        """Append."""
+        self._data += part
+        return len(part)
 
 
 class _Packing:

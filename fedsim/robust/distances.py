@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.method.received import Arrays
+from fedsim.method.received import Arrays, flat
+
+Row = Mapping[str, NDArray[Any]]
+"""What a client sent, by name; it may be `Computed`."""
 
 _BLOCK = 1 << 16  # coordinates of all clients that are float64 at a time
 
 
-def blocks(rows: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
+def blocks(rows: Sequence[Row]) -> Iterator[NDArray[np.float64]]:
     """Some coordinates of all clients at a time, float64 [clients, at most 65,536]."""
     for name in rows[0]:
         yield from blocks_of(name, rows)
 
 
-def blocks_of(name: str, rows: Sequence[Arrays]) -> Iterator[NDArray[np.float64]]:
+def blocks_of(name: str, rows: Sequence[Row]) -> Iterator[NDArray[np.float64]]:
     """The same, of one array."""
-    flat = [row[name].reshape(-1) for row in rows]
-    for start in range(0, flat[0].size, _BLOCK):
-        yield np.stack([one[start : start + _BLOCK] for one in flat]).astype(np.float64)
+    each = [flat(row, name) for row in rows]
+    for start in range(0, each[0].size, _BLOCK):
+        yield np.stack([one[start : start + _BLOCK] for one in each]).astype(np.float64)
 
 
 def by_coordinate(
-    rows: Sequence[Arrays],
+    rows: Sequence[Row],
     rule: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> Arrays:
     """What a rule makes of each coordinate.
@@ -45,7 +49,7 @@ def by_coordinate(
     return found
 
 
-def squared_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+def squared_distances(rows: Sequence[Row]) -> NDArray[np.float64]:
     """Squared Euclidean distances between clients.
 
     The sum of squared differences is taken: |x|^2 + |y|^2 - 2 xy loses all digits where two
@@ -65,7 +69,7 @@ def squared_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:
     return found + found.T
 
 
-def norms(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+def norms(rows: Sequence[Row]) -> NDArray[np.float64]:
     """The Euclidean norm of each client's arrays, float64 [clients]."""
     found = np.zeros(len(rows))
     for part in blocks(rows):
@@ -73,7 +77,7 @@ def norms(rows: Sequence[Arrays]) -> NDArray[np.float64]:
     return np.sqrt(found)
 
 
-def cosine_distances(rows: Sequence[Arrays]) -> NDArray[np.float64]:
+def cosine_distances(rows: Sequence[Row]) -> NDArray[np.float64]:
     """1 - cosine between clients, float64 [clients, clients]; 1 to a client that sent zeros."""
     products = np.zeros((len(rows), len(rows)))
     for part in blocks(rows):

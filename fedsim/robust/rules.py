@@ -10,18 +10,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.method.received import Arrays, norm
-from fedsim.robust.distances import by_coordinate, cosine_distances, norms, squared_distances
+from fedsim.method.received import Arrays, Computed, norm
+from fedsim.robust.distances import Row, by_coordinate, cosine_distances, norms, squared_distances
 
 Weights = NDArray[np.float64]
 
 
-def mean(rows: Sequence[Arrays], weights: Weights) -> Arrays:
+def mean(rows: Sequence[Row], weights: Weights) -> Arrays:
     """The weighted mean, float64; weights of 0 leave a client out, whatever it sent."""
     return _summed(rows, weights / weights.sum())
 
 
-def _summed(rows: Sequence[Arrays], shares: Weights) -> Arrays:
+def _summed(rows: Sequence[Row], shares: Weights) -> Arrays:
     found: Arrays = {}
     for share, row in zip(shares, rows, strict=True):
         if share:
@@ -111,11 +111,12 @@ class Rule(ABC):
         return None
 
     @abstractmethod
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """One set of arrays, float64.
 
         Args:
-            rows: what each client sent, floating arrays of the same names and shapes.
+            rows: what each client sent, floating arrays of the same names and shapes; changes are
+                computed each time that an array is asked for.
             weights: of a mean, [clients].
         """
 
@@ -124,7 +125,7 @@ class Rule(ABC):
 class Median(Rule):
     """Coordinate-wise median (Yin et al. 2018)."""
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """The middle value of each coordinate, the mean of two."""
         counts = _Counts(len(rows))
         middle = (len(rows) - 1) // 2, len(rows) // 2
@@ -154,7 +155,7 @@ class TrimmedMean(Rule):
                 f"{2 * self.byzantine + 1} clients"
             )
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """The mean of the values between."""
         self.require(len(rows))
         cut = slice(self.byzantine, len(rows) - self.byzantine)
@@ -188,7 +189,7 @@ class Krum(Rule):
         if self.chosen > clients:
             raise ValueError(f"chosen: {self.chosen} of {clients} clients cannot be chosen")
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """Of equal scores the first clients are taken."""
         self.require(len(rows))
         scores = krum_scores(squared_distances(rows), self.byzantine)
@@ -229,7 +230,7 @@ class Bulyan(Rule):
                 f"{self.byzantine}, and there are {clients}"
             )
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """See the class."""
         self.require(len(rows))
         distances = squared_distances(rows)
@@ -271,7 +272,7 @@ class GeometricMedian(Rule):
     iterations: int = 8
     smoothing: float = 1e-6
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """Weighted as a mean would be."""
         found = Median().combine(rows, weights)
         for _ in range(self.iterations):
@@ -292,7 +293,7 @@ class DOS(Rule):
     enough away moves the result, however small its weight.
     """
 
-    def weights(self, rows: Sequence[Arrays]) -> Weights:
+    def weights(self, rows: Sequence[Row]) -> Weights:
         """What each client counts, [clients], 1 in all."""
         euclidean = np.sqrt(squared_distances(rows))
         scores = copod(euclidean) + copod(cosine_distances(rows))
@@ -300,7 +301,7 @@ class DOS(Rule):
         found: Weights = shares / shares.sum()
         return found
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """The mean by these weights."""
         self.shares = self.weights(rows)
         return mean(rows, self.shares)
@@ -321,7 +322,7 @@ class NormClipping(Rule):
 
     radius: float = 1.0
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """Rows are changes."""
         found, self.shares = _clipped_mean(rows, weights, self.radius)
         return found
@@ -347,11 +348,11 @@ class CentredClipping(Rule):
     iterations: int = 1
     centre: Arrays = field(default_factory=dict, init=False)
 
-    def combine(self, rows: Sequence[Arrays], weights: Weights) -> Arrays:
+    def combine(self, rows: Sequence[Row], weights: Weights) -> Arrays:
         """Rows are changes. The centre is kept for the next round."""
         centre = self.centre or {name: np.zeros(value.shape) for name, value in rows[0].items()}
         for _ in range(self.iterations):
-            apart = [{name: value - centre[name] for name, value in row.items()} for row in rows]
+            apart = [Computed(np.subtract, row, centre) for row in rows]
             step, self.shares = _clipped_mean(apart, weights, self.radius)
             centre = {name: value + step[name] for name, value in centre.items()}
         self.centre = centre
@@ -394,9 +395,7 @@ class _Counts:
         return self._sums / max(self._size, 1)
 
 
-def _clipped_mean(
-    rows: Sequence[Arrays], weights: Weights, radius: float
-) -> tuple[Arrays, Weights]:
+def _clipped_mean(rows: Sequence[Row], weights: Weights, radius: float) -> tuple[Arrays, Weights]:
     """The weighted mean of rows, each at most `radius` long; and what each counts in it."""
     lengths = norms(rows)
     factors = np.minimum(1.0, np.divide(radius, lengths, out=np.ones(len(rows)), where=lengths > 0))

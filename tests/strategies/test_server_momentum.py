@@ -80,6 +80,13 @@ def test_the_velocity_survives_a_restart() -> None:
     assert not np.array_equal(tensors(step(forgetful, 2, middle, 1.0))["w"], wanted)
 
 
+def test_without_momentum_there_is_nothing_to_keep() -> None:
+    start = tensor_record({"w": np.zeros(2, np.float32)})
+    strategy = server(ServerMomentum(momentum=0.0, learning_rate=0.5), 5)
+    assert tensors(step(strategy, 1, start, 1.0))["w"].tolist() == [0.5, 0.5]
+    assert strategy.state_dict() == {"velocity": {}}
+
+
 def test_a_momentum_that_never_forgets_is_refused() -> None:
     with pytest.raises(ValueError, match="below 1"):
         ServerMomentum(momentum=1.0)
