@@ -15,6 +15,7 @@ from fedsim.report.text import typed
 from fedsim.tasks.metric import Metric
 
 _NONE = "none"  # What null is called.
+_GIVEN = "as given"  # A block that is the only one.
 _CHANCE = "x"
 _NEAR = 0.02
 _FAILED = "†"
@@ -102,7 +103,7 @@ def matrix(comparison: Comparison, rows: str, columns: str) -> Matrix:
     Args:
         comparison: the runs.
         rows, columns: dotted keys of the scenarios; a plugin's block is called by its name and what
-            differs among the blocks of that name.
+            differs among the blocks of that name, another by what differs.
 
     Raises:
         InputError: the keys are one, a cell has several rows of the comparison, or they learned
@@ -155,13 +156,17 @@ def _words(lines: Sequence[Line], key: str) -> list[str]:
 
 
 def _block(value: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> str:
-    """A plugin's name, and the settings in which those of its name differ; a word by itself."""
+    """A plugin's name, and the settings in which those of its name differ; a word by itself.
+
+    Of a block without a name, such as `privacy`, the settings alone.
+    """
     keys = [key for key in dict.fromkeys(k for one in alike for k in one) if key != "name"]
     differing = [key for key in keys if any(one.get(key) != alike[0].get(key) for one in alike)]
     found = {key: one for key in differing if (one := value.get(key)) is not None}
     texts = [one for one in found.values() if isinstance(one, str)]
     others = [f"{key}={typed(one)}" for key, one in found.items() if not isinstance(one, str)]
-    return " ".join([str(value.get("name")), *texts, *others])
+    name = [str(value["name"])] if "name" in value else []
+    return " ".join([*name, *texts, *others]) or _GIVEN
 
 
 def _at(line: Line, key: str) -> Any:

@@ -28,6 +28,7 @@ from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, mar
 from fedsim.report.matrix import matrix
 from fedsim.report.matrix import picture as matrix_picture
 from fedsim.report.over import over, picture
+from fedsim.report.rows import Row
 from fedsim.report.statistics import interval
 from fedsim.report.table import printed
 from fedsim.report.tested import Predictions
@@ -1078,6 +1079,33 @@ def test_attacks_by_defences_are_a_table_and_a_heat_map(make: Make, tmp_path: Pa
     drawn = matrix_picture(found)
     assert drawn.png.startswith(b"\x89PNG")
     assert len(drawn.rows) == 8
+
+
+def test_a_block_without_a_name_is_called_by_what_differs(make: Make, tmp_path: Path) -> None:
+    blocks = [
+        None,
+        {"unit": "client", "noise_multiplier": 0.0, "delta": 1e-4},
+        {"unit": "client", "noise_multiplier": 0.5, "delta": 1e-4},
+        {"unit": "record", "noise_multiplier": 0.5, "delta": 1e-4},
+    ]
+    for rule in ("fedavg", "robust"):
+        for block in blocks:
+            make("a", 0, settings={"privacy": block, "strategy": {"name": rule}})
+    found = matrix(comparison(tmp_path), "strategy", "privacy")
+    assert set(found.columns) == {
+        "none",
+        "client noise_multiplier=0.0",
+        "client noise_multiplier=0.5",
+        "record noise_multiplier=0.5",
+    }
+    alone = compare(rows_with(tmp_path, blocks[:2]))
+    assert set(matrix(alone, "strategy", "privacy").columns) == {"none", "as given"}
+
+
+def rows_with(tmp_path: Path, blocks: list[Any]) -> list[Row]:
+    """The rows whose privacy block is one of these."""
+    rows, _ = rows_of(find_runs([tmp_path / "runs"]))
+    return [row for row in rows if row.runs[0].config["privacy"] in blocks]
 
 
 def test_a_cell_of_several_rows_is_refused(make: Make, tmp_path: Path) -> None:
