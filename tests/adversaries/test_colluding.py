@@ -356,6 +356,19 @@ def test_the_server_of_private_clients_clips_what_colluders_send(
     assert not loud or moved > certificate["norm_per_round"] / 2
 
 
+def test_clipping_without_noise_is_the_rule_that_clips(
+    private: Callable[..., Rounds], prepared: Prepared, path: Path
+) -> None:
+    block = "adversary={name: sign_flip, clients: [client-1, client-2], factor: 5.0}"
+    one = private(CLIENTS, block)
+    rule = "strategy={name: robust, rule: norm_clipping, radius: 0.002}"
+    other = rounds_of(prepared, path, ["rounds=1", "client.class_balanced=false", rule, block])
+    before, after = tensors(one.arrays), tensors(other.arrays)
+    apart = norm({name: after[name].astype(float) - before[name] for name in before})
+    assert other.learned
+    assert apart < 1e-3 * 0.002
+
+
 @pytest.mark.parametrize("attack", MODELS)
 def test_noise_of_their_own_keeps_no_colluder_from_sending_something_else(
     attack: str, private: Callable[..., Rounds]
