@@ -7,6 +7,7 @@ the client would have had, gradients and what is made of a release are the clien
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.privacy.gradients import Gradients, parts, written
+from fedsim.privacy.factored import FactoredGradients, Product
+from fedsim.privacy.gradients import Gradients, Part, parts, written
 from fedsim.privacy.releases import Releases
 
 BLOCK = 4
@@ -108,19 +110,69 @@ class _Both:
         self._gradients, self._canaries, self._marks = gradients, canaries, marks
         self._length = _LONG * mechanism.max_grad_norm
 
-    def __iter__(self) -> Iterator[Tensor]:
-        extra = self._marks.extra
-        for part in map(written, parts(self._gradients)):
-            yield torch.nn.functional.pad(part, (0, extra))
-            width, like = part.shape[1], part
+    def __iter__(self) -> Iterator[Part]:
+        part: Part
+        for part in parts(self._gradients):
+            yield self._beside(part)
         for start in range(0, len(self._canaries), _ROWS):
             numbers = self._canaries[start : start + _ROWS]
-            rows = like.new_zeros(len(numbers), width + extra)
-            for row, number in zip(rows, numbers, strict=True):
-                if self._marks.included[number]:
-                    first = width + int(number) * BLOCK
-                    row[first : first + BLOCK] = self._length
-            yield rows
+            yield (_rows if isinstance(part, Tensor) else _factors)(
+                part, numbers, self._lengths(numbers, part), self._marks
+            )
+
+    def _beside(self, part: Part) -> Part:
+        """Some records, with nothing in the canaries' coordinates."""
+        if isinstance(part, Tensor):
+            return torch.nn.functional.pad(part, (0, self._marks.extra))
+        nobody = torch.zeros(len(part), dtype=torch.float64, device=part.device)
+        return _with_canaries(part, nobody.long(), nobody, self._marks)
+
+    def _lengths(self, numbers: NDArray[np.int64], like: Part) -> Tensor:
+        """What stands in each coordinate of a canary's, float64: 0 where it is not in."""
+        included = torch.from_numpy(self._marks.included[numbers]).to(like.device)
+        return included.double() * self._length
+
+
+def _rows(like: Tensor, numbers: NDArray[np.int64], lengths: Tensor, marks: Marks) -> Tensor:
+    """Canaries [b, d + extra], written out."""
+    width = like.shape[1]
+    rows = like.new_zeros(len(numbers), width + marks.extra)
+    for row, number, length in zip(rows, numbers, lengths, strict=True):
+        first = width + int(number) * BLOCK
+        row[first : first + BLOCK] = length
+    return rows
+
+
+def _factors(
+    like: FactoredGradients, numbers: NDArray[np.int64], lengths: Tensor, marks: Marks
+) -> FactoredGradients:
+    """The same as factors, so that norms and sums of factors are attacked, too."""
+    count = len(numbers)
+
+    def nothing(factor: Tensor) -> Tensor:
+        return factor.new_zeros(count, 1, factor.shape[2])
+
+    products = {
+        place: [Product(nothing(some[0].left), nothing(some[0].right))]
+        for place, some in like.products.items()
+    }
+    written = like.written.new_zeros(count, like.written.shape[1])
+    empty = replace(like, written=written, products=products)
+    return _with_canaries(empty, torch.from_numpy(numbers).to(like.device), lengths, marks)
+
+
+def _with_canaries(
+    part: FactoredGradients, numbers: Tensor, lengths: Tensor, marks: Marks
+) -> FactoredGradients:
+    """Factors of one more parameter, [canaries, `BLOCK`], and coordinates that nobody touches."""
+    left = torch.nn.functional.one_hot(numbers, len(marks.included)).double() * lengths[:, None]
+    canaries = Product(left[:, None], left.new_ones(len(part), 1, BLOCK))
+    return replace(
+        part,
+        written=torch.nn.functional.pad(part.written, (0, marks.silent)),
+        sizes=[*part.sizes, len(marks.included) * BLOCK, marks.silent],
+        products={**part.products, len(part.sizes): [canaries]},
+    )
 
 
 class Silence:

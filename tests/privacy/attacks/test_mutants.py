@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from fedsim.privacy import rows
 from fedsim.privacy.attacks import Subject, release, training
+from fedsim.privacy.factored import FactoredGradients
 from fedsim.privacy.mechanisms import DPSGD, AlternatingReference, Mechanism, PrivateReference
 from fedsim.privacy.verdict import Verdict, audit
 from tests.privacy.attacks.mutants import MECHANISM, RUN, noise_times
@@ -108,3 +111,32 @@ def test_the_published_filter_with_one_draw_a_record_is_found_in_a_training(quic
     found = audit(small.subject, "run")
     assert not found.certified
     assert found.bound.epsilon > found.claimed
+
+
+@pytest.fixture
+def factored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of the small model stay products of factors, as those of wide layers do."""
+    monkeypatch.setattr(rows, "_WIDE", 0)
+    monkeypatch.setattr(rows, "_DEARER", 0)
+
+
+def test_a_sound_training_with_factors_passes(quick: None, factored: None) -> None:
+    for seed in range(5):
+        found = audit(Small(seed).subject, "run", seed)
+        assert found.exit_code == 0, found.line()
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.25])
+def test_norms_of_factors_that_are_too_small_are_found(
+    quick: None, factored: None, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    norms, seen = FactoredGradients.norms, []
+
+    def smaller(self: FactoredGradients) -> torch.Tensor:
+        seen.append(len(self))
+        return factor * norms(self)
+
+    monkeypatch.setattr(FactoredGradients, "norms", smaller)
+    found = audit(Small().subject, "run")
+    assert seen, "no gradient was kept as factors"
+    assert found.exit_code == 3
