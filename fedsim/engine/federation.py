@@ -230,7 +230,8 @@ def task_of(dataset: Any, scenario: Scenario | None = None) -> type[Task]:
         )
     if scenario is None or scenario.data.features is None:
         return found
-    on_features = found.on_features()
+    beside = scenario.data.features.beside
+    on_features = found.beside_features() if beside else found.on_features()
     if on_features is None:
         raise InputError(
             f"data.features is for images to classify, but {scenario.data.name!r} has "

@@ -10,6 +10,7 @@ from fedsim.losses.long_tail import (
     logit_adjusted,
 )
 from fedsim.losses.matching import gradient_distance, mean_matching
+from fedsim.losses.rescue import class_means, divergence, rescue_factor
 from fedsim.losses.segmentation import (
     CrossEntropy,
     deeply_supervised,
@@ -21,10 +22,12 @@ __all__ = [
     "CrossEntropy",
     "balanced_softmax",
     "calibrated",
+    "class_means",
     "condist_loss",
     "condist_weight",
     "deeply_supervised",
     "dice_cross_entropy",
+    "divergence",
     "effective_weights",
     "focal",
     "gradient_distance",
@@ -32,4 +35,5 @@ __all__ = [
     "logit_adjusted",
     "marginal_dice_cross_entropy",
     "mean_matching",
+    "rescue_factor",
 ]

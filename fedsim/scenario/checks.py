@@ -271,7 +271,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         for group, path in paths.items()
         if isinstance(name := document.get((*path, "name")), str)
     }
-    on_features = document.get(("data", "features")) is not None
+    on_features = _learns_vectors(document)
     problems = [
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
         for group, why in misfits(registry, found, features=on_features).items()
@@ -343,6 +343,12 @@ def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> P
     return problems
 
 
+def _learns_vectors(document: Document) -> bool:
+    """Whether vectors stand in the place of the images."""
+    features = document.get(("data", "features"))
+    return features is not None and document.get(("data", "features", "beside")) is not True
+
+
 def _check_honesty(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
     """Colluders with whom epsilon, as it is computed, would not hold for the honest clients."""
     from fedsim.adversaries import ModelPoisoning
@@ -387,7 +393,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
         if group != "clients" and isinstance(there := document.get((*to, "name")), str)
     }
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
-    on_features = document.get(("data", "features")) is not None
+    on_features = _learns_vectors(document)
     problems: Problems = []
     for name, override in overrides.items():
         if not isinstance(override, dict):

@@ -111,7 +111,7 @@ class Split(Block):
 
 
 class Features(Block):
-    """What a frozen network makes of each image, in the place of the image; computed once.
+    """What a frozen network makes of each image, in the place of the image or beside it.
 
     Attributes:
         network: a name of the catalogue of pretrained networks (`fedsim weights ls`), or a model
@@ -124,6 +124,8 @@ class Features(Block):
         projection: principal components of the public features, or random directions.
         public: so many generated stand-in images teach the map; 0: nothing is centred or whitened.
         public_root: a folder of public images that teach it in their place.
+        beside: keep the images as the records, each with its vector beside it, for methods that
+            compare both.
     """
 
     network: StrictStr
@@ -133,6 +135,7 @@ class Features(Block):
     projection: Literal["pca", "random"] = "pca"
     public: Annotated[StrictInt, Field(ge=0, le=_MOST)] = 2000
     public_root: StrictStr | None = None
+    beside: StrictBool = False
 
 
 class Data(PluginBlock):

@@ -127,6 +127,11 @@ class Task(ABC):
         return None
 
     @classmethod
+    def beside_features(cls) -> type[Task] | None:
+        """The same with `data.features.beside`: records stay, and have vectors beside them."""
+        return None
+
+    @classmethod
     def empty_classes(cls, store: Any) -> list[str]:
         """Classes that a store has no record of, where there must be one."""
         return []

@@ -66,7 +66,7 @@ def write_models(
         )
         # Not `ascontiguousarray`: it gives a scalar an axis.
         values = {k: np.asarray(v, order="C") for k, v in flower.tensors(arrays).items()}
-        if isinstance(federation.store, FeatureStore):
+        if isinstance(federation.store, FeatureStore) and about.features is not None:
             values |= map_arrays(federation.store.map)
         name = f"{MODELS}/{names[client]}{SUFFIX}" if client else MODEL
         write_whole(folder.place(name), encoded(values, about.metadata()))

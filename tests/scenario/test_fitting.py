@@ -35,16 +35,16 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: head_first, long_tail, supervised",
+            "with it go: fed_mas, head_first, long_tail, supervised",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: head_first, long_tail, "
-            "supervised",
+            "strategy 'server_momentum' expects models; with it go: fed_mas, head_first, "
+            "long_tail, supervised",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: head_first, long_tail, supervised",
+            "expects models; with it go: fed_mas, head_first, long_tail, supervised",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -67,18 +67,19 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             ["strategy=fedavg", "client=local"],
-            "expects models; with it go: head_first, long_tail, supervised",
+            "expects models; with it go: fed_mas, head_first, long_tail, supervised",
         ),
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
             "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, "
-            "head_first, local, long_tail, random_selection, supervised",
+            "fed_mas, head_first, local, long_tail, random_selection, supervised",
         ),
         (
             ["model=unet"],
             "model: 'unet' is made for volumes to segment, but 'ham10000' has images to classify; "
-            "with these go: cnn, convnet, efficientnet_lite0, resnet18, resnet9, vit_s14",
+            "with these go: cnn, convnet, efficientnet_lite0, projected, resnet18, resnet9, "
+            "vit_s14",
         ),
         (
             [VOLUMES, NATURAL],

@@ -74,7 +74,8 @@ def prepare_features(
         )
 
     whiten = frozen.whiten if features.whiten is None else features.whiten
-    if features.projection == "random" and features.whiten is None:
+    taught = features.public or features.public_root is not None
+    if features.whiten is None and (features.projection == "random" or not taught):
         whiten = 0.0
     public, what = None, ""
     if features.public or features.public_root:

@@ -168,3 +168,16 @@ class VectorView(View):
         """The vectors float32 [n, k] at `positions` (all when None)."""
         chosen = self.indices if positions is None else self.indices[np.asarray(positions)]
         return torch.from_numpy(np.array(self._vectors[chosen]))
+
+
+class BesideView(View):
+    """Some records of a store of vectors: images, with the vectors beside them."""
+
+    def __init__(self, store: FeatureStore, indices: np.ndarray) -> None:
+        super().__init__(store, indices)
+        self._vectors = store.vectors
+
+    def vectors(self, positions: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
+        """What the frozen network makes of the images, float32 [n, k] (all when None)."""
+        chosen = self.indices if positions is None else self.indices[np.asarray(positions)]
+        return torch.from_numpy(np.array(self._vectors[chosen]))

@@ -83,6 +83,13 @@ class Classification(ImageTask):
         return VectorClassification
 
     @classmethod
+    def beside_features(cls) -> type[Task]:
+        """To tell images apart that have vectors beside them."""
+        from fedsim.tasks.classification.vectors import BesideVectors
+
+        return BesideVectors
+
+    @classmethod
     def empty_classes(cls, store: Any) -> list[str]:
         """Classes without a record."""
         counts = np.bincount(store.labels, minlength=len(store.classes))

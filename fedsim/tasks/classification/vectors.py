@@ -1,4 +1,4 @@
-"""The task of classifying images by what a frozen network makes of them."""
+"""Classifying images by what a frozen network makes of them, or with that beside them."""
 
 from __future__ import annotations
 
@@ -82,3 +82,38 @@ class VectorClassification(Classification):
         from fedsim.data.features.store import VectorView
 
         return VectorView(store, positions)
+
+
+@dataclass(frozen=True)
+class BesideVectors(Classification):
+    """To tell images apart, each of which has a frozen network's vector beside it.
+
+    Attributes:
+        vector_length: numbers of a vector.
+    """
+
+    vector_length: int = 0
+
+    @classmethod
+    def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> BesideVectors:
+        """The classes, the size of the images, and the length of the vectors."""
+        images = Classification.of(scenario, store, clients)
+        return cls(
+            images.classes,
+            images.in_channels,
+            images.image_size,
+            images.groups,
+            vector_length=store.vectors.shape[1],
+        )
+
+    def open_store(self, folder: Path, checked: bool = True) -> Any:
+        """The prepared vectors in a folder, and the images that they were made of."""
+        from fedsim.data.features.store import FeatureStore
+
+        return FeatureStore.open(folder, checked)
+
+    def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
+        """The images at these positions, with their vectors."""
+        from fedsim.data.features.store import BesideView
+
+        return BesideView(store, positions)

@@ -1,0 +1,135 @@
+"""The client's half of Fed-MAS: a long-tail loss, alignment with a frozen network, and one number.
+
+Fed-MAS: xmed-lab, "Fed-MAS", long-tailed federated learning by aggregation that is weighted with
+the distance to a self-supervised network. The equations are numbered as in that paper.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from flwr.app import MetricRecord, RecordDict
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from fedsim import InputError, Site
+from fedsim.clients.long_tail import LongTail, LongTailLoss
+from fedsim.losses import class_means, divergence, rescue_factor
+from fedsim.method import Penalty, load_received, proximal_term, update
+
+_BATCH = 64
+
+
+class FedMAS(LongTail):
+    """Train with a long-tail loss, and towards what a frozen network makes of the same images.
+
+    The model must have `both(images)`, which gives logits and projections: `projected`. The frozen
+    network's vectors lie beside the images (`data.features` with `beside: true`). The distance of
+    each class before and during the training gives one number, by which the server weights the
+    model. The classes' own distances do not leave the client.
+
+    Args:
+        loss: as in `long_tail`; the paper's is "balanced_softmax".
+        alignment: weight of the distance in the loss, lambda_f.
+        normalise: "paper" multiplies the distances as they are (E3), "code" divides both by their
+            sums over the classes first, which can invert the order of clients.
+        epochs, steps, batch_size, learning_rate, momentum, weight_decay: as in `supervised`.
+    """
+
+    payload_kind = "rescue_factor"
+    made_for = "images"
+    side_by_side = False
+
+    def __init__(
+        self,
+        loss: LongTailLoss = "balanced_softmax",
+        alignment: NonNegativeFloat = 3.0,
+        normalise: Literal["paper", "code"] = "paper",
+        epochs: PositiveInt = 1,
+        steps: PositiveInt | None = None,
+        batch_size: PositiveInt = 32,
+        learning_rate: PositiveFloat = 0.01,
+        momentum: NonNegativeFloat = 0.9,
+        weight_decay: NonNegativeFloat = 0.0,
+    ) -> None:
+        super().__init__(
+            loss,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+        )
+        self.alignment: float = alignment
+        self.normalise: Literal["paper", "code"] = normalise
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        """Return the trained arrays, and the rescue factor among the metrics."""
+        model = site.new_model()
+        load_received(model, content)
+        _require_fitting(model, site)
+        model.to(site.device)
+        before = self._before(model, site)
+        loss, during = self._fit_aligned(model, site, proximal_term(model, content))
+        factor = rescue_factor(before, during, self.normalise)
+        metrics = {"num-examples": len(site.train), "loss": loss, "rescue-factor": factor}
+        return RecordDict({"arrays": update(model, content), "metrics": MetricRecord(metrics)})
+
+    @torch.no_grad()
+    def _before(self, model: nn.Module, site: Site) -> Tensor:
+        """Mean distance of each class under the received model, float64 [classes] (E2)."""
+        model.eval()
+        found = []
+        for chosen in torch.arange(len(site.train)).split(_BATCH):
+            _, projections = model.both(site.train.images(chosen).to(site.device))
+            found.append(divergence(projections, site.train.vectors(chosen).to(site.device)).cpu())
+        return class_means(torch.cat(found), site.train.labels, site.task.num_classes)
+
+    def _fit_aligned(
+        self, model: nn.Module, site: Site, penalty: Penalty | None
+    ) -> tuple[float, Tensor]:
+        """Train; the mean loss, and the mean distance of each class during it (E4)."""
+        model.train()
+        optimizer = self._optimizer(model, site.fast)
+        criterion = self.criterion(site) or nn.CrossEntropyLoss(self._weights(site))
+        order, total = self._order(site), 0.0
+        distances, labels = [], []
+        for _ in site.steps(self._total(site), "train"):
+            chosen = next(order)
+            logits, projections = model.both(site.train.images(chosen).to(site.device))
+            distance = divergence(projections, site.train.vectors(chosen).to(site.device))
+            here = site.train.labels[chosen]
+            loss = criterion(logits, here.to(site.device)) + self.alignment * distance.mean()
+            if penalty is not None:
+                loss = loss + penalty(model)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            distances.append(distance.detach().cpu())
+            labels.append(here)
+        during = class_means(torch.cat(distances), torch.cat(labels), site.task.num_classes)
+        return total / len(distances), during
+
+
+def _require_fitting(model: nn.Module, site: Site) -> None:
+    """Raise InputError unless the model projects, to numbers as many as the vectors have."""
+    if not callable(getattr(model, "both", None)):
+        raise InputError(
+            "fed_mas needs a model that gives logits and projections, `both(images)`",
+            hint="type model='{name: projected, network: convnet}'",
+        )
+    if not callable(getattr(site.train, "vectors", None)):
+        raise InputError(
+            "fed_mas compares images with a frozen network's vectors, and there are none",
+            hint="type data.features='{network: efficientnet_lite0, public: 0, beside: true}'",
+        )
+    length = site.train.vectors([0]).shape[1]
+    made = model.projector[-1].out_features if hasattr(model, "projector") else length
+    if made != length:
+        raise InputError(
+            f"the model projects to {made} numbers, but the frozen network's vectors have {length}",
+            hint=f"type model.dimensions={length}",
+        )

@@ -1,0 +1,70 @@
+"""How far a network's projections are from a frozen network's vectors, and Fed-MAS's factor of it.
+
+Equations of Fed-MAS (xmed-lab).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def divergence(projections: Tensor, vectors: Tensor) -> Tensor:
+    """Squared distance of the two directions, 2 - 2 cosine, of each record (E1).
+
+    Args:
+        projections: [n, k].
+        vectors: [n, k].
+
+    Returns:
+        [n], from 0 to 4.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if projections.shape != vectors.shape:
+        raise ValueError(
+            f"Projections are {tuple(projections.shape)}, but vectors {tuple(vectors.shape)}."
+        )
+    return (F.normalize(projections, dim=1) - F.normalize(vectors, dim=1)).square().sum(1)
+
+
+def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The mean value of each class's records, float64 [num_classes]; 0 of a class without (E2)."""
+    sums = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, labels, values.double())
+    counts = torch.bincount(labels, minlength=num_classes)
+    return sums / counts.clamp(min=1)
+
+
+def rescue_factor(
+    before: Tensor, during: Tensor, normalise: Literal["paper", "code"] = "paper"
+) -> float:
+    """The sum over classes of the distance before training times that during it (E3).
+
+    Args:
+        before, during: [classes], at least 0; 0 of a class that the client lacks.
+        normalise: "code" divides each by its sum first, as the public code does; the factor of a
+            client with one class is then 1, the largest there is.
+
+    Returns:
+        At least 0; 0 where a sum to divide by is.
+
+    Raises:
+        ValueError: the shapes differ, or a value is negative or not finite.
+    """
+    if before.shape != during.shape:
+        raise ValueError(f"Distances are {tuple(before.shape)} and {tuple(during.shape)}.")
+    for values in (before, during):
+        if not torch.isfinite(values).all() or (values < 0).any():
+            raise ValueError(
+                f"Distances are finite and at least 0, but they are {values.tolist()}."
+            )
+    before, during = before.double(), during.double()
+    factor = float((before * during).sum())
+    if normalise == "paper":
+        return factor
+    whole = float(before.sum() * during.sum())
+    return factor / whole if whole else 0.0
