@@ -37,7 +37,7 @@ from fedsim.folder.storing import (
     OtherFormatError,
     UnstorableError,
     decode,
-    encode,
+    encoded,
     require_storable,
 )
 from fedsim.ledger.traffic import TrafficLedger
@@ -398,10 +398,10 @@ class Checkpoints:
 
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         try:
-            data = encode({"identity": self._own_identity(), **values}, path.name)
+            parts = encoded({"identity": self._own_identity(), **values}, path.name)
         except UnstorableError as error:
             raise RunError(f"the state of the run cannot be stored: {error}") from error
-        write_whole(path, data)
+        write_whole(path, *parts)
 
     def _own_identity(self) -> dict[str, Any]:
         if self._identity is None:

@@ -40,13 +40,13 @@ _LINE = 100  # letters
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")
 
 
-def write_whole(path: Path, data: bytes | bytearray) -> None:
+def write_whole(path: Path, *parts: bytes | bytearray | memoryview) -> None:
     """Write a file so that it is there whole or not at all: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         # A temporary file is its owner's alone; what a run leaves is for whom the umask lets read.

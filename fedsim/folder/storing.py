@@ -70,15 +70,40 @@ def encode(value: Any, where: str = "the value") -> bytearray:
     Raises:
         UnstorableError: something in it is of another type.
     """
+    data = bytearray()
+    for part in encoded(value, where):
+        data += part
+    return data
+
+
+def encoded(value: Any, where: str = "the value") -> list[bytes | memoryview]:
+    """The same bytes in parts, which are the memory of the value's arrays: they are not copied.
+
+    Raises:
+        UnstorableError: something in it is of another type.
+    """
     packing = _Packing()
     tree = packing.pack(value, where)
-    data = bytearray(b" " * _HEAD)
-    data += json.dumps(tree, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    parts: list[bytes | memoryview] = [
+        json.dumps(tree, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    ]
     for array in packing.arrays:
-        np.lib.format.write_array(_Appending(data), array, allow_pickle=False)
-    digest = hashlib.sha256(memoryview(data)[_HEAD:]).hexdigest()
-    data[:_HEAD] = f"fedsim {FORMAT} {digest}\n".encode()
-    return data
+        parts += _npy(array)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return [f"fedsim {FORMAT} {digest.hexdigest()}\n".encode(), *parts]
+
+
+def _npy(array: np.ndarray) -> tuple[bytes, bytes | memoryview]:
+    """What `numpy.lib.format.write_array` writes: the header, and the values in their order."""
+    head = io.BytesIO()
+    described = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(head, described)
+    if not array.nbytes:
+        return head.getvalue(), b""
+    ordered = array.T if described["fortran_order"] else np.ascontiguousarray(array)
+    return head.getvalue(), memoryview(ordered.reshape(-1).view(np.uint8))
 
 
 def require_storable(value: Any, where: str) -> None:
@@ -112,18 +137,6 @@ def decode(data: bytes) -> Any:
         return _Unpacking(arrays).unpack(tree)
     except Exception as error:  # By the checksum it is as it was written, but not by us.
         raise DamagedError(f"cannot be read: {type(error).__name__}: {error}") from error
-
-
-class _Appending:
-    """A file at the end of bytes: what is large is in memory once, and not in a buffer, too."""
-
-    def __init__(self, data: bytearray) -> None:
-        self._data = data
-
-    def write(self, part: bytes) -> int:
-        """Append."""
-        self._data += part
-        return len(part)
 
 
 class _Packing:
