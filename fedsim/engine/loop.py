@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,15 +61,13 @@ if TYPE_CHECKING:
 _LONGEST_PHASE = 40  # letters of a name
 
 
-def same_arrays(one: ArrayRecord, other: ArrayRecord) -> bool:
-    """Whether two records have the same names and, for each, the same bits; NaN is like itself."""
-    here, there = flower.tensors(one), flower.tensors(other)
-    return here.keys() == there.keys() and all(
-        value.dtype == there[name].dtype
-        and value.shape == there[name].shape
-        and value.tobytes() == there[name].tobytes()
-        for name, value in here.items()
-    )
+def digest_of(record: ArrayRecord) -> bytes:
+    """Equal for two records of the same names and, for each, the same bits; NaN is like itself."""
+    found = hashlib.sha256()
+    for name, value in sorted(flower.tensors(record).items()):
+        found.update(repr((name, value.dtype.str, value.shape)).encode())
+        found.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    return found.digest()
 
 
 @dataclass
@@ -133,7 +132,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.selected = [self.arrays]
-        self._first = self.arrays
+        self._first = digest_of(self.arrays)
         prepared = self.prepared
         self.colluders = Colluders(self)
         wanted = inspects(prepared.scenario, prepared.strategy, prepared.privacy)
@@ -172,7 +171,7 @@ class Rounds:
     @property
     def learned(self) -> bool:
         """Whether a model differs in any bit from the one that the run began with."""
-        return any(not same_arrays(model, self._first) for model in self.models())
+        return any(digest_of(model) != self._first for model in self.models())
 
     @property
     def reached(self) -> str:

@@ -144,7 +144,7 @@ def pretrain(
                 student.save(checkpoint, about, epoch + 1)
     metadata = about | {"loss": f"{loss:.6g}", "fedsim_version": __version__}
     values = {k: v.detach().contiguous().numpy() for k, v in student.backbone().items()}
-    write_whole(out, encoded(values, metadata))
+    write_whole(out, *encoded(values, metadata))
     checkpoint.unlink(missing_ok=True)
     return metadata
 

@@ -69,11 +69,13 @@ def write_models(
         if isinstance(federation.store, FeatureStore) and about.features is not None:
             values |= map_arrays(federation.store.map)
         name = f"{MODELS}/{names[client]}{SUFFIX}" if client else MODEL
-        write_whole(folder.place(name), encoded(values, about.metadata()))
+        write_whole(folder.place(name), *encoded(values, about.metadata()))
 
 
-def encoded(values: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a model file: the same for the same model.
+def encoded(
+    values: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> tuple[bytes, memoryview]:
+    """The bytes of a model file, in two parts: the same for the same model.
 
     The library writes metadata in an order that differs from process to process.
     """
@@ -83,7 +85,7 @@ def encoded(values: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> by
     header["__metadata__"] = dict(metadata)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the weights begin where processors like it
-    return len(text).to_bytes(8, "little") + text + written[8 + length :]
+    return len(text).to_bytes(8, "little") + text, memoryview(written)[8 + length :]
 
 
 def _mechanism(privacy: PrivacyPlan | None, found: Mapping[str, Any], scenario: Scenario) -> str:
