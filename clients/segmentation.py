@@ -25,7 +25,7 @@ from fedsim.losses import (
     dice_cross_entropy,
     marginal_dice_cross_entropy,
 )
-from fedsim.method import SGD, cosine, load_received, proximal_term, update
+from fedsim.method import SGD, AdamW, cosine, load_received, proximal_term, update
 from fedsim.tasks.segmentation import (
     Batch,
     LabelView,
@@ -38,6 +38,7 @@ from fedsim.tasks.segmentation import (
     restore_optimiser,
     scheduled,
 )
+from fedsim.unlearning import Ascent, ascend
 from fedsim.wire import load_state, pack_state
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ class Segmentation(Client):
             any of it; "plain" takes it as background indeed.
         steps: steps in a round.
         batch_size: patches in a step.
-        learning_rate: of SGD in the first step.
-        last_learning_rate: of SGD after the last round.
+        learning_rate: in the first step.
+        last_learning_rate: after the last round; the same as the first: it does not change.
         momentum: of SGD, Nesterov's.
-        weight_decay: of SGD.
+        weight_decay: of the optimiser.
         clip: largest norm of a step's gradient.
         foreground: share of the patches that hold labelled voxels, 0 <= share <= 1.
         mirror: flip each patch along its last axis, left and right, at even chance.
@@ -67,6 +68,7 @@ class Segmentation(Client):
             patch by itself.
         cross_entropy: of the marginal loss: "marginal_nll" as the paper means it, "compat" as its
             code computes it.
+        optimizer: "sgd"; or "adamw", which begins anew each round and has no use for `momentum`.
     """
 
     payload = "arrays"
@@ -87,6 +89,7 @@ class Segmentation(Client):
     mirror: bool = False
     dice: Literal["batch", "record"] = "batch"
     cross_entropy: CrossEntropy = "marginal_nll"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def __post_init__(self) -> None:
         if self.foreground > 1:
@@ -136,15 +139,7 @@ class Segmentation(Client):
         """
         here = SegmentationSite.of(site)
         model.to(site.device)
-        optimizer = SGD(
-            model.parameters(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.momentum > 0,
-            fused=(site.fast and site.releases is None) or None,
-        )
-        restore_optimiser(optimizer, model, site.state)
+        optimizer = self._optimizer(model, site)
         before, total = (site.round - 1) * self.steps, site.rounds * self.steps
         steps = scheduled(
             site.steps(self.steps, "train"),
@@ -165,8 +160,54 @@ class Segmentation(Client):
             )
         else:  # The loss is one over real records, too: it stays here.
             self._fit_private(model, here, site, site.releases, steps, optimizer, penalty)
-        keep_optimiser(optimizer, model, site.state)
+        if self.optimizer == "sgd":
+            keep_optimiser(optimizer, model, site.state)
         return MetricRecord({"num-examples": len(here.train), **means})
+
+    def _optimizer(self, model: nn.Module, site: Site) -> torch.optim.Optimizer:
+        """The optimiser of a round; SGD with the momentum that the round before left."""
+        if self.optimizer == "adamw":
+            decay = self.weight_decay
+            return AdamW(model.parameters(), lr=self.learning_rate, weight_decay=decay)
+        optimizer = SGD(
+            model.parameters(),
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+            fused=(site.fast and site.releases is None) or None,
+        )
+        restore_optimiser(optimizer, model, site.state)
+        return optimizer
+
+    def ascend(self, content: RecordDict, site: Site) -> RecordDict:
+        """Maximise the loss on the site's volumes in a ball, see `fedsim.unlearning.ascent`."""
+        here, model, asked = SegmentationSite.of(site), site.new_model(), Ascent.of(content)
+        load_received(model, content)
+
+        def measured(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+            outputs = outputs_of(model(images))
+            found = outputs[0].argmax(dim=1)
+            both = ((found == labels) & (labels > 0)).sum()
+            sizes = (found > 0).sum() + (labels > 0).sum()
+            overlap = float(2 * both / sizes) if sizes else 1.0
+            return self.supervised(outputs, labels, here.labels), overlap
+
+        if self.optimizer == "adamw":
+            optimizer: torch.optim.Optimizer = self._optimizer(model, site)
+        else:  # What it kept of descents would carry it down again.
+            optimizer = SGD(model.parameters(), lr=self.learning_rate)
+        found = ascend(
+            model,
+            self._batches(here, site),
+            site.steps(asked.steps, "ascend"),
+            optimizer,
+            measured,
+            asked,
+            site.device,
+        )
+        metrics = MetricRecord({"num-examples": len(here.train), **found})
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
     def _batches(self, here: SegmentationSite, site: Site) -> Iterator[Batch]:
         """Random patches, for ever."""

@@ -34,6 +34,7 @@ from fedsim.method import (
     update,
     why_not_stacked,
 )
+from fedsim.unlearning import Ascent, ascend
 
 if TYPE_CHECKING:
     from fedsim.privacy import Loss, Releases
@@ -120,6 +121,32 @@ class Supervised(Client):
             metrics["loss"] = self.fit(model, site, penalty)
         else:  # The loss is one over real records, too: it stays here.
             self.fit_private(model, site, site.releases, penalty)
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
+
+    def ascend(self, content: RecordDict, site: Site) -> RecordDict:
+        """Maximise the loss on the site's images in a ball, see `fedsim.unlearning.ascent`."""
+        model, view, asked = site.new_model(), site.train, Ascent.of(content)
+        load_received(model, content)
+        weights = self._weights(site)
+
+        def measured(
+            model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
+        ) -> tuple[torch.Tensor, float]:
+            logits = model(images)
+            own = None if weights is None else weights.to(logits)
+            right = (logits.argmax(dim=1) == labels).float().mean()
+            return F.cross_entropy(logits, labels, weight=own), float(right)
+
+        found = ascend(
+            model,
+            ((view.images(chosen), view.labels[chosen]) for chosen in self._order(site)),
+            site.steps(asked.steps, "ascend"),
+            self._optimizer(model),
+            measured,
+            asked,
+            site.device,
+        )
+        metrics = MetricRecord({"num-examples": len(view), **found})
         return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
     def why_not_stacked(self, model: torch.nn.Module, task: Task) -> str:

@@ -80,7 +80,7 @@ def assembled(
         arrays = first_arrays(scenario, prepared.task, prepared.seed)
         sharing = sharing_of(scenario, scoring.model)
         buffers = buffers_of(scoring.model, prepared.strategy, prepared.privacy, sharing)
-        buffers.begin(arrays)
+        handed = buffers.begin(arrays)
         if folder is not None and (note := buffers.note()):
             observers.note(note)
         noise = noise_of(prepared, arrays, folder)
@@ -102,6 +102,7 @@ def assembled(
         server.history = history_of(
             prepared.strategy, path.parent if folder is None else folder.path
         )
+        server.first_arrays = handed
         try:
             set_up(prepared, server)
             yield Rounds(
@@ -316,6 +317,11 @@ def server_of(
         note=stand_in_note(prepared.federation.store),
         client_of=lambda reply: grid.client_of(reply.metadata.src_node_id),
         roles=buffers.roles,
+        forgets={
+            name: len(some) / len(prepared.federation.train[name])
+            for name, some in prepared.federation.forget.items()
+            if len(some)
+        },
         _streams=prepared.streams,
         _noise=noise,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fedsim.engine.checkpoint import strategy_state
 from fedsim.folder.runfolder import cpu
 from fedsim.grid.choosing import RAY_MB
 from fedsim.grid.machine import cores, gpus
+from fedsim.method.strategy import Strategy
 
 if TYPE_CHECKING:
     from fedsim.engine.loop import Rounds
@@ -40,6 +42,7 @@ class Estimate:
         prepared_mb: megabytes of prepared data in the cache.
         epsilon: what a private run will have spent, or will claim, in words; "" without privacy.
         machine: what the trial ran on.
+        history: what the strategy keeps of the run for later, what for -> megabytes, at most.
     """
 
     rounds: int
@@ -54,6 +57,7 @@ class Estimate:
     prepared_mb: float
     epsilon: str
     machine: str
+    history: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -82,7 +86,17 @@ def disk_mb(rounds: Rounds, one_shot: bool) -> float:
     sent = rounds.ledger.total_megabytes()[0] * 1e6 if one_shot else 0.0
     total = arrays + _CHECKPOINTS * (arrays + states + sent) + sent + messages * _LINE_BYTES
     total += rounds.server.history.bytes(rounds.scenario.rounds)
+    # Each checkpoint holds what the strategy keeps; what it had after the trial is in `states`.
+    total += _CHECKPOINTS * sum(history_mb(rounds).values()) * 1e6
     return total / 1e6 + _REPORT_MB
+
+
+def history_mb(rounds: Rounds) -> dict[str, float]:
+    """What the strategy keeps of a run for later: what for -> megabytes, at most."""
+    if not isinstance(rounds.strategy, Strategy):
+        return {}
+    found = rounds.strategy.keeps(rounds.buffers.begin(rounds.arrays))
+    return {name: size / 1e6 for name, size in found.items()}
 
 
 def folder_mb(folder: Path) -> float:
@@ -115,8 +129,17 @@ def lines(name: str, cost: Estimate, seeds: int) -> list[str]:
         f"  memory    up to {_rounded(cost.memory_mb)} MB, all processes together",
         f"  disk      about {_rounded(cost.disk_mb)} MB for the run folder; the cache has "
         f"{_rounded(cost.prepared_mb)} MB of prepared data",
+        *_history_lines(cost.history),
         f"  taken on  {cost.machine} (one round, a few steps of each loop)",
     ]
+
+
+def _history_lines(history: Mapping[str, float]) -> list[str]:
+    """What is kept for later, in a line; none where nothing is."""
+    if not history:
+        return []
+    each = ", ".join(f"{name} {_rounded(size)}" for name, size in history.items())
+    return [f"  history   at most, in MB: {each} (each checkpoint holds it; some of it is shared)"]
 
 
 _UNITS = ((365.25 * 86400, "years"), (86400.0, "days"), (3600.0, "h"), (60.0, "min"))

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from fedsim.engine.assembly import assembled, worker_count
-from fedsim.engine.costing import Estimate, disk_mb, folder_mb, machine, memory_mb
+from fedsim.engine.costing import Estimate, disk_mb, folder_mb, history_mb, machine, memory_mb
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.wording import epsilon_at_the_end
@@ -67,4 +67,5 @@ def _costs(prepared: Prepared, rounds: Rounds, scoring: float) -> Estimate:
         prepared_mb=folder_mb(prepared.federation.store.folder),
         epsilon="" if prepared.privacy is None else epsilon_at_the_end(prepared.privacy),
         machine=machine(),
+        history=history_mb(rounds),
     )

@@ -439,6 +439,7 @@ class Rounds:
         sent = self._sent(messages) if self._kept(exchange) else None
         self.inspection.begin()
         replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
+        replies.expected = bool(messages) or exchange.kind == TRAIN
         arrays, reported = None, None
         with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
             arrays, reported = _aggregate(exchange, aggregate, replies)

@@ -41,6 +41,7 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         **(rounds.privacy.summary() if rounds.privacy else NO_PRIVACY_SUMMARY),
         "masked_sum_mb": _masked_sum(prepared),
         "certificate": _certificate(prepared, rounds),
+        "unlearning": _unlearning(prepared),
         "audit": None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
@@ -72,6 +73,13 @@ def _certificate(prepared: Prepared, rounds: Rounds) -> dict[str, Any] | None:
     if bound is None:
         return None
     return {"colluders": colluders, "replies": least, "norm_per_round": bound}
+
+
+def _unlearning(prepared: Prepared) -> dict[str, Any] | None:
+    """Who was taken out of the model, and how."""
+    strategy = prepared.strategy
+    found = strategy.unlearning() if isinstance(strategy, Strategy) else None
+    return None if found is None else dict(found)
 
 
 def _masked_sum(prepared: Prepared) -> float | None:

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, MessageType
+from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.grid.machine import on_gpu
 from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Steps, open_board
 from fedsim.method.client import Client, Site, Task, as_client_app
+from fedsim.method.exchanges import ANEW, WITHOUT_FORGOTTEN
 from fedsim.method.memory import keep_memory
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.noise import Noise
@@ -36,9 +37,15 @@ from fedsim.registry import default_registry
 from fedsim.scenario import Scenario, activate_plugins
 from fedsim.scenario.overrides import make_client
 from fedsim.scenario.schema import Privacy
-from fedsim.wire.buffers import Roles, receive, withhold
+from fedsim.wire.buffers import HELD, LOCAL, Roles, receive, withhold
 
 _NO_RECORDS = np.zeros(0, np.int64)
+
+
+def _begin_anew(state: RecordDict) -> None:
+    """Drop what a client's method kept; what is the model's own stays."""
+    for name in [name for name in state if name not in (HELD, LOCAL)]:
+        del state[name]
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,13 @@ class Worker:
         name = self.job.names[client]
         self._steps = Steps(client, board=self._board, limit=self.job.step_limit, tick=self._tick)
         task = self.job.task
-        train = task.view(self._store, self.job.train[name], name)
+        held, forget = self.job.train[name], self.job.forget.get(name, _NO_RECORDS)
+        config = message.content.config_records.get("config", {})
+        if config.get(WITHOUT_FORGOTTEN):
+            held = held[~np.isin(held, forget)]
+        if config.get(ANEW):
+            _begin_anew(context.state)
+        train = task.view(self._store, held, name)
         if message.metadata.message_type.partition(".")[0] == MessageType.TRAIN:
             self._releases = self._releases_of(client, train)
         return Site(
@@ -199,7 +212,7 @@ class Worker:
             rounds=self.job.scenario.rounds,
             task=task,
             train=train,
-            forget=task.view(self._store, self.job.forget.get(name, _NO_RECORDS), name),
+            forget=task.view(self._store, forget, name),
             val=task.view(self._store, self.job.val[name], name),
             state=context.state,
             device=self._device,

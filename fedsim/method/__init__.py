@@ -10,9 +10,9 @@ from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
     from fedsim.method.augment import SiameseAugment, perturb_statistics
-    from fedsim.method.exchanges import Aggregated
+    from fedsim.method.exchanges import ANEW, WITHOUT_FORGOTTEN, Aggregated
     from fedsim.method.memory import keep_memory
-    from fedsim.method.optimisers import SGD, Adam
+    from fedsim.method.optimisers import SGD, Adam, AdamW
     from fedsim.method.received import Arrays, Received
     from fedsim.method.schedules import cosine
     from fedsim.method.stacking import Course, Descent, train_stacked, why_not_stacked
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from fedsim.method.updates import Penalty, load_received, proximal_term, update
 
 __all__ = [
+    "ANEW",
     "SGD",
+    "WITHOUT_FORGOTTEN",
     "Adam",
+    "AdamW",
     "Aggregated",
     "Arrays",
     "Augmentation",
@@ -60,8 +63,11 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "ANEW": "fedsim.method.exchanges",
         "SGD": "fedsim.method.optimisers",
+        "WITHOUT_FORGOTTEN": "fedsim.method.exchanges",
         "Adam": "fedsim.method.optimisers",
+        "AdamW": "fedsim.method.optimisers",
         "Aggregated": "fedsim.method.exchanges",
         "Arrays": "fedsim.method.received",
         "Augmentation": "fedsim.method.training",

@@ -26,6 +26,11 @@ TRAIN, EVALUATE = MessageType.TRAIN, MessageType.EVALUATE
 _TAKEN = ("external", "test", "val")
 _FLOWERS = (TRAIN, EVALUATE, MessageType.QUERY)
 
+WITHOUT_FORGOTTEN = "without-forgotten"
+"""Key of a message's config: the client trains without the records that it is asked to forget."""
+ANEW = "anew"
+"""Key of a message's config: the client forgets first what its method kept of earlier rounds."""
+
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
 """The new global arrays, or None to keep the old ones; and numbers for the round's metrics."""
 
@@ -56,7 +61,8 @@ class Exchange:
         kind: "train", "evaluate", or a name of the author's own, such as "losses". A client method
             answers the latter by a method of that name or, without one, by `train` with
             `site.kind` telling it. In a private run all kinds but "evaluate" are charged.
-        messages: what is sent, or a function that makes it.
+        messages: what is sent, or a function that makes it. Of a kind of the author's own there may
+            be none: the server's own work.
         aggregate: is handed the replies in client order, and must read all; returns the new global
             arrays (or None) and numbers for the round's metrics (or None).
     """

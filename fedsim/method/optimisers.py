@@ -1,4 +1,4 @@
-"""torch's SGD and Adam for code that runs as it is written, without the import of its compiler.
+"""torch's SGD, Adam and AdamW as they are written, without the import of torch's compiler.
 
 torch's optimisers import `torch._dynamo`, and SymPy with it, when the first is made: some two
 seconds of each process that trains, and of each worker, for a compiler that nothing here uses.
@@ -49,3 +49,9 @@ class Adam(_Eager, torch.optim.Adam):
     """`torch.optim.Adam`."""
 
     step = _step(torch.optim.Adam)
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """`torch.optim.AdamW`."""
+
+    step = _step(torch.optim.AdamW)

@@ -52,6 +52,9 @@ class Server:
             the loop sets them.
         phase: what the strategy calls the current round.
         history: what clients sent in earlier rounds, as far as `Strategy.history` asks for it.
+        first_arrays: the model that the run began with, as the strategy was handed it; None before
+            it is known.
+        forgets: client name -> share of its training records that it is asked to forget, above 0.
     """
 
     task: Task
@@ -72,6 +75,8 @@ class Server:
     exchange: int = 0
     phase: str = "train"
     history: History = NONE
+    first_arrays: ArrayRecord | None = None
+    forgets: Mapping[str, float] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator of the server's own stream for this exchange and purpose."""
@@ -230,6 +235,18 @@ class Strategy(FlowerStrategy):
         As a Euclidean norm, before the server's own momentum and learning rate. None: no bound is
         known.
         """
+        return None
+
+    def keeps(self, arrays: ArrayRecord) -> Mapping[str, int]:
+        """What it keeps of a run for later, beside the model: what for -> bytes, at most.
+
+        Args:
+            arrays: a model.
+        """
+        return {}
+
+    def unlearning(self) -> Mapping[str, Any] | None:
+        """Who was taken out of the model, how, and what is promised; None: it takes nobody out."""
         return None
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
-    from fedsim.unlearning.ascent import Ascent
+    from fedsim.unlearning.ascent import ASCEND, Ascent, ascend
     from fedsim.unlearning.certificates import (
         Certificate,
         analytic_bound,
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
         Observed,
         Sensitivities,
     )
+    from fedsim.unlearning.procedures import make_procedure
 
 __all__ = [
+    "ASCEND",
     "Accumulated",
     "Ascent",
     "Certificate",
@@ -52,12 +54,14 @@ __all__ = [
     "Observed",
     "Sensitivities",
     "analytic_bound",
+    "ascend",
     "ball_radius",
     "calibrated",
     "certificate",
     "classical_bound",
     "distance",
     "last_checkpoint",
+    "make_procedure",
     "moved",
     "project",
     "sensitivity",
@@ -78,7 +82,8 @@ _MEMORIES = (
 __getattr__ = lazily(
     __name__,
     {
-        "Ascent": "fedsim.unlearning.ascent",
+        **dict.fromkeys(("ASCEND", "Ascent", "ascend"), "fedsim.unlearning.ascent"),
+        "make_procedure": "fedsim.unlearning.procedures",
         **dict.fromkeys(_FORMULAS, "fedsim.unlearning.formulas"),
         **dict.fromkeys(_CERTIFICATES, "fedsim.unlearning.certificates"),
         **dict.fromkeys(_MEMORIES, "fedsim.unlearning.memories"),

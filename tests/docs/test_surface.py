@@ -28,6 +28,7 @@ MODULES = (
     "fedsim.tasks",
     "fedsim.tasks.segmentation",
     "fedsim.testing",
+    "fedsim.unlearning",
     "fedsim.wire",
 )
 """Each documents its names in `__all__`."""

@@ -86,6 +86,19 @@ class Draws(Supervised):
         return RecordDict({"metrics": MetricRecord(metrics)})
 
 
+class Counts(Supervised):
+    """Keeps how often it trained, and reports it."""
+
+    keeps_state = True
+
+    def train(self, content: RecordDict, site: Site) -> RecordDict:
+        before = site.state.metric_records.get("counts", MetricRecord({"seen": 0}))
+        site.state["counts"] = MetricRecord({"seen": before["seen"] + 1})
+        reply = super().train(content, site)
+        reply["more"] = MetricRecord({"seen": before["seen"] + 1})
+        return reply
+
+
 class Forgets(Supervised):
     """Reports how much it is to forget."""
 

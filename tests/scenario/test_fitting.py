@@ -95,12 +95,13 @@ def _refused(name: str, *overrides: str) -> str:
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
             "strategy: 'feature_gram' is made for images to classify or features of images to "
             "classify, but 'promise12' has volumes to segment; with these go: fedavg, local_only, "
-            "lora_svd, robust, server_momentum",
+            "lora_svd, remember, robust, server_momentum, unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: fedavg, local_only, lora_svd, robust, server_momentum",
+            "segment; with these go: fedavg, local_only, lora_svd, remember, robust, "
+            "server_momentum, unlearn_fedaccum,",
         ),
     ],
 )
