@@ -44,6 +44,7 @@ from fedsim.verbs import (
     curve,
     data,
     export,
+    forget,
     new,
     plugins,
     predict,
@@ -209,7 +210,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    running = (start, scenarios, pretrain, run, sweep, curve, audit)
+    running = (start, scenarios, pretrain, run, forget, sweep, curve, audit)
     looking = (watch, compare, probe, report, predict, export)
     own = (data, weights, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):

@@ -20,7 +20,7 @@ class Scratch(Unlearning):
     """
 
     takes_records = True
-    guarantee = "exact: no model since then, nor what it began with, has seen what is forgotten"
+    guarantee = "exact: it began with the first model, and has not seen what was taken out"
 
     def unlearned(self, arrays: Arrays) -> Arrays:
         """The first model."""

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from fedsim import Exchange, InputError, RoundState, Server
 from fedsim.method import ANEW, WITHOUT_FORGOTTEN, Aggregated, Arrays
 from fedsim.strategies.fedavg import FedAvg
-from fedsim.unlearning import Memory, Observed, make_procedure
+from fedsim.unlearning import WITHOUT_HISTORY, Departure, Memory, Observed, make_procedure
 from fedsim.wire import Codec, tensor_record, tensors
 
 TRAIN, UNLEARN, RETRAIN = "train", "unlearn", "retrain"
@@ -123,27 +123,48 @@ class Remember(Remembering):
         methods: procedure -> its parameters: names such as `ifu`, for the strategy `unlearn_ifu`,
             or of other strategies that derive from `Unlearning`. null: all that ship and need
             something, with their defaults.
+        leaver: who leaves when the run is done. `fedsim run` then takes it out by each of these
+            procedures, by training from scratch and by fine-tuning, and prints a table. null:
+            nobody.
+        retrain_rounds: rounds of training without the client, after each procedure. null: as many
+            as with it.
         codec, weighting: as of `fedavg`; every client counts alike by default, as in the papers.
     """
 
     def __init__(
         self,
         methods: dict[str, dict[str, Any]] | None = None,
+        leaver: str | None = None,
+        retrain_rounds: NonNegativeInt | None = None,
         codec: Codec = "float32",
         weighting: Literal["samples", "uniform"] = "uniform",
     ) -> None:
         super().__init__(codec, weighting)
         chosen = {name: {} for name in REMEMBERED} if methods is None else methods
         self.methods = {name: dict(parameters) for name, parameters in chosen.items()}
+        self.leaver = leaver
+        self.retrain_rounds = retrain_rounds
         self._procedures = {name: procedure(name, own) for name, own in self.methods.items()}
 
     def setup(self, server: Server) -> None:
         """Make the memories: anybody may leave."""
         super().setup(server)
+        if self.leaver is not None and self.leaver not in server.names:
+            raise InputError(
+                f"strategy.leaver: there is no client {self.leaver!r}",
+                hint=f"the clients are {', '.join(server.names)}",
+            )
         count = len(server.names)
         self._memories = {}
         for found in self._procedures.values():
             self._remember(found.memories(range(count), count))
+
+    def departure(self) -> Departure | None:
+        """Who leaves when the run is done, and what is tried."""
+        if self.leaver is None:
+            return None
+        tried = {name: {} for name in WITHOUT_HISTORY} | self.methods
+        return Departure(self.leaver, tried, self.retrain_rounds)
 
     def keeps(self, arrays: ArrayRecord) -> dict[str, int]:
         """Procedure -> bytes of what it needs; several may need the same."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.engine.assembly import MakeGrid, assembled
+from fedsim.engine.checkpoint import LINES, Checkpoint, Checkpoints
 from fedsim.engine.federation import build_federation
 from fedsim.engine.loop import Rounds
 from fedsim.engine.outcome import outcome
@@ -28,7 +29,7 @@ from fedsim.folder.identity import (
     scenario_edited,
     sealed,
 )
-from fedsim.folder.runfolder import RunFolder, now, plain, remove_unfinished
+from fedsim.folder.runfolder import RunFolder, now, plain, remove_unfinished, write_whole
 from fedsim.grid.choosing import Choice
 from fedsim.grid.machine import require_resources
 from fedsim.ledger.privacy import describe
@@ -101,6 +102,43 @@ def begin(
         observers.note(line)
     life = _Life(prepared, folder, entries, observers, starter.verbose, make_grid=make_grid)
     return life.run()
+
+
+def begin_after(
+    prepared: Prepared,
+    runs: Path,
+    starter: Starter,
+    parent: Path,
+    checkpoint: Checkpoint,
+    further: Mapping[str, Any],
+) -> Result:
+    """Run what is prepared into a new run folder, from where another run ended.
+
+    The new folder holds the lines of the other one, too: it is that of a run that has made all
+    rounds itself.
+
+    Args:
+        runs: the folder of runs, which gets the new one.
+        parent: the other run's folder.
+        checkpoint: of its end, with the state of the new strategy.
+        further: entries of run.json beside those of every run.
+
+    Raises:
+        ClientError, RunError: the run failed.
+    """
+    observers = starter.observers(prepared)
+    folder = RunFolder.create(runs, prepared.scenario.name, prepared.seed)
+    folder.write_text("scenario.yaml", prepared.scenario.to_yaml())
+    entries = run_entries(prepared) | dict(further) | new_identity(folder)
+    entries["status"] = "interrupted"
+    folder.write_json("run.json", sealed(entries))
+    for name in LINES:
+        if (parent / name).is_file():
+            write_whole(folder.path / name, (parent / name).read_bytes())
+    Checkpoints(folder).save(checkpoint)
+    for line in opening_lines(prepared):
+        observers.note(line)
+    return _Life(prepared, folder, entries, observers, starter.verbose, resumed=True).run()
 
 
 def _require_cluster(scenario: Scenario) -> None:

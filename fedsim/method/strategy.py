@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from fedsim.tasks.task import Task
 from fedsim.wire.arrays import tensors
 from fedsim.wire.buffers import Roles
 from fedsim.wire.codecs import encode_images
+
+if TYPE_CHECKING:
+    from fedsim.unlearning.procedures import Departure
 
 
 @dataclass
@@ -244,6 +247,10 @@ class Strategy(FlowerStrategy):
             arrays: a model.
         """
         return {}
+
+    def departure(self) -> Departure | None:
+        """Who is to be taken out of the model once the run is done, and how; None: nobody."""
+        return None
 
     def unlearning(self) -> Mapping[str, Any] | None:
         """Who was taken out of the model, how, and what is promised; None: it takes nobody out."""

@@ -39,14 +39,16 @@ if TYPE_CHECKING:
         Observed,
         Sensitivities,
     )
-    from fedsim.unlearning.procedures import make_procedure
+    from fedsim.unlearning.procedures import WITHOUT_HISTORY, Departure, make_procedure
 
 __all__ = [
     "ASCEND",
+    "WITHOUT_HISTORY",
     "Accumulated",
     "Ascent",
     "Certificate",
     "Contributions",
+    "Departure",
     "FirstAndNorms",
     "LastModels",
     "Memory",
@@ -83,7 +85,9 @@ __getattr__ = lazily(
     __name__,
     {
         **dict.fromkeys(("ASCEND", "Ascent", "ascend"), "fedsim.unlearning.ascent"),
-        "make_procedure": "fedsim.unlearning.procedures",
+        **dict.fromkeys(
+            ("WITHOUT_HISTORY", "Departure", "make_procedure"), "fedsim.unlearning.procedures"
+        ),
         **dict.fromkeys(_FORMULAS, "fedsim.unlearning.formulas"),
         **dict.fromkeys(_CERTIFICATES, "fedsim.unlearning.certificates"),
         **dict.fromkeys(_MEMORIES, "fedsim.unlearning.memories"),

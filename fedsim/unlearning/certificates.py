@@ -65,7 +65,7 @@ class Certificate:
         restart: the round whose model was restarted from; 0 is the first model.
         protects: whose data.
         against: from whom.
-        rests_on: what must hold.
+        rests_on: what must hold; "" where nothing must.
         why_not: why nothing is promised; "" where it is.
     """
 
@@ -89,6 +89,8 @@ class Certificate:
     def words(self) -> str:
         """The same in a sentence."""
         told = f"{self.protects}, against {self.against}"
+        if self.psi == 0:
+            return f"exact: restarted from a model that had learned nothing of {self.protects}"
         if self.certified:
             return (
                 f"epsilon {self.epsilon:.3g} at delta {self.delta:g} of {told}, if {self.rests_on}"
@@ -144,7 +146,7 @@ def certificate(
         restart=restart,
         protects=f"all training records of {client}",
         against="who sees models from the restart on, and none of before",
-        rests_on="nothing else" if psi == 0 else ASSUMPTION,
+        rests_on="" if psi == 0 else ASSUMPTION,
         why_not="" if certified else why_not,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from fedsim.errors import InputError
 from fedsim.registry import construct, default_registry
+from fedsim.unlearning.memories import Memory
 
 PREFIX = "unlearn_"
 
@@ -44,3 +46,38 @@ def make_procedure(name: str, base: type[Kind], parameters: Mapping[str, Any]) -
         )
     found: Kind = construct(kind, dict(parameters))
     return found
+
+
+@runtime_checkable
+class Procedure(Protocol):
+    """What a strategy has that takes a client out: `fedsim.strategies.unlearning.Unlearning`."""
+
+    takes_records: ClassVar[bool]
+    train_rounds: int
+    client: str | None
+
+    @property
+    def unlearn_rounds(self) -> int:
+        """Rounds of the procedure itself."""
+
+    def memories(self, leavers: Sequence[int], clients: int) -> list[Memory]:
+        """What must be kept of the training."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Who leaves a training when it is done, and what is tried then.
+
+    Attributes:
+        client: who leaves.
+        methods: procedure -> its parameters, in the order in which they are tried.
+        rounds: rounds of retraining of each; None: as many as the training had.
+    """
+
+    client: str
+    methods: Mapping[str, Mapping[str, Any]]
+    rounds: int | None
+
+
+WITHOUT_HISTORY = ("scratch", "finetune")
+"""The procedures that every finished run allows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsim.errors import EXIT_DONE, InputError
 from fedsim.lazy import uncollected
@@ -15,6 +16,10 @@ from fedsim.verbs import (
     resource_overrides,
     scenario_arguments,
 )
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+    from fedsim.terminal.console import Console
 
 
 def add(verbs: Verbs) -> None:
@@ -45,11 +50,27 @@ def _run(arguments: argparse.Namespace) -> int:
         cost = api.estimate(scenario, scenario.seeds[0], console)
         say("\n".join(costing.lines(scenario.name, cost, len(scenario.seeds))))
         return EXIT_DONE
+    runs = console.here / arguments.runs
     for seed in scenario.seeds:
-        result = api.execute(scenario, seed, console.here / arguments.runs, console)
+        result = api.execute(scenario, seed, runs, console)
         for line in page_lines(result.folder, console.here):
             console.line(line)
+        _depart(scenario, result.folder, runs, console)
     return EXIT_DONE
+
+
+def _depart(scenario: Scenario, folder: Path, runs: Path, console: Console) -> None:
+    """Take out of a finished run who leaves it then, where somebody does, and print the table."""
+    from fedsim.engine.forgetting import asked_of, departure_of
+
+    departure = departure_of(scenario)
+    if departure is None:
+        return
+    from fedsim.api.forgetting import forget_all
+
+    table = forget_all(folder, asked_of(departure, scenario.rounds), runs, console)
+    for line in table.lines():
+        console.line(line)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
