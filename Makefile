@@ -6,6 +6,7 @@ NAME   ?=
 ARGS   ?=
 DATA   ?=
 RUNS   ?= runs/table
+LEAVER ?= hk
 SEEDS  ?= 1
 EPSILONS ?= 0.5 1 2 4 8
 # Of the tests; 0 is one after the other.
@@ -14,7 +15,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table matrix curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix unlearning curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -59,6 +60,11 @@ matrix: $(READY) ## Attacks over defences (docs/results.md), three hours: make m
 	$(VENV)/bin/fedsim sweep isic_noniid_disbelieve --backend inline --quiet --runs runs/matrix data.root=$(DATA) \
 	  evaluation.every=3 evaluation.inspect=true adversary='$(COLLUDE)' strategy='$(RULES)' --seeds 0 1 2 \
 	  --matrix adversary strategy
+
+unlearning: $(READY) ## The table of unlearning (docs/results.md), half an hour: make unlearning [DATA=DIR LEAVER=hk (PROMISE12)]
+	$(VENV)/bin/fedsim run prostate_unlearning 'seeds=[0,1,2]' --backend inline --runs runs/unlearning \
+	  $(if $(DATA),data.root=$(DATA) strategy.leaver=$(LEAVER))
+	$(VENV)/bin/fedsim forget runs/unlearning --table --markdown runs/unlearning/table.md
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]

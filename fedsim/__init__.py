@@ -39,6 +39,7 @@ _keep_old_paths()
 if TYPE_CHECKING:
     from fedsim.api import Result, run
     from fedsim.api.comparing import compare, load_runs
+    from fedsim.api.forgetting import forget
     from fedsim.api.studies import audit, curve, sweep
     from fedsim.data.dataset import Dataset, Embedded, Manifest
     from fedsim.errors import ClientError, FedsimError, InputError, Problem, RunError
@@ -56,6 +57,7 @@ _HOMES = {
     "Result": "fedsim.api",
     "compare": "fedsim.api.comparing",
     "load_runs": "fedsim.api.comparing",
+    "forget": "fedsim.api.forgetting",
     "sweep": "fedsim.api.studies",
     "curve": "fedsim.api.studies",
     "audit": "fedsim.api.studies",
@@ -104,6 +106,7 @@ __all__ = [
     "audit",
     "compare",
     "curve",
+    "forget",
     "load",
     "load_model",
     "load_runs",
