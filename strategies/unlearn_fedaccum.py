@@ -47,7 +47,8 @@ class FedAccum(Unlearning):
         """What was added up."""
         leaver = self.leaver
         assert leaver is not None
-        if self.form == "liu2021":
-            return self.memory(Accumulated).sums[leaver]
+        if self.form == "liu2021":  # Where nobody ever answered, the model is the first one still.
+            return self.memory(Accumulated).sums.get(leaver, arrays)
         kept = self.memory(LastModels)
-        return weighted_mean(without(kept.last, leaver), kept.weights)
+        others = without(kept.last, leaver)
+        return weighted_mean(others, kept.weights) if others else arrays

@@ -79,11 +79,11 @@ class FedEraser(Unlearning):
         return Exchange(
             MessageType.TRAIN,
             lambda: self.configure_train(state.round, state.arrays, ConfigRecord(), state.grid),
-            lambda replies: self._calibrate(state, step * self.every, replies),
+            lambda replies: self._calibrate(state, step * self.every + 1, replies),
         )
 
-    def _calibrate(self, state: RoundState, index: int, replies: Iterable[Message]) -> Aggregated:
-        """A step with the lengths of round `index` of the training, from 0."""
+    def _calibrate(self, state: RoundState, number: int, replies: Iterable[Message]) -> Aggregated:
+        """A step with the lengths of a round of the training, from 1."""
         sent, leaver, means = tensors(state.arrays), self.leaver, MetricMeans()
         assert leaver is not None
         updates: dict[int, Arrays] = {}
@@ -92,7 +92,7 @@ class FedEraser(Unlearning):
             client, received = self.server.client_of(reply), self.received(reply)
             updates[client], weights[client] = received.change(sent), received.weight
             means.add(reply.content)
-        kept = self.memory(FirstAndNorms).of_round(index, leaver)
+        kept = self.memory(FirstAndNorms).of_round(number, leaver)
         metrics: MetricRecord = means.record()
         if not updates.keys() & kept.keys():  # Nobody who answered was in that round.
             return None, metrics

@@ -98,6 +98,8 @@ class IFU(Unlearning):
         kept, leaver = self.memory(Sensitivities), self.leaver
         assert leaver is not None
         found = kept.checkpoint(leaver)
+        if found is None:
+            return arrays
         if not kept.restart[leaver] or not self.sigma:
             return found
         draws = self.server.generator("unlearning noise")
@@ -112,10 +114,10 @@ class IFU(Unlearning):
         kept, leaver = self.memory(Sensitivities), self.leaver
         assert leaver is not None
         assert self.client is not None
-        restart = kept.restart[leaver]
+        restart, bounds = kept.restart.get(leaver, 0), kept.bounds.get(leaver, [0.0])
         found = certificate(
             self.client,
-            psi=kept.bounds[leaver][restart],
+            psi=bounds[restart],
             sigma=self.sigma if restart else 0.0,
             delta=self.delta,
             restart=restart,
@@ -129,7 +131,7 @@ class IFU(Unlearning):
             "bound": self.bound,
             "norm": self.norm,
             "contraction": self.contraction,
-            "terms": list(kept.terms[leaver]),
-            "bounds": list(kept.bounds[leaver]),
+            "terms": list(kept.terms.get(leaver, [])),
+            "bounds": list(bounds),
             "restart": restart,
         }

@@ -69,7 +69,8 @@ class PGA(Unlearning):
         """The ball to the client that leaves; its answer is the new model."""
         kept, leaver = self.memory(LastModels), self.leaver
         assert leaver is not None
-        centre = weighted_mean(without(kept.last, leaver), kept.weights)
+        others = without(kept.last, leaver)
+        centre = weighted_mean(others, kept.weights) if others else tensors(state.arrays)
         radius = ball_radius(centre, self._random(centre), self.radius_share)
         ascent = Ascent(radius, self.steps, self.stop)
         sent = self.of_model(centre, state.arrays)

@@ -163,7 +163,8 @@ class Remember(Remembering):
         """Who leaves when the run is done, and what is tried."""
         if self.leaver is None:
             return None
-        tried = {name: {} for name in WITHOUT_HISTORY} | self.methods
+        tried: dict[str, dict[str, Any]] = {name: {} for name in WITHOUT_HISTORY}
+        tried |= self.methods
         return Departure(self.leaver, tried, self.retrain_rounds)
 
     def keeps(self, arrays: ArrayRecord) -> dict[str, int]:

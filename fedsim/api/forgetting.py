@@ -48,7 +48,7 @@ def forget(
         InputError: it cannot be done with what the run kept; says what can.
         ClientError, RunError: the new run failed.
     """
-    finished = Finished(Path(getattr(run, "folder", run)))
+    finished = Finished(run.folder if isinstance(run, Result) else Path(run))
     named = {"patients": list(patients), "records": list(records)}
     what = {key: names for key, names in named.items() if names}
     asked = Asked(client, method, parameters, rounds_of(finished, rounds), what)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.grid.machine import on_gpu
@@ -197,7 +197,7 @@ class Worker:
         self._steps = Steps(client, board=self._board, limit=self.job.step_limit, tick=self._tick)
         task = self.job.task
         held, forget = self.job.train[name], self.job.forget.get(name, _NO_RECORDS)
-        config = message.content.config_records.get("config", {})
+        config = message.content.config_records.get("config") or ConfigRecord()
         if config.get(WITHOUT_FORGOTTEN):
             held = held[~np.isin(held, forget)]
         if config.get(ANEW):

@@ -148,7 +148,7 @@ class LastModels(Memory):
 
     def observe(self, seen: Observed) -> None:
         """Forget the round before, and keep this one."""
-        self.sent, self.last, self.weights = seen.sent, dict(seen.models), dict(seen.weights)
+        self.sent, self.last, self.weights = _own(seen.sent), dict(seen.models), dict(seen.weights)
 
     def models(self) -> int:
         """One a client, and what they were sent."""
@@ -257,7 +257,7 @@ class FirstAndNorms(Memory):
         self.first: dict[int, Arrays] = {}
         self.first_weights: dict[int, float] = {}
         # What is pooled depends on who leaves: leaver (or nobody) -> round -> client -> lengths.
-        self.rows: dict[int, list[dict[int, Lengths]]] = {}
+        self.rows: dict[int, dict[int, dict[int, Lengths]]] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -275,11 +275,12 @@ class FirstAndNorms(Memory):
             found = lengths(rows, seen.weights, self.norms) if rows else {}
             if self.norms == "client":  # One number stands for all arrays.
                 found = {client: {_ALL: next(iter(row.values()))} for client, row in found.items()}
-            self.rows.setdefault(leaver, []).append(found)
+            self.rows.setdefault(leaver, {})[seen.round] = found
 
-    def of_round(self, index: int, leaver: int) -> dict[int, Lengths]:
-        """Client -> name -> length, of round `index` from 0, without the leaver's."""
-        found = self.rows[leaver if self.norms == "pooled" else _NOBODY][index]
+    def of_round(self, round: int, leaver: int) -> dict[int, Lengths]:
+        """Client -> name -> length, of a round, without the leaver's; {} where nobody answered."""
+        key = leaver if self.norms == "pooled" else _NOBODY
+        found = self.rows.get(key, {}).get(round, {})
         kept = {client: row for client, row in found.items() if client != leaver}
         if self.norms != "client":
             return kept
@@ -304,7 +305,7 @@ class FirstAndNorms(Memory):
 
     def _take(self, kept: Mapping[str, Any]) -> None:
         self.first, self.first_weights = dict(kept["first"]), dict(kept["first_weights"])
-        self.rows = {key: list(kept["rows"][key]) for key in self._keys() if key in kept["rows"]}
+        self.rows = {key: dict(kept["rows"][key]) for key in self._keys() if key in kept["rows"]}
 
 
 _NOBODY = -1
@@ -354,8 +355,14 @@ class Sensitivities(Memory):
         """Add each leaver's term, and keep the new model where its bound is still below psi."""
         for client in self.leavers:
             bounds = self.bounds.setdefault(client, [0.0])
+            terms = self.terms.setdefault(client, [])
             if len(bounds) == 1:
                 self._keep(client, 0, seen.sent)
+            while len(bounds) < seen.round:  # Nobody answered: the model stayed.
+                if self.restart[client] == len(bounds) - 1 and bounds[-1] <= self.psi:
+                    self._keep(client, len(bounds), seen.sent)
+                bounds.append(bounds[-1])
+                terms.append(0.0)
             bound = self._next(client, seen)
             stays = bound <= self.psi and self.restart[client] == len(bounds) - 1
             bounds.append(bound)
@@ -397,11 +404,11 @@ class Sensitivities(Memory):
 
     def _keep(self, client: int, t: int, model: Arrays) -> None:
         self.restart[client] = t
-        self.checkpoints[t] = model
+        self.checkpoints[t] = _own(model)
 
-    def checkpoint(self, client: int) -> Arrays:
-        """The model to restart from when the client leaves."""
-        return self.checkpoints[self.restart[client]]
+    def checkpoint(self, client: int) -> Arrays | None:
+        """The model to restart from when the client leaves; None where nobody ever trained."""
+        return self.checkpoints.get(self.restart.get(client, 0))
 
     def models(self) -> int:
         """A checkpoint a leaver and, where bounds are of coordinates, the bounds."""
@@ -427,6 +434,12 @@ class Sensitivities(Memory):
         needed = set(self.restart.values())
         self.checkpoints = {t: m for t, m in kept["checkpoints"].items() if t in needed}
         self._by_coordinate = self._only_leavers(kept["by_coordinate"])
+
+
+def _own(model: Arrays) -> Arrays:
+    """A copy: what shares its memory with the run's model would be stored once, or twice, as a
+    resume has it."""
+    return {name: value.copy() for name, value in model.items()}
 
 
 def _zeros(like: Arrays) -> Arrays:

@@ -67,6 +67,18 @@ def test_a_run_that_kept_nothing_allows_what_needs_nothing(
     assert_same(go(*words(name)), forget(plain, "client-1", name, rounds=1, runs=tmp_path))
 
 
+def test_somebody_else_s_procedure_is_one_file(go: Callable[..., Result], tmp_path: Path) -> None:
+    name = "own_unlearning.LastMean"
+    kept = go(*SHORT, f"strategy={{name: remember, methods: {{{name}: {{}}, fedaccum: {{}}}}}}")
+    own = forget(kept, "client-1", name, rounds=1, runs=tmp_path)
+    assert json.loads((own.folder / "run.json").read_text())["scenario"] == "tiny_lastmean"
+    block = f"strategy={{name: {name}, train_rounds: 3, client: client-1}}"
+    assert_same(go(*SHORT[:2], block, "rounds=5"), own)
+    # It is the code's form of FedAccum, of which this run has what it needs, too.
+    same = forget(kept, "client-1", "fedaccum", form="paper_code", rounds=1, runs=tmp_path)
+    assert_same(same, own)
+
+
 def test_what_needs_a_history_says_what_to_switch_on(plain: Result, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         forget(plain, "client-1", "ifu", runs=tmp_path)

@@ -115,7 +115,7 @@ def federaser(centres: tuple[object, ...], every: int, steps: int, by: Norms) ->
             for k, centre in enumerate(centres)
             if k != LEAVER
         }
-        kept = memory.of_round(index, LEAVER)
+        kept = memory.of_round(index + 1, LEAVER)
         found.append(calibrated(sent, updates, kept, EQUAL, by))
     return found
 
@@ -354,3 +354,16 @@ def test_rounds_in_which_the_leaver_is_alone_or_away() -> None:
         bounds.observe(seen)
     assert added.sums[LEAVER]["w"][0] == 2.0  # The other's update alone.
     assert bounds.terms[LEAVER] == [3.0, 0.0]
+
+
+def test_rounds_that_nobody_answers_change_no_bound_and_have_a_number() -> None:
+    bounds, norms = Sensitivities([LEAVER], 2, 1.0), FirstAndNorms([LEAVER], 2)
+    both = {0: one(1.0), LEAVER: one(3.0)}
+    seen = Observed(3, one(0.0), both, {0: 1.0, LEAVER: 1.0}, one(2.0))
+    bounds.observe(seen)
+    norms.observe(seen)
+    assert bounds.bounds[LEAVER] == [0.0, 0.0, 0.0, 1.0]
+    assert bounds.terms[LEAVER] == [0.0, 0.0, 1.0]
+    assert bounds.restart[LEAVER] == 3
+    assert norms.of_round(1, LEAVER) == {}
+    assert norms.of_round(3, LEAVER) == {0: {"w": 1.0}}
