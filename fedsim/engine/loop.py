@@ -66,7 +66,7 @@ def digest_of(record: ArrayRecord) -> bytes:
     found = hashlib.sha256()
     for name, value in sorted(flower.tensors(record).items()):
         found.update(repr((name, value.dtype.str, value.shape)).encode())
-        found.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return found.digest()
 
 

@@ -103,7 +103,7 @@ def _npy(array: np.ndarray) -> tuple[bytes, bytes | memoryview]:
     if not array.nbytes:
         return head.getvalue(), b""
     ordered = array.T if described["fortran_order"] else np.ascontiguousarray(array)
-    return head.getvalue(), memoryview(ordered.reshape(-1).view(np.uint8))
+    return head.getvalue(), ordered.reshape(-1).view(np.uint8).data
 
 
 def require_storable(value: Any, where: str) -> None:
