@@ -323,7 +323,7 @@ def verdict(found: Mapping[str, Any], reference: Mapping[str, Any] | None) -> st
             f"place, at this sample size ({count})"
         )
     if fits.high < 0 or (knows is not None and knows.high < 0):
-        return "fits its records worse than retraining does: more than its part was taken"
+        return "fits its records worse than retraining does, as a damaged model would"
     return f"not distinguishable from retraining at this sample size ({count} records)"
 
 
