@@ -76,7 +76,8 @@ class Finished:
     """
 
     def __init__(self, path: Path) -> None:
-        self.folder = RunFolder.open(path)
+        # A link such as `latest` is another folder's name soon.
+        self.folder = RunFolder.open(path.resolve())
         self.path = self.folder.path
         self.record = run_record(self.folder)
         refuse(self.path, edited(self.path, self.record))
@@ -284,9 +285,15 @@ class Finished:
             f"{asked.name}: {whom} leaves {self.path.name}, after {self.scenario.rounds} round(s)",
             f"  unlearning {procedure.unlearn_rounds} round(s), then {asked.rounds} of training "
             "without it",
-            f"  costs about {up:.3f} MB up, {down:.3f} MB down and {seconds:.0f} s, if rounds are "
-            "like those of the training",
+            f"  uses       {self._used(asked, procedure)}",
+            f"  costs      about {up:.3f} MB up, {down:.3f} MB down and {seconds:.0f} s, if rounds "
+            "are like those of the training",
         ]
+
+    def _used(self, asked: Asked, procedure: Procedure) -> str:
+        """What of the history a procedure uses, in words."""
+        needed = procedure.memories([self.clients.index(asked.client)], len(self.clients))
+        return ", ".join(memory.words for memory in needed) or "nothing that was kept"
 
 
 _MEGABYTES = ("mb_up", "mb_down")

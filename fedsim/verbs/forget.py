@@ -96,11 +96,13 @@ def _asked(arguments: argparse.Namespace, finished: Finished, rounds: int) -> li
         raise InputError("not understood", [Problem("--rounds", "must not be negative")])
     patients = _patients(arguments.patients)
     ready = list(WITHOUT_HISTORY) if patients else list(finished.methods)
-    methods = arguments.method or ready
-    parameters = _parameters(arguments.overrides)
+    # What follows --method may be a parameter.
+    words = [*arguments.overrides, *(word for word in arguments.method if "=" in word)]
+    methods = [word for word in arguments.method if "=" not in word] or ready
+    parameters = _parameters(words)
     if parameters and len(methods) != 1:
         raise InputError(
-            f"{arguments.overrides[0]} is of one procedure, and there are {len(methods)}",
+            f"{words[0]} is of one procedure, and there are {len(methods)}",
             hint="name one with --method",
         )
     what = {"patients": patients} if patients else {}

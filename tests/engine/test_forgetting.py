@@ -17,7 +17,7 @@ from fedsim.api.forgetting import forget, forget_all
 from fedsim.cli import main
 from fedsim.engine.checkpoint import Checkpoints
 from fedsim.engine.criteria import FILE, gap, level, rounds_until, table_of, verdict
-from fedsim.engine.forgetting import Asked
+from fedsim.engine.forgetting import Asked, Finished
 from fedsim.errors import EXIT_DONE, Interruption
 from fedsim.folder.identity import edited
 from fedsim.terminal.console import Console
@@ -220,6 +220,12 @@ def test_the_verb_says_before_what_it_will_do(
     told = capsys.readouterr().out
     assert all(f"{name}: client-1 leaves" in told for name in PROCEDURES)
     assert "MB up" in told
+    assert "uses       the models of the last round" in told
+    # Parameters may follow the name.
+    assert main([*asked, "--method", "ifu", "psi=0.5"]) == InputError.exit_code
+    assert "kept for psi 0.02, not 0.5" in capsys.readouterr().err
+    latest = remembered.folder.parent / "latest"
+    assert Finished(latest).lineage()["folder"] == latest.resolve().name
     assert not (tmp_path / "runs").exists()
     # Errors name what to type.
     assert main(["forget", str(remembered.folder)]) == InputError.exit_code
