@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -186,6 +187,41 @@ def nested_fraction(
         taken[of_class[: max(1, int(fraction * len(of_class) + 0.5))]] = True
     for holder in np.unique(holder_of):
         taken[order[holder_of[order] == holder][0]] = True
+    return np.flatnonzero(taken[group])
+
+
+def labelled_share(
+    labels: np.ndarray, groups: np.ndarray, *, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Take a share of one client's records, in whole groups, stratified by class.
+
+    Of the groups of each class that the client has, `share` are taken, rounded up: at least one.
+    A group of several classes counts as the rarest of them. The same generator gives nested shares.
+
+    Args:
+        labels: int64 [n].
+        groups: int64 [n] codes.
+        share: above 0, at most 1.
+        rng: orders groups that are alike.
+
+    Returns:
+        Positions, int64, ascending; none of no records.
+
+    Raises:
+        ValueError: the share is out of its range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, not {share}.")
+    counts, group = count_by_group(groups, labels)
+    shuffled = rng.permutation(len(counts))
+    if not len(shuffled):
+        return np.zeros(0, np.int64)
+    class_of = rarest(counts)
+    taken = np.zeros(len(counts), dtype=bool)
+    for c in np.unique(class_of):
+        alike = shuffled[class_of[shuffled] == c]
+        # A tenth of 30 is 3, although the product is a little more.
+        taken[alike[: math.ceil(share * len(alike) - 1e-9)]] = True
     return np.flatnonzero(taken[group])
 
 

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from fedsim.data.store import Store
 
 
+class HiddenLabels:
+    """What stands before a view whose records have labels that nobody may read."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """There are none.
+
+        Raises:
+            RuntimeError: whoever asks.
+        """
+        raise RuntimeError(
+            "the labels of these records are hidden (federation.labelled): a method may read their "
+            "images, and not what labels tell"
+        )
+
+    @labels.setter
+    def labels(self, labels: torch.Tensor) -> None:
+        """Forget what the view read."""
+
+
 class View:
     """Some records of a store, in the order of `indices`.
 
@@ -64,3 +84,7 @@ class View:
         for start in range(0, count, batch_size):
             positions = order[start : start + batch_size]
             yield self.images(positions), self.labels[positions]
+
+
+class UnlabelledView(HiddenLabels, View):
+    """Some records of a store, with labels that cannot be read."""

@@ -51,6 +51,8 @@ def _of_methods(scenario: Scenario) -> Iterator[str]:
                 f"federation.overrides.{name}.wrapper: {override.wrapper.name!r} simulates a "
                 "client that is not like the others"
             )
+    if scenario.federation.labelled is not None:
+        yield "federation.labelled: hides labels that nodes have; type federation.labelled=null"
     for name in scenario.federation.appearance:
         yield f"federation.appearance.{name}: simulates another scanner"
     for name, override in scenario.federation.overrides.items():

@@ -234,6 +234,7 @@ def job_of(
         str(device_for(prepared.scenario)),
         federation.store.fingerprint,
         getattr(federation.store, "folders", (federation.store.folder,)),
+        federation.unlabelled,
     )
 
 

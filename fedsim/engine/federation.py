@@ -15,6 +15,7 @@ from fedsim.data.columns import as_patient, plain
 from fedsim.data.copies import in_common
 from fedsim.data.dataset import method_of
 from fedsim.data.split import nested_fraction
+from fedsim.engine.labelled import describe_labelled, hide_labels, labelled_note
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams
@@ -33,8 +34,10 @@ class Federation:
 
     Attributes:
         store: the data, prepared: such as a `Store` of images, or a `VolumeStore`.
-        split: "train", "val", "test" -> positions, int64.
-        train: client name -> positions of its training records, in client order.
+        split: "train", "val", "test" -> positions, int64; with `federation.labelled` "unlabelled",
+            too.
+        train: client name -> positions of its training records, in client order; with
+            `federation.labelled` of those with labels.
         val: client name -> positions of its validation records (may be none).
         task: what is to be learned.
         external: a store, and positions in it of records that no client has, to score finished
@@ -42,6 +45,8 @@ class Federation:
         torn: patients (or lesions) with records at several clients by the table, each of which is
             with one.
         forget: client name -> positions of the training records that it is asked to forget.
+        unlabelled: client name -> positions of the training records whose labels are hidden; {}: no
+            labels are.
     """
 
     store: Any
@@ -52,6 +57,7 @@ class Federation:
     external: tuple[Any, np.ndarray] | None = None
     torn: int = 0
     forget: dict[str, np.ndarray] = field(default_factory=dict)
+    unlabelled: dict[str, np.ndarray] = field(default_factory=dict)
 
     def view(self, split: str) -> Any:
         """The pooled records of one split."""
@@ -81,10 +87,12 @@ class Federation:
             "window": getattr(self.store, "window", "") or None,
             "features": dict(getattr(self.store, "made_by", {})) or None,
             "classes_by_client": counts,
+            "labels": describe_labelled(self.train, self.unlabelled),
             "sizes": {name: len(positions) for name, positions in self.split.items()},
             "external": self._describe_external(),
             "sizes_by_client": {
                 name: {"train": len(self.train[name]), "val": len(self.val[name])}
+                | ({"unlabelled": len(self.unlabelled[name])} if self.unlabelled else {})
                 for name in self.train
             },
         }
@@ -99,6 +107,8 @@ class Federation:
         notes = [*store.notes, *filter(None, [getattr(store, "window", "")])]
         if store.skipped:
             notes.append(f"left out because they cannot be used: {len(store.skipped)}")
+        if self.unlabelled:
+            notes.append(labelled_note(self.train, self.unlabelled))
         if not counts:
             return notes
         notes += self.task.notes(store, self.train)
@@ -366,8 +376,13 @@ def build_federation(
     task = kind.of(scenario, store, list(train))
     task.require_metrics()
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
+    unlabelled: dict[str, np.ndarray] = {}
+    if scenario.federation.labelled is not None:
+        train, unlabelled = hide_labels(scenario, store, kind, train, Streams(seed))
+        for side, held in (("train", train), ("unlabelled", unlabelled)):
+            split[side] = np.sort(np.concatenate(list(held.values())))
     forget = records_to_forget(scenario, store, train, Streams(seed))
-    return Federation(store, split, train, val, task, external, torn, forget)
+    return Federation(store, split, train, val, task, external, torn, forget, unlabelled)
 
 
 def _fraction(

@@ -235,7 +235,7 @@ def _prepared_again(
     activate_plugins(scenario)
     federation = build_federation(scenario, seed, starter.progress)
     about = json.loads(json.dumps(federation.describe()))
-    if any(about[key] != entries["data"].get(key) for key in ("fingerprint", "external")):
+    if any(about[key] != entries["data"].get(key) for key in ("fingerprint", "external", "labels")):
         raise InputError(
             f"the data are not those that {path} began with",
             hint=f"start again: fedsim run {path / 'scenario.yaml'} --seed {seed}",

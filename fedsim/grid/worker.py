@@ -64,6 +64,8 @@ class Job:
         mode: how clients compute, and who trains together.
         fingerprint: of the records of the store.
         folders: what must be beside each other for the store to be opened.
+        unlabelled: client name -> positions of training records whose labels are hidden; {}: no
+            labels are.
         privacy: what clients release in a private run; else None.
         noise: of the run, in a private run; else None.
         roles: what the tensors of the model's state are.
@@ -88,6 +90,7 @@ class Job:
     device: str = "cpu"
     fingerprint: str = ""
     folders: tuple[Path, ...] = ()
+    unlabelled: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -214,6 +217,7 @@ class Worker:
             train=train,
             forget=task.view(self._store, forget, name),
             val=task.view(self._store, self.job.val[name], name),
+            unlabelled=self._unlabelled(name),
             state=context.state,
             device=self._device,
             new_model=self._warm_model,
@@ -225,6 +229,12 @@ class Worker:
             precision=self.job.mode.precision,
             _streams=self._streams,
         )
+
+    def _unlabelled(self, name: str) -> Any:
+        """A client's records whose labels are hidden; None where no labels are."""
+        if name not in self.job.unlabelled:
+            return None
+        return self.job.task.unlabelled_view(self._store, self.job.unlabelled[name], name)
 
     def _releases_of(self, client: int, view: Any) -> Releases | None:
         plan, noise = self.job.privacy, self.job.noise

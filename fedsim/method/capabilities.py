@@ -44,6 +44,7 @@ class Capabilities:
         private: the private form of a client method, "none" where it has none; "": not declared.
         full_batch: its private form samples all units.
         sends_release: its answer in a private run is one release.
+        learns_unlabelled: a client method learns from records without labels, too.
     """
 
     payload: str = ""
@@ -58,6 +59,7 @@ class Capabilities:
     private: str = ""
     full_batch: bool = False
     sends_release: bool = False
+    learns_unlabelled: bool = False
 
     def words(self, group: str) -> dict[str, str]:
         """What a plugin of a group declares, for a person: what is asked -> the answer."""
@@ -108,6 +110,7 @@ def capabilities(plugin: Any) -> Capabilities:
         private=said("private", str) or "",
         full_batch=bool(said("full_batch", bool)),
         sends_release=bool(said("sends_release", bool)),
+        learns_unlabelled=bool(said("learns_unlabelled", bool)),
     )
 
 
@@ -128,6 +131,7 @@ _SWITCHES = (
     "keeps_state",
     "full_batch",
     "sends_release",
+    "learns_unlabelled",
 )
 _BASES = ("fedsim.method.client", "fedsim.method.strategy")
 

@@ -34,7 +34,8 @@ class Site:
         round: the current round, from 1.
         rounds: how many the run has.
         task: what is learned.
-        train, val: the site's records of the training and validation split.
+        train, val: the site's records of the training and validation split; with
+            `federation.labelled` those of `train` whose labels are known.
         state: what the client keeps between rounds; the driver owns it.
         device: where to compute.
         new_model: returns the scenario's model; its contents are undefined until loaded.
@@ -45,6 +46,8 @@ class Site:
         kind: of the exchange: "train", "evaluate", or a name of the strategy's own.
         forget: those of `train` that the site is asked to forget, by `federation.overrides`; empty
             as a rule, and None where nobody asks.
+        unlabelled: its other training records, whose labels cannot be read; None where no labels
+            are hidden.
         fast: whether a method may compute with other last bits (`resources.fast`).
         precision: of training: "float32", or "bfloat16" for automatic mixed precision.
     """
@@ -66,6 +69,7 @@ class Site:
     exchange: int = 0
     kind: str = "train"
     forget: View | None = None
+    unlabelled: Any = None
     fast: bool = False
     precision: str = "float32"
 
@@ -109,6 +113,8 @@ class Client(ABC):
     answers are noisy sums over all clients' records. What it `discloses` is said of answers
     without noise then."""
 
+    learns_unlabelled: ClassVar[bool] = False
+    """Whether it learns from `site.unlabelled`, too: refused without `federation.labelled`."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """What of `resources.precision` its training takes."""
     side_by_side: ClassVar[bool] = False

@@ -67,6 +67,7 @@ def run_digest(
     values["data"]["root"] = values["model"]["init"] = None
     # A scenario that does not use them has the noise that it had before there were such keys.
     for part, key, unused in (
+        ("federation", "labelled", None),
         ("federation", "local", None),
         ("federation", "overrides", {}),
         ("model", "trainable", ALL),
@@ -82,7 +83,10 @@ def run_digest(
     versions = f"{__version__} {torch.__version__} {np.__version__}"
     for text in (versions, resolved, planned, str(seed), federation.store.fingerprint):
         _digest_part(found, text.encode())
-    for positions in (federation.train, federation.val, federation.forget):
+    for positions in (
+        *(federation.train, federation.val, federation.forget),
+        federation.unlabelled,
+    ):
         for name, where in positions.items():
             _digest_part(found, name.encode())
             _digest_part(found, np.asarray(where, np.int64).tobytes())

@@ -31,6 +31,7 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_
 """Group -> the parameters that fedsim passes to its plugins' constructors."""
 
 _CLIENTS = ("federation", "clients")
+LABELLED = ("federation", "labelled")
 _PRECISION = ("resources", "precision")
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
@@ -49,7 +50,7 @@ Problems = list[tuple[Place, str]]
 
 
 def make_absolute(document: Document) -> Problems:
-    """Make `plugins`, `data.root`, `evaluation.external.root` and `model.init` absolute paths.
+    """Make the paths of folders and files absolute: of plugins, data, labelled records, weights.
 
     Plugin folders are relative to the file that names them, all else to the current directory.
     What is not there is a problem.
@@ -85,6 +86,13 @@ def make_absolute(document: Document) -> Problems:
         document.values["data"]["features"]["public_root"] = absolute = _absolute(root)
         if why := _not_a_filled_folder(absolute):
             problems.append((document.place(public), f"data.features.public_root: {why}"))
+
+    if isinstance(listed := document.get(LABELLED), str):
+        absolute = _absolute(listed)
+        document.put(LABELLED, absolute, {(): document.place(LABELLED)})
+        if not os.path.isfile(absolute):
+            message = f"{dotted(LABELLED)}: there is no file {absolute}"
+            problems.append((document.place(LABELLED), message))
 
     for weights in _WEIGHTS:
         problems += _make_weights_absolute(document, weights)
@@ -187,6 +195,13 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
             problems.append((document.place(least), message))
     if not {_CLIENTS, _CLIENTS[:1]} & wrong.keys() and all(p[:1] != ("adversary",) for p in wrong):
         problems += _check_minority(document)
+    of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
+    if of_records and document.get(LABELLED) is not None:
+        message = (
+            f"{dotted(LABELLED)}: private training takes labelled records alone: leave it out, and "
+            "set data.split.fraction for less of them"
+        )
+        problems.append((document.place(LABELLED), message))
     return problems
 
 
@@ -263,6 +278,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         without_precision,
         without_private_form,
         without_travelling_model,
+        without_unlabelled,
     )
 
     paths = {group: path for path, (group, _) in Scenario.blocks.items()}
@@ -286,6 +302,8 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
     if of_records and (why := without_private_form(registry, found)):
         problems.append((document.place(("privacy",)), f"client: {why}"))
+    if document.get(LABELLED) is None and (why := without_unlabelled(found)):
+        problems.append((document.place(("client", "name")), f"client: {why}"))
     precision = document.get(_PRECISION, "float32")
     if precision != "float32" and document.get(("privacy",)):
         why = f"{precision} does not go with privacy, whose clipping and noise are in float32"
@@ -381,7 +399,12 @@ def _check_honesty(document: Document, found: dict[str, tuple[str, Any]]) -> Pro
 
 def check_overrides(document: Document, registry: Registry) -> Problems:
     """What `federation.overrides` names: plugins, their parameters, and what they send."""
-    from fedsim.scenario.fitting import misfits, without_precision, without_private_form
+    from fedsim.scenario.fitting import (
+        misfits,
+        without_precision,
+        without_private_form,
+        without_unlabelled,
+    )
     from fedsim.scenario.overrides import merged
 
     overrides, general = document.get(("federation", "overrides"), {}), document.get(("client",))
@@ -409,6 +432,8 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
                 why = misfits(registry, others | here, features=on_features).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
+                if not why and document.get(LABELLED) is None:
+                    why = without_unlabelled(here)
                 why = why or without_precision(here, document.get(_PRECISION, "float32"))
                 if why:
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))

@@ -109,6 +109,21 @@ def misfits(
     return wrong
 
 
+def without_unlabelled(found: dict[str, tuple[str, Any]]) -> str:
+    """Why the client method needs records without labels; "" where it does not say so.
+
+    Args:
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    name, factory = found.get("clients", ("", None))
+    if not capabilities(factory).learns_unlabelled:
+        return ""
+    return (
+        f"{name!r} learns from records without labels, but all labels are known: set "
+        "federation.labelled, such as 0.25 (1.0 hides none)"
+    )
+
+
 def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) -> str:
     """Why the client method that a scenario names cannot protect records; "" where it may.
 

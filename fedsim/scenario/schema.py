@@ -254,6 +254,10 @@ class Override(Block):
     forget: Forget | None = None
 
 
+Labelled = Annotated[StrictFloat, Field(gt=0, le=1)]
+"""A share of training records whose labels are known."""
+
+
 class Federation(Block):
     """Who holds what, and who joins a round.
 
@@ -263,6 +267,8 @@ class Federation(Block):
         partition: a partition plugin.
         labels: of volumes, who outlines which structures; None: every client outlines all.
         appearance: of volumes, client name -> how its own look; scores are of the data as they are.
+        labelled: of how many training records the labels are known: a share at every client, client
+            name -> its share, or a file with the names of these records; None: of all.
         local: what of the model stays at each client, which has its own: normalisation layers, the
             last layers, or what patterns of names match; None: the clients share all of it.
         overrides: client name -> what is different there.
@@ -273,6 +279,7 @@ class Federation(Block):
     partition: PluginBlock = PluginBlock(name="iid")
     labels: Labels | None = None
     appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
+    labelled: Labelled | dict[StrictStr, Labelled] | StrictStr | None = None
     local: Literal["norm", "head"] | Patterns | None = None
     overrides: dict[StrictStr, Override] = Field(default_factory=dict)
 

@@ -43,6 +43,7 @@ class Task(ABC):
         file: of a run folder, with what models say of the test records.
         pictures_told: what its pictures show of test records, in words; "" without pictures.
         gives_probabilities: whether `predict` gives class probabilities [n, classes].
+        hides_labels: whether records can be had without their labels (`unlabelled_view`).
         compares_images: whether images that clients send can be compared with the training ones.
         classes: class names in label order; () where there are none.
         positive: of two classes the positive one; None where there is none.
@@ -61,6 +62,7 @@ class Task(ABC):
     file: ClassVar[str] = "scores.npz"
     pictures_told: ClassVar[str] = ""
     gives_probabilities: ClassVar[bool] = False
+    hides_labels: ClassVar[bool] = False
     compares_images: ClassVar[bool] = False
 
     classes: tuple[str, ...]
@@ -208,6 +210,13 @@ class Task(ABC):
     @abstractmethod
     def view(self, store: Any, positions: np.ndarray, client: str | None = None) -> Any:
         """The records at these positions: as a client has them, or as a scorer needs them."""
+
+    def unlabelled_view(self, store: Any, positions: np.ndarray, client: str) -> Any:
+        """The records at these positions as a client has them, with labels that cannot be read.
+
+        Only asked of a task with `hides_labels`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:

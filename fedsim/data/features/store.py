@@ -19,7 +19,7 @@ from fedsim.data.features.mapping import PublicMap
 from fedsim.data.kept import found_whole, read_about, read_array, unusable, write_about
 from fedsim.data.source import hashed
 from fedsim.data.store import Store
-from fedsim.data.views import View
+from fedsim.data.views import HiddenLabels, View
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,3 +181,11 @@ class BesideView(View):
         """What the frozen network makes of the images, float32 [n, k] (all when None)."""
         chosen = self.indices if positions is None else self.indices[np.asarray(positions)]
         return torch.from_numpy(np.array(self._vectors[chosen]))
+
+
+class UnlabelledVectors(HiddenLabels, VectorView):
+    """Some records of a store of vectors, with labels that cannot be read."""
+
+
+class UnlabelledBeside(HiddenLabels, BesideView):
+    """Images with the vectors beside them, and with labels that cannot be read."""

@@ -158,6 +158,42 @@ class VolumeView:
         return depth, int(rows[voxel]), int(columns[voxel])
 
 
+class UnlabelledVolumes(VolumeView):
+    """Some cases of a store, with labels that cannot be read: all are -1, which no class has.
+
+    Args:
+        store, indices, look: as of `VolumeView`.
+    """
+
+    def __init__(
+        self, store: VolumeStore, indices: NDArray[np.int64], look: Look | None = None
+    ) -> None:
+        super().__init__(store, indices, lambda labels: np.full(labels.shape, -1, np.int8), look)
+
+    def patches(
+        self,
+        count: int,
+        size: Sequence[int],
+        generator: torch.Generator,
+        foreground: float = 0.0,
+        *,
+        case: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw patches at random, see `VolumeView.patches`; their labels are -1.
+
+        Raises:
+            RuntimeError: patches are asked for that hold labelled voxels.
+            ValueError: the view has no case, or `size` is of another length.
+        """
+        if foreground:
+            raise RuntimeError(
+                "the labels of these cases are hidden (federation.labelled): patches around what "
+                "is outlined would tell them; ask for foreground 0"
+            )
+        images, labels = super().patches(count, size, generator, case=case)
+        return images, torch.full_like(labels, -1)
+
+
 def _place(
     shape: NDArray[np.int64],
     extent: Sequence[int],

@@ -67,6 +67,7 @@ class Classification(ImageTask):
     keys: ClassVar[tuple[str, ...]] = (POSITIVE, WINDOW, GROUPS)
     file: ClassVar[str] = "predictions.npz"
     gives_probabilities: ClassVar[bool] = True
+    hides_labels: ClassVar[bool] = True
     compares_images: ClassVar[bool] = True
 
     @classmethod
@@ -123,6 +124,12 @@ class Classification(ImageTask):
             "in_channels": self.in_channels,
             "image_size": self.image_size,
         }
+
+    def unlabelled_view(self, store: Any, positions: np.ndarray, client: str) -> Any:
+        """The images at these positions, without labels."""
+        from fedsim.data.views import UnlabelledView
+
+        return UnlabelledView(store, positions)
 
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> np.ndarray:
         """Class probabilities, float32 [n, classes]."""

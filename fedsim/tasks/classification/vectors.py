@@ -83,6 +83,12 @@ class VectorClassification(Classification):
 
         return VectorView(store, positions)
 
+    def unlabelled_view(self, store: Any, positions: np.ndarray, client: str) -> Any:
+        """The vectors at these positions, without labels."""
+        from fedsim.data.features.store import UnlabelledVectors
+
+        return UnlabelledVectors(store, positions)
+
 
 @dataclass(frozen=True)
 class BesideVectors(Classification):
@@ -117,3 +123,9 @@ class BesideVectors(Classification):
         from fedsim.data.features.store import BesideView
 
         return BesideView(store, positions)
+
+    def unlabelled_view(self, store: Any, positions: np.ndarray, client: str) -> Any:
+        """The images at these positions, with their vectors and without labels."""
+        from fedsim.data.features.store import UnlabelledBeside
+
+        return UnlabelledBeside(store, positions)

@@ -53,6 +53,7 @@ class SegmentationTask(Task):
     metrics: ClassVar[Sequence[Metric]] = (fraction("dice", "Dice"),)
     keys: ClassVar[tuple[str, ...]] = (FOLDS, LABELS, APPEARANCE)
     file: ClassVar[str] = "overlaps.npz"
+    hides_labels: ClassVar[bool] = True
     pictures_told: ClassVar[str] = "images and masks of typical test cases (segmentation/)"
 
     @classmethod
@@ -183,6 +184,15 @@ class SegmentationTask(Task):
             lambda labels: own.hide(self.scheme.merge(labels)),
             partial(apply, appearance) if appearance is not None else None,
         )
+
+    def unlabelled_view(self, store: Any, positions: NDArray[np.int64], client: str) -> Any:
+        """The cases at these positions as a client has them, without outlines."""
+        from fedsim.data.volumes.views import UnlabelledVolumes
+        from fedsim.tasks.segmentation.appearance import apply
+
+        appearance = self.appearances.get(client)
+        look = partial(apply, appearance) if appearance is not None else None
+        return UnlabelledVolumes(store, positions, look)
 
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> NDArray[np.int64]:
         """Overlaps of prediction and truth, int64 [cases, structures, 3]: all scores follow."""
