@@ -125,6 +125,7 @@ class Segmentation(Client):
         model: nn.Module,
         site: Site,
         penalty: Callable[[nn.Module], Tensor] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> MetricRecord:
         """Train a model in place for one round; in a private run by the site's releases.
 
@@ -132,6 +133,7 @@ class Segmentation(Client):
             model: holds the weights that the round begins with.
             site: the client.
             penalty: added to the loss, see `fedsim.method.updates.proximal_term`.
+            after: called after each step of a run without privacy.
 
         Returns:
             `num-examples` (cases) and `num-steps`; unless the run is private also the means of
@@ -157,6 +159,7 @@ class Segmentation(Client):
                 device=site.device,
                 clip=self.clip,
                 penalty=penalty,
+                after=after,
             )
         else:  # The loss is one over real records, too: it stays here.
             self._fit_private(model, here, site, site.releases, steps, optimizer, penalty)

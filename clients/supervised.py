@@ -6,7 +6,7 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,8 +168,17 @@ class Supervised(Client):
 
         return train_stacked(contents, sites, descent, course)
 
-    def fit(self, model: torch.nn.Module, site: Site, penalty: Penalty | None = None) -> float:
-        """Train a model in place, with a penalty if there is one; return the mean loss."""
+    def fit(
+        self,
+        model: torch.nn.Module,
+        site: Site,
+        penalty: Penalty | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> float:
+        """Train a model in place, with a penalty if there is one; return the mean loss.
+
+        `after` is called after each step.
+        """
         view = site.train
         return fit(
             model,
@@ -182,6 +191,7 @@ class Supervised(Client):
             penalty=penalty,
             precision=site.precision,
             criterion=self.criterion(site),
+            after=after,
         )
 
     def criterion(self, site: Site) -> Criterion | None:

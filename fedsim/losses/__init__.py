@@ -17,6 +17,7 @@ from fedsim.losses.segmentation import (
     dice_cross_entropy,
     marginal_dice_cross_entropy,
 )
+from fedsim.losses.unlabelled import consistency, pseudo_label_loss
 
 __all__ = [
     "CrossEntropy",
@@ -25,6 +26,7 @@ __all__ = [
     "class_means",
     "condist_loss",
     "condist_weight",
+    "consistency",
     "deeply_supervised",
     "dice_cross_entropy",
     "divergence",
@@ -35,5 +37,6 @@ __all__ = [
     "logit_adjusted",
     "marginal_dice_cross_entropy",
     "mean_matching",
+    "pseudo_label_loss",
     "rescue_factor",
 ]

@@ -23,3 +23,22 @@ def cosine(step: int, steps: int, first: float, last: float) -> float:
     if step < 0 or steps < 1:
         raise ValueError(f"There is no step {step} of {steps}.")
     return last + (first - last) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+
+
+def sigmoid_ramp_up(step: int, steps: float) -> float:
+    """exp(-5 (1 - t)^2), with t from 0 at step 0 to 1 at step `steps`; 1 from there on.
+
+    Laine & Aila, "Temporal Ensembling for Semi-Supervised Learning" (2017): how the weight of what
+    a young teacher says grows.
+
+    Args:
+        step: from 0.
+        steps: how long it grows; 0: it does not, and is 1.
+
+    Raises:
+        ValueError: a negative step, or a negative length.
+    """
+    if step < 0 or steps < 0:
+        raise ValueError(f"There is no step {step} of {steps}.")
+    missing = 1.0 - min(step / steps, 1.0) if steps else 0.0
+    return math.exp(-5 * missing**2)

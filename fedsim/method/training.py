@@ -61,6 +61,7 @@ def fit(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     precision: str = "float32",
     criterion: Criterion | None = None,
+    after: Callable[[], None] | None = None,
 ) -> float:
     """Minimise cross-entropy, or another criterion, for as many steps as `steps` yields.
 
@@ -77,6 +78,7 @@ def fit(
         precision: of the forward pass; "bfloat16" is automatic mixed precision: the weights, their
             gradients and the loss stay in float32.
         criterion: in place of cross-entropy.
+        after: called after each step (a teacher follows).
 
     Returns:
         Mean loss over all steps; 0 when there were none.
@@ -104,5 +106,7 @@ def fit(
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
+        if after is not None:
+            after()
         total, count = total + loss.item(), count + 1
     return total / max(count, 1)

@@ -29,6 +29,7 @@ def fit(
     device: torch.device,
     clip: float,
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    after: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Minimise an objective for as many steps as `steps` yields.
 
@@ -40,7 +41,8 @@ def fit(
         objective: what is minimised.
         device: where to compute.
         clip: largest norm of the gradient of all parameters together.
-        penalty: of the parameters alone, added to the loss (FedProx).
+        penalty: of the model alone, added to the loss (FedProx).
+        after: called after each step (a teacher follows).
 
     Returns:
         Means over the steps of all that the objective gives, and `num-steps`, how many there were.
@@ -57,6 +59,8 @@ def fit(
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
+        if after is not None:
+            after()
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.item()
         count += 1
