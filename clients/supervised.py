@@ -7,7 +7,7 @@ McMahan et al. 2017 (FedAvg); Li et al. 2020 (FedProx: the proximal term, when t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -56,10 +56,10 @@ class Supervised(Client):
     """
 
     payload = "arrays"
-    made_for = ("images", "features")
+    made_for: ClassVar[str | tuple[str, ...]] = ("images", "features")
     keeps_state = False
     private = "dp-sgd"
-    precisions = ("float32", "bfloat16")
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
     side_by_side = True
 
     def __init__(

@@ -33,5 +33,5 @@ def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
         raise ValueError(f"A teacher's decay lies in [0, 1], not {decay}.")
     for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
         own.lerp_(other, 1 - decay)
-    for own, other in zip(teacher.buffers(), student.buffers(), strict=True):
-        own.copy_(other)
+    for kept, seen in zip(teacher.buffers(), student.buffers(), strict=True):
+        kept.copy_(seen)
