@@ -287,10 +287,10 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         for group, path in paths.items()
         if isinstance(name := document.get((*path, "name")), str)
     }
-    on_features = _learns_vectors(document)
+    on = _on(document)
     problems = [
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
-        for group, why in misfits(registry, found, features=on_features).items()
+        for group, why in misfits(registry, found, **on).items()
     ]
     problems += _check_adversary(document, found) or _check_honesty(document, found)
     if why := without_travelling_model(found):
@@ -311,6 +311,14 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     elif why := without_precision(found, precision):
         problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
     return problems
+
+
+def _on(document: Document) -> dict[str, bool]:
+    """What of the data decides which plugins go with them."""
+    return {
+        "features": _learns_vectors(document),
+        "labelled": document.get(LABELLED) is None,
+    }
 
 
 def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
@@ -416,7 +424,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
         if group != "clients" and isinstance(there := document.get((*to, "name")), str)
     }
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
-    on_features = _learns_vectors(document)
+    on = _on(document)
     problems: Problems = []
     for name, override in overrides.items():
         if not isinstance(override, dict):
@@ -429,7 +437,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             problems += wrong
             if not wrong:
                 here = {"clients": (block["name"], found)}
-                why = misfits(registry, others | here, features=on_features).get("clients")
+                why = misfits(registry, others | here, **on).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
                 if not why and document.get(LABELLED) is None:
@@ -444,7 +452,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             problems += wrong
             if not wrong:
                 own_wrapper = {"wrappers": (wrapper["name"], found)}
-                fits = misfits(registry, others | own_wrapper, features=on_features)
+                fits = misfits(registry, others | own_wrapper, **on)
                 if why := fits.get("wrappers"):
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))
     return problems

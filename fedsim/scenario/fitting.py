@@ -47,7 +47,11 @@ def _words(kind: str, dataset: Any) -> str:
 
 
 def misfits(
-    registry: Registry, found: dict[str, tuple[str, Any]], *, features: bool = False
+    registry: Registry,
+    found: dict[str, tuple[str, Any]],
+    *,
+    features: bool = False,
+    labelled: bool = True,
 ) -> dict[str, str]:
     """Group -> why its plugin does not go with the others, and which would.
 
@@ -55,7 +59,12 @@ def misfits(
         registry: where those that would are looked up.
         found: group -> the name and the class of the plugin that a scenario names.
         features: whether a frozen network turns the data into vectors.
+        labelled: whether all labels are known: what learns without labels is no advice then.
     """
+
+    def advised(one: Any) -> bool:
+        return not (labelled and capabilities(one).learns_unlabelled)
+
     wrong: dict[str, str] = {}
     data_name, dataset = found.get("datasets", ("", None))
     # A data set that names no task has images to classify, whoever wrote it.
@@ -65,7 +74,7 @@ def misfits(
     for group in ("strategies", "clients", "models", "wrappers", "adversaries"):
         name, factory = found.get(group, ("", None))
         if kind and not made_for(factory, kind):
-            fit = _names(registry, group, lambda one: made_for(one, kind))
+            fit = _names(registry, group, lambda one: made_for(one, kind) and advised(one))
             said = " or ".join(_words(one, dataset) for one in capabilities(factory).made_for)
             wrong[group] = (
                 f"{name!r} is made for {said}, but {data_name!r} has "
@@ -85,6 +94,7 @@ def misfits(
                 payload_of(one) in ("", expected)
                 and (not wanted or capabilities(one).payload_kind in ("", wanted))
                 and made_for(one, kind or "images")
+                and advised(one)
             ),
         )
         wrong["clients"] = (

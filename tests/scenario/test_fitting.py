@@ -94,13 +94,13 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
             "strategy: 'feature_gram' is made for images to classify or features of images to "
-            "classify, but 'promise12' has volumes to segment; with these go: fedavg, local_only, "
-            "lora_svd, remember, robust, server_momentum, unlearn_fedaccum,",
+            "classify, but 'promise12' has volumes to segment; with these go: fed_cot, fedavg, "
+            "local_only, lora_svd, remember, robust, server_momentum, unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: fedavg, local_only, lora_svd, remember, robust, "
+            "segment; with these go: fed_cot, fedavg, local_only, lora_svd, remember, robust, "
             "server_momentum, unlearn_fedaccum,",
         ),
     ],
@@ -157,3 +157,10 @@ def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
     load("isic_iid_fedavg", [common, "client=silent.Sends"])
     load("isic_noniid_gdd", [common, "client=silent.Sends"])
     load("isic_iid_fedavg", [common, "strategy=silent.Takes", "model=silent.model"])
+
+
+def test_methods_for_few_labels_are_advised_where_there_are_few() -> None:
+    words = ("data={name: ham10000, size: 16}", "model=convnet", "client=distill", "privacy=null")
+    said = _refused("isic_iid_fedavg", *words, "federation.labelled=0.5")
+    assert "with it go: fixmatch, head_first, mean_teacher, pseudo_label, supervised" in said
+    assert "fixmatch" not in _refused("isic_iid_fedavg", *words)
