@@ -76,7 +76,7 @@ class FedCoT(FewLabelledVolumes):
         load_received(model, content)
         shared = teacher_of(model).to(site.device)
         received = tensors(content.array_records[SYNC])
-        parameters = dict(shared.named_parameters())
+        parameters = dict(shared.named_parameters(remove_duplicate=False))
         for name, value in received.items():
             parameters[name].copy_(torch.tensor(value))
         own = own_teacher(model, site)

@@ -22,6 +22,7 @@ from fedsim.clients.segmentation import Segmentation
 from fedsim.ledger.traffic import fields
 from fedsim.method import teacher_of
 from fedsim.method.client import Site
+from fedsim.models.dynunet import DynUNet
 from fedsim.strategies import fed_cot as server
 from fedsim.tasks.segmentation.task import SegmentationTask
 from fedsim.wire.flower import pack_state, tensors
@@ -89,6 +90,18 @@ def test_exactly_two_models_travel_and_the_teacher_at_home_does_not() -> None:
     assert not same(kept, reply["teacher"])
     assert not same(kept, reply["arrays"])
     assert not same(reply["teacher"], reply["arrays"])
+
+
+def test_deep_supervision_travels_twice_and_trains() -> None:
+    """MONAI's DynUNet lists tensors twice; while it trains it gives several outputs."""
+    model = DynUNet(**TASK.model_arguments, channels=(4, 8, 16), heads=1)
+    content = both(pack_state(model.state_dict()))
+    where = here(model=model)
+    reply = FedCoT(**QUICK, weight=10.0).train(content, where)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert fields(reply)["arrays"] == fields(reply)["teacher"] == 4 * parameters
+    assert reply["teacher"].keys() == reply["arrays"].keys()
+    assert reply["metrics"]["unlabelled-loss"] > 0
 
 
 def test_in_the_first_round_both_teachers_are_the_same() -> None:

@@ -20,6 +20,7 @@ from fedsim.privacy.run_key import run_digest
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import model
+from tests.engine.test_on_features import ON_FEATURES
 from tests.engine.test_segmentation import SMALL
 
 
@@ -198,3 +199,17 @@ def test_they_are_part_of_the_digest_that_noise_is_keyed_by(tiny: Path) -> None:
         arrays = first_arrays(scenario, federation.task, 0)
         digests.add(run_digest(scenario, 0, federation, arrays))
     assert len(digests) == 3
+
+
+def test_labels_of_vectors_cannot_be_read_and_vectors_teach(
+    run_tiny: Callable[..., Result], tiny: Path
+) -> None:
+    words = (*ON_FEATURES, "federation.labelled=0.3")
+    one = build_federation(load(tiny, words), 0)
+    view = one.task.unlabelled_view(one.store, one.unlabelled["client-0"], "client-0")
+    assert view.images().shape == (len(view), 128)
+    with pytest.raises(RuntimeError, match="hidden"):
+        _ = view.labels
+    method = "client={name: pseudo_label, steps: 3, threshold: 0.5, learning_rate: 0.5}"
+    heard = run_tiny(*words, method, "rounds=1").rounds[0]["metrics_by_client"]
+    assert any(found["kept"] > 0 for found in heard.values())
