@@ -37,6 +37,8 @@ def small(name: str, width: int = 16, size: int = 16) -> nn.Module:
         size, sizes = 28, {"width": width, "depth": 2, "heads": 2, "grid": 3}
     elif name == "efficientnet_lite0":
         size, sizes = 32, {}
+    elif name == "projected":
+        sizes = {"network": {"name": "cnn", "width": width}, "dimensions": 6, "hidden": 5}
     make = default_registry().resolve("models", name)
     model: nn.Module = make(2, 12, hidden=5) if name == "linear" else make(2, 3, size, **sizes)
     return model

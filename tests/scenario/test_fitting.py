@@ -162,5 +162,5 @@ def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
 def test_methods_for_few_labels_are_advised_where_there_are_few() -> None:
     words = ("data={name: ham10000, size: 16}", "model=convnet", "client=distill", "privacy=null")
     said = _refused("isic_iid_fedavg", *words, "federation.labelled=0.5")
-    assert "with it go: fixmatch, head_first, mean_teacher, pseudo_label, supervised" in said
+    assert "fed_mas, fixmatch, head_first, long_tail, mean_teacher, pseudo_label" in said
     assert "fixmatch" not in _refused("isic_iid_fedavg", *words)
