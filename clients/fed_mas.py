@@ -6,6 +6,7 @@ the distance to a self-supervised network. The equations are numbered as in that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from fedsim import InputError, Site
 from fedsim.clients.long_tail import LongTail, LongTailLoss
+from fedsim.data.features.store import BesideView
 from fedsim.losses import class_means, divergence, rescue_factor
 from fedsim.method import Penalty, load_received, proximal_term, update
 
 _BATCH = 64
+Pairs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class FedMAS(LongTail):
@@ -69,37 +72,38 @@ class FedMAS(LongTail):
         """Return the trained arrays, and the rescue factor among the metrics."""
         model = site.new_model()
         load_received(model, content)
-        _require_fitting(model, site)
         model.to(site.device)
-        before = self._before(model, site)
-        loss, during = self._fit_aligned(model, site, proximal_term(model, content))
+        pairs = _pairs(model, site)
+        before = self._before(model, site, pairs)
+        loss, during = self._fit_aligned(model, site, pairs, proximal_term(model, content))
         factor = rescue_factor(before, during, self.normalise)
-        metrics = {"num-examples": len(site.train), "loss": loss, "rescue-factor": factor}
-        return RecordDict({"arrays": update(model, content), "metrics": MetricRecord(metrics)})
+        metrics = MetricRecord({"num-examples": len(site.train)})
+        metrics["loss"], metrics["rescue-factor"] = loss, factor
+        return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
     @torch.no_grad()
-    def _before(self, model: nn.Module, site: Site) -> Tensor:
+    def _before(self, model: nn.Module, site: Site, pairs: Pairs) -> Tensor:
         """Mean distance of each class under the received model, float64 [classes] (E2)."""
         model.eval()
         found = []
         for chosen in torch.arange(len(site.train)).split(_BATCH):
-            _, projections = model.both(site.train.images(chosen).to(site.device))
-            found.append(divergence(projections, site.train.vectors(chosen).to(site.device)).cpu())
+            _, projections, vectors = pairs(chosen)
+            found.append(divergence(projections, vectors).cpu())
         return class_means(torch.cat(found), site.train.labels, site.task.num_classes)
 
     def _fit_aligned(
-        self, model: nn.Module, site: Site, penalty: Penalty | None
+        self, model: nn.Module, site: Site, pairs: Pairs, penalty: Penalty | None
     ) -> tuple[float, Tensor]:
         """Train; the mean loss, and the mean distance of each class during it (E4)."""
         model.train()
         optimizer = self._optimizer(model, site.fast)
-        criterion = self.criterion(site) or nn.CrossEntropyLoss(self._weights(site))
+        criterion = self.criterion(site) or nn.CrossEntropyLoss(self._weights(site)).to(site.device)
         order, total = self._order(site), 0.0
         distances, labels = [], []
         for _ in site.steps(self._total(site), "train"):
             chosen = next(order)
-            logits, projections = model.both(site.train.images(chosen).to(site.device))
-            distance = divergence(projections, site.train.vectors(chosen).to(site.device))
+            logits, projections, vectors = pairs(chosen)
+            distance = divergence(projections, vectors)
             here = site.train.labels[chosen]
             loss = criterion(logits, here.to(site.device)) + self.alignment * distance.mean()
             if penalty is not None:
@@ -114,22 +118,34 @@ class FedMAS(LongTail):
         return total / len(distances), during
 
 
-def _require_fitting(model: nn.Module, site: Site) -> None:
-    """Raise InputError unless the model projects, to numbers as many as the vectors have."""
-    if not callable(getattr(model, "both", None)):
+def _pairs(model: nn.Module, site: Site) -> Pairs:
+    """What gives logits, projections, and the frozen network's vectors, of records by position.
+
+    Raises:
+        InputError: the model does not project, there are no vectors, or they are of other lengths.
+    """
+    both, view = getattr(model, "both", None), site.train
+    if not callable(both):
         raise InputError(
             "fed_mas needs a model that gives logits and projections, `both(images)`",
             hint="type model='{name: projected, network: convnet}'",
         )
-    if not callable(getattr(site.train, "vectors", None)):
+    if not isinstance(view, BesideView):
         raise InputError(
             "fed_mas compares images with a frozen network's vectors, and there are none",
             hint="type data.features='{network: efficientnet_lite0, public: 0, beside: true}'",
         )
-    length = site.train.vectors([0]).shape[1]
-    made = model.projector[-1].out_features if hasattr(model, "projector") else length
-    if made != length:
+
+    def pairs(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, projections = both(view.images(chosen).to(site.device))
+        return logits, projections, view.vectors(chosen).to(site.device)
+
+    with torch.no_grad():
+        _, made, wanted = pairs(torch.tensor([0]))
+    if made.shape != wanted.shape:
         raise InputError(
-            f"the model projects to {made} numbers, but the frozen network's vectors have {length}",
-            hint=f"type model.dimensions={length}",
+            f"the model projects to {made.shape[1]} numbers, but the frozen network's vectors "
+            f"have {wanted.shape[1]}",
+            hint=f"type model.dimensions={wanted.shape[1]}",
         )
+    return pairs

@@ -116,9 +116,11 @@ class _Both:
             yield self._beside(part)
         for start in range(0, len(self._canaries), _ROWS):
             numbers = self._canaries[start : start + _ROWS]
-            yield (_rows if isinstance(part, Tensor) else _factors)(
-                part, numbers, self._lengths(numbers, part), self._marks
-            )
+            lengths = self._lengths(numbers, part)
+            if isinstance(part, Tensor):
+                yield _rows(part, numbers, lengths, self._marks)
+            else:
+                yield _factors(part, numbers, lengths, self._marks)
 
     def _beside(self, part: Part) -> Part:
         """Some records, with nothing in the canaries' coordinates."""
