@@ -39,8 +39,8 @@ scenario: $(READY) ## Run a scenario: make scenario NAME=isic_noniid_gdd [ARGS="
 	@$(VENV)/bin/fedsim run $(NAME) $(ARGS)
 
 # One process a run, two runs at a time on two cores. What is finished below RUNS is not run again.
-SWEEP = $(VENV)/bin/fedsim sweep --backend inline --quiet --runs $(RUNS) \
-        data.name=ham10000 data.root=$(DATA)
+SWEEP = $(VENV)/bin/fedsim sweep --backend inline --quiet --runs "$(RUNS)" \
+        data.name=ham10000 data.root="$(DATA)"
 
 table: $(READY) ## The table of docs/results.md, some hours: make table DATA=DIR (HAM10000) [RUNS=DIR]
 	@test -n "$(DATA)" || { echo 'which data? type: make table DATA=DIR, the folder of HAM10000' >&2; exit 2; }
@@ -57,13 +57,13 @@ RULES   = {name: fedavg, weighting: uniform},{name: robust, rule: median},{name:
 
 matrix: $(READY) ## Attacks over defences (docs/results.md), three hours: make matrix DATA=DIR (HAM10000)
 	@test -n "$(DATA)" || { echo 'which data? type: make matrix DATA=DIR, the folder of HAM10000' >&2; exit 2; }
-	$(VENV)/bin/fedsim sweep isic_noniid_disbelieve --backend inline --quiet --runs runs/matrix data.root=$(DATA) \
+	$(VENV)/bin/fedsim sweep isic_noniid_disbelieve --backend inline --quiet --runs runs/matrix data.root="$(DATA)" \
 	  evaluation.every=3 evaluation.inspect=true adversary='$(COLLUDE)' strategy='$(RULES)' --seeds 0 1 2 \
 	  --matrix adversary strategy
 
 unlearning: $(READY) ## The table of unlearning (docs/results.md), half an hour: make unlearning [DATA=DIR LEAVER=hk (PROMISE12)]
 	$(VENV)/bin/fedsim run prostate_unlearning 'seeds=[0,1,2]' --backend inline --runs runs/unlearning \
-	  $(if $(DATA),data.root=$(DATA) strategy.leaver=$(LEAVER))
+	  $(if $(DATA),data.root="$(DATA)" strategy.leaver=$(LEAVER))
 	$(VENV)/bin/fedsim forget runs/unlearning --table --markdown runs/unlearning/table.md
 
 # SEEDS is a count; typed again with more, only the new seeds run.

@@ -78,9 +78,9 @@ class Robust(ServerMomentum):
         said = {name: value for name, value in given.items() if value is not None}
         self._rule = _made(rule, said)
 
-    def check_clients(self, clients: int) -> None:
-        """Refuse a number of clients that the rule is undefined for."""
-        self._rule.require(clients)
+    def check_replies(self, replies: int) -> None:
+        """Refuse a number of replies that the rule is undefined for."""
+        self._rule.require(replies)
 
     def combine(self, received: Iterable[Received]) -> Arrays:
         """What the rule makes of what clients sent, float64."""

@@ -20,7 +20,7 @@ def require_deployable(scenario: Scenario) -> None:
     """
     problems = [
         Problem("", text)
-        for part in (_of_methods, _of_privacy, _of_faults, _of_files)
+        for part in (_of_methods, _of_privacy, _of_adversary, _of_faults, _of_files)
         for text in part(scenario)
     ]
     if problems:
@@ -86,6 +86,12 @@ def _of_faults(scenario: Scenario) -> Iterator[str]:
         if value != usual:
             word = "null" if usual is None else f"{usual:g}"
             yield f"faults.{key}: {value:g} is simulated; type faults.{key}={word}"
+
+
+def _of_adversary(scenario: Scenario) -> Iterator[str]:
+    """Attackers, who stand between clients and server."""
+    if scenario.adversary is not None:
+        yield "adversary: simulates clients that collude; type adversary=null"
 
 
 def _of_files(scenario: Scenario) -> Iterator[str]:

@@ -78,7 +78,8 @@ def build_strategy(
             f"{scenario.rounds}",
             hint="type rounds=1",
         )
-    for key, why in refused_for_clients(strategy, clients, parameters):
+    share = scenario.federation.participation
+    for key, why in refused_for_clients(strategy, clients, share, parameters):
         place = scenario.place("strategy", key) if key else scenario.place("strategy")
         raise InputError(
             f"strategy {block.name!r} does not go with {clients} client(s)",

@@ -101,7 +101,7 @@ class Server:
         They are the same in all exchanges of the round.
         """
         count = len(self.names)
-        wanted = max(1, round(self.participation * count))
+        wanted = joining(count, self.participation)
         draws = self._streams.numpy("participation", self.round, SERVER)
         chosen = draws.choice(count, wanted, replace=False)
         return sorted(int(client) for client in chosen)
@@ -162,6 +162,16 @@ class Strategy(FlowerStrategy):
     order_matters: ClassVar[bool] = False
     """Whether another order of the replies gives another model, beyond rounding. They are always
     handed on in client order; `fedsim check-plugin` asks."""
+
+    def check_replies(self, replies: int) -> None:
+        """Refuse parameters that do not go with so many replies a round.
+
+        Called as `check_clients` is, with the number of clients that join a round: the share
+        `federation.participation` of all. Of clients that fail there may be fewer.
+
+        Raises:
+            ValueError: says which parameter is wrong, and why.
+        """
 
     def check_clients(self, clients: int) -> None:
         """Refuse parameters that do not go with this number of clients.
@@ -308,6 +318,11 @@ class Strategy(FlowerStrategy):
 def makes_exchanges(strategy: object) -> bool:
     """Whether a strategy makes a round's exchanges itself, and does not leave it at one."""
     return isinstance(strategy, Strategy) and type(strategy).next is not Strategy.next
+
+
+def joining(clients: int, participation: float) -> int:
+    """How many of `clients` join a round: this share of all, at least one."""
+    return max(1, round(participation * clients))
 
 
 def examples(metrics: MetricRecord) -> float:

@@ -97,6 +97,16 @@ class Matrix:
         return notes
 
 
+def require_two(rows: str, columns: str) -> None:
+    """Refuse one key for both.
+
+    Raises:
+        InputError: they are one.
+    """
+    if rows == columns:
+        raise InputError(f"--matrix {rows} {columns}: name two keys")
+
+
 def matrix(comparison: Comparison, rows: str, columns: str) -> Matrix:
     """What `fedsim compare --matrix ROWS COLUMNS` prints.
 
@@ -109,8 +119,7 @@ def matrix(comparison: Comparison, rows: str, columns: str) -> Matrix:
         InputError: the keys are one, a cell has several rows of the comparison, or they learned
             different tasks.
     """
-    if rows == columns:
-        raise InputError(f"--matrix {rows} {columns}: name two keys")
+    require_two(rows, columns)
     metrics = {line.row.task.headline for line in comparison.lines}
     if len(metrics) > 1:
         raise InputError(f"--matrix: rows have different scores: {', '.join(sorted(metrics))}")

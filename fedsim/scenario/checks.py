@@ -222,6 +222,16 @@ def _colluders(document: Document) -> tuple[int, KeyPath]:
     return len(named) if isinstance(named, list) else 0, ("adversary", "clients")
 
 
+def _strangers(document: Document) -> bool:
+    """Whether `adversary.clients` names somebody who, as far as is known, does not exist."""
+    named, count = document.get(("adversary", "clients")), document.get(_CLIENTS)
+    if not isinstance(named, list) or not isinstance(count, int):
+        return False
+    return not {one for one in named if isinstance(one, str)} <= {
+        f"client-{number}" for number in range(count)
+    }
+
+
 def no_minority(colluders: int, clients: int) -> str:
     """Why so many clients cannot collude against the others; "" where they can."""
     if 2 * colluders < clients:
@@ -350,7 +360,7 @@ def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> P
         problems.append((document.place((*path, "name")), f"{message}; {hint}"))
     knows = knows or kind.can_know[0]
     many, said_by = _colluders(document)
-    if knows == "own" and 0 < many < kind.least:
+    if knows == "own" and 0 < many < kind.least and not _strangers(document):
         more = ", or adversary.knows=updates" if "updates" in kind.can_know else ""
         message = (
             f"{dotted(said_by)}: {name!r} needs what {kind.least} colluders trained, and there is "
@@ -514,7 +524,9 @@ def _check_block(
         except InputError as error:
             found = [(problem.where, problem.message) for problem in error.problems]
     if group == "strategies" and isinstance(count := document.get(_CLIENTS), int):
-        found += refused_for_clients(made, count, given)
+        share = document.get(("federation", "participation"), 1.0)
+        share = share if isinstance(share, int | float) and 0 < share <= 1 else 1.0
+        found += refused_for_clients(made, count, share, given)
     problems = []
     for key, message in found:
         place = document.place((*path, key) if key else path)
@@ -614,17 +626,29 @@ def _check_observers(document: Document, registry: Registry, folders: list[str])
 
 
 def refused_for_clients(
-    strategy: object, clients: int, parameters: Iterable[str]
+    strategy: object, clients: int, participation: float, parameters: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """What a strategy says of this number of clients: the parameter, or "", and why; or nothing."""
-    check = getattr(strategy, "check_clients", None)
-    if check is None or clients < 1:
+    """What a strategy says of this number of clients, and of those that join a round.
+
+    Returns:
+        The parameter, or "", and why; or nothing.
+    """
+    from fedsim.method.strategy import joining
+
+    if clients < 1:
         return []
-    try:
-        check(clients)
-    except BaseException as error:
-        reraise_interruption(error)
-        return [blamed(error, parameters)]
+    for name, count in (
+        ("check_clients", clients),
+        ("check_replies", joining(clients, participation)),
+    ):
+        check = getattr(strategy, name, None)
+        if check is None:
+            continue
+        try:
+            check(count)
+        except BaseException as error:
+            reraise_interruption(error)
+            return [blamed(error, parameters)]
     return []
 
 

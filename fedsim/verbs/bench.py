@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
-from fedsim.errors import EXIT_DONE
+from fedsim.errors import EXIT_DONE, InputError, Problem
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs
 
@@ -17,6 +19,24 @@ _ROUNDS = {
     "segmentation": ("unet-4",),
 }
 _TINY = {"engine": "tiny", "transport": "tiny-transport", "segmentation": "tiny-unet"}
+
+_USUAL: dict[str, Any] = {
+    "rounds": 3,
+    "work": _ROUNDS["engine"],
+    "rows": (
+        *("raw-1x2", "raw-2x1", "inline-1", "inline-2", "fast-1", "fast-2", "ray", "ray-fast"),
+        *("flower", "pfl-1x2"),
+    ),
+    "turns": 3,
+    "sizes": ("32", "64", "224"),
+    "long": 30,
+    "models": ("cnn", "resnet9", "resnet18", "unet"),
+    "threads": [1],
+    "batch": [64],
+    "seconds": 2.0,
+    "repetitions": 5,
+}
+"""What an option is where it is not given."""
 
 
 def add(verbs: Verbs) -> None:
@@ -30,47 +50,78 @@ def add(verbs: Verbs) -> None:
     one.add_argument(
         "--out", type=Path, default=Path("bench"), metavar="DIR", help="default: bench"
     )
-    one.add_argument("--rounds", type=int, default=3, metavar="N", help="of each run; default: 3")
+    one.add_argument("--rounds", type=int, metavar="N", help="of each run; default: 3")
     one.add_argument("--tiny", action="store_true", help="hardly any work, to see that it runs")
     engine = one.add_argument_group("engine; transport, segmentation (rows and turns)")
-    works = _ROUNDS["engine"]
     engine.add_argument(
-        "--work", nargs="+", default=works, choices=works, help="model and number of clients"
+        "--work", nargs="+", choices=_USUAL["work"], help="model and number of clients"
     )
-    rows = (
-        *("raw-1x2", "raw-2x1", "inline-1", "inline-2", "fast-1", "fast-2", "ray", "ray-fast"),
-        *("flower", "pfl-1x2"),
-    )
-    engine.add_argument("--rows", nargs="+", default=rows, choices=rows, help="who runs")
-    engine.add_argument("--turns", type=int, default=3, metavar="N", help="that the rows take")
+    engine.add_argument("--rows", nargs="+", choices=_USUAL["rows"], help="who runs")
+    engine.add_argument("--turns", type=int, metavar="N", help="that the rows take; default: 3")
     distil = one.add_argument_group("distil", "takes --turns, too")
-    sizes = ("32", "64", "224")
-    distil.add_argument("--sizes", nargs="+", default=sizes, choices=sizes, help="of images, px")
+    distil.add_argument("--sizes", nargs="+", choices=_USUAL["sizes"], help="of images, px")
     memory = one.add_argument_group("memory")
     memory.add_argument(
         "--clients", type=int, nargs="+", metavar="N", help="federations, here and of scale"
     )
     memory.add_argument(
-        "--long", type=int, default=30, metavar="N", help="rounds of a further run of 10 clients"
+        "--long", type=int, metavar="N", help="rounds of a further run of 10 clients"
     )
     privacy = one.add_argument_group("privacy")
-    models = ("cnn", "resnet9", "resnet18", "unet")
-    privacy.add_argument("--models", nargs="+", default=models, choices=models)
+    privacy.add_argument("--models", nargs="+", choices=_USUAL["models"])
     privacy.add_argument(
-        "--threads", type=int, nargs="+", default=[1], metavar="N", help="such as 1 2; default: 1"
+        "--threads", type=int, nargs="+", metavar="N", help="such as 1 2; default: 1"
     )
-    privacy.add_argument(
-        "--batch", type=int, nargs="+", default=[64], metavar="N", help="such as 64 256"
-    )
-    privacy.add_argument(
-        "--seconds", type=float, default=2.0, metavar="S", help="of each measurement"
-    )
-    privacy.add_argument(
-        "--repetitions", type=int, default=5, metavar="N", help="measurements of each"
-    )
+    privacy.add_argument("--batch", type=int, nargs="+", metavar="N", help="such as 64 256")
+    privacy.add_argument("--seconds", type=float, metavar="S", help="of each measurement")
+    privacy.add_argument("--repetitions", type=int, metavar="N", help="measurements of each")
+
+
+# Option -> the measurements that take it; what is not here all take.
+_TAKES = {
+    "work": ("engine",),
+    "rows": tuple(_ROUNDS),
+    "turns": (*_ROUNDS, "distil"),
+    "sizes": ("distil",),
+    "clients": ("memory", "scale"),
+    "long": ("memory",),
+    "models": ("privacy",),
+    "threads": ("privacy",),
+    "batch": ("privacy",),
+    "seconds": ("privacy",),
+    "repetitions": ("privacy",),
+    "rounds": (*_ROUNDS, "memory"),
+}
+
+
+def _require_measurable(arguments: argparse.Namespace) -> None:
+    """Refuse at once what would come to light after hours, or never.
+
+    Raises:
+        InputError: an option that the measurement does not take, or a folder that cannot be used.
+    """
+    given = [name for name in _TAKES if getattr(arguments, name) is not None]
+    wrong = [name for name in given if arguments.what not in _TAKES[name]]
+    if wrong:
+        raise InputError(
+            f"fedsim bench {arguments.what} does not take all of these options",
+            [Problem(f"--{name}", f"is for {' and '.join(_TAKES[name])}") for name in wrong],
+            hint=f"leave {' and '.join(f'--{name}' for name in wrong)} out",
+        )
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or "is no folder"
+        raise InputError(f"--out {arguments.out}: {why}", hint="name a folder") from error
+    if not os.access(arguments.out, os.W_OK):
+        raise InputError(f"--out {arguments.out}: cannot be written to", hint="name another folder")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    _require_measurable(arguments)
+    for name, usual in _USUAL.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, usual)
     what = arguments.what
     if what in _ROUNDS:
         from fedsim.engine.speed import engine

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, nearest
 from fedsim.files import seen_from
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
@@ -75,6 +75,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from fedsim.terminal.console import Console
 
     require_jobs(arguments.jobs)
+    if arguments.matrix is not None:
+        _require_axes(arguments.matrix, axes, len(sources))
     slurm = _queue(arguments)
     if told := note(arguments, seeds):
         # A number alone was a seed here once: quiet or not, nobody should run others unawares.
@@ -130,6 +132,21 @@ def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
     return sources, axes, seeds
+
+
+def _require_axes(keys: Sequence[str], axes: Sequence[str], scenarios: int) -> None:
+    """Refuse a matrix of which the sweep has no rows or no columns, before its hours are spent."""
+    from fedsim.report.matrix import require_two
+
+    require_two(*keys)
+    varied = [axis.partition("=")[0] for axis in axes]
+    for key in keys:
+        # Several scenarios may differ in any key.
+        if scenarios == 1 and not any(f"{one}.".startswith(f"{key}.") for one in varied):
+            raise InputError(
+                f"--matrix: the sweep does not vary {key}{nearest(key, varied)}",
+                hint=f"give its values: {key}=v1,v2",
+            )
 
 
 def print_forecast(sweep: Sweep) -> None:

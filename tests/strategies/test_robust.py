@@ -109,4 +109,9 @@ def test_what_cannot_be_is_refused_before_anything_runs(
 
 def test_too_few_replies_end_the_run(run_tiny: Callable[..., Result]) -> None:
     with pytest.raises(RunError, match=r"needs at least 3 clients"):
+        run_tiny("strategy={name: robust, rule: trimmed_mean}", "faults={dropout: 0.7}")
+
+
+def test_too_few_that_join_a_round_are_refused(run_tiny: Callable[..., Result]) -> None:
+    with pytest.raises(InputError, match=r"needs at least 3 clients"):
         run_tiny("strategy={name: robust, rule: trimmed_mean}", "federation.participation=0.5")
