@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,8 @@ from fedsim.scenario.schema import Privacy
 from fedsim.wire.buffers import HELD, LOCAL, Roles, receive, withhold
 
 _NO_RECORDS = np.zeros(0, np.int64)
+_BUILDING = threading.Lock()
+"""Held while a model is made: its draws come from global generators, and workers may be threads."""
 
 
 def _begin_anew(state: RecordDict) -> None:
@@ -173,7 +176,7 @@ class Worker:
     @cached_property
     def _model(self) -> torch.nn.Module:
         # Draws of its own: whether a client is a worker's first must not show in its randomness.
-        with isolated(Streams(self.job.seed).sequence("model")):
+        with _BUILDING, isolated(Streams(self.job.seed).sequence("model")):
             model = build_model(self.job.scenario, self.job.task).to(self._device)
         self.job.mode.arrange(model)
         self._trainable = [parameter.requires_grad for parameter in model.parameters()]
@@ -221,7 +224,7 @@ class Worker:
             state=context.state,
             device=self._device,
             new_model=self._warm_model,
-            first_arrays=lambda: first_arrays(self.job.scenario, self.job.task, self.job.seed),
+            first_arrays=self._first_arrays,
             steps=self._steps,
             releases=self._watched(),
             exchange=self._exchange,
@@ -229,6 +232,11 @@ class Worker:
             precision=self.job.mode.precision,
             _streams=self._streams,
         )
+
+    def _first_arrays(self) -> ArrayRecord:
+        """The server's first arrays, made anew."""
+        with _BUILDING:
+            return first_arrays(self.job.scenario, self.job.task, self.job.seed)
 
     def _unlabelled(self, name: str) -> Any:
         """A client's records whose labels are hidden; None where no labels are."""

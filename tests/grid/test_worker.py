@@ -5,11 +5,15 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fedsim.grid.worker import peak_rss_mb
+from fedsim.grid import worker
+from fedsim.grid.worker import Worker, peak_rss_mb
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,25 @@ def test_torch_s_compiler_is_imported_beforehand_where_it_would_count_as_a_clien
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == f"{imported}\n"
+
+
+def test_workers_in_threads_make_models_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is drawn from global generators: two at a time would mix their draws."""
+    entered = [threading.Event(), threading.Event()]
+    inside: list[int] = []
+    most = []
+
+    def slow(scenario: Any, task: Any, seed: int) -> None:
+        inside.append(seed)
+        most.append(len(inside))
+        entered[seed].set()
+        entered[1 - seed].wait(timeout=1.0)  # Time enough for the other one to come in, if it can.
+        inside.remove(seed)
+
+    monkeypatch.setattr(worker, "first_arrays", slow)
+    workers: list[Any] = [
+        SimpleNamespace(job=SimpleNamespace(scenario=None, task=None, seed=k)) for k in range(2)
+    ]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(Worker._first_arrays, workers))
+    assert most == [1, 1]
