@@ -1,6 +1,6 @@
 """Fed-CoT: two teachers, one that clients share and one that stays, and mixed cubes.
 
-Zhan et al., "Fed-CoT: Co-teachers for Federated Semi-supervised MS Lesion Segmentation" (2022).
+Zhan et al., "Fed-CoT: Co-teachers for Federated Semi-supervised MS Lesion Segmentation" (2023).
 The server's half is `strategies/fed_cot.py`, the method card `docs/methods/fewlabels.md`.
 """
 

@@ -1,7 +1,7 @@
 """The client's half of Fed-MAS: a long-tail loss, alignment with a frozen network, and one number.
 
-Fed-MAS: xmed-lab, "Fed-MAS", long-tailed federated learning by aggregation that is weighted with
-the distance to a self-supervised network. The equations are numbered as in that paper.
+Elbatel et al., "Federated Model Aggregation via Self-Supervised Priors for Highly Imbalanced
+Medical Image Classification" (2023). E1 to E5 are its equations, in their order.
 """
 
 from __future__ import annotations

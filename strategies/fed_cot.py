@@ -1,6 +1,6 @@
 """Fed-CoT: a student and a teacher on the wire, both averaged with equal weights.
 
-Zhan et al., "Fed-CoT: Co-teachers for Federated Semi-supervised MS Lesion Segmentation" (2022).
+Zhan et al., "Fed-CoT: Co-teachers for Federated Semi-supervised MS Lesion Segmentation" (2023).
 The client's half is `clients/fed_cot.py`, the method card `docs/methods/fewlabels.md`.
 """
 

@@ -1,4 +1,8 @@
-"""The server's half of Fed-MAS: an average that is weighted by the clients' rescue factors."""
+"""The server's half of Fed-MAS: an average that is weighted by the clients' rescue factors.
+
+Elbatel et al., "Federated Model Aggregation via Self-Supervised Priors for Highly Imbalanced
+Medical Image Classification" (2023).
+"""
 
 from __future__ import annotations
 

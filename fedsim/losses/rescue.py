@@ -1,6 +1,7 @@
 """How far a network's projections are from a frozen network's vectors, and Fed-MAS's factor of it.
 
-Equations of Fed-MAS (xmed-lab).
+Fed-MAS: Elbatel et al., "Federated Model Aggregation via Self-Supervised Priors for Highly
+Imbalanced Medical Image Classification" (2023), whose equations are E1 to E5 in their order.
 """
 
 from __future__ import annotations
