@@ -45,6 +45,8 @@ RELEARNING = 10
 """Rounds of the client's own training that are tried, at most."""
 _NEAR = 0.01
 _REPLICATES = 2000
+# Beyond this a share of some hundred stamped images differs by more than their scatter.
+_MARKED = 0.1
 
 Floats = NDArray[np.float64]
 
@@ -308,6 +310,9 @@ def verdict(found: Mapping[str, Any], reference: Mapping[str, Any] | None) -> st
         return "the reference: trained again without it"
     if reference is None:
         return "no retrained model to compare with: add --method scratch"
+    marks = [one["after"].get("backdoor") for one in (found, reference)]
+    if None not in marks and marks[0] - marks[1] > _MARKED:
+        return f"STILL SHOWS THE PLANTED MARK, by more than {_MARKED} above retraining"
     mine, theirs = (_losses(one["after"]) for one in (found, reference))
     count, rng = len(mine[0]), np.random.default_rng(0)
     fits = level(mine[0], theirs[0], rng)

@@ -282,6 +282,11 @@ def test_verdicts_say_no_more_than_was_measured() -> None:
     assert of(base - 0.5, base).startswith("STILL KNOWS ITS RECORDS")
     assert of(base - 0.5, base - 0.5).startswith("fits its records better than retraining")
     assert "as a damaged model would" in of(base + 0.5, base + 0.5)
+    marked = [found_with(name, base.tolist(), base.tolist()) for name in ("ifu", "scratch")]
+    marked[0]["after"]["backdoor"], marked[1]["after"]["backdoor"] = 0.8, 0.3
+    assert verdict(*marked).startswith("STILL SHOWS THE PLANTED MARK")
+    marked[0]["after"]["backdoor"] = 0.35
+    assert verdict(*marked).startswith("not distinguishable")
     assert "no retrained model" in verdict(found_with("ifu", [1.0], [1.0]), None)
     assert "reference" in verdict(reference, None)
     assert "forgotten" not in " ".join([alike, of(base - 0.5, base)])
