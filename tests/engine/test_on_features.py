@@ -173,7 +173,10 @@ def test_head_trained_privately(run_tiny: Callable[..., Result]) -> None:
             "type client.augment=none",
         ),
         ((*ON_FEATURES, "data.features.dimensions=129"), "the network gives 128"),
-        ((*ON_FEATURES, "data.features.public=0"), "there are none"),
+        (
+            (*ON_FEATURES, "data.features.public=0", "data.features.whiten=1.0"),
+            "there are none",
+        ),
         ((*ON_FEATURES, "data.features.public_root=/nowhere"), "there is no folder"),
         (("model=linear",), "is made for features"),
     ],
