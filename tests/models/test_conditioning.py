@@ -118,7 +118,7 @@ def test_no_shipped_scenario_trips_over_it() -> None:
             if model.name in ("unet", "dynunet", "vit_decoder"):
                 patch = data.patch or (size, size)
                 given, shape = {"patch": patch, "in_channels": 1}, (1, *patch)
-            elif data.features is not None:
+            elif data.features is not None and not data.features.beside:
                 given, shape = {"in_features": 384}, (384,)
             else:
                 given, shape = {"image_size": size, "in_channels": 3}, (3, size, size)
