@@ -31,7 +31,7 @@ ROUND_KEYS = {
 SUMMARY_KEYS = {
     "metrics", "rounds", "mb_up_total", "mb_down_total", "epsilon", "epsilon_rdp",
     "epsilon_claimed", "accountant", "delta", "certified", "audit", "wall_seconds",
-    "peak_rss_mb", "data_source", "failed", "stopped", "unit", "unit_note",
+    "peak_rss_mb", "data_source", "failed", "stopped", "unit", "unit_note", "unlearning",
     "trust", "trust_note", "masked_sum_mb", "certificate",
 }  # fmt: skip
 
