@@ -49,7 +49,7 @@ def test_the_loss_rises() -> None:
     torch.manual_seed(0)
     nn.Linear(3, 1)
     images, labels = torch.randn(8, 3), torch.randn(8, 1)
-    losses = [float((one(images) - labels).square().mean()) for one in (start, end)]
+    losses = [(one(images) - labels).square().mean().item() for one in (start, end)]
     assert losses[1] > 2 * losses[0]
 
 
