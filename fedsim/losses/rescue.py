@@ -46,7 +46,8 @@ def rescue_factor(
     """The sum over classes of the distance before training times that during it (E3).
 
     Args:
-        before, during: [classes], at least 0; 0 of a class that the client lacks.
+        before: mean distance of each class, [classes], at least 0; 0 of one that the client lacks.
+        during: the same while it was trained.
         normalise: "code" divides each by its sum first, as the public code does; the factor of a
             client with one class is then 1, the largest there is.
 
