@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fedsim import InputError, Site
 from fedsim.clients.long_tail import LongTail, LongTailLoss
-from fedsim.data.features.store import BesideView
 from fedsim.losses import class_means, divergence, rescue_factor
 from fedsim.method import Penalty, load_received, proximal_term, update
 
@@ -124,21 +123,21 @@ def _pairs(model: nn.Module, site: Site) -> Pairs:
     Raises:
         InputError: the model does not project, there are no vectors, or they are of other lengths.
     """
-    both, view = getattr(model, "both", None), site.train
+    both, vectors = getattr(model, "both", None), getattr(site.train, "vectors", None)
     if not callable(both):
         raise InputError(
             "fed_mas needs a model that gives logits and projections, `both(images)`",
             hint="type model='{name: projected, network: convnet}'",
         )
-    if not isinstance(view, BesideView):
+    if not callable(vectors):
         raise InputError(
             "fed_mas compares images with a frozen network's vectors, and there are none",
             hint="type data.features='{network: efficientnet_lite0, public: 0, beside: true}'",
         )
 
     def pairs(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, projections = both(view.images(chosen).to(site.device))
-        return logits, projections, view.vectors(chosen).to(site.device)
+        logits, projections = both(site.train.images(chosen).to(site.device))
+        return logits, projections, vectors(chosen).to(site.device)
 
     with torch.no_grad():
         _, made, wanted = pairs(torch.tensor([0]))
