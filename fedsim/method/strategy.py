@@ -22,6 +22,7 @@ from fedsim.method.exchanges import Exchange, RoundState, training
 from fedsim.method.received import Received
 from fedsim.privacy.noise import Noise
 from fedsim.randomness import SERVER, Streams
+from fedsim.scenario.schema import joining
 from fedsim.tasks.task import Task
 from fedsim.wire.arrays import tensors
 from fedsim.wire.buffers import Roles
@@ -318,11 +319,6 @@ class Strategy(FlowerStrategy):
 def makes_exchanges(strategy: object) -> bool:
     """Whether a strategy makes a round's exchanges itself, and does not leave it at one."""
     return isinstance(strategy, Strategy) and type(strategy).next is not Strategy.next
-
-
-def joining(clients: int, participation: float) -> int:
-    """How many of `clients` join a round: this share of all, at least one."""
-    return max(1, round(participation * clients))
 
 
 def examples(metrics: MetricRecord) -> float:

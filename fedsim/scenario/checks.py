@@ -24,7 +24,7 @@ from fedsim.scenario.parameters import (
     parameter_names,
     shown,
 )
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import Scenario, joining
 from fedsim.scenario.yaml_lines import Document, KeyPath, Place
 
 SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_features")}
@@ -633,8 +633,6 @@ def refused_for_clients(
     Returns:
         The parameter, or "", and why; or nothing.
     """
-    from fedsim.method.strategy import joining
-
     if clients < 1:
         return []
     for name, count in (

@@ -258,6 +258,11 @@ Labelled = Annotated[StrictFloat, Field(gt=0, le=1)]
 """A share of training records whose labels are known."""
 
 
+def joining(clients: int, participation: float) -> int:
+    """How many of `clients` join a round: this share of all, at least one."""
+    return max(1, round(participation * clients))
+
+
 class Federation(Block):
     """Who holds what, and who joins a round.
 
