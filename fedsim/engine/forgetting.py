@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,27 +135,22 @@ class Finished:
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
         """What can be done with what was kept: procedure -> parameters that it was kept for."""
-        strategy = construct(
-            default_registry().resolve("strategies", self.scenario.strategy.name),
-            self.scenario.strategy.parameters,
-        )
-        told: Mapping[str, Mapping[str, Any]] = getattr(strategy, "methods", {})
+        told: Mapping[str, Mapping[str, Any]] = getattr(self._strategy, "methods", {})
         return {name: {} for name in WITHOUT_HISTORY} | {k: dict(v) for k, v in told.items()}
 
     def parameters(self, asked: Asked) -> dict[str, Any]:
         """Those of the procedure's strategy."""
-        own = {key: self._shared(key) for key in ("weighting", "codec")}
+        # How the training averaged: the retraining does likewise.
+        own = {key: getattr(self._strategy, key) for key in ("weighting", "codec")}
         told = self.methods.get(asked.method) or self.methods.get(short_name(asked.method)) or {}
         known = {"train_rounds": self.scenario.rounds, **own, **told, **asked.parameters}
         return known | {"client": None if asked.forget else asked.client}
 
-    def _shared(self, key: str) -> Any:
-        """How the training averaged: the retraining does likewise."""
-        strategy = construct(
-            default_registry().resolve("strategies", self.scenario.strategy.name),
-            self.scenario.strategy.parameters,
-        )
-        return getattr(strategy, key)
+    @cached_property
+    def _strategy(self) -> Any:
+        """That of the training."""
+        block = self.scenario.strategy
+        return construct(default_registry().resolve("strategies", block.name), block.parameters)
 
     def prepared(self, asked: Asked, starter: Starter) -> Prepared:
         """What the new run is made of; refuses what cannot be done with what was kept.

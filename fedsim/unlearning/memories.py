@@ -166,25 +166,12 @@ class LastModels(Memory):
         self.weights = dict(kept["weights"])
 
 
-class Accumulated(Memory):
-    """For each leaver, the first model and the others' changes (FedAccum, Liu et al. 2021)."""
-
-    name = "accumulated"
-    words = "the sums of the others' updates"
+class _Sums(Memory):
+    """For each leaver, one sum over the rounds, of the size of a model."""
 
     def __init__(self, leavers: Sequence[int], clients: int) -> None:
         super().__init__(leavers, clients)
         self.sums: dict[int, Arrays] = {}
-
-    def observe(self, seen: Observed) -> None:
-        """Add the mean update of all but the leaver; nothing where the leaver was alone."""
-        updates = seen.updates()
-        for client in self.leavers:
-            before = self.sums.get(client, seen.sent)
-            others = without(updates, client)
-            if others:
-                before = moved(before, weighted_mean(others, seen.weights))
-            self.sums[client] = rounded(before, seen.sent)
 
     def models(self) -> int:
         """One a leaver."""
@@ -197,7 +184,24 @@ class Accumulated(Memory):
         self.sums = self._only_leavers(kept["sums"])
 
 
-class Contributions(Memory):
+class Accumulated(_Sums):
+    """For each leaver, the first model and the others' changes (FedAccum, Liu et al. 2021)."""
+
+    name = "accumulated"
+    words = "the sums of the others' updates"
+
+    def observe(self, seen: Observed) -> None:
+        """Add the mean update of all but the leaver; nothing where the leaver was alone."""
+        updates = seen.updates()
+        for client in self.leavers:
+            before = self.sums.get(client, seen.sent)
+            others = without(updates, client)
+            if others:
+                before = moved(before, weighted_mean(others, seen.weights))
+            self.sums[client] = rounded(before, seen.sent)
+
+
+class Contributions(_Sums):
     """For each leaver, the sum over rounds of its share times its update (UKD; Wu et al. 2022).
 
     Args:
@@ -213,7 +217,6 @@ class Contributions(Memory):
     ) -> None:
         super().__init__(leavers, clients)
         self.of = of
-        self.sums: dict[int, Arrays] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -227,16 +230,6 @@ class Contributions(Memory):
             share, row = seen.share(client), rows[client]
             found = moved(self.sums.get(client, _zeros(seen.sent)), row, share)
             self.sums[client] = rounded(found, seen.sent)
-
-    def models(self) -> int:
-        """One a leaver."""
-        return len(self.leavers)
-
-    def _kept(self) -> dict[str, Any]:
-        return {"sums": self.sums}
-
-    def _take(self, kept: Mapping[str, Any]) -> None:
-        self.sums = self._only_leavers(kept["sums"])
 
 
 class FirstAndNorms(Memory):
