@@ -34,6 +34,10 @@ METHODS = {
         "strategy={name: robust, rule: centred_clipping, radius: 0.01, momentum: 0.5}",
         "adversary={name: disbelieve, count: 2}",
     ),
+    "unlearning": (
+        *("rounds=9", "client.epochs=3"),
+        "strategy={name: unlearn_federaser, train_rounds: 4, client: client-1, every: 1}",
+    ),
 }
 
 

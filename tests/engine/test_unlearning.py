@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same, model
 
 QUIET = Console(quiet=True)
+# Not forked from this process, which may hold threads of Ray.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["fedsim.engine.running"])
 COMMON = ("client.steps=2", "evaluation.every=3")
 PROCEDURES: dict[str, tuple[str, int]] = {
     "scratch": ("", 5),
@@ -97,6 +103,37 @@ def test_the_server_s_work_survives_an_end_in_any_phase(
             with pytest.raises(KeyboardInterrupt) as end:
                 go(*words(name))
         assert_same(wanted, resume(Path(str(end.value)), [], QUIET))
+
+
+@pytest.mark.parametrize("name", PROCEDURES)
+def test_the_same_bits_after_a_kill_in_the_midst_of_any_phase(
+    name: str, whole: Callable[[str], Result], tmp_path: Path
+) -> None:
+    wanted, rounds = whole(name), PROCEDURES[name][1]
+    for place in (2, 4, rounds):
+        runs = tmp_path / str(place)
+        runs.mkdir()
+        child = PROCESSES.Process(target=run_and_die, args=(words(name), runs, place))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        (folder,) = [path for path in (runs / "tiny").iterdir() if not path.is_symlink()]
+        assert not (folder / "summary.json").exists()
+        assert_same(wanted, resume(folder, [], QUIET))
+
+
+def run_and_die(words: tuple[str, ...], runs: Path, place: int) -> None:
+    """Run until the work of a round is done; then SIGKILL, with nothing of it kept."""
+    save = Checkpoints.save
+
+    def die(self: Checkpoints, checkpoint: Any) -> None:
+        if checkpoint.round == place and checkpoint.exchange == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, checkpoint)
+
+    Checkpoints.save = die  # type: ignore[method-assign]  # the process ends by it
+    (runs / "tiny.yaml").write_text(TINY)
+    run(runs / "tiny.yaml", *words, runs=runs)
 
 
 @pytest.mark.parametrize("name", ["federaser", "pga", "ifu"])
