@@ -38,7 +38,7 @@ from fedsim.privacy.noise import KEY_BYTES, Noise
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.run_key import run_digest
 from fedsim.raising import plugin_code
-from fedsim.randomness import SERVER
+from fedsim.randomness import SERVER, kept
 from fedsim.scenario import Scenario
 from fedsim.scenario.overrides import with_colluders
 from fedsim.scenario.schema import Privacy
@@ -332,5 +332,8 @@ def set_up(prepared: Prepared, server: Server) -> None:
     """Hand a strategy of ours what it may use."""
     strategy = prepared.strategy
     if isinstance(strategy, Strategy):
-        with plugin_code(f"strategy {prepared.scenario.strategy.name!r} failed in setup"):
+        with (
+            plugin_code(f"strategy {prepared.scenario.strategy.name!r} failed in setup"),
+            kept(),  # A model that it looks at draws its weights.
+        ):
             strategy.setup(server)
