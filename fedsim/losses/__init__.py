@@ -1,6 +1,7 @@
 """Losses that strategies and clients share: pure functions of tensors."""
 
 from fedsim.losses.condist import condist_loss, condist_weight
+from fedsim.losses.contrast import model_contrast
 from fedsim.losses.long_tail import (
     balanced_softmax,
     calibrated,
@@ -9,7 +10,7 @@ from fedsim.losses.long_tail import (
     ldam,
     logit_adjusted,
 )
-from fedsim.losses.matching import gradient_distance, mean_matching
+from fedsim.losses.matching import class_gradients, gradient_distance, mean_matching
 from fedsim.losses.rescue import class_means, divergence, rescue_factor
 from fedsim.losses.segmentation import (
     CrossEntropy,
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropy",
     "balanced_softmax",
     "calibrated",
+    "class_gradients",
     "class_means",
     "condist_loss",
     "condist_weight",
@@ -37,6 +39,7 @@ __all__ = [
     "logit_adjusted",
     "marginal_dice_cross_entropy",
     "mean_matching",
+    "model_contrast",
     "pseudo_label_loss",
     "rescue_factor",
 ]

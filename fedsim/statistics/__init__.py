@@ -18,7 +18,13 @@ from fedsim.statistics.linear import (
 )
 from fedsim.statistics.release import Weights, contributions
 from fedsim.statistics.sums import Layout, Second, Sums, pack, packed_size, semidefinite, unpack
-from fedsim.statistics.vectors import head_inputs, head_of, head_path, require_own_features
+from fedsim.statistics.vectors import (
+    head_inputs,
+    head_of,
+    head_path,
+    require_own_features,
+    watched_head,
+)
 
 __all__ = [
     "Layout",
@@ -47,4 +53,5 @@ __all__ = [
     "semidefinite",
     "statistics_bytes",
     "unpack",
+    "watched_head",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ def head_of(model: nn.Module) -> nn.Linear:
         kinds = ", ".join(f"{path!r} ({type(modules.get(path)).__name__})" for path in paths)
         why = f"the head of {name} is {kinds}"
     raise InputError(
-        f"statistics of features set one linear layer with a bias, torch.nn.Linear, but {why}",
+        f"a model's head must be one linear layer with a bias, torch.nn.Linear, but {why}",
         hint="choose a model whose head is one, such as model.name=convnet",
     )
 
@@ -44,6 +46,46 @@ def head_path(model: nn.Module) -> str:
     """Where in the model its last layer is; InputError as `head_of`."""
     head = head_of(model)
     return next(path for path, module in model.named_modules() if module is head)
+
+
+@dataclass
+class Seen:
+    """What a model and its last layer saw in the latest forward pass.
+
+    Attributes:
+        inputs: of the model, [n, ...].
+        vectors: of its last layer, [n, k], with their gradients' graph.
+    """
+
+    inputs: Tensor
+    vectors: Tensor
+
+
+@contextmanager
+def watched_head(model: nn.Module) -> Iterator[Seen]:
+    """Keep what the model's last layer sees of each forward pass inside.
+
+    Raises:
+        InputError: the model has no head, see `head_of`.
+    """
+    seen = Seen(torch.empty(0), torch.empty(0))
+
+    def enters(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.inputs = inputs[0]
+
+    def reaches(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.vectors = inputs[0]
+
+    head = head_of(model)
+    hooks = [
+        model.register_forward_pre_hook(enters),
+        head.register_forward_pre_hook(reaches),
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def head_inputs(

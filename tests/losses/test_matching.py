@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsim.losses.matching import gradient_distance, layer_matching, mean_matching
+from fedsim.losses.matching import (
+    class_gradients,
+    gradient_distance,
+    layer_matching,
+    mean_matching,
+)
 from fedsim.models import ConvNet
 
 
@@ -158,3 +163,28 @@ def test_layers_that_do_not_pair_are_refused(real, synthetic):
     embedding = torch.zeros(1, 2)
     with pytest.raises(ValueError, match=f"there are {real} and {synthetic}"):
         layer_matching([embedding] * real, [embedding] * synthetic)
+
+
+def test_gradients_of_classes_are_those_of_cross_entropy():
+    """The mean of (softmax - onehot) outer feature, as autograd has it of each class alone."""
+    draws = torch.Generator().manual_seed(2)
+    features = torch.randn(2, 6, 4, generator=draws)
+    weight = torch.randn(3, 4, generator=draws, requires_grad=True)
+    bias, classes = torch.randn(3, generator=draws), torch.tensor([2, 0])
+    found = class_gradients(features, weight.detach(), bias, classes)
+    for own, label, gradient in zip(features, classes, found, strict=True):
+        loss = nn.functional.cross_entropy(own @ weight.T + bias, label.repeat(6))
+        torch.testing.assert_close(gradient, torch.autograd.grad(loss, weight)[0])
+
+
+def test_golden_gradient_of_a_class():
+    # Two classes, logits 0: the errors are -1/2 and 1/2; the mean feature is (2, 1).
+    features = torch.tensor([[[1.0, 0.0], [3.0, 2.0]]])
+    found = class_gradients(features, torch.zeros(2, 2), torch.zeros(2), torch.tensor([0]))
+    assert found.tolist() == [[[-1.0, -0.5], [1.0, 0.5]]]
+
+
+def test_gradients_of_classes_need_records_that_fit():
+    for shape in ((1, 0, 4), (2, 3, 4), (1, 3, 5), (3, 4)):
+        with pytest.raises(ValueError, match="n >= 1"):
+            class_gradients(torch.zeros(shape), torch.zeros(2, 4), torch.zeros(2), torch.zeros(1))

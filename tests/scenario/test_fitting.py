@@ -35,16 +35,16 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: fed_mas, head_first, long_tail, supervised",
+            "with it go: creff, fed_mas, head_first, long_tail, moon, supervised",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: fed_mas, head_first, "
-            "long_tail, supervised",
+            "strategy 'server_momentum' expects models; with it go: creff, fed_mas, head_first, "
+            "long_tail, moon, supervised",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: fed_mas, head_first, long_tail, supervised",
+            "expects models; with it go: creff, fed_mas, head_first, long_tail, moon, supervised",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -67,13 +67,14 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             ["strategy=fedavg", "client=local"],
-            "expects models; with it go: fed_mas, head_first, long_tail, supervised",
+            "expects models; with it go: creff, fed_mas, head_first, long_tail, moon, supervised",
         ),
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
-            "classify; with these go: distill, feature_gaussians, feature_gram, feature_means, "
-            "fed_mas, head_first, local, long_tail, random_selection, supervised",
+            "classify; with these go: creff, distill, feature_gaussians, feature_gram, "
+            "feature_means, fed_mas, head_first, local, long_tail, moon, random_selection, "
+            "supervised",
         ),
         (
             ["model=unet"],
@@ -162,5 +163,5 @@ def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
 def test_methods_for_few_labels_are_advised_where_there_are_few() -> None:
     words = ("data={name: ham10000, size: 16}", "model=convnet", "client=distill", "privacy=null")
     said = _refused("isic_iid_fedavg", *words, "federation.labelled=0.5")
-    assert "fed_mas, fixmatch, head_first, long_tail, mean_teacher, pseudo_label" in said
+    assert "fed_mas, fixmatch, head_first, long_tail, mean_teacher, moon, pseudo_label" in said
     assert "fixmatch" not in _refused("isic_iid_fedavg", *words)
