@@ -15,6 +15,7 @@ from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, json_argument, print_json, require_whole
 
 if TYPE_CHECKING:
+    from fedsim.report.classes import Classes
     from fedsim.report.comparison import Comparison
     from fedsim.report.matrix import Matrix
     from fedsim.report.over import Over
@@ -66,9 +67,17 @@ def add(verbs: Verbs) -> None:
         help="with --figure: what the horizontal axis is, such as data.split.fraction, mb_up_total",
     )
     matrix_argument(one)
+    one.add_argument(
+        "--classes",
+        action="store_true",
+        help="with --figure: the recall of each class over its training images",
+    )
     json_argument(one)
     one.add_argument(
-        "--figure", type=Path, metavar="FILE", help="draw the score over --over, or --matrix (PNG)"
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="draw the score over --over, --matrix, or --classes (PNG)",
     )
     one.add_argument("--csv", type=Path, metavar="FILE", help="write tidy CSV, unrounded")
     one.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table (booktabs)")
@@ -86,12 +95,20 @@ def _compare(arguments: argparse.Namespace) -> int:
     problems += _twice(
         [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
     )
-    if arguments.over is not None and arguments.matrix is not None:
-        problems.append(Problem("--matrix", "does not go with --over"))
+    shown = {
+        "--over": arguments.over is not None,
+        "--matrix": arguments.matrix is not None,
+        "--classes": arguments.classes,
+    }
+    asked = [name for name, given in shown.items() if given]
+    if len(asked) > 1:
+        problems.append(Problem(asked[1], f"does not go with {asked[0]}"))
     elif arguments.over is not None and arguments.figure is None:
         problems.append(Problem("--over", "goes with --figure"))
-    elif arguments.figure is not None and arguments.over is None and arguments.matrix is None:
-        problems.append(Problem("--figure", "goes with --over or --matrix"))
+    elif arguments.classes and arguments.figure is None:
+        problems.append(Problem("--classes", "goes with --figure"))
+    elif arguments.figure is not None and not asked:
+        problems.append(Problem("--figure", "goes with --over, --matrix or --classes"))
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
@@ -155,8 +172,14 @@ def matrix_argument(one: argparse.ArgumentParser) -> None:
     )
 
 
-def _figure(arguments: argparse.Namespace, comparison: Comparison) -> Over | Matrix | None:
+def _figure(
+    arguments: argparse.Namespace, comparison: Comparison
+) -> Over | Matrix | Classes | None:
     """What the score is shown over, if it was asked for."""
+    if arguments.classes:
+        from fedsim.report.classes import classes
+
+        return classes(comparison)
     if arguments.matrix is not None:
         from fedsim.report.matrix import matrix
 
@@ -169,15 +192,19 @@ def _figure(arguments: argparse.Namespace, comparison: Comparison) -> Over | Mat
 
 
 def _write(
-    arguments: argparse.Namespace, comparison: Comparison, figure: Over | Matrix | None
+    arguments: argparse.Namespace,
+    comparison: Comparison,
+    figure: Over | Matrix | Classes | None,
 ) -> None:
     """Write the files that were asked for."""
     from fedsim.folder.runfolder import write_named
 
     def drawn() -> bytes:
-        from fedsim.report import matrix, over
+        from fedsim.report import classes, matrix, over
 
         assert figure is not None
+        if isinstance(figure, classes.Classes):
+            return classes.picture(figure).png
         if isinstance(figure, over.Over):
             return over.picture(figure).png
         return matrix.picture(figure).png
