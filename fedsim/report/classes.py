@@ -102,6 +102,8 @@ def _recalls(row: Row) -> list[Measure]:
 
 def picture(drawn: Classes) -> Picture:
     """Means over seeds; bars are one standard deviation."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     rows = [line.row for line in drawn.comparison.lines]
     title = "Recall of each class over its training images"
     stand_in = all(row.data == "embedded" for row in rows)
@@ -135,6 +137,9 @@ def picture(drawn: Classes) -> Picture:
             for one, count, found in zip(drawn.names, drawn.counts, recalls, strict=True)
         ]
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(-0.03, 1.03)
     above = axes.get_xaxis_transform()
     for k, (name, count) in enumerate(zip(drawn.names, drawn.counts, strict=True)):
