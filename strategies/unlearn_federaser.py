@@ -59,6 +59,10 @@ class FedEraser(Unlearning):
         """The retained rounds, T over Delta t rounded up; in the first nobody works."""
         return -(-self.train_rounds // self.every)
 
+    def unlearning_asks(self, left: int) -> int:
+        """All that stay, but in the first of these rounds."""
+        return (self.unlearn_rounds - 1) * left
+
     def memories(self, leavers: Sequence[int], clients: int) -> list[Memory]:
         """The first updates, and the lengths of all."""
         return [FirstAndNorms(leavers, clients, self.norms)]

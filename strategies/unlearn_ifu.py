@@ -123,6 +123,7 @@ class IFU(Unlearning):
             restart=restart,
             convex=self.convex,
             euclidean=self.norm == "l2",
+            contraction=self.contraction,
         )
         return {
             "guarantee": found.words,

@@ -65,6 +65,10 @@ class PGA(Unlearning):
         """The models of the last round."""
         return [LastModels(leavers, clients)]
 
+    def unlearning_asks(self, left: int) -> int:
+        """The one that leaves."""
+        return 1
+
     def unlearn(self, state: RoundState, step: int) -> Exchange:
         """The ball to the client that leaves; its answer is the new model."""
         kept, leaver = self.memory(LastModels), self.leaver

@@ -229,6 +229,14 @@ class Unlearning(Remembering):
         """Rounds of the procedure itself."""
         return 1
 
+    def unlearning_asks(self, left: int) -> int:
+        """How many clients are asked in these rounds, all together; by default the server works.
+
+        Args:
+            left: how many clients stay.
+        """
+        return 0
+
     def memories(self, leavers: Sequence[int], clients: int) -> list[Memory]:
         """What must be kept of the training.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.engine.forgetting import Asked, Finished
+from fedsim.engine.forgetting import Asked, Finished, history_mb
 from fedsim.engine.result import Result
 from fedsim.observers.standard import starter
 from fedsim.terminal.console import Console
@@ -70,7 +70,7 @@ def forget_all(run: Path, asked: Sequence[Asked], runs: Path, console: Console) 
         InputError: one of them cannot be done with what the run kept; then nothing is run.
         ClientError, RunError: a run failed.
     """
-    from fedsim.engine.criteria import Judge, history_mb, measured, table_of, written
+    from fedsim.engine.criteria import Judge, measured, table_of, written
 
     finished, watched = Finished(run), starter(console)
     sizes = {}

@@ -8,6 +8,7 @@ from that model with so many records.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ from fedsim.scenario.schema import Evaluation, PluginBlock
 from fedsim.tasks.segmentation.metrics import dice
 from fedsim.tasks.task import Task
 from fedsim.unlearning.procedures import WITHOUT_HISTORY
-from fedsim.wire import tensor_record, tensors
+from fedsim.wire import tensor_record
 
 FILE = "unlearning.json"
 """In `report/` of the run folder of an unlearned model."""
@@ -47,6 +48,8 @@ _NEAR = 0.01
 _REPLICATES = 2000
 # Beyond this a share of some hundred stamped images differs by more than their scatter.
 _MARKED = 0.1
+# A bootstrap of fewer records has intervals that are too short.
+_FEWEST = 10
 
 Floats = NDArray[np.float64]
 
@@ -83,13 +86,9 @@ class Judge:
 
     @staticmethod
     def _prepared(finished: Finished, asked: Asked, starter: Starter) -> Prepared:
-        words = []
-        if asked.forget:
-            key = f"federation.overrides.{asked.client}.forget"
-            words.append(f"{key}={json.dumps(dict(asked.forget))}")
         from fedsim.scenario import load
 
-        scenario = load(finished.path / "scenario.yaml", words)
+        scenario = load(finished.path / "scenario.yaml", finished.words(asked))
         return prepare(scenario, finished.record["seed"], starter.say, starter.progress)
 
     def _positions(self, asked: Asked) -> dict[str, NDArray[np.int64]]:
@@ -226,7 +225,10 @@ def measured(judge: Judge, asked: Asked, result: Result, history: float) -> dict
         "client": judge.client,
         "forget": dict(asked.forget),
         "method": asked.name,
+        "parameters": dict(asked.parameters),
+        "retrain_rounds": asked.rounds,
         "train_rounds": record.rounds,
+        "training": _training(judge.finished),
         "before": judge.before | {"backdoor": _backdoor(judge.finished.folder)},
         "after": judge.of(arrays) | {"backdoor": _backdoor(RunFolder(result.folder))},
         "utility_by_round": [
@@ -241,6 +243,13 @@ def measured(judge: Judge, asked: Asked, result: Result, history: float) -> dict
         "guarantee": told["guarantee"],
         "certificate": told.get("certificate"),
     }
+
+
+def _training(finished: Finished) -> str:
+    """A checksum of what was trained, seeds and machines aside: runs of one row have the same."""
+    told = finished.scenario.model_dump(mode="json", exclude={"seeds", "resources"})
+    text = json.dumps([told, finished.record["data"]["fingerprint"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _backdoor(folder: RunFolder) -> float | None:
@@ -307,26 +316,30 @@ def _interval(value: float, draws: Floats) -> Interval:
 def verdict(found: Mapping[str, Any], reference: Mapping[str, Any] | None) -> str:
     """What may be said of a model, in words that nobody reads as more than they are."""
     if found["method"] == "scratch":
+        if not found.get("rounds", 1):
+            return "the first model: nothing was trained again, so it is no reference"
         return "the reference: trained again without it"
-    if reference is None:
+    if reference is None or not reference.get("rounds", 1):
         return "no retrained model to compare with: add --method scratch"
     marks = [one["after"].get("backdoor") for one in (found, reference)]
     if None not in marks and marks[0] - marks[1] > _MARKED:
         return f"STILL SHOWS THE PLANTED MARK, by more than {_MARKED} above retraining"
     mine, theirs = (_losses(one["after"]) for one in (found, reference))
+    if not all(np.isfinite(part).all() for part in (*mine, *theirs)):
+        return "not judged: its losses, or those of retraining, are no finite numbers"
     count, rng = len(mine[0]), np.random.default_rng(0)
+    if count < _FEWEST:
+        return f"not judged: {count} record(s) are too few, fewer than {_FEWEST}"
     fits = level(mine[0], theirs[0], rng)
-    knows = gap(mine, theirs, rng) if len(mine[1]) else None
+    knows = gap(mine, theirs, rng) if len(mine[1]) >= _FEWEST else None
     if knows is not None and knows.low > 0:
         return (
             "STILL KNOWS ITS RECORDS: prefers them to unseen ones of the same place more than "
             "retraining does"
         )
     if fits.low > 0:
-        return (
-            "fits its records better than retraining does; not more than unseen ones of the same "
-            f"place, at this sample size ({count})"
-        )
+        known = "" if knows is None else "; not more than unseen ones of the same place"
+        return f"fits its records better than retraining does{known}, at this sample size ({count})"
     if fits.high < 0 or (knows is not None and knows.high < 0):
         return "fits its records worse than retraining does, as a damaged model would"
     return f"not distinguishable from retraining at this sample size ({count} records)"
@@ -411,13 +424,32 @@ def table_of(folders: Sequence[Path | RunFolder]) -> Table:
     # What was done twice counts once, and the later one.
     latest = {(one["parent"], one["client"], _what(one)): one for one in found}
     groups: dict[str, list[dict[str, Any]]] = {}
+    trainings: dict[str, list[str]] = {}
     for one in latest.values():
-        groups.setdefault(f"{one['scenario']}: {one['client']} leaves", []).append(one)
+        name = _title(one)
+        # Another training of the same name is another table.
+        known = trainings.setdefault(name, [])
+        if one["training"] not in known:
+            known.append(one["training"])
+        number = known.index(one["training"])
+        groups.setdefault(f"{name} ({number + 1})" if number else name, []).append(one)
     rows, words, about = {}, {}, {}
     for name, some in groups.items():
         rows[name], words[name] = _group(some)
         about[name] = _about(name, some)
     return Table(rows, words, about)
+
+
+def _title(found: Mapping[str, Any]) -> str:
+    """What was trained, and what of whom leaves it."""
+    whom = f"{found['client']} leaves"
+    if found["forget"]:
+        told = "; ".join(
+            f"{key} {value if isinstance(value, (int, float)) else ', '.join(map(str, value))}"
+            for key, value in found["forget"].items()
+        )
+        whom = f"{told} of {found['client']} are forgotten"
+    return f"{found['scenario']}: {whom}"
 
 
 def _read(folder: Path | RunFolder) -> dict[str, Any] | None:
@@ -426,7 +458,24 @@ def _read(folder: Path | RunFolder) -> dict[str, Any] | None:
 
 
 def _what(found: Mapping[str, Any]) -> str:
-    return f"{found['method']} {json.dumps(found['forget'], sort_keys=True)}"
+    return f"{found['method']} {_settings(found)} {json.dumps(found['forget'], sort_keys=True)}"
+
+
+def _settings(found: Mapping[str, Any]) -> str:
+    """How a procedure was asked for: its parameters, and the rounds of its retraining."""
+    told = [f"{key} {value}" for key, value in sorted(found["parameters"].items())]
+    return ", ".join([*told, f"{found['retrain_rounds']} round(s) after"])
+
+
+def _labels(some: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The procedure of each; with its settings where it was asked for in several ways."""
+    ways: dict[str, set[str]] = {}
+    for one in some:
+        ways.setdefault(one["method"], set()).add(_settings(one))
+    return [
+        f"{one['method']} ({_settings(one)})" if len(ways[one["method"]]) > 1 else one["method"]
+        for one in some
+    ]
 
 
 def _about(name: str, some: Sequence[Mapping[str, Any]]) -> str:
@@ -442,12 +491,19 @@ def _group(
     some: Sequence[Mapping[str, Any]],
 ) -> tuple[list[list[str]], dict[str, list[str]]]:
     """The rows of one scenario, and what may be said of each procedure."""
-    references = {one["parent"]: one for one in some if one["method"] == "scratch"}
+    references: dict[str, dict[str, Any]] = {}
+    for one in some:
+        # Of several, that which was trained again for longest.
+        there = references.get(one["parent"])
+        longer = there is None or one["rounds"] > there["rounds"]
+        if one["method"] == "scratch" and one["rounds"] and longer:
+            references[one["parent"]] = one
     first = {one["parent"]: one for one in some}
     rows = [_row("before", [_of_before(one) for one in first.values()], {})]
     words: dict[str, list[str]] = {}
-    for method in _ordered(one["method"] for one in some):
-        mine = [one for one in some if one["method"] == method]
+    labels = _labels(some)
+    for method in _ordered(labels):
+        mine = [one for one, label in zip(some, labels, strict=True) if label == method]
         rows.append(_row(method, mine, references))
         told = [verdict(one, references.get(one["parent"])) for one in mine]
         counted = {text: told.count(text) for text in dict.fromkeys(told)}
@@ -465,7 +521,9 @@ _ORDER = (*WITHOUT_HISTORY, "last_update", "fedaccum", "federaser", "ukd", "pga"
 def _ordered(methods: Iterable[str]) -> list[str]:
     """Each method once: those that ship first, from the dearest and the plainest on."""
     places = {name: place for place, name in enumerate(_ORDER)}
-    return sorted(set(methods), key=lambda name: (places.get(name, len(places)), name))
+    return sorted(
+        set(methods), key=lambda name: (places.get(name.partition(" ")[0], len(places)), name)
+    )
 
 
 def _of_before(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -524,11 +582,3 @@ def _attack(values: Sequence[Mapping[str, Any] | None]) -> str:
         one = known[0]
         return f"{one['auc']:.2f} [{one['auc_low']:.2f}, {one['auc_high']:.2f}]"
     return _mean([value["auc"] for value in known], 2)
-
-
-def history_mb(prepared: Prepared, arrays: ArrayRecord, clients: int) -> float:
-    """Megabytes that a training with all keeps for a procedure, whoever leaves."""
-    found: Any = prepared.strategy
-    model = tensors(arrays)
-    memories = found.memories(range(clients), clients)
-    return sum(one.bytes(found.train_rounds, model) for one in memories) / 1e6

@@ -17,6 +17,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
+from fedsim.engine.assembly import assembled
 from fedsim.engine.checkpoint import SUFFIX, Checkpoint, Checkpoints
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
@@ -35,11 +36,12 @@ from fedsim.unlearning.procedures import (
     procedure_name,
     short_name,
 )
-from fedsim.wire import tensor_record
+from fedsim.wire import tensor_record, tensors
 
 REMEMBERS = "remember"
 """The strategy that keeps what procedures need."""
 _GOES_ON = ("fedavg", REMEMBERS)
+_OF_THE_TRAINING = ("train_rounds", "weighting", "codec")
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,18 @@ class Finished:
         here = json.loads(json.dumps(prepared.federation.describe()))
         if here["fingerprint"] != self.record["data"]["fingerprint"]:
             raise InputError(f"the data are not those that {self.path} was trained on")
-        return prepared
+        # The strategy refuses what it cannot do before there is a folder.
+        with assembled(prepared, step_limit=1):
+            return prepared
 
     def _procedure(self, asked: Asked) -> Procedure:
+        if wrong := [key for key in _OF_THE_TRAINING if key in asked.parameters]:
+            raise InputError(
+                f"{wrong[0]} is that of the training, which is done",
+                hint=f"leave {wrong[0]} out",
+            )
+        if "client" in asked.parameters:
+            raise InputError("client is no parameter here", hint="type --client NAME")
         kind = default_registry().resolve("strategies", procedure_name(asked.method))
         found = construct(kind, self.parameters(asked))
         if not isinstance(found, Procedure):
@@ -201,7 +212,8 @@ class Finished:
             f"{asked.name} needs what this run did not keep",
             problems,
             hint=f"next time train with strategy={REMEMBERS} (strategy.methods names procedures "
-            f"and their parameters); with this run still go: {', '.join(ready)}",
+            f"and their parameters); with this run still go: {', '.join(ready)}, with the "
+            "parameters that it was told",
         )
 
     def _goes(self, name: str, asked: Asked) -> bool:
@@ -224,14 +236,21 @@ class Finished:
     def _scenario(self, asked: Asked, rounds: int) -> Scenario:
         """That of the new run."""
         block = {"name": procedure_name(asked.method), **self.parameters(asked)}
-        words = [f"strategy={json.dumps(block)}", f"rounds={rounds}"]
-        if asked.forget:
-            key = f"federation.overrides.{asked.client}.forget"
-            words.append(f"{key}={json.dumps(dict(asked.forget))}")
+        words = [f"strategy={json.dumps(block)}", f"rounds={rounds}", *self.words(asked)]
         found = load(self.path / "scenario.yaml", words)
         # The seeds of the file are those of runs that train: this one goes on from one of them.
         name = f"{self.record['scenario']}_{asked.name}"[:80]
         return found.model_copy(update={"name": name, "seeds": (self.record["seed"],)})
+
+    def words(self, asked: Asked) -> list[str]:
+        """What is forgotten, as words of the command line; [] where a whole client leaves."""
+        if not asked.forget:
+            return []
+        # Names of clients may hold dots, so the whole block is written.
+        told = self.scenario.federation.overrides
+        block = {name: one.model_dump(exclude_unset=True) for name, one in told.items()}
+        block.setdefault(asked.client, {})["forget"] = dict(asked.forget)
+        return [f"federation.overrides={json.dumps(block)}"]
 
     def run(self, asked: Asked, runs: Path, starter: Starter) -> Result:
         """Take the client out, in a new run folder below `runs`.
@@ -273,10 +292,11 @@ class Finished:
         assert isinstance(procedure, Procedure)
         whom = f"{asked.forget} of {asked.client}" if asked.forget else asked.client
         rows = self.folder.read_lines("rounds.jsonl")
-        share = (len(self.clients) - (not asked.forget)) / len(self.clients)
-        asks = asked.rounds + max(procedure.unlearn_rounds - 1, 0)
-        seconds = asks * share * sum(row["seconds"] for row in rows) / len(rows)
-        up, down = (asks * share * sum(row[key] for row in rows) / len(rows) for key in _MEGABYTES)
+        left = len(self.clients) - (not asked.forget)
+        asks = (asked.rounds * left + procedure.unlearning_asks(left)) / len(self.clients)
+        seconds = asks * sum(row["seconds"] for row in rows) / len(rows)
+        up, down = (asks * sum(row[key] for row in rows) / len(rows) for key in _MEGABYTES)
+        history = history_mb(prepared, self.arrays, len(self.clients))
         return [
             f"{asked.name}: {whom} leaves {self.path.name}, after {self.scenario.rounds} round(s)",
             f"  unlearning {procedure.unlearn_rounds} round(s), then {asked.rounds} of training "
@@ -284,6 +304,8 @@ class Finished:
             f"  uses       {self._used(asked, procedure)}",
             f"  costs      about {up:.3f} MB up, {down:.3f} MB down and {seconds:.0f} s, if rounds "
             "are like those of the training",
+            f"  stored     {history:.3g} MB of history, kept by the training for any client; the "
+            "new folder is as large as the old one",
         ]
 
     def _used(self, asked: Asked, procedure: Procedure) -> str:
@@ -293,6 +315,14 @@ class Finished:
 
 
 _MEGABYTES = ("mb_up", "mb_down")
+
+
+def history_mb(prepared: Prepared, arrays: ArrayRecord, clients: int) -> float:
+    """Megabytes that a training with all keeps for a procedure, whoever leaves."""
+    found: Any = prepared.strategy
+    model = tensors(arrays)
+    memories = found.memories(range(clients), clients)
+    return sum(one.bytes(found.train_rounds, model) for one in memories) / 1e6
 
 
 def departure_of(scenario: Scenario) -> Departure | None:

@@ -180,6 +180,8 @@ def records_to_forget(
         titles = store.ids if wanted.records else store.patients
         asked = set(wanted.records or wanted.patients)
         here = [titles[i] if titles else "" for i in held.tolist()]
+        # A record without a name is nobody's.
+        asked.discard("")
         found[name] = held[np.isin(np.array(here, dtype=object), list(asked))]
         for title in sorted(asked - set(here)):
             path = (*PATH, name, "forget", key)

@@ -108,6 +108,7 @@ def certificate(
     restart: int,
     convex: bool,
     euclidean: bool = True,
+    contraction: float = 1.0,
 ) -> Certificate:
     """What a restart with noise promises.
 
@@ -119,7 +120,11 @@ def certificate(
         restart: round of the model.
         convex: whether what the bound rests on was said to hold, see `ASSUMPTION`.
         euclidean: whether psi bounds the Euclidean distance, and not that of each coordinate.
+        contraction: that psi was computed with; below 1 the losses must be strongly convex.
     """
+    rests_on = ASSUMPTION
+    if contraction < 1:
+        rests_on += f", and the losses are so strongly convex that steps contract by {contraction}"
     why_not = ""
     claimed: float | None = None
     if psi == 0:
@@ -128,14 +133,14 @@ def certificate(
         claimed = gaussian_epsilon(psi / sigma, delta)
     if not euclidean:
         # A bound on each coordinate is none on the norm: nothing may be claimed of it.
-        claimed = 0.0 if psi == 0 else None
+        claimed = None
         why_not = "the bound is on each coordinate, and the Gaussian mechanism needs the norm"
     elif psi > 0 and not sigma:
         why_not = "no noise was added"
     elif psi > 0 and not convex:
-        why_not = f"nobody said that {ASSUMPTION}"
+        why_not = f"nobody said that {rests_on}"
     # The first model never saw the client: what follows from it alone needs no noise.
-    certified = psi == 0 or not why_not
+    certified = euclidean and (psi == 0 or not why_not)
     return Certificate(
         epsilon=claimed if certified else None,
         epsilon_claimed=claimed,
@@ -146,7 +151,7 @@ def certificate(
         restart=restart,
         protects=f"all training records of {client}",
         against="who sees models from the restart on, and none of before",
-        rests_on="" if psi == 0 else ASSUMPTION,
+        rests_on="" if psi == 0 else rests_on,
         why_not="" if certified else why_not,
     )
 

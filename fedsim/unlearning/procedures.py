@@ -60,6 +60,9 @@ class Procedure(Protocol):
     def unlearn_rounds(self) -> int:
         """Rounds of the procedure itself."""
 
+    def unlearning_asks(self, left: int) -> int:
+        """How many clients are asked in these rounds, all together; `left`: those that stay."""
+
     def memories(self, leavers: Sequence[int], clients: int) -> list[Memory]:
         """What must be kept of the training."""
 

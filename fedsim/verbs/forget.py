@@ -69,8 +69,9 @@ def _forget(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments, finished, forgetting.rounds_of(finished, arguments.rounds))
     console = Console(quiet=arguments.quiet, verbose=arguments.verbose)
     if arguments.dry_run:
-        for one in asked:
-            say("\n".join(finished.lines(one, finished.prepared(one, starter(console)))))
+        prepared = [finished.prepared(one, starter(console)) for one in asked]
+        for one, ready in zip(asked, prepared, strict=True):
+            say("\n".join(finished.lines(one, ready)))
         return EXIT_DONE
     runs = console.here / arguments.runs
     table = forgetting.forget_all(finished.path, asked, runs, console)
@@ -98,7 +99,8 @@ def _asked(arguments: argparse.Namespace, finished: Finished, rounds: int) -> li
     ready = list(WITHOUT_HISTORY) if patients else list(finished.methods)
     # What follows --method may be a parameter.
     words = [*arguments.overrides, *(word for word in arguments.method if "=" in word)]
-    methods = [word for word in arguments.method if "=" not in word] or ready
+    named = dict.fromkeys(word for word in arguments.method if "=" not in word)
+    methods = list(named) or ready
     parameters = _parameters(words)
     if parameters and len(methods) != 1:
         raise InputError(
@@ -111,17 +113,20 @@ def _asked(arguments: argparse.Namespace, finished: Finished, rounds: int) -> li
 
 def _parameters(words: Sequence[str]) -> dict[str, Any]:
     """The values of key=value."""
-    import yaml
+    from fedsim.scenario.yaml_lines import Place, read_value
 
     found = {}
     for word in words:
         key, equals, text = word.partition("=")
-        try:
-            found[key.removeprefix("strategy.")] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            equals = ""
         if not equals:
-            raise InputError(f"{word!r} is no key=value", hint="type sigma=0.1, say")
+            raise InputError(
+                f"{word!r} is no key=value",
+                hint="type sigma=0.1, say; a single client leaves at a time",
+            )
+        value, wrong = read_value(text, Place(word))
+        if wrong:
+            raise InputError(f"{word!r} is not understood: {wrong[0][1]}")
+        found[key.removeprefix("strategy.")] = value
     return found
 
 
@@ -130,6 +135,8 @@ def _patients(words: Sequence[str]) -> list[str]:
     found: list[str] = []
     for word in words:
         if not word.endswith(".csv"):
+            if not word.strip():
+                raise InputError("--patients: a name is empty")
             found.append(word)
             continue
         try:
@@ -138,7 +145,8 @@ def _patients(words: Sequence[str]) -> list[str]:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{word} cannot be read: {error}") from error
         headed = rows and rows[0].lower() in ("patient", "patient_id", "case", "id")
-        found += rows[1:] if headed else rows
-        if not rows:
+        names = rows[1:] if headed else rows
+        if not names:
             raise InputError(f"{word} names no patient")
+        found += names
     return found

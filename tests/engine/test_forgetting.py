@@ -20,6 +20,7 @@ from fedsim.engine.criteria import FILE, gap, level, rounds_until, table_of, ver
 from fedsim.engine.forgetting import Asked, Finished
 from fedsim.errors import EXIT_DONE, Interruption
 from fedsim.folder.identity import edited
+from fedsim.observers.standard import starter
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same
@@ -237,6 +238,62 @@ def test_the_verb_says_before_what_it_will_do(
     assert "'somebody' is not with this client" in capsys.readouterr().err
 
 
+def test_what_is_of_the_training_cannot_be_chosen_later(remembered: Result, tmp_path: Path) -> None:
+    for key, value in {"train_rounds": 1, "weighting": "samples", "codec": "uint8"}.items():
+        with pytest.raises(InputError, match=f"{key} is that of the training"):
+            forget(remembered, "client-1", "ifu", runs=tmp_path, **{key: value})
+    assert not any(tmp_path.iterdir())
+
+
+def test_lists_of_patients_that_name_nobody_are_refused(
+    remembered: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    asked = ["forget", str(remembered.folder), "--client", "client-1", "--dry-run"]
+    for text in ("", "patient\n", "\ufeffpatient_id\n\n , \n"):
+        (tmp_path / "names.csv").write_text(text)
+        assert main([*asked, "--patients", "names.csv"]) == InputError.exit_code
+        assert "names.csv names no patient" in capsys.readouterr().err
+    assert main([*asked, "--patients", "somebody", ""]) == InputError.exit_code
+    assert "a name is empty" in capsys.readouterr().err
+    # A record without a name is nobody's: not even Python's "" takes it out.
+    with pytest.raises(InputError):
+        forget(remembered, "client-1", "scratch", patients=[""], runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_the_strategy_refuses_is_refused_before_there_is_a_folder(
+    plain: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = records_of(plain, "client-1")
+    with pytest.raises(InputError, match="these are all its records"):
+        forget(plain, "client-1", "scratch", records=ids, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def records_of(result: Result, client: str) -> list[str]:
+    """Names of a client's training records."""
+    federation = Finished(result.folder).prepared(
+        Asked(client, "scratch", {}, 1, {}), starter(QUIET)
+    ).federation  # fmt: skip
+    return [federation.store.ids[i] for i in federation.train[client].tolist()]
+
+
+def test_the_cost_told_before_counts_who_is_asked(remembered: Result) -> None:
+    finished = Finished(remembered.folder)
+
+    def told(name: str, rounds: int) -> str:
+        asked = Asked("client-1", name, {}, rounds, {})
+        return "\n".join(finished.lines(asked, finished.prepared(asked, starter(QUIET))))
+
+    assert "about 0.000 MB up" in told("ukd", 0)
+    assert "about 0.000 MB up" not in told("pga", 0)
+    assert "about 0.000 MB up" not in told("federaser", 0)
+    assert "MB of history" in told("ifu", 1)
+    assert "0 MB of history" in told("scratch", 1)
+
+
 def test_a_scenario_whose_client_leaves_prints_the_table(
     go: Callable[..., Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +347,47 @@ def test_verdicts_say_no_more_than_was_measured() -> None:
     assert "no retrained model" in verdict(found_with("ifu", [1.0], [1.0]), None)
     assert "reference" in verdict(reference, None)
     assert "forgotten" not in " ".join([alike, of(base - 0.5, base)])
+    # No judgement of what cannot be judged.
+    assert of(base * np.nan, base).startswith("not judged: its losses")
+    few = [found_with(name, [1.0] * 9, [1.0] * 40) for name in ("ifu", "scratch")]
+    assert verdict(*few).startswith("not judged: 9 record(s) are too few")
+    untrained = reference | {"rounds": 0}
+    assert "no reference" in verdict(untrained, None)
+    assert "no retrained model" in verdict(found_with("ifu", [1.0] * 40, [1.0] * 40), untrained)
+    # Without unseen records nothing is said of them.
+    alone = [found_with("ifu", (base - 0.5).tolist(), []), found_with("scratch", base.tolist(), [])]
+    assert "unseen" not in verdict(*alone)
+
+
+def test_requests_and_trainings_that_differ_are_never_one_row(table: Any, tmp_path: Path) -> None:
+    _, runs = table
+    found = [json.loads(file.read_text()) for file in sorted(runs.rglob(FILE))]
+    scratch = next(one for one in found if one["method"] == "scratch")
+    other = scratch | {"parent": "another", "seed": 1}
+    changes: list[dict[str, Any]] = [
+        {}, {"parameters": {"codec": "uint8"}}, {"retrain_rounds": 2}, {"training": "another"},
+        {"forget": {"patients": ["P1", "P2"]}},
+    ]  # fmt: skip
+    rows = {}
+    for number, change in enumerate(changes):
+        folders = []
+        for place, one in enumerate((scratch, other | change)):
+            path = tmp_path / f"{number}-{place}"
+            (path / "report").mkdir(parents=True)
+            (path / "report" / FILE).write_text(json.dumps(one))
+            folders.append(path)
+        made = table_of(folders)
+        rows[number] = [
+            (name, row[0], row[1]) for name, some in made.groups.items() for row in some
+        ]
+    one, two = "tiny: site-1 leaves", "tiny: P1, P2 of site-1 are forgotten"
+    assert ("scratch", "2") in [row[1:] for row in rows[0]]
+    told = ["scratch (1 round(s) after)", "scratch (codec uint8, 1 round(s) after)"]
+    assert [row[1:] for row in rows[1][1:]] == [(name, "1") for name in told]
+    told = [f"scratch ({number} round(s) after)" for number in (1, 2)]
+    assert [row[1:] for row in rows[2][1:]] == [(name, "1") for name in told]
+    assert {row[0] for row in rows[3]} == {one, f"{one} (2)"}
+    assert {row[0] for row in rows[4]} == {one, two.replace("P1", "patients P1")}
 
 
 def test_rounds_until_a_score_count_those_with_clients() -> None:

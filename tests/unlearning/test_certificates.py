@@ -108,3 +108,22 @@ def test_no_noise_allows_no_distance_and_ranges_are_refused() -> None:
         with pytest.raises(ValueError, match="Expected epsilon"):
             analytic_bound(*wrong)
     assert math.isfinite(analytic_bound(10.0, 0.1, 0.025))
+
+
+def test_bounds_of_coordinates_certify_nothing_not_even_of_the_first_model() -> None:
+    found = certificate(
+        "C2", psi=0.0, sigma=0.0, delta=0.1, restart=0, convex=True, euclidean=False
+    )  # fmt: skip
+    assert not found.certified
+    assert found.epsilon is None
+    assert found.words.startswith("exact: restarted from a model that had learned nothing")
+
+
+def test_a_contraction_rests_on_strong_convexity() -> None:
+    def of(contraction: float) -> str:
+        return certificate(
+            "C2", psi=0.1, sigma=1.0, delta=0.1, restart=2, convex=True, contraction=contraction
+        ).rests_on
+
+    assert "strongly convex" in of(0.9)
+    assert "strongly convex" not in of(1.0)
