@@ -25,7 +25,15 @@ from fedsim.losses import (
     dice_cross_entropy,
     marginal_dice_cross_entropy,
 )
-from fedsim.method import SGD, AdamW, cosine, load_received, proximal_term, update
+from fedsim.method import (
+    SGD,
+    AdamW,
+    Correction,
+    cosine,
+    load_received,
+    proximal_term,
+    update,
+)
 from fedsim.tasks.segmentation import (
     Batch,
     LabelView,
@@ -115,9 +123,15 @@ class Segmentation(Client):
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, or their encoded update where the server names a codec."""
+        return self.train_corrected(content, site)
+
+    def train_corrected(
+        self, content: RecordDict, site: Site, correct: Correction | None = None
+    ) -> RecordDict:
+        """What `train` answers, with each step's gradients corrected; private runs have no such."""
         model = site.new_model()
         load_received(model, content)
-        metrics = self.fit(model, site, proximal_term(model, content))
+        metrics = self.fit(model, site, proximal_term(model, content), correct=correct)
         return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
     def fit(
@@ -126,6 +140,7 @@ class Segmentation(Client):
         site: Site,
         penalty: Callable[[nn.Module], Tensor] | None = None,
         after: Callable[[], None] | None = None,
+        correct: Correction | None = None,
     ) -> MetricRecord:
         """Train a model in place for one round; in a private run by the site's releases.
 
@@ -134,6 +149,7 @@ class Segmentation(Client):
             site: the client.
             penalty: added to the loss, see `fedsim.method.updates.proximal_term`.
             after: called after each step of a run without privacy.
+            correct: changes the gradients before such a step.
 
         Returns:
             `num-examples` (cases) and `num-steps`; unless the run is private also the means of
@@ -160,6 +176,7 @@ class Segmentation(Client):
                 clip=self.clip,
                 penalty=penalty,
                 after=after,
+                correct=correct,
             )
         else:  # The loss is one over real records, too: it stays here.
             self._fit_private(model, here, site, site.releases, steps, optimizer, penalty)

@@ -20,6 +20,7 @@ from fedsim.method import (
     SGD,
     Augmentation,
     Batch,
+    Correction,
     Course,
     Criterion,
     Descent,
@@ -113,12 +114,18 @@ class Supervised(Client):
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, or their encoded update where the server names a codec."""
+        return self.train_corrected(content, site)
+
+    def train_corrected(
+        self, content: RecordDict, site: Site, correct: Correction | None = None
+    ) -> RecordDict:
+        """What `train` answers, with each step's gradients corrected; private runs have no such."""
         model = site.new_model()
         load_received(model, content)
         penalty = proximal_term(model, content)
         metrics = MetricRecord({"num-examples": len(site.train)})
         if site.releases is None:
-            metrics["loss"] = self.fit(model, site, penalty)
+            metrics["loss"] = self.fit(model, site, penalty, correct=correct)
         else:  # The loss is one over real records, too: it stays here.
             self.fit_private(model, site, site.releases, penalty)
         return RecordDict({"arrays": update(model, content), "metrics": metrics})
@@ -174,10 +181,11 @@ class Supervised(Client):
         site: Site,
         penalty: Penalty | None = None,
         after: Callable[[], None] | None = None,
+        correct: Correction | None = None,
     ) -> float:
         """Train a model in place, with a penalty if there is one; return the mean loss.
 
-        `after` is called after each step.
+        `after` is called after each step, `correct` changes the gradients before it.
         """
         view = site.train
         return fit(
@@ -192,6 +200,7 @@ class Supervised(Client):
             precision=site.precision,
             criterion=self.criterion(site),
             after=after,
+            correct=correct,
         )
 
     def criterion(self, site: Site) -> Criterion | None:

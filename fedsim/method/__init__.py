@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         fit,
     )
     from fedsim.method.unlabelled import Told, UnlabelledTerm, added
-    from fedsim.method.updates import Penalty, load_received, proximal_term, update
+    from fedsim.method.updates import (
+        Correction,
+        Penalty,
+        load_received,
+        proximal_term,
+        shared_parameters,
+        update,
+    )
 
 __all__ = [
     "ANEW",
@@ -41,6 +48,7 @@ __all__ = [
     "Arrays",
     "Augmentation",
     "Batch",
+    "Correction",
     "Course",
     "Criterion",
     "Descent",
@@ -64,6 +72,7 @@ __all__ = [
     "pasted",
     "perturb_statistics",
     "proximal_term",
+    "shared_parameters",
     "sigmoid_ramp_up",
     "teacher_of",
     "train_stacked",
@@ -83,6 +92,7 @@ __getattr__ = lazily(
         "Arrays": "fedsim.method.received",
         "Augmentation": "fedsim.method.training",
         "Batch": "fedsim.method.training",
+        "Correction": "fedsim.method.updates",
         "Course": "fedsim.method.stacking",
         "Criterion": "fedsim.method.training",
         "Descent": "fedsim.method.stacking",
@@ -106,6 +116,7 @@ __getattr__ = lazily(
         "pasted": "fedsim.method.cutmix",
         "perturb_statistics": "fedsim.method.augment",
         "proximal_term": "fedsim.method.updates",
+        "shared_parameters": "fedsim.method.updates",
         "sigmoid_ramp_up": "fedsim.method.schedules",
         "teacher_of": "fedsim.method.teachers",
         "train_stacked": "fedsim.method.stacking",

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fedsim.method.augment import SiameseAugment
+from fedsim.method.updates import Correction
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Augmentation = Literal["none", "siamese"]
@@ -62,6 +63,7 @@ def fit(
     precision: str = "float32",
     criterion: Criterion | None = None,
     after: Callable[[], None] | None = None,
+    correct: Correction | None = None,
 ) -> float:
     """Minimise cross-entropy, or another criterion, for as many steps as `steps` yields.
 
@@ -79,6 +81,7 @@ def fit(
             gradients and the loss stay in float32.
         criterion: in place of cross-entropy.
         after: called after each step (a teacher follows).
+        correct: changes the gradients before each step.
 
     Returns:
         Mean loss over all steps; 0 when there were none.
@@ -103,6 +106,8 @@ def fit(
             loss = loss + penalty(model)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if correct is not None:
+            correct(model)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()

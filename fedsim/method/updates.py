@@ -25,6 +25,10 @@ from fedsim.wire.codecs import Codec, decode_tensors, encode_tensors
 Penalty = Callable[[nn.Module], Tensor]
 """A scalar of a model's parameters alone, added to a loss."""
 
+Correction = Callable[[nn.Module], None]
+"""Changes the gradients of a model's parameters in place, after they are computed (and clipped) and
+before a step takes them: SCAFFOLD's control variates, FedDyn's linear term."""
+
 
 def load_received(model: nn.Module, content: RecordDict) -> None:
     """Write the weights that a training message brought into a model.
@@ -86,6 +90,19 @@ def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
         return mu / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
 
     return term
+
+
+def shared_parameters(model: nn.Module, content: RecordDict) -> dict[str, nn.Parameter]:
+    """The parameters that came from the server and are trained, by name.
+
+    What is a client's own, or frozen, is not among them.
+    """
+    staying = _staying(content)
+    return {
+        name: value
+        for name, value in model.named_parameters()
+        if name not in staying and value.requires_grad
+    }
 
 
 def proximal_mu(content: RecordDict) -> float:

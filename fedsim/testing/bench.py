@@ -204,6 +204,7 @@ class Bench:
         if self.group in ("strategies", "clients"):
             partners = _VOLUME_PARTNERS if volumes else _PARTNERS
             values |= partners.get(payload_of(factory), {})
+            values |= _counterpart(self.group, factory)
         if capabilities(factory).one_shot:
             values["rounds"] = 1
         if self.group == "strategies" and not _ours(factory):
@@ -370,6 +371,25 @@ def _few(factory: Any) -> dict[str, Any]:
     if {"steps", "epochs"} <= few.keys():
         few.pop("epochs")
     return few
+
+
+def _counterpart(group: str, factory: Any) -> dict[str, Any]:
+    """The other half of a method whose payload is of a kind of its own; {} where none is known."""
+    kind = capabilities(factory).payload_kind
+    other = "clients" if group == "strategies" else "strategies"
+    registry = default_registry()
+    task = data_of(factory) or "images"
+    fit = (
+        name
+        for name in registry.names(other)
+        if capabilities(registry.resolve(other, name)).payload_kind == kind
+        and task in (capabilities(registry.resolve(other, name)).made_for or (task,))
+    )
+    name = next(fit, None) if kind else None
+    if name is None:
+        return {}
+    known = _few(registry.resolve(other, name)) if other == "clients" else {}
+    return {block_key(other): {"name": name, **known}}
 
 
 def _takes(factory: Any, values: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fedsim.tasks.segmentation.label_views import LabelView
     from fedsim.tasks.segmentation.task import SegmentationSite
     from fedsim.tasks.segmentation.training import (
+        OPTIMISER,
         Batch,
         Objective,
         fit,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "OPTIMISER",
     "Batch",
     "LabelView",
     "Objective",
@@ -40,6 +42,7 @@ __getattr__ = lazily(
     {
         "LabelView": "fedsim.tasks.segmentation.label_views",
         "SegmentationSite": "fedsim.tasks.segmentation.task",
+        "OPTIMISER": "fedsim.tasks.segmentation.training",
         "Batch": "fedsim.tasks.segmentation.training",
         "Objective": "fedsim.tasks.segmentation.training",
         "fit": "fedsim.tasks.segmentation.training",

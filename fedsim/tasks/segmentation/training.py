@@ -8,6 +8,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
+from fedsim.method.updates import Correction
 from fedsim.wire import tensor_record, tensors
 
 Batch = tuple[Tensor, Tensor]
@@ -30,6 +31,7 @@ def fit(
     clip: float,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     after: Callable[[], None] | None = None,
+    correct: Correction | None = None,
 ) -> dict[str, float]:
     """Minimise an objective for as many steps as `steps` yields.
 
@@ -43,6 +45,7 @@ def fit(
         clip: largest norm of the gradient of all parameters together.
         penalty: of the model alone, added to the loss (FedProx).
         after: called after each step (a teacher follows).
+        correct: changes the gradients before each step, after they are clipped.
 
     Returns:
         Means over the steps of all that the objective gives, and `num-steps`, how many there were.
@@ -58,6 +61,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if correct is not None:
+            correct(model)
         optimizer.step()
         if after is not None:
             after()
