@@ -148,7 +148,7 @@ def test_flowers_own_strategies_pass_and_are_sampled_by_fedsims_seed() -> None:
     assert "not the same ones" in said["rounds with different clients"]
 
 
-@pytest.mark.parametrize("name", ["supervised"])
+@pytest.mark.parametrize("name", ["supervised", "scaffold"])
 def test_built_in_clients_pass(name: str) -> None:
     said = passes("clients", name)
     assert said["nothing is kept on the object"] == "a new object for each message: the same bits"
