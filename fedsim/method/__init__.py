@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         load_received,
         proximal_term,
         shared_parameters,
+        staying,
         update,
     )
 
@@ -74,6 +75,7 @@ __all__ = [
     "proximal_term",
     "shared_parameters",
     "sigmoid_ramp_up",
+    "staying",
     "teacher_of",
     "train_stacked",
     "update",
@@ -118,6 +120,7 @@ __getattr__ = lazily(
         "proximal_term": "fedsim.method.updates",
         "shared_parameters": "fedsim.method.updates",
         "sigmoid_ramp_up": "fedsim.method.schedules",
+        "staying": "fedsim.method.updates",
         "teacher_of": "fedsim.method.teachers",
         "train_stacked": "fedsim.method.stacking",
         "update": "fedsim.method.updates",

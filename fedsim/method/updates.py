@@ -52,7 +52,7 @@ def plain_model(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]
         arrays[name].shape == value.shape and arrays[name].dtype == np.float32
         for name, value in expected.items()
     )
-    return arrays if alike and _codec(content) is None and not _staying(content) else None
+    return arrays if alike and _codec(content) is None and not staying(content) else None
 
 
 def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
@@ -61,7 +61,7 @@ def update(model: nn.Module, content: RecordDict) -> ArrayRecord:
     codec = _codec(content)
     if codec is None:
         return trained
-    parameters, after = parameter_names(model) - _staying(content), tensors(trained)
+    parameters, after = parameter_names(model) - staying(content), tensors(trained)
     received = _decoded(model, content)
     change = {name: after[name] - received[name] for name in after if name in parameters}
     buffers = {name: value for name, value in after.items() if name not in parameters}
@@ -78,10 +78,10 @@ def proximal_term(model: nn.Module, content: RecordDict) -> Penalty | None:
     mu = proximal_mu(content)
     if not mu:
         return None
-    staying = _staying(content)
+    at_home = staying(content)
 
     def shared(model: nn.Module) -> list[nn.Parameter]:
-        return [value for name, value in model.named_parameters() if name not in staying]
+        return [value for name, value in model.named_parameters() if name not in at_home]
 
     start = [parameter.detach().clone() for parameter in shared(model)]
 
@@ -97,11 +97,11 @@ def shared_parameters(model: nn.Module, content: RecordDict) -> dict[str, nn.Par
 
     What is a client's own, or frozen, is not among them.
     """
-    staying = _staying(content)
+    at_home = staying(content)
     return {
         name: value
         for name, value in model.named_parameters()
-        if name not in staying and value.requires_grad
+        if name not in at_home and value.requires_grad
     }
 
 
@@ -113,15 +113,15 @@ def proximal_mu(content: RecordDict) -> float:
 def _decoded(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]]:
     """The arrays of an encoded broadcast; buffers and what stays are not encoded."""
     arrays = tensors(content.array_records["arrays"])
-    parameters = parameter_names(model) - _staying(content)
+    parameters = parameter_names(model) - staying(content)
     buffers = {name: arrays[name] for name in model.state_dict() if name in arrays}
     buffers = {name: value for name, value in buffers.items() if name not in parameters}
     encoded = {name: value for name, value in arrays.items() if name not in buffers}
     return decode_tensors(encoded) | buffers
 
 
-def _staying(content: RecordDict) -> frozenset[str]:
-    """The names of what the worker added to the received model."""
+def staying(content: RecordDict) -> frozenset[str]:
+    """The names of what does not travel of the model in a message: the worker added it."""
     found = content.config_records.get(STAYS)
     return frozenset() if found is None else frozenset(cast(list[str], found["names"]))
 
