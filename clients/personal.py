@@ -1,6 +1,6 @@
 """What the personalised methods share: a model of the client's own, and training parts of a model.
 
-A method is a class that says what a round is, by `learn`, and has two forms: one of `PersonalImages`
+A method is a class that says what a round is, by `learn`. It has two forms: one of `PersonalImages`
 and one of `PersonalVolumes`. The method cards are in `docs/methods/personal_methods.md`.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedsim import Client, InputError, Site
 from fedsim.clients.segmentation import Segmentation
 from fedsim.clients.supervised import Supervised
-from fedsim.method import Augmentation, Criterion, Penalty, staying
+from fedsim.method import Augmentation, Criterion, Penalty, augmentation, fit, staying
 from fedsim.wire import load_state, pack_state
 
 OWN = "arrays"
@@ -46,9 +46,9 @@ class Personal(Client):
         raise ValueError(f"{type(self).__name__} has no private form")
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
-        """Metrics of the client's own model, or of the sent one before there is any."""
-        own = site.state.array_records.get(OWN)
-        return super().evaluate(content if own is None else RecordDict({"arrays": own}), site)
+        """Metrics of the client's own model; before there is any, of the sent or the first one."""
+        own = site.state.array_records.get(OWN) or content.array_records.get("arrays")
+        return super().evaluate(RecordDict({"arrays": own or site.first_arrays()}), site)
 
     @abstractmethod
     def learn(
@@ -175,11 +175,26 @@ class PersonalImages(Personal, Supervised):
         loss = self.fit(model, site, penalty, after)
         return MetricRecord({"num-examples": len(site.train), "loss": loss})
 
-    def cross_entropy(self, site: Site) -> Criterion:
-        """The loss that `supervised` minimises, with the classes' weights."""
-        weights = self._weights(site)
+    def learn_beside(self, model: nn.Module, site: Site, beside: Criterion) -> MetricRecord:
+        """Train a model in place as `learn` does, on the sum of cross-entropy and another loss.
+
+        Args:
+            beside: logits [n, classes] and labels [n] of a batch -> what is added.
+        """
+        view, weights = site.train, self._weights(site)
         weights = None if weights is None else weights.to(site.device)
-        return lambda logits, labels: F.cross_entropy(logits, labels, weight=weights)
+        loss = fit(
+            model,
+            ((view.images(chosen), view.labels[chosen]) for chosen in self._order(site)),
+            site.steps(self._total(site), "train"),
+            self._optimizer(model, site.fast),
+            device=site.device,
+            augment=augmentation(self.augment, site.generator("augment")),
+            criterion=lambda logits, labels: (
+                F.cross_entropy(logits, labels, weight=weights) + beside(logits, labels)
+            ),
+        )
+        return MetricRecord({"num-examples": len(view), "loss": loss})
 
 
 @dataclass(eq=False)

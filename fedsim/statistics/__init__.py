@@ -6,6 +6,7 @@ into a linear layer, `vectors` reads feature vectors off a model. Method card:
 `docs/methods/features.md`.
 """
 
+from fedsim.statistics.class_means import ClassMeans, averaged_means
 from fedsim.statistics.encoding import Precision, decode, encode, statistics_bytes
 from fedsim.statistics.gaussians import class_gaussians, draw, logistic
 from fedsim.statistics.linear import (
@@ -27,12 +28,14 @@ from fedsim.statistics.vectors import (
 )
 
 __all__ = [
+    "ClassMeans",
     "Layout",
     "Linear",
     "Precision",
     "Second",
     "Sums",
     "Weights",
+    "averaged_means",
     "balanced_scales",
     "class_gaussians",
     "contributions",
