@@ -35,18 +35,19 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: creff, fed_mas, feddyn, fednova, head_first, long_tail, moon, scaffold, "
-            "supervised",
+            "with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, fednova, head_first, "
+            "long_tail, moon, pfedme, scaffold, supervised",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: creff, fed_mas, feddyn, "
-            "fednova, head_first, long_tail, moon, scaffold, supervised",
+            "strategy 'server_momentum' expects models; with it go: creff, ditto, fed_babu, "
+            "fed_mas, fed_rep, feddyn, fednova, head_first, long_tail, moon, pfedme, scaffold, "
+            "supervised",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: creff, fed_mas, feddyn, fednova, head_first, long_tail, "
-            "moon, scaffold, supervised",
+            "expects models; with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, "
+            "fednova, head_first, long_tail, moon, pfedme, scaffold, supervised",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -69,15 +70,15 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             ["strategy=fedavg", "client=local"],
-            "expects models; with it go: creff, fed_mas, feddyn, fednova, head_first, long_tail, "
-            "moon, scaffold, supervised",
+            "expects models; with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, "
+            "fednova, head_first, long_tail, moon, pfedme, scaffold, supervised",
         ),
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
-            "classify; with these go: creff, distill, feature_gaussians, feature_gram, "
-            "feature_means, fed_mas, feddyn, fednova, head_first, local, long_tail, moon, "
-            "random_selection, scaffold, supervised",
+            "classify; with these go: creff, distill, ditto, feature_gaussians, feature_gram, "
+            "feature_means, fed_babu, fed_distill, fed_mas, fed_proto, fed_rep, feddyn, fednova, "
+            "head_first, local, long_tail, moon, pfedme, random_selection, scaffold, supervised",
         ),
         (
             ["model=unet"],
@@ -87,8 +88,10 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             [VOLUMES, NATURAL],
-            "'promise12' has volumes to segment; with these go: condist, feddyn_segmentation, "
-            "fednova_segmentation, local_segmentation, scaffold_segmentation, segmentation",
+            "'promise12' has volumes to segment; with these go: condist, ditto_segmentation, "
+            "fed_babu_segmentation, fed_rep_segmentation, feddyn_segmentation, "
+            "fednova_segmentation, local_segmentation, pfedme_segmentation, scaffold_segmentation, "
+            "segmentation",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation"],
@@ -98,16 +101,16 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
             "strategy: 'feature_gram' is made for images to classify or features of images to "
-            "classify, but 'promise12' has volumes to segment; with these go: fed_cot, fedadagrad, "
-            "fedadam, fedavg, feddyn, fednova, fedyogi, local_only, lora_svd, remember, robust, "
-            "scaffold, server_momentum, unlearn_fedaccum,",
+            "classify, but 'promise12' has volumes to segment; with these go: ditto, fed_babu, "
+            "fed_cot, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, local_only, lora_svd, "
+            "pfedme, remember, robust, scaffold, server_momentum, unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: fed_cot, fedadagrad, fedadam, fedavg, feddyn, fednova, "
-            "fedyogi, local_only, lora_svd, remember, robust, scaffold, server_momentum, "
-            "unlearn_fedaccum,",
+            "segment; with these go: ditto, fed_babu, fed_cot, fedadagrad, fedadam, fedavg, "
+            "feddyn, fednova, fedyogi, local_only, lora_svd, pfedme, remember, robust, scaffold, "
+            "server_momentum, unlearn_fedaccum,",
         ),
     ],
 )
@@ -168,5 +171,5 @@ def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
 def test_methods_for_few_labels_are_advised_where_there_are_few() -> None:
     words = ("data={name: ham10000, size: 16}", "model=convnet", "client=distill", "privacy=null")
     said = _refused("isic_iid_fedavg", *words, "federation.labelled=0.5")
-    assert "fednova, fixmatch, head_first, long_tail, mean_teacher, moon, pseudo_label" in said
+    assert "fixmatch, head_first, long_tail, mean_teacher, moon, pfedme, pseudo_label" in said
     assert "fixmatch" not in _refused("isic_iid_fedavg", *words)
