@@ -62,9 +62,7 @@ class FedBABUClient(Personal):
         # round has no other second exchange, so that no random stream is used twice.
         alone = replace(site, round=1, rounds=1)
         with frozen(model, still) if still else nullcontext():
-            metrics = replace(self, steps=self.tune_steps).learn(
-                model, alone, momentum="tuning optimiser"
-            )
+            metrics = self.taking(self.tune_steps).learn(model, alone, momentum="tuning optimiser")
         keep_own(model, site)
         return RecordDict({"metrics": metrics})
 

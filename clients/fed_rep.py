@@ -7,7 +7,7 @@ Personalized Federated Learning" (2021), arXiv:2102.07078, Algorithm 1. The serv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flwr.app import MetricRecord, RecordDict
 from pydantic import PositiveInt
@@ -52,7 +52,7 @@ class FedRepClient(Personal):
 
     def _of_head(self, model: nn.Module, site: Site) -> MetricRecord:
         """Train for as many steps as the head gets."""
-        return replace(self, steps=self.head_steps).learn(model, site, momentum="head optimiser")
+        return self.taking(self.head_steps).learn(model, site, momentum="head optimiser")
 
 
 @dataclass(eq=False)

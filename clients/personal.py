@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,11 @@ class Personal(Client):
         Returns:
             `num-examples`, `loss` and what else is reported.
         """
+
+    def taking(self, steps: int) -> Self:
+        """The same method with another number of steps."""
+        settings: dict[str, Any] = {"steps": steps}
+        return replace(self, **settings)
 
     def own_model(self, site: Site) -> nn.Module:
         """The client's own model; before its first round the server's first one.
