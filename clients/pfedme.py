@@ -30,21 +30,21 @@ from fedsim.tasks.segmentation import Batch, SegmentationSite
 
 @dataclass(eq=False)
 class PFedMeClient(Personal):
-    """Base: `inner` gradient steps of the personal model theta on one batch, then one of w.
+    """Base: `inner_steps` gradient steps of the personal model theta on one batch, then one of w.
 
     theta goes down f(theta) + pull/2 |theta - w|^2, and then w = w - rate pull (w - theta)
     (Eq. 8 and line 8 of Algorithm 1). Both begin a round as the received model.
 
     Args:
         pull: lambda of the paper.
-        inner: K of the paper: gradient steps on each batch. `steps` counts these.
+        inner_steps: K of the paper: gradient steps on each batch. `steps` counts these.
         rate: eta of the paper, the learning rate of w; rate times pull is at most 1.
     """
 
     payload_kind = "pfedme"
 
     pull: PositiveFloat = 1.0
-    inner: PositiveInt = 5
+    inner_steps: PositiveInt = 5
     rate: PositiveFloat = 0.1
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class PFedMeClient(Personal):
         model = site.new_model()
         load_received(model, content)
         model.to(site.device)
-        outer = Outer(model, self.inner, self.rate * self.pull)
+        outer = Outer(model, self.inner_steps, self.rate * self.pull)
         metrics = self.learn(model, site, pull_to(outer.weights, self.pull), outer.step)
         outer.finish()
         keep_own(model, site)
@@ -106,12 +106,12 @@ class PFedMe(PFedMeClient, PersonalImages):
     def _order(self, site: Site) -> Iterator[Tensor]:
         """Each batch as often as the personal model takes steps on it."""
         for chosen in super()._order(site):
-            for _ in range(self.inner):
+            for _ in range(self.inner_steps):
                 yield chosen
 
     def _total(self, site: Site) -> int:
-        """`epochs` are passes over the images, whatever `inner` is."""
-        return self.steps or self.inner * super()._total(site)
+        """`epochs` are passes over the images, whatever `inner_steps` is."""
+        return self.steps or self.inner_steps * super()._total(site)
 
 
 @dataclass(eq=False)
@@ -125,5 +125,5 @@ class PFedMeSegmentation(PFedMeClient, PersonalVolumes):
     def _batches(self, here: SegmentationSite, site: Site) -> Iterator[Batch]:
         """Each batch as often as the personal model takes steps on it."""
         for batch in super()._batches(here, site):
-            for _ in range(self.inner):
+            for _ in range(self.inner_steps):
                 yield batch

@@ -163,7 +163,7 @@ def test_fedbabu_trains_the_body_alone_and_tunes_what_it_is_told() -> None:
 def test_pfedme_takes_proximal_steps() -> None:
     """With many inner steps theta is the proximal point of w, in closed form."""
     pull, rate, moves = 2.0, 0.25, 3
-    method = quadratic(PFedMe, pull=pull, rate=rate, inner=200, steps=200 * moves)
+    method = quadratic(PFedMe, pull=pull, rate=rate, inner_steps=200, steps=200 * moves)
     where = site()
     reply = method.train(sent(), where)
     body, end = SHARED.clone(), torch.zeros(2)
@@ -178,8 +178,8 @@ def test_pfedme_takes_proximal_steps() -> None:
 
 
 def test_pfedmes_last_turn_counts_though_it_is_not_full() -> None:
-    one = quadratic(PFedMe, inner=5, steps=7, pull=1.0, rate=0.5).train(sent(), site())
-    full = quadratic(PFedMe, inner=5, steps=5, pull=1.0, rate=0.5).train(sent(), site())
+    one = quadratic(PFedMe, inner_steps=5, steps=7, pull=1.0, rate=0.5).train(sent(), site())
+    full = quadratic(PFedMe, inner_steps=5, steps=5, pull=1.0, rate=0.5).train(sent(), site())
     assert not np.allclose(*(tensors(r.array_records["arrays"])["body"] for r in (one, full)))
 
 
@@ -289,7 +289,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fed_babu": (HEAD, "strategy=fed_babu", f"client={{name: fed_babu, {STEPS}, tune_steps: 2}}"),
     "fed_proto": ("strategy=fed_proto", f"client={{name: fed_proto, {STEPS}}}"),
     "fed_distill": ("strategy=fed_distill", f"client={{name: fed_distill, {STEPS}}}"),
-    "pfedme": ("strategy=pfedme", f"client={{name: pfedme, {STEPS}, inner: 2}}"),
+    "pfedme": ("strategy=pfedme", f"client={{name: pfedme, {STEPS}, inner_steps: 2}}"),
 }
 LOCAL = ("strategy=local_only", f"client={{name: local, {STEPS}}}")
 
