@@ -4,6 +4,9 @@
 with framing, and with equal arrays sent once. `fields` is the raw payload of each record, after the
 codec: what the formulas of papers count. The difference is overhead (or, where arrays are equal by
 value, a saving). MB is 10^6 bytes.
+
+Where one process stands for two ends of a link, as in split learning, a reply's record `LINK` says
+what would have crossed beside the two messages, and what of them would not.
 """
 
 from __future__ import annotations
@@ -19,6 +22,12 @@ Direction = Literal["up", "down"]
 """Seen from the client: "up" is client to server, "down" is server to client."""
 
 
+LINK = "link"
+"""The record of a reply with the corrections of a link: "up/<field>" or "down/<field>" -> bytes,
+above 0 for what crossed beside the messages, below 0 for what of them did not. The record itself is
+not counted: it is the simulator's own."""
+
+
 def fields(content: RecordDict) -> dict[str, int]:
     """Payload bytes of each record, by the record's name.
 
@@ -30,7 +39,30 @@ def fields(content: RecordDict) -> dict[str, int]:
         if isinstance(record, ArrayRecord)
         else sum(_value_bytes(value) for value in record.values())
         for name, record in content.items()
+        if name != LINK
     }
+
+
+def _corrections(content: RecordDict, direction: Direction) -> dict[str, int]:
+    """What `LINK` says of one direction, by field; {} where there is none.
+
+    Raises:
+        ValueError: it says something else than a number of bytes.
+    """
+    found: dict[str, int] = {}
+    for name, count in content.config_records.get(LINK, {}).items():
+        towards, _, field = name.partition("/")
+        if towards not in ("up", "down") or not field or not isinstance(count, int):
+            raise ValueError(f"A reply's {LINK!r} has {name!r}: {count!r}, no bytes of a field.")
+        if towards == direction:
+            found[field] = count
+    return found
+
+
+def _corrected(counted: dict[str, int], corrections: dict[str, int]) -> dict[str, int]:
+    """The payload of each field, corrected."""
+    names = [*counted, *(name for name in corrections if name not in counted)]
+    return {name: counted.get(name, 0) + corrections.get(name, 0) for name in names}
 
 
 def _value_bytes(value: Any) -> int:
@@ -87,10 +119,18 @@ class TrafficLedger:
         the direction in which they travel.
         """
         sent = wire_bytes(message, self._size(message.content))
+        content = reply.content if reply.has_content() else RecordDict()
+        more: dict[Direction, dict[str, int]] = {
+            "up": _corrections(content, "up"),
+            "down": _corrections(content, "down"),
+        }
+        content.pop(LINK, None)
         received = wire_bytes(reply)
-        answer = fields(reply.content) if reply.has_content() else {}
-        down = self.add(round, client, "down", sent.down + received.down, fields(message.content))
-        up = self.add(round, client, "up", sent.up + received.up, answer)
+        bytes_down = sent.down + received.down + sum(more["down"].values())
+        asked = _corrected(fields(message.content), more["down"])
+        down = self.add(round, client, "down", bytes_down, asked)
+        bytes_up = sent.up + received.up + sum(more["up"].values())
+        up = self.add(round, client, "up", bytes_up, _corrected(fields(content), more["up"]))
         return down, up
 
     def unanswered(self, round: int, client: int, message: Message) -> dict[str, Any]:

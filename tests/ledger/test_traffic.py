@@ -132,3 +132,31 @@ def test_a_broadcast_is_measured_once(
     ledger.forget_contents()
     ledger.exchange(2, 0, *exchange)
     assert len(measured) == 2
+
+
+def test_a_link_is_counted_beside_the_messages_and_its_record_is_not(
+    exchange: tuple[Message, Message],
+) -> None:
+    message, reply = exchange
+    plain = TrafficLedger().exchange(1, 0, message, reply)
+    assert traffic.LINK not in reply.content
+    link = {"up/features": 1000, "down/features": 500, "down/arrays": -40, "up/metrics": -8}
+    reply.content[traffic.LINK] = ConfigRecord(link)
+    linked = TrafficLedger().exchange(1, 0, message, reply)
+    assert [row["bytes"] for row in linked] == [plain[0]["bytes"] + 460, plain[1]["bytes"] + 992]
+    assert linked[0]["fields"] == plain[0]["fields"] | {
+        "features": 500,
+        "arrays": plain[0]["fields"]["arrays"] - 40,
+    }
+    assert linked[1]["fields"] == {"metrics": 0, "features": 1000}
+    assert traffic.LINK not in reply.content, "the strategy is handed the simulator's record"
+
+
+@pytest.mark.parametrize("link", [{"sideways/features": 1}, {"up": 1}, {"up/features": 0.5}])
+def test_a_link_that_says_no_bytes_is_refused(
+    exchange: tuple[Message, Message], link: dict[str, Any]
+) -> None:
+    message, reply = exchange
+    reply.content[traffic.LINK] = ConfigRecord(link)
+    with pytest.raises(ValueError, match="no bytes of a field"):
+        TrafficLedger().exchange(1, 0, message, reply)
