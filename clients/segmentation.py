@@ -23,6 +23,7 @@ from fedsim.losses import (
     CrossEntropy,
     deeply_supervised,
     dice_cross_entropy,
+    dice_loss,
     marginal_dice_cross_entropy,
 )
 from fedsim.method import (
@@ -47,7 +48,7 @@ from fedsim.tasks.segmentation import (
     scheduled,
 )
 from fedsim.unlearning import Ascent, ascend
-from fedsim.wire import load_state, pack_state
+from fedsim.wire import load_state, pack_state, tensor_record
 
 if TYPE_CHECKING:
     from fedsim.privacy import Loss, Releases
@@ -62,14 +63,15 @@ class Segmentation(Client):
 
     Args:
         loss: "marginal" takes all that the client does not label as one background, which may be
-            any of it; "plain" takes it as background indeed.
+            any of it; "plain" takes it as background indeed; "dice" does so, too, and has no
+            cross-entropy.
         steps: steps in a round.
         batch_size: patches in a step.
         learning_rate: in the first step.
         last_learning_rate: after the last round; the same as the first: it does not change.
         momentum: of SGD, Nesterov's.
         weight_decay: of the optimiser.
-        clip: largest norm of a step's gradient.
+        clip: largest norm of a step's gradient; None: any.
         foreground: share of the patches that hold labelled voxels, 0 <= share <= 1.
         mirror: flip each patch along its last axis, left and right, at even chance.
         dice: "batch" takes the sums of Dice over a batch, as the papers do, "record" over each
@@ -85,14 +87,14 @@ class Segmentation(Client):
     private = "dp-sgd"
     side_by_side = True
 
-    loss: Literal["marginal", "plain"] = "marginal"
+    loss: Literal["marginal", "plain", "dice"] = "marginal"
     steps: PositiveInt = 20
     batch_size: PositiveInt = 16
     learning_rate: PositiveFloat = 0.2
     last_learning_rate: NonNegativeFloat = 1e-7
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 1e-5
-    clip: PositiveFloat = 1.0
+    clip: PositiveFloat | None = 1.0
     foreground: NonNegativeFloat = 2 / 3
     mirror: bool = False
     dice: Literal["batch", "record"] = "batch"
@@ -229,6 +231,42 @@ class Segmentation(Client):
         metrics = MetricRecord({"num-examples": len(here.train), **found})
         return RecordDict({"arrays": update(model, content), "metrics": metrics})
 
+    def validate(self, content: RecordDict, site: Site) -> RecordDict:
+        """The gradient of the loss on patches of the site's validation cases, by `auto_fedavg`.
+
+        It is the mean over as many batches as a round of training has, of a model in evaluation
+        mode. `num-examples` is the number of validation cases.
+
+        Raises:
+            ValueError: the site has none, or the run is private.
+        """
+        here, model = SegmentationSite.of(site), site.new_model()
+        if site.releases is not None:
+            raise ValueError("a gradient on validation cases has no private form")
+        if not len(here.val):
+            raise ValueError(
+                f"{site.name!r} has no validation cases to weight clients by: raise data.split.val"
+            )
+        load_received(model, content)
+        model.to(site.device).eval()
+        generator, total = site.generator("validation"), 0.0
+        for _ in site.steps(self.steps, "validate"):
+            images, labels = (
+                part.to(site.device)
+                for part in here.val.patches(
+                    self.batch_size, here.task.patch, generator, self.foreground
+                )
+            )
+            loss = self.supervised(outputs_of(model(images)), labels, here.labels) / self.steps
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        gradient = {
+            name: torch.zeros_like(value) if value.grad is None else value.grad
+            for name, value in model.named_parameters()
+        }
+        metrics = MetricRecord({"num-examples": len(here.val), "loss": total})
+        return RecordDict({"gradient": tensor_record(gradient), "metrics": metrics})
+
     def _batches(self, here: SegmentationSite, site: Site) -> Iterator[Batch]:
         """Random patches, for ever."""
         generator, flips = site.generator("batches"), site.generator("augment")
@@ -297,6 +335,8 @@ class Segmentation(Client):
         """The loss of a model's outputs against the client's labels; `each`: of every record."""
         if self.loss == "plain":
             loss = partial(dice_cross_entropy, batch=self.dice == "batch", each=each)
+        elif self.loss == "dice":
+            loss = partial(dice_loss, batch=self.dice == "batch", each=each)
         else:
             loss = partial(
                 marginal_dice_cross_entropy,

@@ -43,6 +43,9 @@ def _of_methods(scenario: Scenario) -> Iterator[str]:
             "federation.local: what stays at a client the server never has, and cannot score; type "
             "federation.local=null"
         )
+    simulated = capabilities(default_registry().resolve("clients", scenario.client.name)).simulates
+    if simulated:
+        yield f"client.name: {scenario.client.name!r} simulates {simulated}"
     for sent in disclosed_by_client(scenario):
         yield f"client.name: {scenario.client.name!r} would send the server {sent}"
     for name, override in scenario.federation.overrides.items():

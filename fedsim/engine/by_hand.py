@@ -94,7 +94,7 @@ class Segments:
         batch: patches in a step.
         steps: of a round.
         rate: of learning.
-        clip: largest norm of a gradient.
+        clip: largest norm of a gradient; None: any.
         foreground: share of the patches that hold labelled voxels.
     """
 
@@ -103,7 +103,7 @@ class Segments:
     batch: int
     steps: int
     rate: float
-    clip: float
+    clip: float | None
     foreground: float
 
     @property
@@ -122,7 +122,8 @@ class Segments:
             loss = criterion(model(images), labels[:, None])
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
 
 

@@ -21,17 +21,20 @@ from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.inspection import require_inspectable
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
-from fedsim.errors import InputError
+from fedsim.errors import InputError, Problem
 from fedsim.grid.machine import require_resources
 from fedsim.grid.mode import Mode, mode_of
+from fedsim.method.client import Client
 from fedsim.method.strategy import makes_exchanges
 from fedsim.models.build import Pretrained, build_model, first_weights, unfit
 from fedsim.models.conditioning import require_conditioned
 from fedsim.pretrained.loading import file_of
 from fedsim.privacy.plan import PrivacyPlan
-from fedsim.raising import one_line
+from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario, activate_plugins
+from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.parameters import blamed
 from fedsim.tasks.task import Task
 from fedsim.wire import flower
 
@@ -171,6 +174,7 @@ def prepare(
         federation = build_federation(scenario, seed, progress)
     settled = with_unit(scenario, federation)
     pretrained = check_model(settled, federation.task)
+    check_clients(settled, federation)
     privacy = privacy_plan(settled, federation, say)
     strategy = build_strategy(settled, len(federation.train), privacy)
     by_data = scenario.privacy is not None and scenario.privacy.unit is None
@@ -239,3 +243,29 @@ def check_model(scenario: Scenario, task: Task) -> Pretrained | None:
             hint="a model's state is dense tensors whose shapes are known, of types that NumPy has",
         ) from error
     return pretrained
+
+
+def check_clients(scenario: Scenario, federation: Federation) -> None:
+    """Refuse (InputError) client methods that do not go with the model, the task or the clients."""
+    names = list(federation.train)
+    model = None
+    for own in (None, *scenario.federation.overrides):
+        client = make_client(scenario, own)
+        if not isinstance(client, Client):
+            continue
+        if model is None:
+            with isolated(Streams(0).sequence("model")):
+                model = build_model(scenario, federation.task)
+        name, parameters = client_block(scenario, own)
+        path = ("client",) if own is None else ("federation", "overrides", own, "client")
+        with plugin_code(f"client {name!r} failed in check_fits"):
+            try:
+                client.check_fits(model, federation.task, names)
+            except ValueError as error:
+                key, why = blamed(error, parameters)
+                path = (*path, key) if key else path
+                raise InputError(
+                    f"client {name!r} does not go with this scenario",
+                    [Problem(scenario.place(*path), f"{'.'.join(path)}: {why}")],
+                    hint="change it, then type `fedsim check`",
+                ) from error

@@ -16,6 +16,7 @@ from fedsim.losses.segmentation import (
     CrossEntropy,
     deeply_supervised,
     dice_cross_entropy,
+    dice_loss,
     marginal_dice_cross_entropy,
 )
 from fedsim.losses.unlabelled import consistency, pseudo_label_loss
@@ -31,6 +32,7 @@ __all__ = [
     "consistency",
     "deeply_supervised",
     "dice_cross_entropy",
+    "dice_loss",
     "divergence",
     "effective_weights",
     "focal",

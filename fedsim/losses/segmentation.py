@@ -99,6 +99,15 @@ def dice_cross_entropy(
     )
 
 
+def dice_loss(logits: Tensor, labels: Tensor, batch: bool = True, each: bool = False) -> Tensor:
+    """One minus the mean soft Dice of all classes, background included (Milletari et al., 2016).
+
+    Args, Returns, Raises: as `dice_cross_entropy`.
+    """
+    _require_fitting(logits, labels)
+    return _dice_part(F.log_softmax(logits, dim=1), labels, batch, each)
+
+
 def marginal_dice_cross_entropy(
     logits: Tensor,
     labels: Tensor,

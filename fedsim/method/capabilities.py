@@ -45,6 +45,7 @@ class Capabilities:
         full_batch: its private form samples all units.
         sends_release: its answer in a private run is one release.
         learns_unlabelled: a client method learns from records without labels, too.
+        simulates: what of a client method only a simulation does, in words.
     """
 
     payload: str = ""
@@ -60,6 +61,7 @@ class Capabilities:
     full_batch: bool = False
     sends_release: bool = False
     learns_unlabelled: bool = False
+    simulates: str = ""
 
     def words(self, group: str) -> dict[str, str]:
         """What a plugin of a group declares, for a person: what is asked -> the answer."""
@@ -111,6 +113,7 @@ def capabilities(plugin: Any) -> Capabilities:
         full_batch=bool(said("full_batch", bool)),
         sends_release=bool(said("sends_release", bool)),
         learns_unlabelled=bool(said("learns_unlabelled", bool)),
+        simulates=said("simulates", str) or "",
     )
 
 
@@ -120,7 +123,7 @@ def _tasks(told: Any) -> tuple[str, ...]:
     return tuple(one for one in several if isinstance(one, str) and one)
 
 
-_TEXTS = ("payload", "payload_kind", "private")
+_TEXTS = ("payload", "payload_kind", "private", "simulates")
 _TEXT_OR_SEVERAL = ("made_for",)
 _SWITCHES = (
     "one_shot",

@@ -117,6 +117,8 @@ class Client(ABC):
     """Whether it learns from `site.unlabelled`, too: refused without `federation.labelled`."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """What of `resources.precision` its training takes."""
+    simulates: ClassVar[str] = ""
+    """What of it only a simulation does, in words: then it is not deployed. "": nothing."""
     side_by_side: ClassVar[bool] = False
     """Whether several clients may train at the same time in threads of one process: `train` draws
     from the site's generators alone, and changes nothing but its model and `site.state`. A class
@@ -190,6 +192,22 @@ class Client(ABC):
             must train alone.
         """
         return None
+
+    def check_fits(  # noqa: B027
+        self, model: torch.nn.Module, task: Task, clients: Sequence[str]
+    ) -> None:
+        """Refuse parameters that do not go with the model, the task or the clients.
+
+        Called before anything runs.
+
+        Args:
+            model: of the scenario, untrained; is left as it is.
+            task: what is learned.
+            clients: names of all clients, in client order.
+
+        Raises:
+            ValueError: says which parameter is wrong, and why.
+        """
 
     def check_private(self, model: torch.nn.Module, task: Task) -> None:  # noqa: B027
         """Refuse a model with which one record's contribution depends on others (InputError)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
@@ -39,6 +40,10 @@ class Wrapper(Client):
     def method(self) -> Client:
         """The client method within, which may be wrapped several times."""
         return self.inner.method if isinstance(self.inner, Wrapper) else self.inner
+
+    def check_fits(self, model: torch.nn.Module, task: Task, clients: Sequence[str]) -> None:
+        """What the wrapped method refuses."""
+        self.inner.check_fits(model, task, clients)
 
     def check_private(self, model: torch.nn.Module, task: Task) -> None:
         """What the wrapped method refuses: it is that which trains."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -51,11 +52,11 @@ class SplitUNet(nn.Module):
         require_positive(num_classes=num_classes, in_channels=in_channels)
         dimensions, strides = len(patch), halvings(patch, len(channels))
         self.pools = nn.ModuleList(_pool(dimensions, stride) for stride in strides)
-        above = (in_channels, *channels)
         self.down = nn.ModuleList(
-            _level(dimensions, a, b, norm) for a, b in zip(above, channels, strict=False)
+            _level(dimensions, above, own, norm)
+            for above, own in itertools.pairwise((in_channels, *channels))
         )
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(itertools.pairwise(channels))
         self.enlarge = nn.ModuleList(
             _enlarge(dimensions, below, own, stride)
             for (own, below), stride in zip(pairs, strides, strict=True)

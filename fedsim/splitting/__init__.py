@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
-    from fedsim.splitting.channel import Channel, Link, dequantised
+    from fedsim.ledger.traffic import LINK
+    from fedsim.splitting.channel import Activations, Channel, Link, dequantised
     from fedsim.splitting.parts import Parts, Splittable, crossing, require_cut
-    from fedsim.splitting.sizes import LINK, crossed, image_bytes, link_record
+    from fedsim.splitting.sizes import crossed, image_bytes, link_record
 
 __all__ = [
     "LINK",
+    "Activations",
     "Channel",
     "Link",
     "Parts",
@@ -37,7 +39,8 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        "LINK": "fedsim.splitting.sizes",
+        "LINK": "fedsim.ledger.traffic",
+        "Activations": "fedsim.splitting.channel",
         "Channel": "fedsim.splitting.channel",
         "Link": "fedsim.splitting.channel",
         "Parts": "fedsim.splitting.parts",

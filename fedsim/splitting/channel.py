@@ -154,6 +154,9 @@ class Link:
         channel: that all four messages of a step cross.
         generator: gives the stream of a purpose; those of `MESSAGES` are drawn from.
         activations: how features travel.
+
+    Attributes:
+        images: that went up so far.
     """
 
     def __init__(
@@ -163,10 +166,12 @@ class Link:
         activations: Activations = "float32",
     ) -> None:
         self.channel, self.activations = channel, activations
+        self.images = 0
         self._streams = {message: generator(f"packets-{message}") for message in MESSAGES}
 
     def up(self, features: Tensor) -> Tensor:
         """Features of the front end as they reach the server; gradients come back on this way."""
+        self.images += len(features)
         return self._across(features, "features-up", "gradients-down")
 
     def down(self, features: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from torch import nn
 
-from fedsim.ledger.traffic import LINK
 from fedsim.splitting.channel import Activations
 from fedsim.splitting.parts import Parts, require_cut
 from fedsim.wire.arrays import tensors
@@ -33,9 +32,9 @@ def image_bytes(
         activations: how features travel; gradients are float32.
 
     Returns:
-        By direction and field, the keys being those of `LINK`: "up/features", "down/features",
-        "up/gradients", "down/gradients". Gradients have the shapes of the features, on the way
-        back.
+        By direction and field, as `fedsim.ledger.traffic.LINK` has them: "up/features",
+        "down/features", "up/gradients", "down/gradients". Gradients have the shapes of the
+        features, on the way back.
     """
 
     def features(shape: Sequence[int]) -> int:

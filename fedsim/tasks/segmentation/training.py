@@ -28,7 +28,7 @@ def fit(
     objective: Objective,
     *,
     device: torch.device,
-    clip: float,
+    clip: float | None,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     after: Callable[[], None] | None = None,
     correct: Correction | None = None,
@@ -42,7 +42,7 @@ def fit(
         optimizer: holds the model's parameters.
         objective: what is minimised.
         device: where to compute.
-        clip: largest norm of the gradient of all parameters together.
+        clip: largest norm of the gradient of all parameters together; None: any.
         penalty: of the model alone, added to the loss (FedProx).
         after: called after each step (a teacher follows).
         correct: changes the gradients before each step, after they are clipped.
@@ -60,7 +60,8 @@ def fit(
             terms["loss"] = terms["loss"] + penalty(model)
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         if correct is not None:
             correct(model)
         optimizer.step()
