@@ -47,6 +47,7 @@ class AutoFedAvg(FedAvg):
         learning_rate: of beta.
     """
 
+    made_for = "volumes"
     linear = False
 
     def __init__(self, steps: PositiveInt = 1, learning_rate: PositiveFloat = 1.0) -> None:

@@ -22,7 +22,7 @@ def needed(name: str) -> list[str]:
 
 
 MODELS = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
-SEGMENTATION = ("dynunet", "unet", "vit_decoder")
+SEGMENTATION = ("dynunet", "split_unet", "unet", "vit_decoder")
 MIXES_RECORDS = ("efficientnet_lite0",)
 """Batch normalisation is part of it: private training refuses it."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedsim.ledger.traffic import LINK
     from fedsim.splitting.channel import Activations, Channel, Link, dequantised
     from fedsim.splitting.parts import Parts, Splittable, crossing, require_cut
-    from fedsim.splitting.sizes import crossed, image_bytes, link_record
+    from fedsim.splitting.sizes import crossed, link_record, step_bytes
 
 __all__ = [
     "LINK",
@@ -31,9 +31,9 @@ __all__ = [
     "crossed",
     "crossing",
     "dequantised",
-    "image_bytes",
     "link_record",
     "require_cut",
+    "step_bytes",
 ]
 
 __getattr__ = lazily(
@@ -48,7 +48,7 @@ __getattr__ = lazily(
         "crossed": "fedsim.splitting.sizes",
         "crossing": "fedsim.splitting.parts",
         "dequantised": "fedsim.splitting.channel",
-        "image_bytes": "fedsim.splitting.sizes",
+        "step_bytes": "fedsim.splitting.sizes",
         "link_record": "fedsim.splitting.sizes",
         "require_cut": "fedsim.splitting.parts",
     },

@@ -21,7 +21,7 @@ _RANGE = 2 * _FLOAT32
 """Smallest value and step of an image whose features travel as 8 bits."""
 
 
-def image_bytes(
+def step_bytes(
     up: Sequence[int], down: Sequence[int], activations: Activations = "float32"
 ) -> dict[str, int]:
     """Bytes that cross for one image in a step of training.
@@ -71,7 +71,7 @@ def crossed(
         returned = parts.server(features)
     for module, mode in modes.items():
         module.training = mode
-    return image_bytes(features.shape[1:], returned.shape[1:], activations)
+    return step_bytes(features.shape[1:], returned.shape[1:], activations)
 
 
 def link_record(

@@ -24,6 +24,7 @@ MODULES = (
     "fedsim.models",
     "fedsim.privacy",
     "fedsim.robust",
+    "fedsim.splitting",
     "fedsim.statistics",
     "fedsim.tasks",
     "fedsim.tasks.segmentation",

@@ -115,7 +115,7 @@ def test_no_shipped_scenario_trips_over_it() -> None:
             data, model = scenario.data, scenario.model
             size = data.size
             factory = default_registry().resolve("models", model.name)
-            if model.name in ("unet", "dynunet", "vit_decoder"):
+            if model.name in ("unet", "dynunet", "vit_decoder", "split_unet"):
                 patch = data.patch or (size, size)
                 given, shape = {"patch": patch, "in_channels": 1}, (1, *patch)
             elif data.features is not None and not data.features.beside:

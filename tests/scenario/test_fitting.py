@@ -91,26 +91,27 @@ def _refused(name: str, *overrides: str) -> str:
             "'promise12' has volumes to segment; with these go: condist, ditto_segmentation, "
             "fed_babu_segmentation, fed_rep_segmentation, feddyn_segmentation, "
             "fednova_segmentation, local_segmentation, pfedme_segmentation, scaffold_segmentation, "
-            "segmentation",
+            "segmentation, split_segmentation",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation"],
             "model: 'convnet' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: dynunet, unet, vit_decoder",
+            "segment; with these go: dynunet, split_unet, unet, vit_decoder",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
             "strategy: 'feature_gram' is made for images to classify or features of images to "
-            "classify, but 'promise12' has volumes to segment; with these go: ditto, fed_babu, "
-            "fed_cot, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, local_only, lora_svd, "
-            "pfedme, remember, robust, scaffold, server_momentum, unlearn_fedaccum,",
+            "classify, but 'promise12' has volumes to segment; with these go: auto_fedavg, ditto, "
+            "fed_babu, fed_cot, fed_ncl, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, "
+            "local_only, lora_svd, pfedme, remember, robust, robust,, scaffold, server_momentum, "
+            "unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: ditto, fed_babu, fed_cot, fedadagrad, fedadam, fedavg, "
-            "feddyn, fednova, fedyogi, local_only, lora_svd, pfedme, remember, robust, scaffold, "
-            "server_momentum, unlearn_fedaccum,",
+            "segment; with these go: auto_fedavg, ditto, fed_babu, fed_cot, fed_ncl, fedadagrad, "
+            "fedadam, fedavg, feddyn, fednova, fedyogi, local_only, lora_svd, pfedme, remember, "
+            "robust, robust,, scaffold, server_momentum, unlearn_fedaccum,",
         ),
     ],
 )

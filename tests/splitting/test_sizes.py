@@ -7,7 +7,7 @@ import torch
 from flwr.app import ArrayRecord
 
 from fedsim.models.split_unet import SplitUNet
-from fedsim.splitting import crossed, image_bytes, link_record
+from fedsim.splitting import crossed, link_record, step_bytes
 from fedsim.wire import pack_state
 
 MIB = 2**20
@@ -25,19 +25,19 @@ def test_the_table_of_the_paper(cut: str, mib: float, epoch: float) -> None:
 def test_packets_of_the_paper() -> None:
     shallow, deep = (32, 256, 256), (32, 128, 128)
     assert shallow[0] * shallow[1] == 8192
-    assert image_bytes(shallow, shallow)["up/features"] == 8192 * 1024
-    assert image_bytes(deep, (64, 128, 128))["up/features"] == 4096 * 512
+    assert step_bytes(shallow, shallow)["up/features"] == 8192 * 1024
+    assert step_bytes(deep, (64, 128, 128))["up/features"] == 4096 * 512
 
 
 def test_each_direction_by_itself() -> None:
-    assert image_bytes((2, 4, 4), (3, 4, 4)) == {
+    assert step_bytes((2, 4, 4), (3, 4, 4)) == {
         "up/features": 128,
         "down/features": 192,
         "up/gradients": 192,
         "down/gradients": 128,
     }
     # A byte a value, and the range of the image; gradients as before.
-    assert image_bytes((2, 4, 4), (3, 4, 4), "uint8") == {
+    assert step_bytes((2, 4, 4), (3, 4, 4), "uint8") == {
         "up/features": 32 + 8,
         "down/features": 48 + 8,
         "up/gradients": 192,
