@@ -19,7 +19,7 @@ from fedsim.strategies.fedavg import FedAvg
 from fedsim.wire import add_scaled, tensor_record, tensors
 
 
-def softmax(beta: Sequence[float]) -> NDArray[np.float64]:
+def softmax(beta: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights that are positive and add up to 1."""
     shifted = np.exp(np.asarray(beta, dtype=np.float64) - np.max(beta))
     return np.asarray(shifted / shifted.sum())

@@ -86,7 +86,7 @@ class FedNCL(FedAvg):
         version: "v2" has one weight for all layers of a client, and outliers by the score with the
             training loss; "v4" weights each layer by itself, and its score has no loss.
         penalty: what the divergence of outliers is multiplied by.
-        start: the round from which there is a penalty.
+        since: the round from which there is a penalty.
         deviations: standard deviations from which a client is an outlier; not given in the paper.
     """
 
@@ -97,12 +97,12 @@ class FedNCL(FedAvg):
         self,
         version: Literal["v2", "v4"] = "v2",
         penalty: Annotated[float, Field(ge=1)] = 50.0,
-        start: PositiveInt = 10,
+        since: PositiveInt = 10,
         deviations: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
         self.version, self.penalty = version, penalty
-        self.start, self.deviations = start, deviations
+        self.since, self.deviations = since, deviations
         self._counts: list[float] = []
         self._losses: list[float] = []
 
@@ -137,7 +137,7 @@ class FedNCL(FedAvg):
         sent = tensors(self._global)
         layers = [name for name, value in models[0].items() if value.dtype.kind == "f"]
         moved = divergences(sent, models, layers)
-        if self.server.round >= self.start:
+        if self.server.round >= self.since:
             losses = self._losses if self.version == "v2" else None
             scores = qualities(moved, self._counts, losses)
             moved = penalised(moved, scores, self.deviations, self.penalty)

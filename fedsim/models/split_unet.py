@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -140,5 +140,6 @@ def _pool(dimensions: int, stride: Sequence[int]) -> nn.Module:
 
 
 def _enlarge(dimensions: int, below: int, own: int, stride: Sequence[int]) -> nn.Module:
-    kind = nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
-    return kind(below, own, kernel_size=tuple(stride), stride=tuple(stride))
+    kind: Any = nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
+    enlarge: nn.Module = kind(below, own, kernel_size=tuple(stride), stride=tuple(stride))
+    return enlarge
