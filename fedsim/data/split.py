@@ -225,6 +225,23 @@ def labelled_share(
     return np.flatnonzero(taken[group])
 
 
+def labelled_groups(groups: np.ndarray, *, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Take the records of so many groups of one client, whatever their classes.
+
+    The same generator gives nested sets: those of fewer groups are part of those of more.
+
+    Args:
+        groups: int64 [n] codes.
+        count: how many, at least 1; all where there are fewer.
+        rng: orders the groups.
+
+    Returns:
+        Positions, int64, ascending.
+    """
+    chosen = rng.permutation(np.unique(groups))[:count]
+    return np.flatnonzero(np.isin(groups, chosen))
+
+
 def count_by_group(groups: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count each group's records by code.
 

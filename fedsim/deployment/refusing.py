@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fedsim.engine.strategies import disclosed_by_client
 from fedsim.errors import InputError, Problem
 from fedsim.method.capabilities import capabilities
-from fedsim.pretrained.catalogue import CATALOGUE, package_of
+from fedsim.pretrained.catalogue import CATALOGUE, SHIPPED, package_of
 from fedsim.registry import default_registry
 from fedsim.scenario import Scenario
 
@@ -54,8 +54,9 @@ def _of_methods(scenario: Scenario) -> Iterator[str]:
                 f"federation.overrides.{name}.wrapper: {override.wrapper.name!r} simulates a "
                 "client that is not like the others"
             )
-    if scenario.federation.labelled is not None:
-        yield "federation.labelled: hides labels that nodes have; type federation.labelled=null"
+    for key in ("labelled", "labelled_groups"):
+        if getattr(scenario.federation, key) is not None:
+            yield f"federation.{key}: hides labels that nodes have; type federation.{key}=null"
     for name in scenario.federation.appearance:
         yield f"federation.appearance.{name}: simulates another scanner"
     for name, override in scenario.federation.overrides.items():
@@ -111,7 +112,9 @@ def _of_files(scenario: Scenario) -> Iterator[str]:
         if features.public_root is not None:
             yield "data.features.public_root: a folder of this machine"
     for key, named in weights:
-        if named is not None and named not in CATALOGUE and package_of(named) is None:
+        if named is None or named in CATALOGUE or named in SHIPPED:
+            continue
+        if package_of(named) is None:
             yield f"{key}: a file of this machine; name weights of `fedsim weights ls`"
     external = scenario.evaluation.external
     if external is not None and external.root is not None:

@@ -377,7 +377,7 @@ def build_federation(
     task.require_metrics()
     torn = 0 if column is None else _at_several(store.groups[inside], holders[inside])
     unlabelled: dict[str, np.ndarray] = {}
-    if scenario.federation.labelled is not None:
+    if scenario.federation.hides_labels:
         train, unlabelled = hide_labels(scenario, store, kind, train, Streams(seed))
         for side, held in (("train", train), ("unlabelled", unlabelled)):
             split[side] = np.sort(np.concatenate(list(held.values())))

@@ -1,4 +1,4 @@
-"""Few labels: of which training records the labels are known, by `federation.labelled`."""
+"""Few labels: of which training records the labels are known (`federation.labelled`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.data.split import labelled_share
+from fedsim.data.split import labelled_groups, labelled_share
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.randomness import Streams
 from fedsim.scenario import Scenario
@@ -18,6 +18,7 @@ from fedsim.tasks.words import some
 
 PATH = ("federation", "labelled")
 KEY = ".".join(PATH)
+GROUPS = "federation.labelled_groups"
 
 Positions = dict[str, np.ndarray]
 """Client name -> positions in a store, int64, ascending."""
@@ -34,27 +35,31 @@ def hide_labels(
 ) -> tuple[Positions, Positions]:
     """Part each client's training records: those with labels, and those without.
 
-    By a share they depend on the run's seed and on who holds what, on nothing else: all methods
-    have the same, and a smaller share is part of a larger one.
+    By a share, or a number of groups, they depend on the run's seed and on who holds what, on
+    nothing else: all methods have the same, and fewer are part of more.
 
     Args:
-        scenario: its `federation.labelled` is not None.
+        scenario: it hides labels.
         store: the data.
         kind: the task.
         train: client name -> positions of its training records, in client order.
         streams: of the run.
 
     Raises:
-        InputError: the task's records have no labels to hide, a client is named that there is not,
-            or a list names records that are not there, or leaves a client without labels.
+        InputError: the task's records have no labels to hide, a client is named that there is not
+            or has fewer groups than are wanted, or a list names records that are not there, or
+            leaves a client without labels.
     """
-    wanted = scenario.federation.labelled
+    wanted, count = scenario.federation.labelled, scenario.federation.labelled_groups
+    key = KEY if count is None else GROUPS
     if not kind.hides_labels:
         raise InputError(
-            f"{KEY}: {scenario.data.name!r} has {kind.learns_from}, whose labels cannot be hidden",
-            hint=f"type {KEY}=null",
+            f"{key}: {scenario.data.name!r} has {kind.learns_from}, whose labels cannot be hidden",
+            hint=f"type {key}=null",
         )
-    if isinstance(wanted, str):
+    if count is not None:
+        known = _counted(scenario, store, train, count, streams)
+    elif isinstance(wanted, str):
         known = _listed(scenario, store, train, Path(wanted))
     else:
         shares = _shares(scenario, train, wanted)
@@ -70,6 +75,28 @@ def hide_labels(
             for client, (name, held) in enumerate(train.items())
         }
     return known, {name: np.setdiff1d(held, known[name]) for name, held in train.items()}
+
+
+def _counted(
+    scenario: Scenario, store: Any, train: Mapping[str, np.ndarray], count: int, streams: Streams
+) -> Positions:
+    """The records of so many groups at each client."""
+    there = {name: len(np.unique(store.groups[held])) for name, held in train.items()}
+    if short := [f"{name} has {groups}" for name, groups in there.items() if groups < count]:
+        place = scenario.place("federation", "labelled_groups")
+        raise InputError(
+            f"{GROUPS}: {count} patients or cases are wanted of each client",
+            [Problem(place, f"{GROUPS}: {some(short)} for training")],
+            f"type {GROUPS}={min(there.values())} or less",
+        )
+    return {
+        name: held[
+            labelled_groups(
+                store.groups[held], count=count, rng=streams.numpy("labelled", client=client)
+            )
+        ]
+        for client, (name, held) in enumerate(train.items())
+    }
 
 
 def _shares(scenario: Scenario, train: Mapping[str, np.ndarray], wanted: Any) -> dict[str, float]:

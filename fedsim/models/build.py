@@ -115,6 +115,13 @@ def first_weights(
         model = build_model(scenario, task)
     source = scenario.model.init
     if source is None:
+        if needed := getattr(type(model), "needs_init", ""):
+            place = scenario.place("model")
+            raise InputError(
+                f"model {scenario.model.name!r} has no weights to begin with",
+                [Problem(place, "model.init: nothing is named")],
+                needed,
+            )
         return flower.pack_state(model.state_dict()), None
     path = file_of(source)
     name = scenario.model.name

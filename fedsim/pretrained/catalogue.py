@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsim.errors import InputError, nearest
 
@@ -156,6 +158,19 @@ CATALOGUE: dict[str, Weights] = {
     )
 }
 """Name -> weights."""
+
+
+SHIPPED: Mapping[str, Path] = {
+    "in_context_phantom": Path(__file__).with_name("in_context_phantom.safetensors"),
+}
+"""Name -> file, of small networks that learned on generated data and are part of fedsim."""
+
+ELSEWHERE: Mapping[str, str] = {
+    "universeg_v1": (
+        "https://github.com/JJGO/UniverSeg/releases/download/weights/universeg_v1_nf64_ss64_STA.pt"
+    ),
+}
+"""Name -> address, of weights that no package has: a person fetches the file."""
 
 
 def weights_of(name: str) -> Weights:

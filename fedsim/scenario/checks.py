@@ -12,7 +12,7 @@ from typing import Any, get_args
 from fedsim.errors import InputError, nearest
 from fedsim.method.capabilities import class_of, ill_declared
 from fedsim.method.flower_strategies import filled_in, refusal
-from fedsim.pretrained.catalogue import CATALOGUE, RANDOM, package_of
+from fedsim.pretrained.catalogue import CATALOGUE, ELSEWHERE, RANDOM, SHIPPED, package_of
 from fedsim.raising import reraise_interruption
 from fedsim.registry import Registry
 from fedsim.scenario.parameters import (
@@ -32,6 +32,7 @@ SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_
 
 _CLIENTS = ("federation", "clients")
 LABELLED = ("federation", "labelled")
+LABELLED_GROUPS = ("federation", "labelled_groups")
 _PRECISION = ("resources", "precision")
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
@@ -117,6 +118,11 @@ def _make_weights_absolute(document: Document, path: KeyPath) -> Problems:
     if init == RANDOM:
         document.put(path, None, {(): place})
         return []
+    if init in SHIPPED:
+        return []
+    if init in ELSEWHERE:
+        told = f"no package has these weights: fetch {ELSEWHERE[init]}, and type"
+        return [(place, f"{dotted(path)}: {told} {dotted(path)}=FILE")]
     try:
         if package_of(init) is not None:
             return []
@@ -131,7 +137,7 @@ def _make_weights_absolute(document: Document, path: KeyPath) -> Problems:
     there = os.path.exists(absolute)
     message = f"{absolute} is no file" if there else f"there is no file {absolute}"
     if not there and init == name and not os.path.splitext(name)[1]:
-        known = nearest(init, [RANDOM, *CATALOGUE])
+        known = nearest(init, [RANDOM, *CATALOGUE, *SHIPPED, *ELSEWHERE])
         message += f", and there are no pretrained weights {init!r}{known}"
     return [(place, f"{dotted(path)}: {message}")]
 
@@ -196,13 +202,22 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
     if not {_CLIENTS, _CLIENTS[:1]} & wrong.keys() and all(p[:1] != ("adversary",) for p in wrong):
         problems += _check_minority(document)
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
-    if of_records and document.get(LABELLED) is not None:
+    hides = [path for path in (LABELLED, LABELLED_GROUPS) if document.get(path) is not None]
+    for path in hides if of_records else ():
         message = (
-            f"{dotted(LABELLED)}: private training takes labelled records alone: leave it out, and "
+            f"{dotted(path)}: private training takes labelled records alone: leave it out, and "
             "set data.split.fraction for less of them"
         )
-        problems.append((document.place(LABELLED), message))
+        problems.append((document.place(path), message))
+    if len(hides) > 1:
+        message = f"{dotted(LABELLED_GROUPS)}: {dotted(LABELLED)} says it, too: leave one out"
+        problems.append((document.place(LABELLED_GROUPS), message))
     return problems
+
+
+def _all_labelled(document: Document) -> bool:
+    """Whether the scenario hides no labels."""
+    return document.get(LABELLED) is None and document.get(LABELLED_GROUPS) is None
 
 
 def _check_minority(document: Document) -> Problems:
@@ -312,7 +327,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     of_records = document.get(("privacy",)) and document.get(("privacy", "unit")) != "client"
     if of_records and (why := without_private_form(registry, found)):
         problems.append((document.place(("privacy",)), f"client: {why}"))
-    if document.get(LABELLED) is None and (why := without_unlabelled(found)):
+    if _all_labelled(document) and (why := without_unlabelled(found)):
         problems.append((document.place(("client", "name")), f"client: {why}"))
     precision = document.get(_PRECISION, "float32")
     if precision != "float32" and document.get(("privacy",)):
@@ -327,7 +342,7 @@ def _on(document: Document) -> dict[str, bool]:
     """What of the data decides which plugins go with them."""
     return {
         "features": _learns_vectors(document),
-        "labelled": document.get(LABELLED) is None,
+        "labelled": _all_labelled(document),
     }
 
 
@@ -450,7 +465,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
                 why = misfits(registry, others | here, **on).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
-                if not why and document.get(LABELLED) is None:
+                if not why and _all_labelled(document):
                     why = without_unlabelled(here)
                 why = why or without_precision(here, document.get(_PRECISION, "float32"))
                 if why:

@@ -274,6 +274,7 @@ class Federation(Block):
         appearance: of volumes, client name -> how its own look; scores are of the data as they are.
         labelled: of how many training records the labels are known: a share at every client, client
             name -> its share, or a file with the names of these records; None: of all.
+        labelled_groups: in its place, of how many groups (patients, lesions, cases) at each client.
         local: what of the model stays at each client, which has its own: normalisation layers, the
             last layers, or what patterns of names match; None: the clients share all of it.
         overrides: client name -> what is different there.
@@ -285,8 +286,14 @@ class Federation(Block):
     labels: Labels | None = None
     appearance: dict[StrictStr, Appearance] = Field(default_factory=dict)
     labelled: Labelled | dict[StrictStr, Labelled] | StrictStr | None = None
+    labelled_groups: Count | None = None
     local: Literal["norm", "head"] | Patterns | None = None
     overrides: dict[StrictStr, Override] = Field(default_factory=dict)
+
+    @property
+    def hides_labels(self) -> bool:
+        """Whether the labels of some training records are hidden."""
+        return self.labelled is not None or self.labelled_groups is not None
 
 
 class Adapter(Block):

@@ -20,7 +20,7 @@ from fedsim.models.convnet import ConvNet
 from fedsim.pretrained import load_pretrained
 from fedsim.pretraining import Pretraining, pretrain, public_images
 from fedsim.pretraining.images import PublicImages
-from fedsim.pretraining.simclr import UNFINISHED
+from fedsim.pretraining.keeping import UNFINISHED
 
 SMALL = Pretraining(parameters={"width": 8}, epochs=3, batch_size=16)
 WORDS = ("pretrain", "model.width=8", "--count=40", "--size=16", "--epochs=2", "--batch-size=16")

@@ -28,10 +28,12 @@ def segment(
     A network of slices sees one slice after another, a network of volumes the whole. Where a slice
     or the volume is not just as large as the network's patch, the patch slides over it: windows
     overlap by half, and logits are averaged with Gaussian weights, so that the middle of a window
-    counts more than its border. What is smaller than the patch is padded with zeros.
+    counts more than its border. What is smaller than the patch is padded with zeros. A network of
+    slices with a method `volume_logits` is asked for the whole volume at once instead.
 
     Args:
-        model: images [n, 1, *patch] -> logits [n, C, *patch].
+        model: images [n, 1, *patch] -> logits [n, C, *patch]; `volume_logits`, where it has one:
+            image [1, D, H, W] -> logits [D, C, H, W].
         image: float32 [1, D, H, W].
         patch: (H, W) or (D, H, W).
         device: where to compute.
@@ -69,6 +71,10 @@ def _parts(
     """The logits of slices [n, C, H, W], some at a time, or of the whole volume [1, C, D, H, W]."""
     if image.dim() != 4 or len(image) != 1:
         raise ValueError(f"A volume must be [1, D, H, W], but its shape is {tuple(image.shape)}.")
+    if callable(whole := getattr(model, "volume_logits", None)):
+        # It needs to know which slice is which.
+        yield require_finite(whole(image.to(device)))
+        return
     inputs = image.transpose(0, 1) if len(patch) == 2 else image[None]
     for part in inputs.split(batch_size):
         logits = _logits(model, part.contiguous().to(device), patch, batch_size)
