@@ -44,7 +44,7 @@ def add(verbs: Verbs) -> None:
         "--count",
         type=int,
         metavar="N",
-        help="images; default: all of the folder, or 4000; or volumes (60)",
+        help="images (all of the folder, or 4000) or volumes (60)",
     )
     one.add_argument("--size", type=int, metavar="PX", help="default: 32, or 48 of in_context")
     one.add_argument(
