@@ -65,7 +65,7 @@ class InContextPretraining:
     channels: tuple[int, ...] = (16, 16, 16, 16)
     size: int = 48
     cases: int = 60
-    epochs: int = 60
+    epochs: int = 15
     batch_size: int = 4
     support: int = 8
     learning_rate: float = 1e-3

@@ -48,7 +48,7 @@ def add(verbs: Verbs) -> None:
     )
     one.add_argument("--size", type=int, metavar="PX", help="default: 32, or 48 of in_context")
     one.add_argument(
-        "--epochs", type=int, metavar="N", help="default: 10, or 60 of 100 steps of in_context"
+        "--epochs", type=int, metavar="N", help="default: 10, or 15 of 100 steps of in_context"
     )
     one.add_argument("--batch-size", type=int, metavar="N", help="default: 256, or 4 of in_context")
     one.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="default: 1e-3")
@@ -69,7 +69,7 @@ def add(verbs: Verbs) -> None:
 
 _DEFAULTS = {
     "simclr": {"model": "convnet", "size": 32, "epochs": 10, "batch_size": 256},
-    "in_context": {"model": "in_context", "size": 48, "epochs": 60, "batch_size": 4},
+    "in_context": {"model": "in_context", "size": 48, "epochs": 15, "batch_size": 4},
 }
 """Method -> what an option is that was left out."""
 

@@ -58,7 +58,6 @@ def test_ray_has_the_same_bits(go: Callable[..., Result]) -> None:
         (("model.channels=[8, 8, 8, 8]",), "does not fit"),
         (("federation.labelled_groups=50",), "50 patients or cases are wanted"),
         (("federation.labelled=0.5",), "leave one out"),
-        (("client=local_segmentation",), "expects"),
         (("model={name: unet}",), "needs a network with a support set"),
     ],
 )
