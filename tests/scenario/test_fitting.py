@@ -96,7 +96,7 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation"],
             "model: 'convnet' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: dynunet, split_unet, unet, vit_decoder",
+            "segment; with these go: dynunet, in_context, split_unet, unet, vit_decoder",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
@@ -110,8 +110,8 @@ def _refused(name: str, *overrides: str) -> str:
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
             "segment; with these go: auto_fedavg, ditto, fed_babu, fed_cot, fed_ncl, fedadagrad, "
-            "fedadam, fedavg, feddyn, fednova, fedyogi, local_only, lora_svd, pfedme, remember, "
-            "robust, robust,, scaffold, server_momentum, unlearn_fedaccum,",
+            "fedadam, fedavg, feddyn, fednova, fedyogi, in_context, local_only, lora_svd, pfedme, "
+            "remember, robust, robust,, scaffold, server_momentum, unlearn_fedaccum,",
         ),
     ],
 )
