@@ -90,8 +90,8 @@ def _refused(name: str, *overrides: str) -> str:
             [VOLUMES, NATURAL],
             "'promise12' has volumes to segment; with these go: condist, ditto_segmentation, "
             "fed_babu_segmentation, fed_rep_segmentation, feddyn_segmentation, "
-            "fednova_segmentation, local_segmentation, pfedme_segmentation, scaffold_segmentation, "
-            "segmentation, split_segmentation",
+            "fednova_segmentation, in_context, local_segmentation, pfedme_segmentation, "
+            "scaffold_segmentation, segmentation, split_segmentation",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation"],
@@ -103,8 +103,8 @@ def _refused(name: str, *overrides: str) -> str:
             "strategy: 'feature_gram' is made for images to classify or features of images to "
             "classify, but 'promise12' has volumes to segment; with these go: auto_fedavg, ditto, "
             "fed_babu, fed_cot, fed_ncl, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, "
-            "local_only, lora_svd, pfedme, remember, robust, robust,, scaffold, server_momentum, "
-            "unlearn_fedaccum,",
+            "in_context, local_only, lora_svd, pfedme, remember, robust, robust,, scaffold, "
+            "server_momentum, unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
