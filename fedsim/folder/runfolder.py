@@ -31,7 +31,15 @@ _FILES = (
     *("run.json", "scenario.yaml", "rounds.jsonl", "traffic.jsonl", "privacy.jsonl"),
     *("summary.json", MODEL, CARD, "predictions.npz", "overlaps.npz", "scores.npz"),
 )
-_FOLDERS = ("checkpoint", "history", MODELS, "report", "segmentation", "synthetic")
+_FOLDERS = (
+    "checkpoint",
+    "history",
+    MODELS,
+    "report",
+    "reconstruction",
+    "segmentation",
+    "synthetic",
+)
 _PACKAGES = ("fedsim-medical", "flwr", "ray", "torch", "opacus", "monai", "numpy", "scikit-learn")
 _PLAIN = (str, int, bool, type(None))
 _NUMBERS = (int, float)
