@@ -126,6 +126,7 @@ class SliceDataset(ABC):
             "resize": "zeros around to a square, then Fourier interpolation",
             "scale": "each slice is divided by its largest magnitude",
             "channels": 3,
+            "colours": "none",
             "inputs": "zero-filled real part, imaginary part, mask",
             "window": None,
             "mask": self.sampling.pattern,
