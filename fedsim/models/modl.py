@@ -7,6 +7,7 @@ Images are float32 [n, 2, H, W], real and imaginary part; masks [n, 1, H, W].
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -19,8 +20,9 @@ from fedsim.tasks.reconstruction import MADE_FOR, zero_filled
 
 ITERATIONS = 10
 TOLERANCE = 1e-6
-_LEAST = 1e-6
-"""Below it the weight of the network's image would not be one."""
+LEAST = 0.01
+"""The least lambda: below it float32 loses what the network says of k-space that was not measured,
+for the tolerance is one of the whole right side."""
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -118,7 +120,8 @@ class Unrolled(nn.Module):
         super().__init__()
         require_positive(unrolls=unrolls)
         self.unrolls = unrolls
-        self.weight = nn.Parameter(torch.tensor([weight]))
+        # Its logarithm, so that no step makes it negative.
+        self.log_weight = nn.Parameter(torch.tensor([math.log(weight)]))
 
     def denoise(self, images: Tensor) -> Tensor:
         """The denoiser D."""
@@ -127,7 +130,7 @@ class Unrolled(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         """Complex images [n, 2, H, W] of zero-filled images and masks [n, 3, H, W]."""
         measured, masks = given[:, :2], (given[:, 2:] > 0.5).to(given.dtype)
-        images, weight = measured, self.weight.clamp_min(_LEAST)
+        images, weight = measured, self.log_weight.exp().clamp_min(LEAST)
         for _ in range(self.unrolls):
             images = consistent(self.denoise(images), measured, masks, weight)
         return images

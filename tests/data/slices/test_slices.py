@@ -1,0 +1,111 @@
+"""Complex slices: the layouts of files, sizes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedsim.data.phantom.brain import brain_stand_in
+from fedsim.data.slices.kspace import KSpace, calgary, fastmri, virtual_coil
+from fedsim.data.slices.store import fitted
+from fedsim.errors import InputError
+
+
+def image(count: int = 3, height: int = 12, width: int = 12) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    found = rng.normal(size=(count, height, width, 2)) @ [1, 1j]
+    return found.astype(np.complex64)
+
+
+def transform(images: np.ndarray) -> np.ndarray:
+    axes = (-2, -1)
+    return np.fft.fftshift(
+        np.fft.fft2(np.fft.ifftshift(images, axes=axes), norm="ortho"), axes=axes
+    )
+
+
+def opened(dataset: KSpace, root: Path | None, cache: Path, **more: Any) -> Any:
+    options = {"name": "kspace", "size": 16, "embedded": {}, "skip_bad": False}
+    return dataset.open(root=root, cache=cache, **(options | more))
+
+
+def test_fastmri_of_one_coil_and_of_several() -> None:
+    truth = image()
+    assert np.allclose(fastmri(transform(truth)), truth, atol=1e-5)
+    maps = np.array([1.0, 0.5j])[None, :, None, None]
+    found = fastmri(transform(truth[:, None] * maps))
+    assert np.allclose(np.abs(found), np.sqrt(1.25) * np.abs(truth), atol=1e-4)
+
+
+def test_rows_sampled_twice_as_densely_are_cut() -> None:
+    assert fastmri(transform(image(height=24))).shape == (3, 12, 12)
+
+
+def test_calgary_is_real_and_imaginary_by_turns() -> None:
+    truth = image()
+    kspace = np.fft.fft2(truth, norm="ortho")
+    pairs = np.stack([kspace.real, kspace.imag], axis=-1)
+    assert np.allclose(calgary(pairs), truth, atol=1e-5)
+
+
+def test_one_coil_stays_as_it_is() -> None:
+    assert np.array_equal(virtual_coil(image()[:, None]), image())
+
+
+def test_a_slice_of_another_size_shows_the_same_field_of_view() -> None:
+    flat = np.full((12, 12), 2 + 1j, dtype=np.complex64)
+    for size in (6, 12, 24):
+        assert np.allclose(fitted(flat, size), 2 + 1j, atol=1e-5)
+    assert fitted(image(1, 10, 16)[0], 16).shape == (16, 16)
+
+
+def test_a_folder_of_three_layouts(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    root = tmp_path / "data"
+    for site in ("fastmri", "cc359", "modl"):
+        (root / site).mkdir(parents=True)
+    with h5py.File(root / "fastmri" / "a.h5", "w") as file:
+        file["kspace"] = transform(image())
+    kspace = np.fft.fft2(image(2), norm="ortho")
+    np.save(root / "cc359" / "b.npy", np.stack([kspace.real, kspace.imag], axis=-1))
+    with h5py.File(root / "modl" / "dataset.hdf5", "w") as file:
+        file["trnOrg"], file["tstOrg"] = image(2), image(1)
+    store = opened(KSpace(acceleration=8), root, tmp_path / "cache")
+    assert store.images.shape == (8, 2, 16, 16)
+    assert store.site_names == ("cc359", "fastmri", "modl")
+    assert store.sampling.acceleration == 8
+    assert "do not name patients" in store.notes[0]
+    again = opened(KSpace(), root, tmp_path / "cache")
+    assert again.folder == store.folder
+    assert again.fingerprint == store.fingerprint
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    np.save(root / "good.npy", np.ones((1, 8, 8, 2)))
+    np.save(root / "bad.npy", np.ones((8, 8)))
+    with pytest.raises(InputError, match=r"1 of 2 files .*cannot be used") as caught:
+        opened(KSpace(), root, tmp_path / "cache")
+    assert "expected k-space of real numbers" in str(caught.value)
+    store = opened(KSpace(), root, tmp_path / "cache", skip_bad=True)
+    assert len(store) == 1
+    assert len(store.skipped) == 1
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("nothing")
+    with pytest.raises(InputError, match="no files of k-space"):
+        opened(KSpace(), tmp_path / "data", tmp_path / "cache")
+
+
+def test_the_stand_in_has_bits_of_its_arguments_alone() -> None:
+    few, more = (brain_stand_in(16, patients=n, per_patient=2) for n in (3, 4))
+    assert np.array_equal(few.images[:6], more.images[:6])
+    assert not np.array_equal(few.images[:6], few.images[6:12])
+    with pytest.raises(ValueError, match=r"patients must be .* at least 3.*seed must be"):
+        brain_stand_in(16, patients=2, seed=-1)
