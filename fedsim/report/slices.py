@@ -222,6 +222,63 @@ def save_reconstructions(
         picture = sheet(slices, f"{title}: typical test slices", note)
         write_whole(folder / f"{picture.name}.png", picture.png)
         write_whole(folder / f"{picture.name}.csv", picture.csv)
+    gates = getattr(model, "gates", None)
+    if gates is not None:
+        found = architecture(gates.detach().cpu().numpy(), title, note)
+        write_whole(folder / f"{found.name}.png", found.png)
+        write_whole(folder / f"{found.name}.csv", found.csv)
+
+
+def architecture(gates: NDArray[np.float32], title: str, note: str = "") -> Picture:
+    """Draw the cell of a searched network: inputs, nodes, and the operation of each edge.
+
+    Args:
+        gates: zeros and ones [edges, operations], see `fedsim.models.auto_mri`; all ones: nothing
+            was derived, and edges are drawn without a name.
+        title: the run, for instance.
+        note: what must not be missed.
+    """
+    from matplotlib.figure import Figure
+
+    from fedsim.models.auto_mri import EDGES, NODES, searching, told
+
+    mixed = searching(gates)
+    edges = [(*edge, "mixture") for edge in EDGES] if mixed else told(gates)
+    figure = Figure(figsize=(8, 4.4), dpi=100)
+    axes = figure.add_axes((0.02, 0.12, 0.96, 0.74))
+    axes.set_axis_off()
+    axes.set_xlim(-0.6, NODES + 1.7)
+    axes.set_ylim(-1.6, 1.6)
+    places = {0: (0.0, 0.9), 1: (0.0, -0.9)}
+    places |= {2 + node: (node + 1.0, (0.7, -0.7, 0.5)[node % 3]) for node in range(NODES)}
+    end = (NODES + 1.2, 0.0)
+    for node, source, name in edges:
+        start, stop = places[source], places[2 + node]
+        arrow = {"arrowstyle": "->", "color": "#444444", "shrinkA": 16, "shrinkB": 16}
+        axes.annotate("", stop, start, arrowprops=arrow)
+        middle = (0.6 * start[0] + 0.4 * stop[0], 0.6 * start[1] + 0.4 * stop[1])
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "pad": 0.1}
+        axes.text(*middle, name, fontsize=7, ha="center", va="center", bbox=box)
+    for node in range(NODES):
+        arrow = {"arrowstyle": "->", "color": "#BBBBBB", "shrinkA": 16, "shrinkB": 16}
+        axes.annotate("", end, places[2 + node], arrowprops=arrow)
+    names = {0: "input 1", 1: "input 2", **{2 + k: f"node {k + 1}" for k in range(NODES)}}
+    for key, name in {**names, -1: "sum"}.items():
+        circle = {"boxstyle": "round", "facecolor": "#DCEAF7", "edgecolor": "#0072B2"}
+        axes.text(*places.get(key, end), name, fontsize=8, ha="center", va="center", bbox=circle)
+    figure.text(0.02, 0.94, f"{title}: the architecture of a cell", fontsize=11)
+    if note:
+        box = {"boxstyle": "round", "facecolor": "#FFF3C4", "edgecolor": "#B08900"}
+        figure.text(0.02, 0.04, note, fontsize=9, bbox=box)
+    return Picture(
+        "architecture",
+        "The architecture of a cell",
+        "Each node sums what its edges make of their sources; the cell gives the nodes' sum.",
+        "; ".join(f"node {node + 1} from {names[source]}: {name}" for node, source, name in edges),
+        png(figure),
+        ("node", "source", "operation"),
+        [(node + 1, names[source], name) for node, source, name in edges],
+    )
 
 
 def _figure(rows: int, title: str, note: str = "") -> Figure:

@@ -39,9 +39,10 @@ def _words(kind: str, dataset: Any) -> str:
     # Late: whoever reads a scenario that fits needs no torch.
     from fedsim.tasks.classification import Classification
     from fedsim.tasks.classification.vectors import VectorClassification
+    from fedsim.tasks.reconstruction.task import Reconstruction
     from fedsim.tasks.segmentation.task import Segmentation
 
-    tasks = (Classification, VectorClassification, Segmentation)
+    tasks = (Classification, VectorClassification, Segmentation, Reconstruction)
     known = {one.made_for: one.learns_from for one in tasks}
     return str(known.get(kind, repr(kind)))
 

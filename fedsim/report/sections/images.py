@@ -23,6 +23,8 @@ def sections(record: Record) -> list[Section]:
         found.append(Section("sent", "What the clients sent", synthetic))
     if (record.path / "segmentation" / "overlays.png").is_file():
         found.append(Section("segmentations", "Segmentations", _overlays(record)))
+    if slices := _reconstructions(record):
+        found.append(Section("reconstructions", "Reconstructions", slices))
     return found
 
 
@@ -99,3 +101,29 @@ def _overlays(record: Record) -> list[Block]:
         f"volume. {record.note.capitalize()}. Numbers: segmentation/overlays.csv."
     )
     return [Image(picture.read_bytes(), alt, caption)]
+
+
+def _reconstructions(record: Record) -> list[Block]:
+    """Generated slices are shown, real ones stay in the run folder; an architecture, if any."""
+    folder, found = record.path / "reconstruction", list[Block]()
+    if (picture := folder / "slices.png").is_file():
+        if record.note:
+            alt = (
+                "A test slice of each site: zero-filled, reconstruction, truth and error, in rows."
+            )
+            caption = (
+                "Of each site the test slice whose PSNR is the site's median. The error is "
+                f"multiplied by 5. {record.note.capitalize()}. Numbers: reconstruction/slices.csv."
+            )
+            found.append(Image(picture.read_bytes(), alt, caption))
+        else:
+            told = (
+                "reconstruction/slices.png shows test slices with truth and error. They may be "
+                "patients' images, which this page does not hold."
+            )
+            found.append(Text(told))
+    if (picture := folder / "architecture.png").is_file():
+        alt = "The searched cell as a graph: inputs, nodes, and the operation of each edge."
+        caption = "The architecture of a cell. Numbers: reconstruction/architecture.csv."
+        found.append(Image(picture.read_bytes(), alt, caption))
+    return found
