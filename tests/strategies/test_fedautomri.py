@@ -1,0 +1,96 @@
+"""A tiny FedAutoMRI run: what travels in which phase, and the same bits after a cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedsim import Observer, run
+from fedsim.models.auto_mri import in_use, searching
+
+SMALL = (
+    "rounds=3",
+    "strategy.search=0.34",
+    "data.size=16",
+    "data.embedded.patients=4",
+    "data.embedded.per_patient=1",
+    "model.width=2",
+    "model.unrolls=1",
+    "client.steps=2",
+    "client.batch_size=2",
+    "evaluation.every=3",
+)
+
+
+class Cut(Observer):
+    """Ends a run after its second round."""
+
+    essential = True
+
+    def round(self, row: dict) -> None:
+        if row["round"] == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole")
+    return Path(run("brain_recon_fedautomri", *SMALL, "resources.backend=inline", runs=runs).folder)
+
+
+def test_it_searches_then_trains_what_was_derived(whole: Path) -> None:
+    rows = [json.loads(line) for line in (whole / "rounds.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == ["search", "train", "train"]
+    arrays = load_file(whole / "model.safetensors")
+    gates = arrays["gates"]
+    assert not searching(gates)
+    assert gates.sum() == 6
+    used = in_use(arrays, gates)
+    unused = set(arrays) - set(used) - {"alphas", "gates"}
+    assert unused
+    assert not any(np.any(arrays[name]) for name in unused)
+
+
+def test_only_what_is_in_use_travels_after_the_search(whole: Path) -> None:
+    arrays = load_file(whole / "model.safetensors")
+    size = {name: value.nbytes for name, value in arrays.items()}
+    searched = sum(value for name, value in size.items() if name != "gates")
+    trained = sum(size[name] for name in in_use(arrays, arrays["gates"]))
+    sent = [json.loads(line) for line in (whole / "traffic.jsonl").read_text().splitlines()]
+    up = {(row["round"], row["fields"]["arrays"]) for row in sent if row["direction"] == "up"}
+    for round_, want in ((1, searched), (2, trained), (3, trained)):
+        found = {count for number, count in up if number == round_}
+        assert found
+        assert all(want <= count < 1.5 * want + 20_000 for count in found)
+    assert trained < searched / 3
+
+
+def test_pictures_are_drawn(whole: Path) -> None:
+    names = {path.name for path in (whole / "reconstruction").iterdir()}
+    assert names == {"slices.png", "slices.csv", "architecture.png", "architecture.csv"}
+    assert "Reconstructions" in (whole / "report" / "index.html").read_text()
+
+
+def test_two_runs_have_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    again = run("brain_recon_fedautomri", *SMALL, "resources.backend=inline", runs=tmp_path)
+    one, other = (
+        load_file(whole / "model.safetensors"),
+        load_file(again.folder / "model.safetensors"),
+    )
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_cut_run_goes_on_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    from fedsim.cli import main
+
+    options = (*SMALL, "resources.backend=inline")
+    with pytest.raises(KeyboardInterrupt):
+        run("brain_recon_fedautomri", *options, runs=tmp_path, observers=[Cut()])
+    (cut,) = (path.parent for path in tmp_path.glob("brain_recon_fedautomri/2*/run.json"))
+    assert main(["run", "--resume", str(cut)]) == 0
+    one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
