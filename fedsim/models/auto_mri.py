@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from fedsim.models.classifier import require_positive
 from fedsim.models.modl import Unrolled, require_input
 
+__all__ = ["ALPHAS", "GATES", "AutoMRI", "corrected", "derived", "in_use", "moved", "searching"]
+
 OPERATIONS = (
     "std_conv_3x3",
     "std_conv_5x5",
