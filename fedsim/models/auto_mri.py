@@ -135,6 +135,7 @@ class Cell(nn.Module):
         for number, (node, source) in enumerate(EDGES):
             if source == len(states):
                 states.append(nodes[source - 2])
+            layer: nn.Module
             for k, layer in enumerate(self.edges[number]):  # type: ignore[arg-type]
                 if used[number][k]:
                     part = weights[number, k] * layer(states[source])

@@ -160,9 +160,10 @@ def reconstructed(
         with torch.inference_mode():
             found = model(given.to(device)).cpu()
         psnr, ssim, psnr_seen = map(float, predicted[position])
-        shown = (magnitude(one)[0].numpy() for one in (given[:, :2], found, image))
+        seen, made, truth = (magnitude(one)[0].numpy() for one in (given[:, :2], found, image))
         site = view.site_names[int(view.sites[position])]
-        slices.append(Reconstructed(site, view.ids[position], *shown, psnr, ssim, psnr_seen))
+        name = view.ids[position]
+        slices.append(Reconstructed(site, name, seen, made, truth, psnr, ssim, psnr_seen))
     return slices
 
 
