@@ -103,7 +103,7 @@ def _refused(name: str, *overrides: str) -> str:
             "strategy: 'feature_gram' is made for images to classify or features of images to "
             "classify, but 'promise12' has volumes to segment; with these go: auto_fedavg, ditto, "
             "fed_babu, fed_cot, fed_ncl, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, "
-            "in_context, local_only, lora_svd, pfedme, remember, robust, robust,, scaffold, "
+            "in_context, local_only, lora_svd, pfedme, remember, robust, scaffold, "
             "server_momentum, unlearn_fedaccum,",
         ),
         (
@@ -111,7 +111,7 @@ def _refused(name: str, *overrides: str) -> str:
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
             "segment; with these go: auto_fedavg, ditto, fed_babu, fed_cot, fed_ncl, fedadagrad, "
             "fedadam, fedavg, feddyn, fednova, fedyogi, in_context, local_only, lora_svd, pfedme, "
-            "remember, robust, robust,, scaffold, server_momentum, unlearn_fedaccum,",
+            "remember, robust, scaffold, server_momentum, unlearn_fedaccum,",
         ),
     ],
 )
