@@ -45,7 +45,13 @@ class InContext(Client):
             )
         load_state(model, site.first_arrays())
         cases = [here.train.volume(position) for position in range(len(here.train))]
-        count = remember(cases, site.seed("support"), empty=self.slices == "all")
+        try:
+            count = remember(cases, site.seed("support"), empty=self.slices == "all")
+        except ValueError as error:
+            raise InputError(
+                f"client {site.name} cannot answer from its labelled cases: {error}",
+                hint="set model.capacity, client.slices or federation.labelled_groups",
+            ) from error
         site.state["arrays"] = pack_state(model.state_dict())
         metrics = MetricRecord({"num-examples": len(cases), "support-slices": count})
         return RecordDict({"metrics": metrics})

@@ -107,6 +107,7 @@ class LocalReconstruction(Reconstruction):
     """
 
     payload = "nothing"
+    payload_kind = "own_model"
     keeps_state = True
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:

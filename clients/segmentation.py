@@ -355,6 +355,7 @@ class LocalSegmentation(Segmentation):
     """
 
     payload = "nothing"
+    payload_kind = "own_model"
     side_by_side = True
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:

@@ -19,6 +19,7 @@ class LocalOnly(Strategy):
 
     local = True
     payload = "nothing"
+    payload_kind = "own_model"
     linear = False
 
     def content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:

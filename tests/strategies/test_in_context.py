@@ -59,6 +59,8 @@ def test_ray_has_the_same_bits(go: Callable[..., Result]) -> None:
         (("federation.labelled_groups=50",), "50 patients or cases are wanted"),
         (("federation.labelled=0.5",), "leave one out"),
         (("model={name: unet}",), "needs a network with a support set"),
+        (("client=local_segmentation",), "expects others; with it go: in_context"),
+        (("model.capacity=1",), "set model.capacity"),
     ],
 )
 def test_what_does_not_go_is_refused(
