@@ -3,7 +3,7 @@
 The front end and the back end lie at the client, the part between them at the server, which has a
 copy of it for each client. In each step features go to the server and come back as features, and
 gradients return on the same way. So a client and its copy of the server's part can be computed in
-one process with the same bits; what would have crossed is counted (`fedsim.splitting.sizes`).
+one process, up to rounding; what would have crossed is counted (`fedsim.splitting.sizes`).
 
 Kafshgari, Z. H., Shiranthika, C., Saeedi, P., Bajić, I. V.: "Quality-adaptive split-federated
 learning for segmenting medical images with inaccurate annotations" (2023) has the parts, and
