@@ -22,11 +22,12 @@ def needed(name: str) -> list[str]:
 
 
 MODELS = [plugin.name for plugin in default_registry().plugins() if plugin.group == "models"]
-SEGMENTATION = ("dynunet", "split_unet", "unet", "vit_decoder")
+SEGMENTATION = ("dynunet", "in_context", "split_unet", "unet", "vit_decoder")
+RECONSTRUCTION = ("auto_mri", "modl", "recon_unet")
 MIXES_RECORDS = ("efficientnet_lite0",)
 """Batch normalisation is part of it: private training refuses it."""
 
-CLASSIFIERS = sorted(set(MODELS) - {*SEGMENTATION, *MIXES_RECORDS})
+CLASSIFIERS = sorted(set(MODELS) - {*SEGMENTATION, *RECONSTRUCTION, *MIXES_RECORDS})
 
 
 def small(name: str, width: int = 16, size: int = 16) -> nn.Module:

@@ -13,7 +13,7 @@ from fedsim.models import ConvNet, ResNet9, ResNet18, SmallCNN
 from fedsim.models.conditioning import FEWEST, require_conditioned, values_a_group
 from fedsim.models.dynunet import DynUNet
 from fedsim.models.unet import UNet
-from tests.shipped import needed
+from tests.shipped import RECONSTRUCTION, SEGMENTATION, needed
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_no_shipped_scenario_trips_over_it() -> None:
             data, model = scenario.data, scenario.model
             size = data.size
             factory = default_registry().resolve("models", model.name)
-            if model.name in ("unet", "dynunet", "vit_decoder", "split_unet"):
+            if model.name in SEGMENTATION:
                 patch = data.patch or (size, size)
                 given, shape = {"patch": patch, "in_channels": 1}, (1, *patch)
             elif data.features is not None and not data.features.beside:
@@ -123,7 +123,8 @@ def test_no_shipped_scenario_trips_over_it() -> None:
             else:
                 given, shape = {"image_size": size, "in_channels": 3}, (3, size, size)
             with torch.device("meta"):
-                made = construct(factory, model.parameters, num_classes=3, **given)
+                classes = {} if model.name in RECONSTRUCTION else {"num_classes": 3}
+                made = construct(factory, model.parameters, **classes, **given)
             require_conditioned(made, shape)
             tried += 1
     assert tried > 20

@@ -212,13 +212,31 @@ def test_shipped_classifiers_keep_records_apart(name):
     require_uncoupled(small(name, width=8, size=32), cross_entropy, images, labels)
 
 
-@pytest.mark.parametrize("name", SEGMENTATION)
+@pytest.mark.parametrize("name", [name for name in SEGMENTATION if name != "in_context"])
 def test_shipped_models_of_segmentation_keep_records_apart(name):
     images, _ = batch(size=32)
     make = default_registry().resolve("models", name)
-    narrow = {"width": 24, "resolution": 56} if name == "vit_decoder" else {}
+    words = {
+        "vit_decoder": {"width": 24, "resolution": 56},
+        "split_unet": {"norm": "instance"},
+    }.get(name, {})
     masks = (images[:, 0] > 0).long()
-    require_uncoupled(make(2, 3, (32, 32), **narrow), by_pixel, images, masks)
+    require_uncoupled(make(2, 3, (32, 32), **words), by_pixel, images, masks)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "says"),
+    [("split_unet", 3, "statistics of the batch"), ("in_context", 1, "per-sample gradients")],
+)
+def test_shipped_models_of_segmentation_without_a_private_form_are_refused(name, channels, says):
+    images = batch(size=32)[0][:, :channels]
+    masks = (images[:, 0] > 0).long()
+    model = default_registry().resolve("models", name)(2, channels, (32, 32))
+    if name == "in_context":
+        model.remember([(images[:, 0][None], masks)], seed=0, empty=True)
+    with pytest.raises(InputError) as caught:
+        require_uncoupled(model, by_pixel, images, masks)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("name", MIXES_RECORDS)
