@@ -133,7 +133,7 @@ class _Writer:
         if not self._is_spread(path, value):
             if path == ("plugins",) and isinstance(value, list):
                 value = [self._absolute(folder, i) for i, folder in enumerate(value)]
-            return [*lines, f"{indent}{key}: {yaml_lines.write_value(value)}{beside}"]
+            return [*lines, f"{indent}{key}: {yaml_lines.write_value(value, sort=False)}{beside}"]
         lines.append(f"{indent}{key}:{beside}")
         for inner in value:
             lines += self._entry((*path, inner), value[inner], indent + "  ")

@@ -189,10 +189,15 @@ def write(values: Mapping[str, Any], sort: bool = False) -> str:
     )
 
 
-def write_value(value: Any) -> str:
-    """One value as YAML in one line."""
+def write_value(value: Any, sort: bool = True) -> str:
+    """One value as YAML in one line, keys sorted or in their order."""
     text = yaml.dump(
-        value, Dumper=_OneLine, allow_unicode=True, default_flow_style=True, width=MOST_BYTES
+        value,
+        Dumper=_OneLine,
+        sort_keys=sort,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=MOST_BYTES,
     )
     return str(text).removesuffix("...\n").strip()
 
