@@ -156,7 +156,8 @@ class AutoMRI(Unrolled):
         image_size: of the slices; any.
         width: channels in cells.
         cells: how many.
-        unrolls, weight: see `fedsim.models.modl.MoDL`.
+        unrolls: see `fedsim.models.modl.Unrolled`.
+        weight: lambda at first.
 
     Raises:
         ValueError: other channels, or a size below one.

@@ -85,8 +85,9 @@ def link_record(
     Args:
         crossing: bytes that crossed beside the messages, by "up/<field>" and "down/<field>".
         parts: of the model.
-        sent, answered: records of the message and of the reply, by name, that hold a model: the
-            server's part of it never left the server, and is taken off.
+        sent: records of the message, by name, that hold a model: the server's part of it never
+            left the server, and is taken off.
+        answered: records of the reply, likewise.
     """
     counts = dict(crossing)
     travels = {name for record in sent.values() for name in record}
