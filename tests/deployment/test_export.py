@@ -144,6 +144,8 @@ def test_what_ships_is_refused_for_reasons_or_is_the_same_scenario_again(tmp_pat
         *("isic_noniid_random", "isic_noniid_gdd_plus", "isic_oneshot_features"),
         *("isic_sites_fedbn", "isic_sites_fedper"),
         *("lesion_split_shallow", "lesion_split_deep"),
+        *("prostate_fewshot", "prostate_fewshot_incontext"),  # They hide labels.
+        "isic_longtail_creff",  # Its server gets gradients of each class.
         *("isic_noniid_disbelieve", "isic_sites_unlearning"),  # They have attackers.
         *("prostate_centres_fedbn", "prostate_centres_fedper", "hippocampus_partial_disjoint"),
     }
