@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedsim import Site
 from fedsim.clients.long_tail import LongTail, LongTailLoss
 from fedsim.losses import model_contrast
-from fedsim.method import Augmentation, Penalty, added, teacher_of
+from fedsim.method import Augmentation, Correction, Penalty, added, teacher_of
 from fedsim.statistics import watched_head
 from fedsim.wire import load_state, pack_state
 
@@ -74,13 +74,14 @@ class Moon(LongTail):
         site: Site,
         penalty: Penalty | None = None,
         after: Callable[[], None] | None = None,
+        correct: Correction | None = None,
     ) -> float:
         """Train a model in place, and keep it for the next round; return the mean loss."""
         if not self.mu:
-            return super().fit(model, site, penalty, after)
+            return super().fit(model, site, penalty, after, correct)
         last = site.state.array_records.get(PREVIOUS)
         if last is None:
-            loss = super().fit(model, site, penalty, after)
+            loss = super().fit(model, site, penalty, after, correct)
         else:
             received, previous = (teacher_of(model).to(site.device) for _ in range(2))
             load_state(previous, last)
@@ -90,7 +91,7 @@ class Moon(LongTail):
                     near, away = (_features(one, seen.inputs) for one in (received, previous))
                     return self.mu * model_contrast(seen.vectors, near, away, self.temperature)
 
-                loss = super().fit(model, site, added(penalty, contrast), after)
+                loss = super().fit(model, site, added(penalty, contrast), after, correct)
         site.state[PREVIOUS] = pack_state(model.state_dict())
         return loss
 

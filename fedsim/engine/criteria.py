@@ -491,7 +491,7 @@ def _group(
     some: Sequence[Mapping[str, Any]],
 ) -> tuple[list[list[str]], dict[str, list[str]]]:
     """The rows of one scenario, and what may be said of each procedure."""
-    references: dict[str, dict[str, Any]] = {}
+    references: dict[str, Mapping[str, Any]] = {}
     for one in some:
         # Of several, that which was trained again for longest.
         there = references.get(one["parent"])

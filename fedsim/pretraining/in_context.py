@@ -29,7 +29,7 @@ from fedsim.losses.segmentation import soft_dice
 from fedsim.method.optimisers import Adam
 from fedsim.method.schedules import cosine
 from fedsim.models.cross_network import CrossNetwork
-from fedsim.pretraining.keeping import checkpoint_of, finish, finished, keep, take_up
+from fedsim.pretraining.keeping import Stateful, checkpoint_of, finish, finished, keep, take_up
 from fedsim.randomness import Streams, isolated
 from fedsim.tasks.segmentation.support import unit_range
 from fedsim.trained.about import PURPOSE
@@ -128,7 +128,7 @@ def pretrain_in_context(
         with isolated(streams.sequence("model")):
             network = CrossNetwork(settings.channels)
         optimiser = Adam(network.parameters(), lr=settings.learning_rate)
-        parts = {"model": network, "optimiser": optimiser}
+        parts: dict[str, Stateful] = {"model": network, "optimiser": optimiser}
         first = take_up(checkpoint, about, parts)
         if first:
             tell(f"goes on after epoch {first} of {settings.epochs}")
@@ -257,9 +257,8 @@ def _seen(cases: Iterable[VolumeCase], size: int) -> Cases:
             room = image.shape[axis] - size
             if room > 0:
                 inner = slice(room // 2, room // 2 + size)
-                image, label = (
-                    part[:, inner] if axis == 1 else part[:, :, inner] for part in (image, label)
-                )
+                cut = (slice(None), inner) if axis == 1 else (slice(None), slice(None), inner)
+                image, label = image[cut], label[cut]
             elif room < 0:
                 pad = [(0, 0)] * 3
                 pad[axis] = (-room // 2, -room - (-room // 2))
