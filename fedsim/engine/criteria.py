@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from fedsim.engine.assembly import assembled
-from fedsim.engine.forgetting import Asked, Finished
+from fedsim.engine.forgetting import FALLING, Asked, Finished, falls
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
 from fedsim.engine.running import Starter
@@ -229,6 +229,7 @@ def measured(judge: Judge, asked: Asked, result: Result, history: float) -> dict
         "retrain_rounds": asked.rounds,
         "train_rounds": record.rounds,
         "training": _training(judge.finished),
+        "falls": falls(judge.finished.scenario),
         "before": judge.before | {"backdoor": _backdoor(judge.finished.folder)},
         "after": judge.of(arrays) | {"backdoor": _backdoor(RunFolder(result.folder))},
         "utility_by_round": [
@@ -318,6 +319,8 @@ def verdict(found: Mapping[str, Any], reference: Mapping[str, Any] | None) -> st
     if found["method"] == "scratch":
         if not found.get("rounds", 1):
             return "the first model: nothing was trained again, so it is no reference"
+        if found.get("falls"):
+            return f"a weak reference: {FALLING}"
         return "the reference: trained again without it"
     if reference is None or not reference.get("rounds", 1):
         return "no retrained model to compare with: add --method scratch"

@@ -108,8 +108,9 @@ class Finished:
             raise InputError(f"{self.path} was a federation of nodes, which cannot go on here")
         if name.startswith(PREFIX):
             raise InputError(
-                f"{self.path} has unlearned already: what it kept is of the training before",
-                hint="begin with the run that it names as its parent in run.json",
+                f"{self.path} has unlearned already: a run is withdrawn from once",
+                hint="for another request alone, begin with its parent in run.json; to be without "
+                "both, train anew without both",
             )
         if name not in _GOES_ON:
             raise InputError(
@@ -290,7 +291,8 @@ class Finished:
         """What will be done, and what it will cost, for a person, before it begins."""
         procedure = prepared.strategy
         assert isinstance(procedure, Procedure)
-        whom = f"{asked.forget} of {asked.client}" if asked.forget else asked.client
+        named = "; ".join(f"{k} {', '.join(map(str, v))}" for k, v in asked.forget.items())
+        whom = f"{named} of {asked.client}" if named else asked.client
         rows = self.folder.read_lines("rounds.jsonl")
         left = len(self.clients) - (not asked.forget)
         asks = (asked.rounds * left + procedure.unlearning_asks(left)) / len(self.clients)
@@ -306,6 +308,7 @@ class Finished:
             "are like those of the training",
             f"  stored     {history:.3g} MB of history, kept by the training for any client; the "
             "new folder is as large as the old one",
+            *([f"  warning    {FALLING}"] if falls(self.scenario) else []),
         ]
 
     def _used(self, asked: Asked, procedure: Procedure) -> str:
@@ -315,6 +318,20 @@ class Finished:
 
 
 _MEGABYTES = ("mb_up", "mb_down")
+
+FALLING = (
+    "the learning rate falls over all rounds, so what is trained again gets its last part alone: "
+    "even scratch is a weak reference then"
+)
+"""Said of a training whose learning rate depends on the number of rounds."""
+
+
+def falls(scenario: Scenario) -> bool:
+    """Whether the clients' learning rate falls from the first round to the last one."""
+    block = scenario.client
+    made: Any = construct(default_registry().resolve("clients", block.name), block.parameters)
+    last = getattr(made, "last_learning_rate", None)
+    return last is not None and last != made.learning_rate
 
 
 def history_mb(prepared: Prepared, arrays: ArrayRecord, clients: int) -> float:

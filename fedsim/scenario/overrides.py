@@ -186,7 +186,13 @@ def records_to_forget(
         for title in sorted(asked - set(here)):
             path = (*PATH, name, "forget", key)
             near = nearest(title, [one for one in set(here) if one][:_LOOKED_AT])
-            message = f"{'.'.join(path)}: {title!r} is not with this client{near}"
+            why = f"is not with this client{near}"
+            if titles and title in titles:
+                why = (
+                    "is not with this client's training records: it is another client's, or one to "
+                    "validate or test with, which no model has learned"
+                )
+            message = f"{'.'.join(path)}: {title!r} {why}"
             problems.append(Problem(scenario.place(*path), message))
     if problems:
         raise InputError("records to forget that are not there", problems)

@@ -17,10 +17,11 @@ from fedsim.api.forgetting import forget, forget_all
 from fedsim.cli import main
 from fedsim.engine.checkpoint import Checkpoints
 from fedsim.engine.criteria import FILE, gap, level, rounds_until, table_of, verdict
-from fedsim.engine.forgetting import Asked, Finished
+from fedsim.engine.forgetting import Asked, Finished, falls
 from fedsim.errors import EXIT_DONE, Interruption
 from fedsim.folder.identity import edited
 from fedsim.observers.standard import starter
+from fedsim.scenario import load
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same
@@ -280,6 +281,31 @@ def records_of(result: Result, client: str) -> list[str]:
     return [federation.store.ids[i] for i in federation.train[client].tolist()]
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "falling"),
+    [
+        ("isic_noniid_fedavg", (), False),
+        ("prostate_centres_fedavg", (), True),
+        ("prostate_centres_fedavg", ("client.last_learning_rate=0.2",), False),
+        ("prostate_unlearning", (), False),
+    ],
+)  # fmt: skip
+def test_a_learning_rate_that_falls_is_seen(
+    name: str, words: tuple[str, ...], falling: bool
+) -> None:
+    assert falls(load(name, words)) == falling
+
+
+def test_a_patient_to_test_with_is_told_from_a_stranger(plain: Result, tmp_path: Path) -> None:
+    asked = Asked("client-1", "scratch", {}, 1, {})
+    federation = Finished(plain.folder).prepared(asked, starter(QUIET)).federation
+    tested = federation.store.ids[int(federation.split["test"][0])]
+    with pytest.raises(InputError) as error:
+        forget(plain, "client-1", "scratch", records=[tested], runs=tmp_path)
+    assert "one to validate or test with" in str(error.value)
+    assert "did you mean" not in str(error.value)
+
+
 def test_the_cost_told_before_counts_who_is_asked(remembered: Result) -> None:
     finished = Finished(remembered.folder)
 
@@ -351,6 +377,7 @@ def test_verdicts_say_no_more_than_was_measured() -> None:
     assert of(base * np.nan, base).startswith("not judged: its losses")
     few = [found_with(name, [1.0] * 9, [1.0] * 40) for name in ("ifu", "scratch")]
     assert verdict(*few).startswith("not judged: 9 record(s) are too few")
+    assert verdict(reference | {"falls": True}, None).startswith("a weak reference")
     untrained = reference | {"rounds": 0}
     assert "no reference" in verdict(untrained, None)
     assert "no retrained model" in verdict(found_with("ifu", [1.0] * 40, [1.0] * 40), untrained)
