@@ -107,6 +107,8 @@ class Segmentation(Client):
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Steps of a round, see `Client.private_steps`."""
+        if self.private == "none":
+            raise ValueError(f"{type(self).__name__} has no private form")
         if self.dice == "batch":
             raise ValueError(
                 "dice: batch makes the loss of each record depend on all others: set it to record"

@@ -79,7 +79,10 @@ class SplitSegmentation(Segmentation):
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Refused: features of single records cross the cut without noise."""
-        raise ValueError("features of single records cross the cut, and no noise is added to them")
+        raise ValueError(
+            "it has no private form: features of single records cross the cut, and no noise is "
+            "added to them"
+        )
 
     def check_fits(self, model: nn.Module, task: Any, clients: Sequence[str]) -> None:
         """Refuse a model without this cut, and more lossy clients than there are."""

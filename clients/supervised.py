@@ -87,6 +87,8 @@ class Supervised(Client):
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Steps of a round, see `Client.private_steps`."""
+        if self.private == "none":
+            raise ValueError(f"{type(self).__name__} has no private form")
         if self.class_balanced and self.class_weights is None:
             raise ValueError(
                 "class_balanced makes each record's loss depend on all others: set it to false, "
