@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +40,6 @@ class Personal(Client):
     keeps_state = True
     private = "none"
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
-
-    def private_steps(self, units: int, expected_batch: int) -> NoReturn:
-        """Refuse: a round trains more than once on the same records."""
-        raise ValueError(f"{type(self).__name__} has no private form")
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
         """Metrics of the client's own model; before there is any, of the sent or the first one."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from fedsim.engine.assembly import assembled
-from fedsim.engine.forgetting import FALLING, Asked, Finished, falls
+from fedsim.engine.forgetting import FALLING, Asked, Finished, falls, whom
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
 from fedsim.engine.running import Starter
@@ -445,19 +445,23 @@ def table_of(folders: Sequence[Path | RunFolder]) -> Table:
 
 def _title(found: Mapping[str, Any]) -> str:
     """What was trained, and what of whom leaves it."""
-    whom = f"{found['client']} leaves"
-    if found["forget"]:
-        told = "; ".join(
-            f"{key} {value if isinstance(value, (int, float)) else ', '.join(map(str, value))}"
-            for key, value in found["forget"].items()
-        )
-        whom = f"{told} of {found['client']} are forgotten"
-    return f"{found['scenario']}: {whom}"
+    leaves = "are forgotten" if found["forget"] else "leaves"
+    return f"{found['scenario']}: {whom(found['client'], found['forget'])} {leaves}"
 
 
 def _read(folder: Path | RunFolder) -> dict[str, Any] | None:
     place = folder if isinstance(folder, RunFolder) else RunFolder(folder)
-    return place.read_json(f"report/{FILE}") if (place.path / "report" / FILE).is_file() else None
+    if not (place.path / "report" / FILE).is_file():
+        return None
+    found = place.read_json(f"report/{FILE}")
+    # What an older fedsim measured says less.
+    return {
+        "parameters": {},
+        "retrain_rounds": found["train_rounds"],
+        "training": "",
+        "falls": False,
+        **found,
+    }
 
 
 def _what(found: Mapping[str, Any]) -> str:

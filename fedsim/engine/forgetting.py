@@ -27,6 +27,7 @@ from fedsim.folder.identity import deployed_nodes, edited, refuse, run_record
 from fedsim.folder.runfolder import RunFolder
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.scenario.overrides import make_client
 from fedsim.unlearning.memories import Memory
 from fedsim.unlearning.procedures import (
     PREFIX,
@@ -66,6 +67,20 @@ class Asked:
     def name(self) -> str:
         """What a person calls the procedure."""
         return short_name(re.split(r"[.:]", self.method)[-1]).lower()
+
+    @property
+    def whom(self) -> str:
+        """Who leaves, or what of whom."""
+        return whom(self.client, self.forget)
+
+
+def whom(client: str, forget: Mapping[str, Any]) -> str:
+    """A client, or the records of it that are forgotten, in words."""
+    named = [
+        f"{key} {value if isinstance(value, (int, float)) else ', '.join(map(str, value))}"
+        for key, value in forget.items()
+    ]
+    return f"{'; '.join(named)} of {client}" if named else client
 
 
 class Finished:
@@ -291,8 +306,6 @@ class Finished:
         """What will be done, and what it will cost, for a person, before it begins."""
         procedure = prepared.strategy
         assert isinstance(procedure, Procedure)
-        named = "; ".join(f"{k} {', '.join(map(str, v))}" for k, v in asked.forget.items())
-        whom = f"{named} of {asked.client}" if named else asked.client
         rows = self.folder.read_lines("rounds.jsonl")
         left = len(self.clients) - (not asked.forget)
         asks = (asked.rounds * left + procedure.unlearning_asks(left)) / len(self.clients)
@@ -300,7 +313,8 @@ class Finished:
         up, down = (asks * sum(row[key] for row in rows) / len(rows) for key in _MEGABYTES)
         history = history_mb(prepared, self.arrays, len(self.clients))
         return [
-            f"{asked.name}: {whom} leaves {self.path.name}, after {self.scenario.rounds} round(s)",
+            f"{asked.name}: {asked.whom} leaves {self.path.name}, after {self.scenario.rounds} "
+            "round(s)",
             f"  unlearning {procedure.unlearn_rounds} round(s), then {asked.rounds} of training "
             "without it",
             f"  uses       {self._used(asked, procedure)}",
@@ -328,8 +342,7 @@ FALLING = (
 
 def falls(scenario: Scenario) -> bool:
     """Whether the clients' learning rate falls from the first round to the last one."""
-    block = scenario.client
-    made: Any = construct(default_registry().resolve("clients", block.name), block.parameters)
+    made: Any = make_client(scenario, None)
     last = getattr(made, "last_learning_rate", None)
     return last is not None and last != made.learning_rate
 
