@@ -39,6 +39,10 @@ METHODS = {
     ),
 }
 
+# The labels of both clients are one array: a SuperLink that still holds the first's when the
+# second's is announced does not fetch it again. Which of the two happens is a matter of moments.
+SPARED = {("isic_noniid_gdd", "up"): 500}
+
 
 @dataclass(frozen=True)
 class Both:
@@ -95,7 +99,9 @@ def test_what_the_ledger_counts_is_what_crossed(both: dict[str, Both], name: str
     rows = [json.loads(line) for line in lines]
     for direction, counted in zip(("up", "down"), both[name].counted, strict=True):
         here = [row["bytes"] for row in rows if row["direction"] == direction]
-        assert abs(sum(here) - counted) <= 100 * len(here), direction
+        most = sum(here) + 100 * len(here)
+        least = sum(here) - 100 * len(here) - SPARED.get((name, direction), 0)
+        assert least <= counted <= most, direction
     # And what the simulation counted; a greeting is no part of one.
     simulated = both[name].simulated.folder / "traffic.jsonl"
     theirs = [json.loads(line) for line in simulated.read_text().splitlines()]
