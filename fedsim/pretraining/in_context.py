@@ -236,14 +236,19 @@ class Tasks:
     def _one(
         self, count: int, size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """So many slices of one task, images and masks [n, H, W]."""
+        """So many slices of one task, images and masks [n, H, W]; those after the first, the
+        query, are of other cases."""
         kind = int(rng.integers(len(self.sources) + 1))
         if kind == len(self.sources):
             images, masks = _shapes(count, size, rng)
         else:
             cases, tasks = self.sources[kind]
             asked = tasks[int(rng.integers(len(tasks)))]
-            pairs = [_slice(cases, asked, rng, outlined=n == 0) for n in range(count)]
+            query = int(rng.integers(len(cases)))
+            # None of the query's own case is in its support: it would show the answer.
+            others = (query + 1 + rng.integers(len(cases) - 1, size=count - 1)) % len(cases)
+            drawn = [query, *others.tolist()]
+            pairs = [_slice(*cases[at], asked, rng, outlined=n == 0) for n, at in enumerate(drawn)]
             images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
         return _changed(images, masks, rng)
 
@@ -268,10 +273,14 @@ def _seen(cases: Iterable[VolumeCase], size: int) -> Cases:
 
 
 def _slice(
-    cases: Cases, asked: tuple[int, ...], rng: np.random.Generator, *, outlined: bool
+    image: NDArray[np.float32],
+    label: NDArray[np.uint8],
+    asked: tuple[int, ...],
+    rng: np.random.Generator,
+    *,
+    outlined: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A slice of a random case and its mask; three of four hold the structure, or all that must."""
-    image, label = cases[int(rng.integers(len(cases)))]
+    """A slice of a case and its mask; three of four hold the structure, or all that must."""
     masks = np.isin(label, asked)
     there = np.flatnonzero(masks.any((1, 2)))
     any_slice = len(there) == 0 or (not outlined and rng.random() < 0.25)
