@@ -65,7 +65,7 @@ def record_losses(task: Task, predicted: NDArray[Any], view: Any) -> Floats:
         return -np.log(np.maximum(predicted[np.arange(len(labels)), labels], 1e-12)).astype(float)
     if predicted.ndim == 1:
         return np.asarray(predicted, float) * (-1 if task.merit({task.headline: 1.0}) == 1 else 1)
-    overlaps = dice(np.asarray(predicted, np.int64))
+    overlaps = dice(np.asarray(predicted, np.int64).sum(1))  # Of slices, [n, slices, parts, 3].
     return 1 - np.nanmean(overlaps, axis=tuple(range(1, overlaps.ndim)))
 
 

@@ -1,4 +1,4 @@
-"""Scoring a model on volumes: Dice per structure, per volume, per site.
+"""Scoring a model on volumes: Dice per structure, per volume, per site, and of slices.
 
 Dice is taken of whole volumes, then averaged over volumes, then over structures. A structure that a
 volume does not hold has no Dice there, whatever was predicted
@@ -22,23 +22,34 @@ from fedsim.tasks.segmentation.metrics import (
 from fedsim.tasks.segmentation.task import SegmentationTask, Volumes
 
 
+def count_slices(
+    model: torch.nn.Module, volumes: Volumes, task: SegmentationTask, device: torch.device
+) -> NDArray[np.int64]:
+    """Segment all volumes with a model in evaluation mode, and count voxels slice by slice.
+
+    Returns:
+        int64 [volumes, slices, structures, 3]: voxels of each structure that are in both, in the
+        prediction, and in the truth. Slices lie along the first axis of a volume, as many as the
+        deepest has; what a volume has not is 0. All scores follow from these counts.
+    """
+    model.to(device).eval()
+    structures, found = len(task.structures), []
+    for position in range(len(volumes)):
+        image, labels = volumes.volume(position)
+        prediction, truth = segment(model, image, task.patch, device), labels.numpy()
+        each = (overlap_counts(*pair, structures) for pair in zip(prediction, truth, strict=True))
+        found.append(np.stack(list(each)))
+    counts = np.zeros((len(found), max(map(len, found), default=0), structures, 3), np.int64)
+    for row, of_slices in zip(counts, found, strict=True):
+        row[: len(of_slices)] = of_slices
+    return counts
+
+
 def count_overlaps(
     model: torch.nn.Module, volumes: Volumes, task: SegmentationTask, device: torch.device
 ) -> NDArray[np.int64]:
-    """Segment all volumes with a model in evaluation mode, and count voxels.
-
-    Returns:
-        int64 [volumes, structures, 3]: voxels of each structure that are in both, in the
-        prediction, and in the truth. All scores follow from these counts.
-    """
-    model.to(device).eval()
-    structures = len(task.structures)
-    counts = np.zeros((len(volumes), structures, 3), dtype=np.int64)
-    for position in range(len(volumes)):
-        image, labels = volumes.volume(position)
-        prediction = segment(model, image, task.patch, device)
-        counts[position] = overlap_counts(prediction, labels.numpy(), structures)
-    return counts
+    """The counts of `count_slices` for whole volumes, int64 [volumes, structures, 3]."""
+    return count_slices(model, volumes, task, device).sum(1)
 
 
 def scores(
@@ -59,3 +70,20 @@ def scores(
             of_volumes, volumes.sites, volumes.site_names, task.structures
         )
     return metrics
+
+
+def slice_score(counts: NDArray[np.int64]) -> float | None:
+    """Dice of slices: the mean over all slices that hold a structure, then over structures.
+
+    The slices of all volumes are in one mean, so a volume of many slices counts more than one of
+    few. Slices without the structure are left out, whatever was predicted there.
+
+    Args:
+        counts: int64 [volumes, slices, structures, 3], of `count_slices`.
+
+    Returns:
+        From 0 to 1; None where no slice holds a structure.
+    """
+    names = [str(number) for number in range(counts.shape[2])]
+    of_slices = dice(counts.reshape(-1, *counts.shape[2:]))
+    return segmentation_metrics(of_slices, names)["dice"]

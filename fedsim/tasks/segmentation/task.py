@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fedsim.method.client import Site
     from fedsim.scenario.schema import Appearance, Scenario
 
+SLICES = "dice_2d"
+"""The metric's name of Dice of slices."""
+
 
 @dataclass(frozen=True)
 class SegmentationTask(Task):
@@ -50,7 +53,7 @@ class SegmentationTask(Task):
     records: ClassVar[str] = "volumes"
     things: ClassVar[str] = "cases"
     headline: ClassVar[str] = "dice"
-    metrics: ClassVar[Sequence[Metric]] = (fraction("dice", "Dice"),)
+    metrics: ClassVar[Sequence[Metric]] = (fraction("dice", "Dice"), fraction(SLICES, "2-D Dice"))
     keys: ClassVar[tuple[str, ...]] = (FOLDS, LABELS, APPEARANCE)
     file: ClassVar[str] = "overlaps.npz"
     hides_labels: ClassVar[bool] = True
@@ -195,29 +198,37 @@ class SegmentationTask(Task):
         return UnlabelledVolumes(store, positions, look)
 
     def predict(self, model: torch.nn.Module, view: Any, device: torch.device) -> NDArray[np.int64]:
-        """Overlaps of prediction and truth, int64 [cases, structures, 3]: all scores follow."""
-        from fedsim.tasks.segmentation.evaluation import count_overlaps
+        """Overlaps of prediction and truth in each slice: all scores follow.
 
-        return count_overlaps(model, view, self, device)
+        Returns:
+            int64 [cases, slices, structures, 3], see `count_slices`.
+        """
+        from fedsim.tasks.segmentation.evaluation import count_slices
+
+        return count_slices(model, view, self, device)
 
     def score(
         self, predicted: NDArray[np.int64], view: Any, per_site: bool = False
     ) -> dict[str, float | None]:
-        """Dice of what `predict` gave."""
-        from fedsim.tasks.segmentation.evaluation import scores
+        """Dice of what `predict` gave; with `per_site` also that of slices, of all sites."""
+        from fedsim.tasks.segmentation.evaluation import scores, slice_score
 
-        return scores(predicted, view, self, per_site=per_site)
+        found = scores(predicted.sum(1), view, self, per_site=per_site)
+        return found | {SLICES: slice_score(predicted)} if per_site else found
 
     def predictions(
         self, predicted: NDArray[np.int64], view: Any
     ) -> tuple[str, dict[str, NDArray[Any]]]:
-        """The file of a run folder, and its arrays, for overlaps [models, ...] of a view."""
+        """The file of a run folder, and its arrays, for overlaps [models, ...] of a view.
+
+        The file has those of whole volumes.
+        """
         arrays = {
             "records": view.indices,
             "groups": view.groups,
             "sites": view.sites,
             "structures": np.array(self.structures),
-            "overlaps": predicted,
+            "overlaps": predicted.sum(2),
         }
         return self.file, arrays
 
@@ -250,7 +261,7 @@ class SegmentationTask(Task):
         """Typical test cases with truth and prediction."""
         from fedsim.report.overlays import overlays, save_overlays
 
-        cases = overlays(model, view, predicted, self, device)
+        cases = overlays(model, view, predicted.sum(1), self, device)
         place, title = folder / "segmentation", f"{title}: typical test cases"
         save_overlays(place, cases, self.structures, title, note)
 
