@@ -611,7 +611,7 @@ class Rounds:
 
     def _scored(self, by_client: dict[str, dict[str, Any]]) -> Scores:
         models = self.models()
-        self.scoring.latest = None
+        self.scoring.latest = []
         scores: Scores = {}
         if self.scoring.selects:
             headline = self.server.task.headline

@@ -26,7 +26,8 @@ class Scoring:
     Attributes:
         model: the module; its contents are those of the arrays that were scored last.
         device: where it computes.
-        latest: what was tested last, and what it says: a finished model need not say it again.
+        latest: the models that were tested last, and what they say: finished ones need not say it
+            again.
         selects: whether the scenario selects the model by the pooled validation split.
     """
 
@@ -37,7 +38,7 @@ class Scoring:
         prepared.mode.arrange(self.model)
         self.device = device_for(prepared.scenario)
         self.selects = prepared.scenario.evaluation.select == "pooled_val"
-        self.latest: tuple[ArrayRecord, np.ndarray] | None = None
+        self.latest: list[tuple[ArrayRecord, np.ndarray]] = []
         self._conspiracy = prepared.conspiracy
         self._test = prepared.federation.view("test")
         self._val = prepared.federation.view("val")
@@ -48,16 +49,21 @@ class Scoring:
 
     def predict(self, arrays: ArrayRecord) -> np.ndarray:
         """What a model says of the test split, see `Task.predict`."""
-        if self.latest is not None and self.latest[0] is arrays:
-            return self.latest[1]
+        for tested, predicted in self.latest:
+            if tested is arrays:
+                return predicted
         self.fits(arrays)
         return self._predicted(self.model, self._test)
 
     def test(self, arrays: ArrayRecord) -> Scores:
-        """Metrics on the test split, of all and of each site; and how well an attack does."""
-        self.latest = None  # A strategy may write new values into the same record.
-        self.latest = arrays, self.predict(arrays)
-        found = self._task.score(self.latest[1], self._test, per_site=True)
+        """Metrics on the test split, of all and of each site; and how well an attack does.
+
+        What it says is kept in `latest`, which a new round must empty: a strategy may write new
+        values into the same record.
+        """
+        predicted = self.predict(arrays)
+        self.latest.append((arrays, predicted))
+        found = self._task.score(predicted, self._test, per_site=True)
         plan = self._conspiracy
         if plan is None or not isinstance(plan.adversary, DataPoisoning):
             return found
