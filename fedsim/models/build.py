@@ -33,8 +33,8 @@ class Pretrained:
     Attributes:
         source: what `model.init` names.
         sha256: of the file, 64 hexadecimal digits.
-        kept: the head's names, where the file has no head that fits: it begins as the seed gives
-            it.
+        kept: names of the head's weights, where the file has no head that fits: it begins as the
+            seed gives it.
     """
 
     source: str
@@ -132,7 +132,8 @@ def first_weights(
         raise InputError(
             f"model.init: {source} does not fit model {name!r}: {why}", hint=_fitting(source)
         ) from error
-    about = Pretrained(source, sha256_of(path), tuple(kept))
+    weights = flower.parameter_names(model)  # A support set is empty, and not random.
+    about = Pretrained(source, sha256_of(path), tuple(name for name in kept if name in weights))
     return flower.pack_state(model.state_dict()), about
 
 

@@ -76,6 +76,10 @@ class InContext(nn.Module):
     """
 
     made_for: ClassVar[str] = "volumes"
+    payload_kind: ClassVar[str] = "in_context"
+    """Of the client methods that it goes with: no other fills its support set."""
+    keeps: ClassVar[str] = "images and outlines of the labelled cases (`support`)"
+    """What of records its file holds as it is."""
     head: ClassVar[str] = "support"
     """The support set: what weights from elsewhere do not bring."""
     needs_init: ClassVar[str] = (
@@ -159,6 +163,8 @@ class InContext(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes, H, W] of slices [N, 1, H, W] whose numbers are not known."""
+        if torch.onnx.is_in_onnx_export():
+            raise ValueError("it answers from a support set, slice by slice: use fedsim predict")
         parts = [self._answer(self._seen(image[None])[0], None) for image in images]
         return self._enlarged(torch.stack(parts), images.shape[2:])
 

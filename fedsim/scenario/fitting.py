@@ -102,6 +102,13 @@ def misfits(
             f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
             f"{'others' if expected == sent else PAYLOADS[expected]}; with it go: {fit}"
         )
+    model, network = found.get("models", ("", None))
+    asked = capabilities(network).payload_kind
+    if asked and sent and given != asked and not {"clients", "models"} & wrong.keys():
+        fit = _names(registry, "clients", lambda one: capabilities(one).payload_kind == asked)
+        wrong["models"] = (
+            f"{model!r} is not trained, but client method {client!r} trains; with it go: {fit}"
+        )
     needs_state = capabilities(expecting).local and capabilities(sending).keeps_state is False
     if needs_state and "clients" not in wrong:
         fit = _names(
@@ -181,16 +188,16 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
         name, factory = found.get(group, ("", None))
         declared = capabilities(factory)
         sent = declared.payload
+        if sent == "nothing":
+            return (
+                f"with {role} {name!r} no model travels: each client keeps its own; leave the "
+                "key out, or type strategy.name=fedavg and a client method that sends its model"
+            )
         if declared.one_shot or sent in ("images", "statistics"):
             told = PAYLOADS[sent if sent == "statistics" else "images"]
             return (
                 f"with {role} {name!r} no model travels: clients send {told}; for "
                 "one that does type strategy.name=fedavg and a client method that trains it"
-            )
-        if declared.payload == "nothing":
-            return (
-                f"with {role} {name!r} no model travels: each client trains its own; leave the "
-                "key out, or type strategy.name=fedavg and a client method that sends its model"
             )
     return ""
 

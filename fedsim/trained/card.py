@@ -21,6 +21,7 @@ from fedsim.folder.runfolder import CARD, MODEL, MODELS, RunFolder
 from fedsim.pretrained.catalogue import CATALOGUE, PREFIX, Weights
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
+from fedsim.registry import default_registry
 from fedsim.report.paths import hidden
 from fedsim.report.record import Record, read_record
 from fedsim.report.statistics import LEVEL, REPLICATES, interval
@@ -78,6 +79,15 @@ class _Facts:
     def pretrained(self) -> Weights | None:
         """The weights of the catalogue that the model began with."""
         return CATALOGUE.get(str(self.plugin("model").get("init")))
+
+    @property
+    def keeps(self) -> str:
+        """What of records the file holds as it is, in words; "" for weights alone."""
+        name = self.about.architecture
+        known = name in default_registry().names("models")
+        return (
+            str(getattr(default_registry().resolve("models", name), "keeps", "")) if known else ""
+        )
 
     def plugin(self, block: str) -> Mapping[str, Any]:
         found = self.record.scenario.get(block)
@@ -324,6 +334,11 @@ def _by_site(facts: _Facts) -> list[str]:
 
 def _privacy(facts: _Facts) -> str:
     plan, summary = facts.record.run.get("privacy"), facts.summary
+    if facts.keeps:
+        return (
+            f"**The file holds {facts.keeps}**, as they are: whoever has it has these records. "
+            "Treat it as you treat the data.\n"
+        )
     if not isinstance(plan, dict):
         return (
             "No privacy mechanism was used. The weights may give away training records: treat the "
