@@ -160,15 +160,66 @@ CATALOGUE: dict[str, Weights] = {
 """Name -> weights."""
 
 
+@dataclass(frozen=True)
+class Unpackaged:
+    """Weights that are in no package.
+
+    Attributes:
+        name: what a scenario writes, or what they are known by.
+        about: what they are, in words.
+        model: the model plugin that they are for, with its parameters.
+        megabytes: size of the file, 10^6 bytes.
+        licence: of the file.
+        origin: whom they are from.
+        file: where they lie, of those that are part of fedsim.
+        address: where a person fetches the file, of all others; else "".
+    """
+
+    name: str
+    about: str
+    model: str
+    megabytes: float
+    licence: str
+    origin: str
+    file: Path | None = None
+    address: str = ""
+
+
+UNPACKAGED: Mapping[str, Unpackaged] = {
+    one.name: one
+    for one in (
+        Unpackaged(
+            name="in_context_phantom",
+            about="a small network of UniverSeg's architecture that learned on generated volumes",
+            model="in_context, channels: [16, 16, 16, 16]",
+            megabytes=0.3,
+            licence="that of fedsim",
+            origin="fedsim pretrain --method in_context",
+            file=Path(__file__).with_name("in_context_phantom.safetensors"),
+        ),
+        Unpackaged(
+            name="universeg_v1",
+            about="UniverSeg, in-context segmentation of slices",
+            model="in_context",
+            megabytes=4.8,
+            licence="OpenRAIL++-M: solely for research purposes",
+            origin="Butoi et al., UniverSeg: Universal Medical Image Segmentation (2023)",
+            address=(
+                "https://github.com/JJGO/UniverSeg/releases/download/weights/"
+                "universeg_v1_nf64_ss64_STA.pt"
+            ),
+        ),
+    )
+}
+"""Name -> weights that are part of fedsim, or that a person fetches."""
+
 SHIPPED: Mapping[str, Path] = {
-    "in_context_phantom": Path(__file__).with_name("in_context_phantom.safetensors"),
+    name: one.file for name, one in UNPACKAGED.items() if one.file is not None
 }
 """Name -> file, of small networks that learned on generated data and are part of fedsim."""
 
 ELSEWHERE: Mapping[str, str] = {
-    "universeg_v1": (
-        "https://github.com/JJGO/UniverSeg/releases/download/weights/universeg_v1_nf64_ss64_STA.pt"
-    ),
+    name: one.address for name, one in UNPACKAGED.items() if one.address
 }
 """Name -> address, of weights that no package has: a person fetches the file."""
 
@@ -176,8 +227,14 @@ ELSEWHERE: Mapping[str, str] = {
 def weights_of(name: str) -> Weights:
     """The weights of a name; InputError, with the nearest name, where there are none."""
     if name not in CATALOGUE:
+        known = [*CATALOGUE, *UNPACKAGED]
+        if name in UNPACKAGED:
+            raise InputError(
+                f"pretrained weights {name!r} are in no package",
+                hint=f"type: fedsim weights show {name}",
+            )
         raise InputError(
-            f"there are no pretrained weights {name!r}{nearest(name, CATALOGUE)}",
+            f"there are no pretrained weights {name!r}{nearest(name, known)}",
             hint="type: fedsim weights ls",
         )
     return CATALOGUE[name]

