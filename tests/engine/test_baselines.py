@@ -11,6 +11,7 @@ import pytest
 from fedsim import Result
 from fedsim.data.store import Store
 from fedsim.errors import Interruption
+from fedsim.tasks.classification import Classification
 from fedsim.wire.codecs import image_bytes
 from tests.engine.test_resume import QUIET
 
@@ -40,6 +41,22 @@ def test_local_only_sends_no_model_and_reports_means_over_clients(
     with np.load(result.folder / "predictions.npz") as saved:
         assert saved["probabilities"].shape == (4, len(saved["labels"]), 2)
         assert saved["probabilities"].dtype == np.float32
+
+
+def test_each_own_model_is_asked_once_and_its_answers_are_kept(
+    run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, predict = [], Classification.predict
+
+    def counted(self: Classification, *words: object) -> np.ndarray:
+        asked.append(predict(self, *words))  # type: ignore[arg-type]
+        return asked[-1]
+
+    monkeypatch.setattr(Classification, "predict", counted)
+    result = run_tiny(*LOCAL, "rounds=2")
+    assert len(asked) == 2 * 4, "two rounds of four models"
+    with np.load(result.folder / "predictions.npz") as saved:
+        assert np.array_equal(saved["probabilities"], np.stack(asked[4:]).astype(np.float32))
 
 
 def test_local_models_start_alike_and_go_on_from_round_to_round(
