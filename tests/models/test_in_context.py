@@ -12,6 +12,7 @@ from fedsim.models.in_context import InContext
 from fedsim.pretrained.catalogue import SHIPPED
 from fedsim.pretrained.loading import fill
 from fedsim.pretrained.reading import read_weights
+from fedsim.tasks.segmentation.support import support_sets
 
 PUBLISHED = 1_182_785
 
@@ -122,6 +123,34 @@ def test_a_volume_is_answered_by_slice_number_and_seed() -> None:
     assert not torch.equal(model.volume_logits(image), found)
     larger = torch.nn.functional.interpolate(image, (20, 24))
     assert model.volume_logits(larger).shape == (6, 2, 20, 24)
+
+
+def test_the_order_of_the_cases_does_not_matter_where_all_slices_are_shown() -> None:
+    first, second = small(support=12), small(support=12)
+    image, _ = cases(3)[2]
+    first.remember(cases(), seed=0, empty=True)
+    second.remember(cases()[::-1], seed=7, empty=True)
+    torch.testing.assert_close(first.volume_logits(image), second.volume_logits(image))
+
+
+def test_several_draws_give_the_mean_of_their_probabilities() -> None:
+    model, (image, _) = small(support=3, draws=4), cases(3)[2]
+    model.remember(cases(), seed=5, empty=True)
+    found = model.volume_logits(image)[2, 1].sigmoid()
+    held, query = model.support, model._seen(image)[2]
+    numbers = held.slices[: len(held)].numpy()
+    sets = support_sets(numbers, 2, count=3, draws=4, seed=5)
+    assert len({tuple(one.tolist()) for one in sets}) > 1
+    with torch.no_grad():
+        each = [
+            model.network(
+                query[None, None],
+                held.images[one][None, :, None],
+                (held.labels[one] == 1).float()[None, :, None],
+            ).sigmoid()
+            for one in map(torch.from_numpy, sets)
+        ]
+    torch.testing.assert_close(found, torch.stack(each).mean(0)[0, 0])
 
 
 def test_a_structure_that_the_support_does_not_outline_is_never_answered() -> None:
