@@ -99,6 +99,21 @@ _VOLUME_PARTNERS: dict[str, dict[str, Any]] = {
         "client": {"name": "local_segmentation", "steps": 2, "batch_size": 2},
     },
 }
+# What methods meet that go with a model of their kind alone, and it with them.
+_KINDS: dict[str, dict[str, Any]] = {
+    "in_context": {
+        "strategy": {"name": "in_context"},
+        "client": {"name": "in_context"},
+        "model": {
+            "name": "in_context",
+            "init": "in_context_phantom",
+            "channels": [16, 16, 16, 16],
+            "support": 2,
+            "draws": 1,
+        },
+        "rounds": 1,
+    },
+}
 _FEW = {"steps": 3, "epochs": 4, "batch_size": 8, "iterations": 1, "images_per_class": 1}
 
 
@@ -205,6 +220,8 @@ class Bench:
             partners = _VOLUME_PARTNERS if volumes else _PARTNERS
             values |= partners.get(payload_of(factory), {})
             values |= _counterpart(self.group, factory)
+        kind = _KINDS.get(capabilities(factory).payload_kind, {})
+        values |= kind
         if capabilities(factory).one_shot:
             values["rounds"] = 1
         if self.group == "strategies" and not _ours(factory):
@@ -213,7 +230,8 @@ class Bench:
             values["evaluation"] = {"on_clients": False}
         if self.group == "clients" and not isinstance(factory, type):
             values["evaluation"] = {"on_clients": False}  # A ClientApp may have no `evaluate`.
-        block = {"name": self.name} | self.parameters
+        own = kind.get("model", {}) if self.group == "models" else {}
+        block = own | {"name": self.name} | self.parameters
         if self.group == "clients":
             block = _few(factory) | block
         if self.group == "partitions":

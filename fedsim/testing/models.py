@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim.method.capabilities import capabilities
 from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed
+from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
 from fedsim.wire import flower
 
 _ROUNDING = 1e-3
@@ -94,6 +95,10 @@ def by_itself(bench: Bench) -> str:
 
 def gradients(bench: Bench) -> str:
     """What travels as a parameter learns."""
+    if capabilities(bench.factory).payload_kind:
+        raise NotApplicable(
+            "it is not trained: no model travels with the methods that it goes with"
+        )
     model, task = _made(bench)
     found = model.train()(_inputs(task))
     found = found[0] if isinstance(found, tuple | list) else found

@@ -49,6 +49,16 @@ def test_what_does_not_apply_is_neither(capsys: pytest.CaptureFixture[str]) -> N
     assert out.splitlines()[-1] == "6 ok, 0 failed, 1 do not apply"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["strategy", "client", "model"])
+def test_what_answers_from_a_support_set_passes(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = typed(capsys, "in_context", "--kind", kind)
+    assert code == 0, out + err
+    assert ("it is not trained" in out) == (kind == "model")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
