@@ -8,6 +8,7 @@ DATA   ?=
 RUNS   ?= runs/table
 LEAVER ?= hk
 SEEDS  ?= 1
+CASES  ?= 1,2,5,10
 EPSILONS ?= 0.5 1 2 4 8
 # Of the tests; 0 is one after the other.
 WORKERS ?= 2
@@ -15,7 +16,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table matrix unlearning curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix unlearning fewshot curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -65,6 +66,12 @@ unlearning: $(READY) ## The table of unlearning (docs/results.md), half an hour:
 	$(VENV)/bin/fedsim run prostate_unlearning 'seeds=[0,1,2]' --backend inline --runs runs/unlearning \
 	  $(if $(DATA),data.root="$(DATA)" strategy.leaver=$(LEAVER))
 	$(VENV)/bin/fedsim forget runs/unlearning --table --markdown runs/unlearning/table.md
+
+fewshot: $(READY) ## Dice over 1, 2, 5, 10 outlined cases (docs/results.md), an hour: make fewshot [DATA=DIR (PROMISE12)]
+	$(VENV)/bin/fedsim sweep prostate_fewshot_local prostate_fewshot prostate_fewshot_incontext --backend inline \
+	  --quiet --runs runs/fewshot federation.labelled_groups=$(CASES) --seeds 0 1 2 $(if $(DATA),data.root="$(DATA)")
+	$(VENV)/bin/fedsim compare runs/fewshot --columns dice,dice_2d,seconds --markdown runs/fewshot/table.md \
+	  --over federation.labelled_groups --figure runs/fewshot/fewshot.png
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
