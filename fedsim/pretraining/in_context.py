@@ -248,7 +248,7 @@ class Tasks:
             # None of the query's own case is in its support: it would show the answer.
             others = (query + 1 + rng.integers(len(cases) - 1, size=count - 1)) % len(cases)
             drawn = [query, *others.tolist()]
-            pairs = [_slice(*cases[at], asked, rng, outlined=n == 0) for n, at in enumerate(drawn)]
+            pairs = [_slice(cases[at], asked, rng, outlined=n == 0) for n, at in enumerate(drawn)]
             images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
         return _changed(images, masks, rng)
 
@@ -273,14 +273,14 @@ def _seen(cases: Iterable[VolumeCase], size: int) -> Cases:
 
 
 def _slice(
-    image: NDArray[np.float32],
-    label: NDArray[np.uint8],
+    case: tuple[NDArray[np.float32], NDArray[np.uint8]],
     asked: tuple[int, ...],
     rng: np.random.Generator,
     *,
     outlined: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """A slice of a case and its mask; three of four hold the structure, or all that must."""
+    image, label = case
     masks = np.isin(label, asked)
     there = np.flatnonzero(masks.any((1, 2)))
     any_slice = len(there) == 0 or (not outlined and rng.random() < 0.25)

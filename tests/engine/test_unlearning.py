@@ -15,10 +15,14 @@ import pytest
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.engine.checkpoint import Checkpoints
+from fedsim.engine.criteria import record_losses
 from fedsim.errors import Interruption
+from fedsim.tasks.segmentation.metrics import dice
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import assert_same, model
+from tests.tasks.segmentation.test_evaluation import CPU, TASK, Threshold
+from tests.tasks.segmentation.volumes import Shapes
 
 QUIET = Console(quiet=True)
 # Not forked from this process, which may hold threads of Ray.
@@ -206,3 +210,12 @@ def test_noise_is_added_once_and_the_bits_repeat(
     assert any(
         not np.array_equal(value, model(other)[name]) for name, value in model(again).items()
     )
+
+
+def test_how_badly_a_volume_is_known_is_one_minus_dice_of_the_whole() -> None:
+    volumes = Shapes(3)
+    predicted = TASK.predict(Threshold(), volumes, CPU)
+    whole = dice(predicted.sum(1))
+    assert whole.shape == (3, 2)
+    found = record_losses(TASK, predicted, volumes)
+    assert found == pytest.approx(1 - whole.mean(1))
