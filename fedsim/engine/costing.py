@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fedsim.engine.checkpoint import strategy_state
 from fedsim.folder.runfolder import cpu
@@ -160,9 +161,9 @@ def _rounded(megabytes: float) -> str:
 
 
 def _bytes(value: Any) -> int:
-    """Bytes of the arrays in a value."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes
+    """Bytes of the arrays and tensors in a value."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return int(value.nbytes)
     if isinstance(value, dict):
         return sum(_bytes(inner) for inner in value.values())
     if isinstance(value, list | tuple):

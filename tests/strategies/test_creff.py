@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedsim import InputError, Result, run
-from fedsim.api import resume
+from fedsim.api import estimate, resume
 from fedsim.folder.runfolder import RunFolder
 from fedsim.losses import class_gradients
+from fedsim.scenario import load
 from fedsim.strategies.creff import CReFF
 from fedsim.terminal.console import Console
 from tests.clients.test_moon import stop_in_round
@@ -115,6 +116,17 @@ def classes_of_clients(result: Result) -> list[int]:
         sum(count > 0 for count in counts)
         for counts in run_json["data"]["classes_by_client"].values()
     ]
+
+
+def test_a_trial_counts_the_features_that_checkpoints_hold(
+    run_small: Callable[..., Result], tmp_path: Path
+) -> None:
+    few, many = (
+        estimate(load(tmp_path / "creff.yaml", [f"strategy.features={n}"]), 0, Console(quiet=True))
+        for n in (5, 5005)
+    )
+    # Two checkpoints are kept.
+    assert many.disk_mb - few.disk_mb == pytest.approx(2 * CLASSES * 5000 * WIDTH * 4 / 1e6)
 
 
 def test_what_gradients_tell_is_listed(run_small: Callable[..., Result]) -> None:
