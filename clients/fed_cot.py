@@ -14,7 +14,7 @@ from flwr.app import RecordDict
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from fedsim import Site
+from fedsim import InputError, Site
 from fedsim.clients.few_labels import FewLabelledVolumes, keep_teacher, own_teacher
 from fedsim.clients.mean_teacher import require_decay
 from fedsim.losses import consistency
@@ -67,10 +67,15 @@ class FedCoT(FewLabelledVolumes):
             raise ValueError(f"smallest is {self.smallest}, above largest, {self.largest}.")
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
-        """Return the trained student and its synchronous teacher."""
+        """Return the trained student and its synchronous teacher.
+
+        Raises:
+            InputError: the server sent no teacher.
+        """
         if SYNC not in content.array_records:
-            raise ValueError(
-                "the server sent no teacher beside the student: type strategy.name=fed_cot"
+            raise InputError(
+                "client fed_cot needs the server's teacher beside the student, and it sends none",
+                hint="type strategy=fed_cot, or client=mean_teacher_segmentation",
             )
         model = site.new_model()
         load_received(model, content)

@@ -153,6 +153,12 @@ class FewLabels(Client):
         )
 
 
+def require_probability(threshold: float) -> None:
+    """Raise ValueError where no probability can be at least a threshold."""
+    if threshold > 1:
+        raise ValueError(f"threshold is a probability, at most 1, not {threshold}.")
+
+
 def following(
     teachers: Sequence[nn.Module], student: nn.Module, decay: float
 ) -> Callable[[], None] | None:

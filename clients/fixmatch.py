@@ -13,7 +13,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from fedsim.clients.few_labels import FewLabelledImages
+from fedsim.clients.few_labels import FewLabelledImages, require_probability
 from fedsim.losses import pseudo_label_loss
 from fedsim.method import SiameseAugment, Told
 
@@ -35,6 +35,10 @@ class FixMatch(FewLabelledImages):
 
     ramp: NonNegativeFloat = 0.0
     threshold: NonNegativeFloat = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probability(self.threshold)
 
     def unlabelled_loss(
         self,

@@ -13,7 +13,7 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
-from fedsim.clients.few_labels import FewLabelledImages, FewLabelledVolumes
+from fedsim.clients.few_labels import FewLabelledImages, FewLabelledVolumes, require_probability
 from fedsim.losses import pseudo_label_loss
 from fedsim.method import Told
 from fedsim.tasks.segmentation import outputs_of
@@ -30,6 +30,10 @@ class PseudoLabel(FewLabelledImages):
     made_for = ("images", "features")
 
     threshold: NonNegativeFloat = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probability(self.threshold)
 
     def unlabelled_loss(
         self,
@@ -51,6 +55,10 @@ class PseudoLabelSegmentation(FewLabelledVolumes):
     """
 
     threshold: NonNegativeFloat = 0.95
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_probability(self.threshold)
 
     def unlabelled_loss(
         self,

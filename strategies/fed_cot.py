@@ -11,6 +11,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedsim import InputError
 from fedsim.method import Arrays
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.wire import tensor_record, tensors
@@ -46,7 +47,7 @@ class FedCoT(FedAvg):
         """The mean student; the mean teacher is kept for the next round.
 
         Raises:
-            ValueError: a client sent no teacher.
+            InputError: a client sent no teacher.
         """
         sums: Arrays = {}
         count = 0
@@ -55,7 +56,10 @@ class FedCoT(FedAvg):
             nonlocal count
             for reply in replies:
                 if SYNC not in reply.content.array_records:
-                    raise ValueError("a client sent no teacher: type client.name=fed_cot")
+                    raise InputError(
+                        "strategy fed_cot averages the clients' teachers, and they send none",
+                        hint="type client=fed_cot, or strategy=fedavg",
+                    )
                 for name, value in tensors(reply.content.array_records[SYNC]).items():
                     wide = value.astype("float64")
                     sums[name] = sums[name] + wide if name in sums else wide

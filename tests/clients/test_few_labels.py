@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, nn
 
+from fedsim import InputError
 from fedsim.clients.fed_cot import FedCoT
 from fedsim.clients.few_labels import FewLabelledVolumes
 from fedsim.clients.fixmatch import FixMatch
@@ -273,6 +274,10 @@ def test_pseudo_labels_are_the_models_own() -> None:
         (lambda: FedCoT(round_decay=1.5), "round_decay"),
         (lambda: MeanTeacher(decay=1.1), "decay"),
         (lambda: PseudoLabel(ramp=2.0), "ramp"),
+        (lambda: PseudoLabel(threshold=1.5), "threshold is a probability"),
+        (lambda: PseudoLabelSegmentation(threshold=1.5), "threshold is a probability"),
+        (lambda: FixMatch(threshold=1.5), "threshold is a probability"),
+        (lambda: FixMatch(ramp=1.5), "ramp"),
         (lambda: MeanTeacherSegmentation(foreground=1.5), "foreground"),
     ],
 )
@@ -282,10 +287,10 @@ def test_parameters_out_of_range_are_refused(make: Any, message: str) -> None:
 
 
 def test_a_server_that_sends_no_teacher_is_named() -> None:
-    with pytest.raises(ValueError, match=r"strategy\.name=fed_cot"):
+    with pytest.raises(InputError, match=r"type strategy=fed_cot"):
         FedCoT(**QUICK).train(message(first()), here())
     reply = SimpleNamespace(content=Segmentation(**QUICK).train(message(first()), site(TASK)))
     strategy = server.FedCoT()
     strategy.content(1, first(), ConfigRecord())
-    with pytest.raises(ValueError, match=r"client\.name=fed_cot"):
+    with pytest.raises(InputError, match=r"type client=fed_cot"):
         strategy.aggregate_train(1, iter([reply]))  # type: ignore[list-item]
