@@ -105,10 +105,18 @@ class Interruption(KeyboardInterrupt):
     """
 
 
+_LISTED, _FIRST = 60, 8  # names that are all told, and how many of more
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the closest valid name, or the list of the valid ones."""
+    """Return " (did you mean 'x'?)" for the closest valid name, or the list of the valid ones.
+
+    Of many, such as the records of a data set, the first ones are listed.
+    """
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f" (did you mean {close[0]!r}?)"
-    return f" (valid: {', '.join(valid)})" if valid else ""
+    shown = valid if len(valid) <= _LISTED else valid[:_FIRST]
+    more = f" and {len(valid) - len(shown)} more" if len(shown) < len(valid) else ""
+    return f" (valid: {', '.join(shown)}{more})" if valid else ""

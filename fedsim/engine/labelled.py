@@ -14,7 +14,7 @@ from fedsim.errors import InputError, Problem, nearest
 from fedsim.randomness import Streams
 from fedsim.scenario import Scenario
 from fedsim.tasks.task import Task
-from fedsim.tasks.words import some
+from fedsim.tasks.words import counted, some
 
 PATH = ("federation", "labelled")
 KEY = ".".join(PATH)
@@ -137,7 +137,7 @@ def _listed(
     if strangers := [name for name in asked if name not in known]:
         near = nearest(strangers[0], list(store.ids[:_LOOKED_AT]))
         raise InputError(
-            f"{path} names {len(strangers)} records that the data have not",
+            f"{path} names {counted(len(strangers), 'records')} that the data have not",
             [Problem(place, f"{KEY}: there is no record {strangers[0]!r}{near}")],
             "write the name of a record in each line, as the data set has it",
         )

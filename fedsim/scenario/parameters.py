@@ -158,6 +158,9 @@ def describe(error: BaseException) -> str:
 def explain(error: pydantic.ValidationError, value: Any) -> dict[tuple[Any, ...], str]:
     """Path inside `value` -> what is wrong there, in plain words.
 
+    Of the branches of a union those count that find fault deepest inside the value: the others are
+    for values of another kind.
+
     Args:
         error: what pydantic raised.
         value: what it was given; tells the steps of a path from the branches of a union.
@@ -165,7 +168,12 @@ def explain(error: pydantic.ValidationError, value: Any) -> dict[tuple[Any, ...]
     by_path: dict[tuple[Any, ...], list[ErrorDetails]] = {}
     for details in error.errors():
         by_path.setdefault(_path(details, value), []).append(details)
-    return {path: _message(found) for path, found in by_path.items()}
+    above = {path[:depth] for path in by_path for depth in range(len(path))}
+    return {
+        path: _message(found)
+        for path, found in by_path.items()
+        if path not in above or any(details["type"] not in _EXPECTED for details in found)
+    }
 
 
 def shown(value: Any) -> str:

@@ -105,7 +105,7 @@ def test_a_file_names_the_labelled_records(
     found = tiny_federation(f"federation.labelled={path}")
     assert found.split["train"].tolist() == sorted(chosen)
     path.write_text("nobody\n" + ids[chosen[0]])
-    with pytest.raises(InputError, match="1 records that the data have not"):
+    with pytest.raises(InputError, match="names 1 record that the data have not"):
         tiny_federation(f"federation.labelled={path}")
     path.write_text(ids[chosen[0]])
     with pytest.raises(InputError, match="names no training record of client-1"):
@@ -129,6 +129,14 @@ def test_what_makes_no_sense_is_refused(words: list[str], message: str, tiny: Pa
     with pytest.raises(InputError) as refused:
         load(tiny, words)
     assert message in str(refused.value)
+
+
+def test_a_wrong_share_of_a_client_is_one_problem(tiny: Path) -> None:
+    """A block is what the key takes, so that nothing is said of the block itself."""
+    with pytest.raises(InputError) as refused:
+        load(tiny, ["federation.labelled={client-0: 2.0}"])
+    (problem,) = refused.value.problems
+    assert problem.message == "federation.labelled.client-0: expected at most 1, got 2.0"
 
 
 def test_a_client_that_there_is_not_is_refused(
