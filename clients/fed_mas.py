@@ -7,7 +7,7 @@ Medical Image Classification" (2023). E1 to E5 are its equations, in their order
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from flwr.app import MetricRecord, RecordDict
@@ -41,6 +41,7 @@ class FedMAS(LongTail):
 
     payload_kind = "rescue_factor"
     made_for = "images"
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
     side_by_side = False
 
     def __init__(

@@ -31,6 +31,7 @@ class FedMAS(FedAvg):
     payload_kind = "rescue_factor"
     made_for = "images"
     linear = False
+    weighted_by_key = "rescue-factor"  # By which the engine averages running statistics, too.
 
     def __init__(self, codec: Codec = "float32") -> None:
         super().__init__(codec)

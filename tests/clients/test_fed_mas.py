@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
 from fedsim import InputError, Result, run
+from fedsim.engine.assembly import buffers_of
 from fedsim.strategies.fed_mas import FedMAS
-from fedsim.wire import tensor_record, tensors
+from fedsim.wire import pack_state, tensor_record, tensors
 from tests.engine.test_bits import assert_same
 
 SMALL = """\
@@ -68,17 +71,17 @@ def test_without_alignment_it_is_the_balanced_softmax(run_small: Callable[..., R
     assert all(np.array_equal(left[name], right[name]) for name in left)
 
 
-def reply(value: float, factor: object) -> Message:
+def reply(value: float, factor: object) -> Any:
     metrics = MetricRecord({"num-examples": 5})
     if factor is not None:
         metrics["rescue-factor"] = factor  # type: ignore[assignment]
     content = RecordDict(
         {"arrays": tensor_record({"w": np.full(2, value, np.float32)}), "metrics": metrics}
     )
-    return Message(content, 1, "train")
+    return SimpleNamespace(content=content)
 
 
-def combined(*replies: Message) -> float:
+def combined(*replies: Any) -> float:
     strategy = FedMAS()
     strategy.content(1, tensor_record({"w": np.zeros(2, np.float32)}), ConfigRecord())
     arrays, _ = strategy.aggregate_train(1, replies)
@@ -95,6 +98,19 @@ def test_replies_count_by_their_factors() -> None:
     assert combined(reply(3.0, 0.2), reply(3.0, 0.7)) == pytest.approx(3.0)
 
 
+def test_running_statistics_count_by_the_same_factors() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    buffers = buffers_of(model, FedMAS(), None)
+    buffers.begin(pack_state(model.state_dict()))
+    for value, factor in ((1.0, 0.88), (2.0, 1.48)):
+        content = reply(value, factor).content
+        torch.nn.init.constant_(model.running_mean, value)
+        content["arrays"] = pack_state(model.state_dict())
+        buffers.take(content)
+    found = tensors(buffers.restored(ArrayRecord()))
+    assert found["running_mean"] == pytest.approx([1.6271186] * 2)
+
+
 @pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf")])
 def test_a_factor_that_is_none_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match="rescue-factor"):
@@ -109,6 +125,7 @@ def test_a_factor_that_is_none_is_refused(factor: float) -> None:
         (("data.features=null",), "there are none"),
         (("model.network=unet",), "cannot be constructed|no parts|unet"),
         (("client.normalise=both",), "paper"),
+        (("resources.precision=bfloat16",), "trains in float32 alone"),
         (("client={name: supervised, batch_size: 8}",), "type client=fed_mas"),
     ],
 )
