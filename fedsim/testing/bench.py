@@ -114,6 +114,7 @@ _KINDS: dict[str, dict[str, Any]] = {
         "rounds": 1,
     },
 }
+_LABELLED = 0.5
 _FEW = {"steps": 3, "epochs": 4, "batch_size": 8, "iterations": 1, "images_per_class": 1}
 
 
@@ -220,6 +221,7 @@ class Bench:
             partners = _VOLUME_PARTNERS if volumes else _PARTNERS
             values |= partners.get(payload_of(factory), {})
             values |= _counterpart(self.group, factory)
+            values["federation"] = values["federation"] | _labels(self.group, factory, values)
         kind = _KINDS.get(capabilities(factory).payload_kind, {})
         values |= kind
         if capabilities(factory).one_shot:
@@ -408,6 +410,14 @@ def _counterpart(group: str, factory: Any) -> dict[str, Any]:
         return {}
     known = _few(registry.resolve(other, name)) if other == "clients" else {}
     return {block_key(other): {"name": name, **known}}
+
+
+def _labels(group: str, factory: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hides labels where the client method learns from records without; {} where it does not."""
+    client = factory
+    if group == "strategies":
+        client = default_registry().resolve("clients", values["client"]["name"])
+    return {"labelled": _LABELLED} if capabilities(client).learns_unlabelled else {}
 
 
 def _takes(factory: Any, values: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 from fedsim.errors import InputError
 from fedsim.registry import GROUPS, KINDS
 from fedsim.testing import Check, CheckFailed, NotApplicable, checks, kind_of, strategy_checks
+from fedsim.testing.bench import Bench
 from fedsim.verbs.new import KINDS as TYPED
 
 PLUGINS = [Path(__file__).parents[1] / "plugins"]
@@ -86,6 +87,18 @@ def test_a_client_that_declares_nothing_sends_nothing() -> None:
         of("clients", "lax:SaysNothing", "strategy=fedavg")["what it sends"]()
     with pytest.raises(CheckFailed, match='declares payload "nothing" and sends arrays'):
         of("clients", "lax:SaysNothing", "strategy=lax:Last")["what it sends"]()
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        *(("clients", name) for name in ("pseudo_label", "mean_teacher", "fixmatch", "fed_cot")),
+        ("clients", "mean_teacher_segmentation"),
+        ("strategies", "fed_cot"),
+    ],
+)
+def test_labels_are_hidden_from_methods_that_learn_without(group: str, name: str) -> None:
+    assert Bench(group, name, {}, [], []).scenario().federation.labelled == 0.5
 
 
 def test_a_client_says_how_many_records_it_stands_for() -> None:
