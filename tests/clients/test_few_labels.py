@@ -13,7 +13,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, nn
 
-from fedsim import InputError
+from fedsim import InputError, load
 from fedsim.clients.fed_cot import FedCoT
 from fedsim.clients.few_labels import FewLabelledVolumes
 from fedsim.clients.fixmatch import FixMatch
@@ -294,3 +294,14 @@ def test_a_server_that_sends_no_teacher_is_named() -> None:
     strategy.content(1, first(), ConfigRecord())
     with pytest.raises(InputError, match=r"type client=fed_cot"):
         strategy.aggregate_train(1, iter([reply]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("name", ["hippocampus_fewlabels_fedcot", "prostate_fewlabels_fedcot"])
+def test_the_papers_profile_is_adam_at_its_rate(name: str) -> None:
+    scenario = load(name, ["profile=paper"])
+    method = FedCoT(**scenario.client.parameters)
+    assert scenario.rounds == 10
+    assert (method.steps, method.batch_size, method.unlabelled_batch) == (300, 16, None)
+    assert (method.learning_rate, method.last_learning_rate) == (2.5e-4, 2.5e-4)
+    # AdamW without decay.
+    assert (method.optimizer, method.weight_decay, method.clip) == ("adamw", 0.0, None)
