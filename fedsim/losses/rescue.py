@@ -30,7 +30,17 @@ def divergence(projections: Tensor, vectors: Tensor) -> Tensor:
         raise ValueError(
             f"Projections are {tuple(projections.shape)}, but vectors {tuple(vectors.shape)}."
         )
-    return (F.normalize(projections, dim=1) - F.normalize(vectors, dim=1)).square().sum(1)
+    return (_directions(projections) - _directions(vectors)).square().sum(1)
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    """Vectors of norm 1, or 0 of zeros; squares of large and of small ones stay in range.
+
+    They are divided by a power of two first, which changes no bit of what needs no help.
+    """
+    largest = vectors.detach().abs().amax(dim=1, keepdim=True)
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    return F.normalize(vectors / torch.where(largest > 0, power, 1.0), dim=1)
 
 
 def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:

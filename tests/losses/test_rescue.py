@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from fedsim.losses import class_means, divergence, rescue_factor
 
@@ -21,6 +22,31 @@ def test_golden_distances() -> None:
     assert found.tolist() == pytest.approx([0.0, 2.0, 0.5857864, 0.08], abs=1e-6)
     means = class_means(found, torch.tensor([0, 0, 1, 1]), 3)
     assert means.tolist() == pytest.approx([1.0, 0.3328932, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1.0, 3e4, 1e19, 1e38])
+def test_float32_at_its_ends(size: float) -> None:
+    """The formula, 2 - 2 cosine, in float64; what is in range keeps its bits."""
+    draws = torch.Generator().manual_seed(0)
+    own, other = torch.randn(2, 6, 5, generator=draws).clamp(-3, 3)
+    given = (own * size).requires_grad_()
+    found = divergence(given, other / size)
+    wide = given.detach().double().requires_grad_()
+    wanted = 2 - 2 * F.cosine_similarity(wide, other.double(), eps=0.0)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    ours, theirs = (torch.autograd.grad(each.sum(), x)[0] for each, x in
+                    ((found, given), (wanted, wide)))  # fmt: skip
+    torch.testing.assert_close(ours.double() * size, theirs * size, rtol=1e-4, atol=1e-4)
+    if size == 1.0:
+        plain = F.normalize(own, dim=1) - F.normalize(other, dim=1)
+        assert torch.equal(found, plain.square().sum(1))
+
+
+def test_a_vector_of_zeros_has_no_direction_and_a_finite_gradient() -> None:
+    own = torch.zeros(1, 3, requires_grad=True)
+    distance = divergence(own, torch.tensor([[0.0, 2.0, 0.0]]))
+    assert distance.item() == 1.0
+    assert torch.isfinite(torch.autograd.grad(distance.sum(), own)[0]).all()
 
 
 def test_golden_factors_whose_order_inverts() -> None:
