@@ -106,7 +106,7 @@ def class_gradients(features: Tensor, weight: Tensor, bias: Tensor, classes: Ten
     """Mean gradients of cross-entropy in a linear classifier's weights, of records of one class.
 
     In closed form, the mean of (softmax(W v + b) - onehot) v': it can be differentiated in the
-    features with one backward pass. Eq. 4 of CReFF (Shang et al., "Federated Learning on
+    features with one backward pass. CReFF's clients send it (Shang et al., "Federated Learning on
     Heterogeneous and Long-Tailed Data via Classifier Re-Training with Federated Features", 2022).
 
     Args:
