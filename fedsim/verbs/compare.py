@@ -92,6 +92,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         path = getattr(arguments, name)
         if path is not None and path.is_dir():
             problems.append(Problem(f"--{name}", f"{path} is a folder; name a file"))
+    if arguments.figure is not None and arguments.figure.suffix.lower() not in ("", ".png"):
+        png = arguments.figure.with_suffix(".png")
+        problems.append(Problem("--figure", f"a figure is a PNG; name it {png}"))
     problems += _twice(
         [(f"--{name}", path) for name in _FILES if (path := getattr(arguments, name))]
     )

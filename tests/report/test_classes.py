@@ -89,6 +89,7 @@ def test_rows_without_classes_are_one_error() -> None:
     [
         (["--classes"], "goes with --figure"),
         (["--classes", "--over", "rounds", "--figure", "x.png"], "does not go with --over"),
+        (["--classes", "--figure", "x.pdf"], "a figure is a PNG; name it x.png"),
     ],
 )
 def test_options_that_do_not_go_together(
