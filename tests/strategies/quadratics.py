@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedsim import Site, run
 from fedsim.clients.feddyn import FedDyn
 from fedsim.clients.fednova import FedNova
+from fedsim.clients.q_fedavg import QFedAvg
 from fedsim.clients.scaffold import Scaffold
 from fedsim.clients.supervised import Supervised
 from fedsim.method import Criterion
@@ -87,12 +88,22 @@ class Regularised(Quadratic, FedDyn):
     """FedDyn's client."""
 
 
+class Weighed(Quadratic, QFedAvg):
+    """q-FedAvg's client."""
+
+
 def weights_after(folder: Path, *overrides: str, **options: Any) -> np.ndarray:
     """The two weights of the final model of a run, float64 [2]."""
     file = folder / "quadratics.yaml"
     file.write_text(SCENARIO)
     result = run(file, *overrides, runs=folder / "runs", **options)
     return load_file(result.folder / "model.safetensors")["w"].astype(np.float64)
+
+
+def losses(weights: np.ndarray) -> np.ndarray:
+    """Each client's loss at two weights, float64 [clients]."""
+    found: np.ndarray = (CURVATURE * (weights - CENTRE) ** 2).sum(1) / 2
+    return found
 
 
 def averaged(steps: np.ndarray | int = STEPS) -> np.ndarray:
