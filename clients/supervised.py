@@ -197,7 +197,7 @@ class Supervised(Client):
             self._optimizer(model, site.fast),
             device=site.device,
             class_weights=self._weights(site),
-            augment=augmentation(self.augment, site.generator("augment")),
+            augment=self.augmented(site),
             penalty=penalty,
             precision=site.precision,
             criterion=self.criterion(site),
@@ -208,6 +208,10 @@ class Supervised(Client):
     def criterion(self, site: Site) -> Criterion | None:
         """What is minimised in place of cross-entropy; None for that."""
         return None
+
+    def augmented(self, site: Site) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What changes each batch of images before the model sees them; None: nothing does."""
+        return augmentation(self.augment, site.generator("augment"))
 
     def _order(self, site: Site) -> Iterator[torch.Tensor]:
         return endless_batches(len(site.train), self.batch_size, site.generator("batches"))
@@ -246,7 +250,7 @@ class Supervised(Client):
             self._optimizer(model),
             self._losses(site.task),
             device=site.device,
-            augment=augmentation(self.augment, site.generator("augment")),
+            augment=self.augmented(site),
             penalty=penalty,
         )
 

@@ -85,23 +85,24 @@ def misfits(
         found.get(group, ("", None)) for group in ("strategies", "clients")
     )
     expected, sent = payload_of(expecting), payload_of(sending)
-    wanted, given = capabilities(expecting).payload_kind, capabilities(sending).payload_kind
-    other = expected != sent or (wanted and given and wanted != given)
-    if expected and sent and other and not {"strategies", "clients"} & wrong.keys():
+    given = capabilities(sending).payload_kind
+    if not _understands(expecting, sending) and not {"strategies", "clients"} & wrong.keys():
         fit = _names(
             registry,
             "clients",
             lambda one: (
-                payload_of(one) in ("", expected)
-                and (not wanted or capabilities(one).payload_kind in ("", wanted))
-                and made_for(one, kind or "images")
-                and advised(one)
+                _understands(expecting, one) and made_for(one, kind or "images") and advised(one)
             ),
         )
         wrong["clients"] = (
             f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
             f"{'others' if expected == sent else PAYLOADS[expected]}; with it go: {fit}"
         )
+        if expected == sent and given:
+            own = _names(
+                registry, "strategies", lambda one: capabilities(one).payload_kind == given
+            )
+            wrong["clients"] += f"; {client!r} goes with strategy {own}"
     model, network = found.get("models", ("", None))
     asked = capabilities(network).payload_kind
     if asked and sent and given != asked and not {"clients", "models"} & wrong.keys():
@@ -125,6 +126,20 @@ def misfits(
             f"client keeps its own model; with it go: {fit}"
         )
     return wrong
+
+
+def _understands(strategy: Any, client: Any) -> bool:
+    """Whether a strategy can read what a client method sends, or one of them does not say.
+
+    A kind of models is a matter between the two halves of one method: where one half names it, the
+    other must. Of other payloads a half that names no kind is let through.
+    """
+    expects, sends = capabilities(strategy), capabilities(client)
+    if not expects.payload or not sends.payload:
+        return True
+    if expects.payload != sends.payload or expects.payload_kind == sends.payload_kind:
+        return expects.payload == sends.payload
+    return expects.payload != "arrays" and not (expects.payload_kind and sends.payload_kind)
 
 
 def without_unlabelled(found: dict[str, tuple[str, Any]]) -> str:

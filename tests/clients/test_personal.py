@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedsim import InputError, Result, Site, run
+from fedsim.clients.apfl import APFL
 from fedsim.clients.ditto import Ditto
 from fedsim.clients.fed_babu import FedBABU
 from fedsim.clients.fed_distill import Said, distillation
@@ -116,6 +117,51 @@ def test_dittos_own_model_is_where_the_pull_and_the_loss_balance(pull: float) ->
     assert own["end"] == pytest.approx(((total - gap) / 2).numpy(), abs=1e-4)
     shared = values(reply.array_records["arrays"])
     assert shared["body"] + shared["end"] == pytest.approx(TARGET.numpy(), abs=1e-4)
+
+
+# APFL -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_apfl_takes_the_steps_of_its_algorithm(adaptive: bool) -> None:
+    """Both models, and alpha, in float64 by hand."""
+    where, rate, alpha = site(), 0.1, 0.25
+    method = quadratic(APFL, steps=5, alpha=alpha, adaptive=adaptive)
+    reply = method.train(sent(), where)
+    target = TARGET.double().numpy()
+    shared = np.stack([SHARED.double().numpy(), np.zeros(2)])
+    own = np.zeros((2, 2))
+    for _ in range(5):
+        pull = (alpha * own + (1 - alpha) * shared).sum(0) - target
+        slope = (pull * (own - shared)).sum()
+        own, shared = own - rate * alpha * pull, shared - rate * (shared.sum(0) - target)
+        alpha = min(max(alpha - rate * slope, 0.0), 1.0) if adaptive else alpha
+    assert (alpha == 0.25) is not adaptive
+    assert reply.metric_records["metrics"]["alpha"] == pytest.approx(alpha, abs=1e-6)
+    mixed = alpha * own + (1 - alpha) * shared
+    for found, wanted in (
+        (reply.array_records["arrays"], shared),
+        (where.state.array_records["own weights"], own),
+        (where.state.array_records["arrays"], mixed),
+    ):
+        parts = values(found)
+        assert np.stack([parts["body"], parts["end"]]) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "end"), [(0.0, 0.0), (1.0, 1.0)])
+def test_apfls_alpha_stays_between_0_and_1(alpha: float, end: float) -> None:
+    # The loss falls on beyond the end that alpha is at: towards v = c / 2, and away from v = -c.
+    own = TARGET / 2 if alpha else -TARGET
+    where = site(first_arrays=lambda: pack_state({"body": own, "end": torch.zeros(2)}))
+    reply = quadratic(APFL, steps=1, alpha=alpha).train(sent(), where)
+    assert reply.metric_records["metrics"]["alpha"] == end
+
+
+def test_without_own_weights_apfls_model_is_the_shared_one_as_this_client_trained_it() -> None:
+    where = site()
+    reply = quadratic(APFL, alpha=0.0, adaptive=False).train(sent(), where)
+    for name, value in values(reply.array_records["arrays"]).items():
+        assert (values(where.state.array_records["arrays"])[name] == value).all()
 
 
 # FedRep -----------------------------------------------------------------------------------------
@@ -289,6 +335,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "fed_babu": (HEAD, "strategy=fed_babu", f"client={{name: fed_babu, {STEPS}, tune_steps: 2}}"),
     "fed_proto": ("strategy=fed_proto", f"client={{name: fed_proto, {STEPS}}}"),
     "fed_distill": ("strategy=fed_distill", f"client={{name: fed_distill, {STEPS}}}"),
+    "apfl": ("strategy=apfl", f"client={{name: apfl, {STEPS}}}"),
     "pfedme": ("strategy=pfedme", f"client={{name: pfedme, {STEPS}, inner_steps: 2}}"),
 }
 LOCAL = ("strategy=local_only", f"client={{name: local, {STEPS}}}")
@@ -330,25 +377,26 @@ def test_the_same_bits_on_ray(method: str, go: Callable[..., Result]) -> None:
 @pytest.mark.parametrize(
     ("method", "none"),
     [("ditto", "client.pull=0"), ("fed_proto", "client.weight=0"),
-     ("fed_distill", "client.weight=0")],
+     ("fed_distill", "client.weight=0"), ("apfl", "client.alpha=1 client.adaptive=false")],
 )  # fmt: skip
 def test_without_a_pull_it_is_training_alone(
     method: str, none: str, go: Callable[..., Result]
 ) -> None:
     alone = go(*LOCAL)
-    assert_same_models(go(*RUNS[method], none), alone)
+    assert_same_models(go(*RUNS[method], *none.split()), alone)
     pulled = models(go(*RUNS[method]))
     assert any(not torch.equal(pulled[0][n], v) for n, v in models(alone)[0].items())
 
 
-def test_dittos_shared_model_is_that_of_fedavg(go: Callable[..., Result]) -> None:
+@pytest.mark.parametrize("method", ["ditto", "apfl"])
+def test_the_shared_model_is_that_of_fedavg(method: str, go: Callable[..., Result]) -> None:
     def losses(result: Result) -> list[float]:
         each = [row["metrics_by_client"].values() for row in rounds(result)]
         return [client["loss"] for clients in each for client in clients]
 
     averaged = losses(go(f"client={{name: supervised, {STEPS}}}"))
     assert len(averaged) == 8
-    assert losses(go(*RUNS["ditto"])) == averaged
+    assert losses(go(*RUNS[method])) == averaged
 
 
 @pytest.mark.parametrize("method", ["fed_proto", "fed_distill"])

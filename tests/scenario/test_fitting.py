@@ -35,19 +35,16 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, fednova, head_first, "
-            "long_tail, moon, pfedme, scaffold, supervised",
+            "with it go: fed_rep, head_first, long_tail, moon, supervised\n",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: creff, ditto, fed_babu, "
-            "fed_mas, fed_rep, feddyn, fednova, head_first, long_tail, moon, pfedme, scaffold, "
-            "supervised",
+            "strategy 'server_momentum' expects models; with it go: fed_rep, head_first, "
+            "long_tail, moon, supervised\n",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, "
-            "fednova, head_first, long_tail, moon, pfedme, scaffold, supervised",
+            "expects models; with it go: fed_rep, head_first, long_tail, moon, supervised\n",
         ),
         (
             ["strategy=local_only", "client=supervised"],
@@ -70,8 +67,27 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             ["strategy=fedavg", "client=local"],
-            "expects models; with it go: creff, ditto, fed_babu, fed_mas, fed_rep, feddyn, "
-            "fednova, head_first, long_tail, moon, pfedme, scaffold, supervised",
+            "expects models; with it go: fed_rep, head_first, long_tail, moon, supervised\n",
+        ),
+        (
+            ["client=scaffold"],
+            "client: 'scaffold' sends models, but strategy 'fedavg' expects others; with it go: "
+            "fed_rep, head_first, long_tail, moon, supervised; 'scaffold' goes with strategy "
+            "scaffold\n",
+        ),
+        (
+            ["client=fednova", "strategy=fedadam"],
+            "'fednova' sends models, but strategy 'fedadam' expects others; with it go: fed_rep, "
+            "head_first, long_tail, moon, supervised; 'fednova' goes with strategy fednova\n",
+        ),
+        (
+            ["client=feddyn", "strategy=scaffold"],
+            "'feddyn' sends models, but strategy 'scaffold' expects others; with it go: scaffold; "
+            "'feddyn' goes with strategy feddyn\n",
+        ),
+        (
+            ["strategy=feddyn"],
+            "'supervised' sends models, but strategy 'feddyn' expects others; with it go: feddyn\n",
         ),
         (
             ["client=segmentation"],
