@@ -137,10 +137,11 @@ class FedDGClient(Client):
             chosen = known[torch.randint(len(known), (count,), generator=draws)]
             shares = torch.rand(count, generator=draws)
             taken = torch.rand(count, generator=draws) < self.chance
-            parts = (part[taken].to(images.device) for part in (chosen, shares))
-            there = taken.to(images.device)
-            changed = images.clone()
-            changed[there] = restyled(images[there], *parts, self.band)
+            if not taken.any():  # No transform takes an empty batch.
+                return images
+            changed, there = images.clone(), taken.to(images.device)
+            others, parts = (part[taken].to(images.device) for part in (chosen, shares))
+            changed[there] = restyled(images[there], others, parts, self.band)
             return changed
 
         return restyle

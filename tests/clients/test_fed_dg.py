@@ -14,6 +14,7 @@ from fedsim import Result, Site
 from fedsim.clients.fed_dg import FedDG, low_amplitudes, restyled
 from fedsim.clients.supervised import Supervised
 from fedsim.folder.runfolder import RunFolder
+from fedsim.wire import tensor_record
 from tests.engine.conftest import run_tiny, tiny  # noqa: F401 - fixtures
 
 STEPS = "batch_size: 16, steps: 3, learning_rate: 0.05"
@@ -89,6 +90,22 @@ def test_a_picture_that_is_brighter_and_of_more_contrast_is_met_wholly() -> None
     own = images((7, 9), 0)
     found = restyled(own, low_amplitudes(2.5 * own, WHOLE), one(1.0), WHOLE)
     assert torch.allclose(found, 2.5 * own)
+
+
+@pytest.mark.parametrize("chance", [1e-9, 1.0])
+def test_of_a_batch_none_or_all_may_be_restyled(chance: float) -> None:
+    batch = images((8, 8), 0).float()
+    state = RecordDict({"spectra": tensor_record({"amplitudes": low_amplitudes(batch + 1, 0.2)})})
+
+    class Here:
+        def generator(self, purpose: str) -> torch.Generator:
+            return torch.Generator().manual_seed(0)
+
+    Here.state = state  # type: ignore[attr-defined]
+    restyle = FedDG(band=0.2, chance=chance).styles(Here())  # type: ignore[arg-type]
+    assert restyle is not None
+    changed = (restyle(batch) != batch).flatten(1).any(dim=1)
+    assert changed.all() if chance == 1 else not changed.any()
 
 
 def test_without_chance_training_is_fedavgs(run_tiny: Callable[..., Result]) -> None:  # noqa: F811
