@@ -55,7 +55,7 @@ class FedNova(Supervised):
 class FedNovaSegmentation(Segmentation):
     """Train as `segmentation` does, and report how far the steps reach (FedNova).
 
-    Momentum starts anew each round, as in the paper: what earlier rounds left would move the model
+    Momentum starts anew each round: what earlier rounds left would move the model
     by gradients that the reach does not count. All parameters are those of `segmentation`;
     `optimizer` is "sgd".
     """

@@ -33,7 +33,7 @@ class PFedMeClient(Personal):
     """Base: `inner_steps` gradient steps of the personal model theta on one batch, then one of w.
 
     theta goes down f(theta) + pull/2 |theta - w|^2, and then w = w - rate pull (w - theta)
-    (Eq. 8 and line 8 of Algorithm 1). Both begin a round as the received model.
+    (Algorithm 1). Both begin a round as the received model.
 
     Args:
         pull: lambda of the paper.

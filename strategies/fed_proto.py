@@ -25,8 +25,7 @@ class FedProto(ClassMeanSharing):
     A class that no client of a round has keeps its prototype.
 
     Args:
-        weighting: "samples" weights by records of the class; "uniform" counts clients alike, as
-            the authors' code does.
+        weighting: "samples" weights by records of the class; "uniform" counts clients alike.
     """
 
     payload_kind = "fed_proto"

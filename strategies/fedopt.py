@@ -79,8 +79,8 @@ class FedAdagrad(FedOpt):
     """The server takes steps of Adagrad along the clients' mean change: v <- v + d^2.
 
     Args:
-        learning_rate, beta_1, tau, weighting: of the step, see `docs/methods/shelf.md`; the paper
-            has no m here, which is `beta_1: 0`.
+        learning_rate, beta_1, tau, weighting: of the step, see `docs/methods/shelf.md`; with
+            `beta_1: 0`, m is the change itself.
     """
 
     def __init__(

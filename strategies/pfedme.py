@@ -20,8 +20,8 @@ class PFedMe(FedAvg):
     """Average the clients' copies of the shared model; their personal models are scored.
 
     Args:
-        beta: w = (1 - beta) w + beta mean (line 10 of Algorithm 1). Above 1 it goes past the mean.
-        codec, weighting: as of `fedavg`; the paper counts all sampled clients alike.
+        beta: w = (1 - beta) w + beta mean (Algorithm 1). Above 1 it goes past the mean.
+        codec, weighting: as of `fedavg`; Algorithm 1 counts all sampled clients alike.
     """
 
     local = True

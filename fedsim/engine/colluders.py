@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,7 +174,7 @@ class Colluders:
             for at, change in zip(ours, forged, strict=True):
                 one = received[at]
                 arrays = change if one.base else {n: sent[n] + value for n, value in change.items()}
-                rows[at] = Received(one.weight, arrays, one.base)
+                rows[at] = replace(one, arrays=arrays)  # What else it has of a reply stays.
             found = strategy.combine(rows)
             counted = strategy.counted()
             if counted is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,3 +148,36 @@ def test_noise_is_refused_or_made(method: str, go: Callable[..., Result]) -> Non
         return
     with pytest.raises(InputError, match="no private form"):
         go(*flat)
+
+
+SIDE_BY_SIDE = ("scaffold", "fednova", "feddyn", "q_fedavg", "fed_mix", "fed_dg")
+
+
+@pytest.mark.parametrize("method", [*SIDE_BY_SIDE, "apfl", "pfedme"])
+def test_fast_mode_gives_one_result_and_says_who_trains_together(
+    method: str, go: Callable[..., Result]
+) -> None:
+    fast = (*(AVERAGED | OWN)[method], "resources.fast=true", "rounds=2")
+    one, two = (go(*fast, f"resources.threads={threads}") for threads in (1, 2))
+    assert one.metrics == two.metrics
+    computing = json.loads((one.folder / "run.json").read_text())["computing"]
+    together = method in SIDE_BY_SIDE
+    assert ("side by side" in json.dumps(computing)) is together, computing
+
+
+@pytest.mark.parametrize("method", [*AVERAGED, "apfl", "fed_proto"])
+@pytest.mark.parametrize("attack", ["{name: sign_flip}", "{name: adaptive, knows: aggregator}"])
+def test_colluders_change_the_model_or_are_refused(
+    method: str, attack: str, go: Callable[..., Result]
+) -> None:
+    many = ("federation.clients=4", "federation.participation=1", "rounds=2")
+    overrides = (*(AVERAGED | OWN)[method], *many)
+    adversary = f"adversary={attack[:-1]}, count: 1}}"
+    if method == "fed_proto":
+        with pytest.raises(InputError, match="no model travels"):
+            go(*overrides, adversary)
+        return
+    attacked = go(*overrides, adversary)
+    rows = RunFolder.open(attacked.folder).read_lines("rounds.jsonl")
+    assert len(rows) == 2
+    assert attacked.rounds[1]["metrics"] != go(*overrides).rounds[1]["metrics"]

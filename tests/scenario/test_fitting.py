@@ -54,7 +54,8 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=feature_gram", "client=feature_means"],
             "client: 'feature_means' sends statistics of feature vectors, but strategy "
-            "'feature_gram' expects others; with it go: feature_gram\n",
+            "'feature_gram' expects others; with it go: feature_gram; 'feature_means' goes with "
+            "strategy feature_means\n",
         ),
         (
             ["strategy=feature_means", "client=supervised"],
@@ -92,9 +93,10 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["client=segmentation"],
             "client: 'segmentation' is made for volumes to segment, but 'ham10000' has images to "
-            "classify; with these go: creff, distill, ditto, feature_gaussians, feature_gram, "
-            "feature_means, fed_babu, fed_distill, fed_mas, fed_proto, fed_rep, feddyn, fednova, "
-            "head_first, local, long_tail, moon, pfedme, random_selection, scaffold, supervised",
+            "classify; with these go: apfl, creff, distill, ditto, feature_gaussians, "
+            "feature_gram, feature_means, fed_babu, fed_dg, fed_distill, fed_mas, fed_mix, "
+            "fed_proto, fed_rep, feddyn, fednova, head_first, local, long_tail, moon, pfedme, "
+            "q_fedavg, random_selection, scaffold, supervised",
         ),
         (
             ["model=unet"],
@@ -104,9 +106,10 @@ def _refused(name: str, *overrides: str) -> str:
         ),
         (
             [VOLUMES, NATURAL],
-            "'promise12' has volumes to segment; with these go: condist, ditto_segmentation, "
-            "fed_babu_segmentation, fed_rep_segmentation, feddyn_segmentation, "
-            "fednova_segmentation, in_context, local_segmentation, pfedme_segmentation, "
+            "'promise12' has volumes to segment; with these go: apfl_segmentation, condist, "
+            "ditto_segmentation, fed_babu_segmentation, fed_dg_segmentation, "
+            "fed_rep_segmentation, feddyn_segmentation, fednova_segmentation, in_context, "
+            "local_segmentation, pfedme_segmentation, q_fedavg_segmentation, "
             "scaffold_segmentation, segmentation, split_segmentation",
         ),
         (
@@ -117,17 +120,18 @@ def _refused(name: str, *overrides: str) -> str:
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=feature_gram"],
             "strategy: 'feature_gram' is made for images to classify or features of images to "
-            "classify, but 'promise12' has volumes to segment; with these go: auto_fedavg, ditto, "
-            "fed_babu, fed_cot, fed_ncl, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, "
-            "in_context, local_only, lora_svd, pfedme, remember, robust, scaffold, "
-            "server_momentum, unlearn_fedaccum,",
+            "classify, but 'promise12' has volumes to segment; with these go: apfl, auto_fedavg, "
+            "ditto, fed_babu, fed_cot, fed_dg, fed_ncl, fedadagrad, fedadam, fedavg, feddyn, "
+            "fednova, fedyogi, in_context, local_only, lora_svd, pfedme, q_fedavg, remember, "
+            "robust, scaffold, server_momentum, unlearn_fedaccum,",
         ),
         (
             [VOLUMES, NATURAL, "client=segmentation", "model=unet", "strategy=gdd"],
             "strategy: 'gdd' is made for images to classify, but 'promise12' has volumes to "
-            "segment; with these go: auto_fedavg, ditto, fed_babu, fed_cot, fed_ncl, fedadagrad, "
-            "fedadam, fedavg, feddyn, fednova, fedyogi, in_context, local_only, lora_svd, pfedme, "
-            "remember, robust, scaffold, server_momentum, unlearn_fedaccum,",
+            "segment; with these go: apfl, auto_fedavg, ditto, fed_babu, fed_cot, fed_dg, "
+            "fed_ncl, fedadagrad, fedadam, fedavg, feddyn, fednova, fedyogi, in_context, "
+            "local_only, lora_svd, pfedme, q_fedavg, remember, robust, scaffold, "
+            "server_momentum, unlearn_fedaccum,",
         ),
     ],
 )
@@ -188,5 +192,5 @@ def test_what_says_nothing_is_let_through(tmp_path: Path) -> None:
 def test_methods_for_few_labels_are_advised_where_there_are_few() -> None:
     words = ("data={name: ham10000, size: 16}", "model=convnet", "client=distill", "privacy=null")
     said = _refused("isic_iid_fedavg", *words, "federation.labelled=0.5")
-    assert "fixmatch, head_first, long_tail, mean_teacher, moon, pfedme, pseudo_label" in said
+    assert "fixmatch, head_first, long_tail, mean_teacher, moon, pseudo_label" in said
     assert "fixmatch" not in _refused("isic_iid_fedavg", *words)
