@@ -19,6 +19,7 @@ from fedsim.engine.assembly import buffers_of
 from fedsim.strategies.fed_mas import FedMAS
 from fedsim.wire import pack_state, tensor_record, tensors
 from tests.engine.test_bits import assert_same
+from tests.strategies.quadratics import SILENT_AVERAGE
 
 SMALL = """\
 name: mas
@@ -64,7 +65,8 @@ def test_the_same_bits_on_ray(run_small: Callable[..., Result]) -> None:
 
 
 def test_without_alignment_it_is_the_balanced_softmax(run_small: Callable[..., Result]) -> None:
-    mas = run_small("client.alignment=0", "strategy={name: fedavg, weighting: uniform}")
+    root = Path(__file__).parents[2]
+    mas = run_small("client.alignment=0", SILENT_AVERAGE, f"plugins=[{root}]")
     plain = run_small("client={name: long_tail, batch_size: 8}", "strategy.name=fedavg",
                       "strategy.weighting=uniform")  # fmt: skip
     left, right = (load_file(one.folder / "model.safetensors") for one in (mas, plain))
@@ -126,7 +128,7 @@ def test_a_factor_that_is_none_is_refused(factor: float) -> None:
         (("model.network=unet",), "cannot be constructed|no parts|unet"),
         (("client.normalise=both",), "paper"),
         (("resources.precision=bfloat16",), "trains in float32 alone"),
-        (("client={name: supervised, batch_size: 8}",), "type client=fed_mas"),
+        (("client={name: supervised, batch_size: 8}",), "with it go: fed_mas"),
     ],
 )
 def test_what_does_not_go_is_one_error(

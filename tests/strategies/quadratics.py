@@ -22,6 +22,7 @@ from fedsim.clients.q_fedavg import QFedAvg
 from fedsim.clients.scaffold import Scaffold
 from fedsim.clients.supervised import Supervised
 from fedsim.method import Criterion
+from fedsim.strategies.fedavg import FedAvg
 
 CURVATURE = np.array([[1.0, 4.0], [3.0, 1.0], [0.5, 2.0]])
 CENTRE = np.array([[1.0, -1.0], [-2.0, 3.0], [4.0, 0.5]])
@@ -49,6 +50,8 @@ client:
 resources: {{backend: inline}}
 plugins: [{Path(__file__).parents[2]}]
 """
+SILENT = "client.name=tests.strategies.quadratics.Silent"
+SILENT_AVERAGE = "strategy={name: tests.strategies.quadratics.SilentAverage, weighting: uniform}"
 
 
 class Weights(nn.Module):
@@ -74,6 +77,18 @@ class Quadratic(Supervised):
 
 class Plain(Quadratic):
     """Gradient descent."""
+
+
+class Silent(Quadratic):
+    """Gradient descent that does not say what it sends."""
+
+    payload = ""
+
+
+class SilentAverage(FedAvg):
+    """Federated averaging that does not say what it expects."""
+
+    payload = ""
 
 
 class Controlled(Quadratic, Scaffold):

@@ -12,7 +12,14 @@ from fedsim import InputError, RunError
 from fedsim.method import Received
 from fedsim.strategies.feddyn import FedDyn
 from fedsim.wire import tensor_record
-from tests.strategies.quadratics import CENTRE, CURVATURE, OPTIMUM, averaged, weights_after
+from tests.strategies.quadratics import (
+    CENTRE,
+    CURVATURE,
+    OPTIMUM,
+    SILENT_AVERAGE,
+    averaged,
+    weights_after,
+)
 
 REGULARISED = "client.name=tests.strategies.quadratics.Regularised"
 FEDDYN = ("strategy={name: feddyn, alpha: 1.0}", REGULARISED, "client.steps=100")
@@ -52,5 +59,12 @@ def test_h_survives_a_restart() -> None:
 
 
 def test_a_client_without_alpha_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises((InputError, RunError), match="alpha"):
+    with pytest.raises(InputError, match="expects others"):
         weights_after(tmp_path, "rounds=1", REGULARISED)
+    with pytest.raises((InputError, RunError), match="needs the server's alpha"):
+        weights_after(tmp_path, "rounds=1", REGULARISED, SILENT_AVERAGE)
+
+
+def test_a_server_without_its_clients_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expects others; with it go: feddyn"):
+        weights_after(tmp_path, "rounds=1", FEDDYN[0])

@@ -10,7 +10,14 @@ import torch
 
 from fedsim import InputError, RunError
 from fedsim.clients.fednova import FedNovaSegmentation, reach
-from tests.strategies.quadratics import CENTRE, CURVATURE, RATE, averaged, weights_after
+from tests.strategies.quadratics import (
+    CENTRE,
+    CURVATURE,
+    RATE,
+    SILENT,
+    averaged,
+    weights_after,
+)
 
 NOVA = "strategy={name: fednova, weighting: uniform}"
 COUNTED = "client.name=tests.strategies.quadratics.Counted"
@@ -61,5 +68,7 @@ def test_adamw_is_refused() -> None:
 
 
 def test_a_client_that_says_no_reach_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises((InputError, RunError), match="reach"):
+    with pytest.raises(InputError, match="expects others; with it go: fednova"):
         weights_after(tmp_path, "rounds=1", NOVA)
+    with pytest.raises((InputError, RunError), match="reach"):
+        weights_after(tmp_path, "rounds=1", NOVA, SILENT)

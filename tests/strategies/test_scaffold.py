@@ -15,7 +15,13 @@ from fedsim.clients.scaffold import CONTROL, PREFIX, Control
 from fedsim.method import fit
 from fedsim.strategies.scaffold import Scaffold
 from fedsim.wire import tensor_record
-from tests.strategies.quadratics import OPTIMUM, averaged, weights_after
+from tests.strategies.quadratics import (
+    OPTIMUM,
+    SILENT,
+    SILENT_AVERAGE,
+    averaged,
+    weights_after,
+)
 
 SCAFFOLD = ("strategy=scaffold", "client.name=tests.strategies.quadratics.Controlled")
 
@@ -64,16 +70,12 @@ def test_the_control_variate_survives_a_restart() -> None:
     assert sent.numpy() == np.float32(1 / 3)
 
 
-@pytest.mark.parametrize(
-    "pair",
-    [
-        ("strategy=scaffold",),
-        ("client.name=tests.strategies.quadratics.Controlled",),
-    ],
-)
-def test_one_half_without_the_other_is_one_error(pair: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("half", "silent"), [(SCAFFOLD[0], SILENT), (SCAFFOLD[1], SILENT_AVERAGE)])
+def test_one_half_without_the_other_is_one_error(half: str, silent: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expects others"):
+        weights_after(tmp_path, "rounds=1", half)
     with pytest.raises(InputError, match="control variate"):
-        weights_after(tmp_path, "rounds=1", *pair)
+        weights_after(tmp_path, "rounds=1", half, silent)
 
 
 def test_a_correction_of_nothing_changes_no_bit_and_is_called_before_each_step() -> None:
