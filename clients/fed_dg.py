@@ -44,7 +44,7 @@ def low_amplitudes(images: Tensor, band: float) -> Tensor:
     Returns:
         [n, C, 2 k + 1, ...], in the order -k to k of each axis.
     """
-    return _spectrum(images)[(..., *_places(images.shape[2:], band))].abs()
+    return _spectrum(images)[_places(images.shape[2:], band)].abs()
 
 
 def restyled(images: Tensor, amplitudes: Tensor, shares: Tensor, band: float) -> Tensor:
@@ -59,7 +59,7 @@ def restyled(images: Tensor, amplitudes: Tensor, shares: Tensor, band: float) ->
         band: as of `low_amplitudes`.
     """
     spectrum = _spectrum(images)
-    where = (..., *_places(images.shape[2:], band))
+    where = _places(images.shape[2:], band)
     own, share = spectrum[where], shares.view(-1, *[1] * (images.dim() - 1))
     spectrum[where] = torch.polar(torch.lerp(own.abs(), amplitudes, share), own.angle())
     return torch.fft.ifftn(spectrum, dim=_axes(images)).real
@@ -74,10 +74,10 @@ def _spectrum(images: Tensor) -> Tensor:
     return spectrum
 
 
-def _places(size: Sequence[int], band: float) -> tuple[Tensor, ...]:
-    """Where the band lies in a spectrum, an index for each axis, to be broadcast."""
+def _places(size: Sequence[int], band: float) -> tuple[slice | Tensor, ...]:
+    """Where the band lies in a spectrum [n, C, *size]: what indexes it."""
     axes = [torch.arange(-int(m * band), int(m * band) + 1) % m for m in size]
-    return torch.meshgrid(*axes, indexing="ij")
+    return (slice(None), slice(None), *torch.meshgrid(*axes, indexing="ij"))
 
 
 @dataclass(eq=False)
@@ -205,7 +205,7 @@ class FedDGSegmentation(FedDGClient, Segmentation):
         """Patches from anywhere."""
         here = SegmentationSite.of(site)
         draws = site.generator("spectra")
-        return here.train.patches(self.spectra, here.task.patch, draws)[0]
+        return here.train.patches(self.spectra, here.task.patch, draws, foreground=0.0)[0]
 
     def _batches(self, here: SegmentationSite, site: Site) -> Iterator[Batch]:
         """Patches of `segmentation`, restyled."""

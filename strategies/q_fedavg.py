@@ -54,24 +54,27 @@ class QFedAvg(FedAvg):
         """A client's model with its loss and its rate.
 
         Raises:
-            InputError: the reply says no finite loss, or no rate above 0.
+            InputError: the reply says no loss, or no rate above 0.
+            ValueError: the loss is below 0, or not finite.
         """
         found = super().received(reply)
         metrics = reply.content.metric_records["metrics"]
         loss, rate = (metrics.get(name) for name in ("loss-before", "rate"))
-        if not isinstance(loss, int | float) or not math.isfinite(loss):
+        if not isinstance(loss, int | float):
             raise InputError(
                 "strategy q_fedavg needs of each client the loss of the model that it was sent, "
                 f"and found {loss!r}",
                 hint="type client=q_fedavg (client=q_fedavg_segmentation for volumes), or "
                 "strategy=fedavg",
             )
+        if not math.isfinite(loss) or loss < 0:
+            raise ValueError(f"q-FedAvg takes powers of losses, at least 0, but one is {loss!r}.")
         if not isinstance(rate, int | float) or not rate > 0:
             raise InputError(
                 f"strategy q_fedavg needs of each client its learning rate, and found {rate!r}",
                 hint="a rate of 0 has no step: raise client.last_learning_rate",
             )
-        return Judged(found.weight, found.arrays, found.base, max(float(loss), 0.0), float(rate))
+        return Judged(found.weight, found.arrays, found.base, float(loss), float(rate))
 
     def combine(self, received: Iterable[Received]) -> Arrays:
         """The global model after the step, float64."""

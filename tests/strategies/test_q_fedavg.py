@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim import InputError
-from fedsim.strategies.q_fedavg import FLOOR
+from fedsim.strategies.q_fedavg import FLOOR, QFedAvg
+from fedsim.wire import tensor_record
+from fedsim.wire.flower import configure_identity
 from tests.strategies.quadratics import (
     CENTRE,
     CURVATURE,
@@ -62,3 +65,15 @@ def test_clients_that_say_no_loss_are_one_error(tmp_path: Path) -> None:
         weights_after(tmp_path, "rounds=1", q(1)[0])
     with pytest.raises(InputError, match="needs of each client the loss"):
         weights_after(tmp_path, "rounds=1", q(1)[0], SILENT)
+
+
+@pytest.mark.parametrize("loss", [-0.1, float("nan"), float("inf")])
+def test_a_loss_without_a_power_is_refused(loss: float) -> None:
+    configure_identity()  # Else a message cannot be made before a run.
+    arrays = tensor_record({"w": np.zeros(1, np.float32)})
+    metrics = MetricRecord({"num-examples": 1, "loss-before": loss, "rate": 0.1})
+    reply = Message(RecordDict({"arrays": arrays, "metrics": metrics}), 1, "train")
+    strategy = QFedAvg()
+    strategy.content(1, arrays, ConfigRecord())
+    with pytest.raises(ValueError, match="powers of losses"):
+        strategy.received(reply)

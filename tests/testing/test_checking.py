@@ -167,6 +167,24 @@ def test_built_in_clients_pass(name: str) -> None:
     assert said["nothing is kept on the object"] == "a new object for each message: the same bits"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["apfl", "fed_dg", "fed_mix", "pfedme", "q_fedavg"])
+def test_clients_of_baselines_pass(name: str) -> None:
+    said = passes("clients", name)
+    assert said["state survives a checkpoint"] == "cut after round 1 and resumed: the same bits"
+    assert not [text for text in said.values() if text.startswith("does not apply")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["fed_dg", "fed_mix", "fedadagrad", "fedyogi", "pfedme", "q_fedavg"]
+)
+def test_strategies_of_baselines_pass(name: str) -> None:
+    said = passes("strategies", name)
+    assert said["state survives a checkpoint"] == "cut after round 1 and resumed: the same bits"
+    assert "not the same ones" in said["rounds with different clients"]
+
+
 @pytest.mark.parametrize("name", ["dirichlet", "shards"])
 def test_built_in_partitions_pass(name: str) -> None:
     over = ["federation.partition.alpha=1.0"] if name == "dirichlet" else []
