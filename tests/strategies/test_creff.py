@@ -219,3 +219,10 @@ def test_what_does_not_go_is_one_error(
 ) -> None:
     with pytest.raises(InputError, match=told):
         run_small(*words)
+
+
+def test_what_a_run_would_cost_is_told(tmp_path: Path) -> None:
+    # Its state between rounds holds tensors, which the estimate of the disk counts, too.
+    path = tmp_path / "creff.yaml"
+    path.write_text(SMALL)
+    assert estimate(load(path), 0, Console(quiet=True)).disk_mb > 0
