@@ -53,6 +53,7 @@ class SplitSegmentation(Segmentation):
     side_by_side = True
     private = "none"
     simulates = "the channel between a client and its part of the model, and computes both"
+    exact = "parts of the messages do not cross, and are taken off the traffic as they are"
 
     loss: Literal["marginal", "plain", "dice"] = "dice"
     learning_rate: PositiveFloat = 0.0001

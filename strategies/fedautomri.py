@@ -34,6 +34,7 @@ class FedAutoMRI(FedAvg):
     payload_kind = "architecture"
     made_for = "k-space"
     linear = False
+    exact = "what travels of the model changes from round to round"
 
     def __init__(
         self,

@@ -28,6 +28,10 @@ class FedDyn(FedAvg):
 
     payload_kind = "dynamic_regularisation"
     linear = False
+    exact = (
+        "the server's h and the gradients that clients keep are of the same models, and drift "
+        "apart where these arrive rounded"
+    )
 
     def __init__(self, alpha: PositiveFloat = 0.1) -> None:
         super().__init__(weighting="uniform")

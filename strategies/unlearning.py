@@ -29,6 +29,7 @@ class Remembering(FedAvg):
     """Federated averaging whose server keeps something of every round of the training."""
 
     linear = False
+    exact = "what is taken out of the model must be what the client sent"
 
     def __init__(
         self,

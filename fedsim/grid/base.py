@@ -20,6 +20,7 @@ from fedsim.randomness import Streams
 from fedsim.scenario.schema import Faults
 from fedsim.wire import flower
 from fedsim.wire.buffers import Buffers
+from fedsim.wire.payload import Payload
 
 # A strategy that waits for nodes asks again and again; nobody will ever come.
 _PATIENCE = 50
@@ -50,6 +51,7 @@ class BaseGrid(Grid):
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
         self.buffers = Buffers(job.roles)
+        self._payload = Payload(job.scenario.wire, job.roles, job.seed)
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
         self.charged: set[int] | None = None
@@ -230,7 +232,8 @@ class BaseGrid(Grid):
         """Send messages and yield the replies in client order, each metered on both ways."""
         self._asked = 0
         states = {node: context.state for node, context in self.contexts.items()}
-        ordered = self.buffers.complete(sorted(messages, key=self.client), states)
+        whole = self.buffers.complete(sorted(messages, key=self.client), states)
+        ordered = self._payload.sent(whole)
         for message in ordered:
             self._require_charged(message)
             self._sent += 1
@@ -242,13 +245,14 @@ class BaseGrid(Grid):
         stored = {self.client(message): self._stored(message) for message in here}
         fresh = self._execute([m for m in here if stored[self.client(m)] is None])
         with contextlib.closing(fresh):
-            for message in ordered:
+            for message, plain in zip(ordered, whole, strict=True):
                 client = self.client(message)
                 if client in gone:
                     outcome: Message | Failure = self.failure(client, "dropout", "dropped out")
                 else:
                     outcome = stored[client] or next(fresh)
                 self._meter(message, outcome)
+                outcome = self._arrived(plain, outcome)
                 outcome = self._delayed(message, outcome)
                 if isinstance(outcome, Failure):
                     self.failures.append(outcome)
@@ -279,6 +283,16 @@ class BaseGrid(Grid):
                 return
             outcome = flower.error_reply(message, outcome.reason)
         self._ledger.exchange(self.round, client, message, outcome)
+
+    def _arrived(self, message: Message, outcome: Message | Failure) -> Message | Failure:
+        """The reply as it was before it was compressed, or the failure that it cannot be read."""
+        if isinstance(outcome, Failure):
+            return outcome
+        try:
+            return self._payload.arrived(message, outcome, self.round)
+        except ValueError as error:
+            reason = f"sent a compressed model that cannot be read: {error}"
+            return self.failure(self.client(message), "error", reason, reason)
 
     def _delayed(self, message: Message, outcome: Message | Failure) -> Message | Failure:
         """The reply, or the failure that it came after the deadline."""

@@ -39,6 +39,7 @@ from fedsim.scenario import Scenario, activate_plugins
 from fedsim.scenario.overrides import make_client
 from fedsim.scenario.schema import Privacy
 from fedsim.wire.buffers import HELD, LOCAL, Roles, receive, withhold
+from fedsim.wire.payload import Payload
 
 _NO_RECORDS = np.zeros(0, np.int64)
 _BUILDING = threading.Lock()
@@ -116,6 +117,7 @@ class Worker:
         self.job = job
         self._tick = tick
         self._threads = threads or job.scenario.resources.threads
+        self._payload = Payload(job.scenario.wire, job.roles, job.seed)
         self._board = open_board(job.board, len(job.train))
         self._round, self._exchange = 0, 0
         self._steps: Steps | None = None
@@ -286,6 +288,7 @@ class Worker:
         assert isinstance(method, Client)
         self._round, self._exchange, self._releases = round, exchange, None
         contents, sites = [message.content for message in messages], []
+        received = [self._payload.opened(content) for content in contents]
         for message, context in zip(messages, contexts, strict=True):
             receive(roles, message.content, context.state, stays)
             sites.append(self._site(message, context))
@@ -294,8 +297,11 @@ class Worker:
         if found is None:
             return None
         answers = []
-        for message, context, site, content in zip(messages, contexts, sites, found, strict=True):
+        for message, context, site, content, start in zip(
+            messages, contexts, sites, found, received, strict=True
+        ):
             withhold(roles, content, context.state, stays)
+            self._compress(content, start, context)
             assert isinstance(site.steps, Steps)
             spent = Spent(site.steps.estimated_seconds, peak_rss_mb())
             answers.append((Message(content=content, reply_to=message), context, spent))
@@ -322,6 +328,7 @@ class Worker:
         self._steps, self._releases = None, None
         client, process = int(context.node_config["partition-id"]), os.getpid()
         streams = self._streams.sequence("client-global", round, client, exchange)
+        received = self._payload.opened(message.content)
         receive(self.job.roles, message.content, context.state, self.job.stays)
         trains = message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
         try:
@@ -334,6 +341,8 @@ class Worker:
                 # An exchange of an author's own kind may ask for something else than a model.
                 needed = message.metadata.message_type == MessageType.TRAIN
                 withhold(self.job.roles, reply.content, kept, self.job.stays, needed=needed)
+                if trains:
+                    self._compress(reply.content, received, context)
             if trains:
                 self._require_planned_releases()
         finally:
@@ -345,6 +354,14 @@ class Worker:
         # `_steps` is set by `_site`, which a foreign ClientApp does not call.
         steps: Steps | None = self._steps
         return reply, context, Spent(steps.estimated_seconds if steps else 0.0, peak_rss_mb())
+
+    def _compress(
+        self, content: RecordDict, received: dict[str, np.ndarray] | None, context: Context
+    ) -> None:
+        """Compress the model of an answer to training: after all noise, and last of all."""
+        client = int(context.node_config["partition-id"])
+        rounding = self._streams.numpy("wire", self._round, client, self._exchange)
+        self._payload.compress(content, received, context.state, self._round, rounding)
 
     def _require_planned_releases(self) -> None:
         """Raise where a private client released something else than it was charged for."""

@@ -46,6 +46,7 @@ class Capabilities:
         sends_release: its answer in a private run is one release.
         learns_unlabelled: a client method learns from records without labels, too.
         simulates: what of a client method only a simulation does, in words.
+        exact: why models must arrive as they were sent, in words; "" where they need not.
     """
 
     payload: str = ""
@@ -62,6 +63,7 @@ class Capabilities:
     sends_release: bool = False
     learns_unlabelled: bool = False
     simulates: str = ""
+    exact: str = ""
 
     def words(self, group: str) -> dict[str, str]:
         """What a plugin of a group declares, for a person: what is asked -> the answer."""
@@ -114,6 +116,7 @@ def capabilities(plugin: Any) -> Capabilities:
         sends_release=bool(said("sends_release", bool)),
         learns_unlabelled=bool(said("learns_unlabelled", bool)),
         simulates=said("simulates", str) or "",
+        exact=said("exact", str) or "",
     )
 
 
@@ -123,7 +126,7 @@ def _tasks(told: Any) -> tuple[str, ...]:
     return tuple(one for one in several if isinstance(one, str) and one)
 
 
-_TEXTS = ("payload", "payload_kind", "private", "simulates")
+_TEXTS = ("payload", "payload_kind", "private", "simulates", "exact")
 _TEXT_OR_SEVERAL = ("made_for",)
 _SWITCHES = (
     "one_shot",

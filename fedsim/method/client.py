@@ -119,6 +119,8 @@ class Client(ABC):
     """What of `resources.precision` its training takes."""
     simulates: ClassVar[str] = ""
     """What of it only a simulation does, in words: then it is not deployed. "": nothing."""
+    exact: ClassVar[str] = ""
+    """Why what it sends must arrive as it was sent, as `Strategy.exact`; "": it need not."""
     side_by_side: ClassVar[bool] = False
     """Whether several clients may train at the same time in threads of one process: `train` draws
     from the site's generators alone, and changes nothing but its model and `site.state`. A class

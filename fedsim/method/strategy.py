@@ -156,6 +156,10 @@ class Strategy(FlowerStrategy):
     """Whether replies are weighted by the training losses that clients report. Private clients
     report none."""
 
+    exact: ClassVar[str] = ""
+    """Why the models that clients send must arrive as they were sent, in words that go on "with
+    this strategy"; then `wire` is refused. "": they may be compressed."""
+
     history: ClassVar[Keeps] = "none"
     """What `server.history` keeps of the clients' updates: nothing; "norms" of all rounds; the
     "last" round's updates, too; or those of all rounds ("full"). They are on disk."""

@@ -34,6 +34,7 @@ _CLIENTS = ("federation", "clients")
 LABELLED = ("federation", "labelled")
 LABELLED_GROUPS = ("federation", "labelled_groups")
 _PRECISION = ("resources", "precision")
+_WIRE = ("wire",)
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))
 _NETWORK: KeyPath = ("data", "features", "network")
@@ -300,6 +301,7 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     """Plugins that are right, each for itself, and do not go together."""
     from fedsim.scenario.fitting import (
         misfits,
+        without_compression,
         without_precision,
         without_private_form,
         without_travelling_model,
@@ -329,6 +331,9 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
         problems.append((document.place(("privacy",)), f"client: {why}"))
     if _all_labelled(document) and (why := without_unlabelled(found)):
         problems.append((document.place(("client", "name")), f"client: {why}"))
+    if document.get(_WIRE) is not None:
+        why = without_compression(found) or _compressed_already(document)
+        problems += [(document.place(_WIRE), f"wire: {why}; type wire=null")] if why else []
     precision = document.get(_PRECISION, "float32")
     if precision != "float32" and document.get(("privacy",)):
         why = f"{precision} does not go with privacy, whose clipping and noise are in float32"
@@ -336,6 +341,19 @@ def _check_pairs(document: Document, registry: Registry) -> Problems:
     elif why := without_precision(found, precision):
         problems.append((document.place(_PRECISION), f"{dotted(_PRECISION)}: {why}"))
     return problems
+
+
+def _compressed_already(document: Document) -> str:
+    """Why `wire` does not go with other keys that say how models travel; "" where it does."""
+    codec = document.get(("strategy", "codec"))
+    if isinstance(codec, str) and codec != "float32":
+        return f"strategy.codec={codec} encodes the models already, leave that at float32"
+    if document.get(("privacy", "trust")) == "secure_sum":
+        return (
+            "privacy.trust=secure_sum takes for granted that clients mask what they send, and a "
+            "sum of masks that were rounded is not the sum of the models"
+        )
+    return ""
 
 
 def _on(document: Document) -> dict[str, bool]:
@@ -434,6 +452,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
     """What `federation.overrides` names: plugins, their parameters, and what they send."""
     from fedsim.scenario.fitting import (
         misfits,
+        without_compression,
         without_precision,
         without_private_form,
         without_unlabelled,
@@ -468,6 +487,8 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
                 if not why and _all_labelled(document):
                     why = without_unlabelled(here)
                 why = why or without_precision(here, document.get(_PRECISION, "float32"))
+                if not why and document.get(_WIRE) is not None:
+                    why = without_compression(here)
                 if why:
                     problems.append((document.place(at), f"{dotted(at)}: {why}"))
         wrapper = override.get("wrapper")

@@ -217,6 +217,21 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     return ""
 
 
+def without_compression(found: dict[str, tuple[str, Any]]) -> str:
+    """Why what these plugins send cannot be compressed around them; "" where it can.
+
+    Args:
+        found: group -> the name and the class of the plugin that a scenario names.
+    """
+    for group, role in (("strategies", "strategy"), ("clients", "client method")):
+        name, factory = found.get(group, ("", None))
+        if why := capabilities(factory).exact:
+            return f"with {role} {name!r} {why}"
+    if why := without_travelling_model(found):
+        return f"{why.partition('; ')[0]}, and compression is for models"
+    return ""
+
+
 def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
     """The registered plugins of a group that fit, as words."""
     names = []

@@ -612,6 +612,65 @@ class Privacy(Block):
         return self
 
 
+PartOf = Annotated[StrictFloat, Field(gt=0, lt=1)]
+"""A share of the values of a model, neither none nor all."""
+
+
+class Sparsify(Block):
+    """Which values of a change travel.
+
+    Attributes:
+        topk: the share of them that is farthest from 0, of all tensors together.
+    """
+
+    topk: PartOf
+
+
+class Sketch(Block):
+    """A count sketch in the place of the values of a change.
+
+    Attributes:
+        rows: of it; each is a guess of every value, and their median counts.
+        columns: of each row, as a share of the values.
+        topk: the share of values that the server takes out of it, the others are 0.
+    """
+
+    rows: Annotated[StrictInt, Field(ge=1, le=99)] = 5
+    columns: PartOf
+    topk: PartOf
+
+
+class Wire(Block):
+    """Compression of the models that travel, around any method; see `docs/methods/compression.md`.
+
+    Attributes:
+        codec: of the values that clients send of the change of their models.
+        sparsify: send the largest of these values alone.
+        sketch: send a sketch of them; this or `sparsify`.
+        error_feedback: what is left out of a change is added to the client's next one.
+        down: codec of the models that the server sends.
+    """
+
+    codec: Literal["float32", "float16", "uint8", "int4"] = "float32"
+    sparsify: Sparsify | None = None
+    sketch: Sketch | None = None
+    error_feedback: StrictBool = False
+    down: Literal["float32", "float16", "uint8"] = "float32"
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Wire:
+        if self.sparsify is not None and self.sketch is not None:
+            raise PydanticCustomError("wire", "expected one of sparsify and sketch, not both")
+        lossless = self.codec == "float32" and self.sparsify is None and self.sketch is None
+        if self.error_feedback and lossless:
+            raise PydanticCustomError(
+                "wire",
+                "error_feedback: nothing is left out of what clients send; name a codec, sparsify "
+                "or sketch, or leave it out",
+            )
+        return self
+
+
 class Adversary(PluginBlock):
     """Clients that collude against the training, see `docs/methods/adversaries.md`.
 
@@ -668,6 +727,7 @@ class Scenario(Block):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     faults: Faults = Faults()
+    wire: Wire | None = None
     observers: tuple[NamedPlugin, ...] = ()
     plugins: tuple[StrictStr, ...] = ()
     profile: StrictStr = DEFAULT_PROFILE

@@ -156,7 +156,7 @@ class Buffers:
     @property
     def stays(self) -> ArrayRecord:
         """The server's arrays of what does not travel: the first ones, for they never change."""
-        return _record({n: self._arrays[n] for n in self.roles.whole if n in self.roles.stays})
+        return record_of({n: self._arrays[n] for n in self.roles.whole if n in self.roles.stays})
 
     def note(self) -> str:
         """What travels of the model, in a line; "" where all of it does."""
@@ -229,18 +229,18 @@ class Buffers:
             if name not in found or (constant and kept[name].dtype != value.dtype):
                 missing[name] = value if constant else self._mean(name, value)
         found |= dict(flower.tensor_record(missing))
-        return _record(found, self.roles.whole or self.roles.order)
+        return record_of(found, self.roles.whole or self.roles.order)
 
     def of_client(self, arrays: ArrayRecord, state: RecordDict) -> ArrayRecord:
         """The whole model of a client: the global arrays, and its own parts of the model."""
         own = dict(state.array_records.get(LOCAL, {}))
-        return _record(dict(arrays) | own, self.roles.whole)
+        return record_of(dict(arrays) | own, self.roles.whole)
 
     def like(self, arrays: ArrayRecord, model: ArrayRecord) -> ArrayRecord:
         """A model whose frozen parts are the very arrays of another: they are stored once."""
         if not self.roles.fixed:
             return model
-        return _record(dict(model) | {name: arrays[name] for name in self.roles.fixed})
+        return record_of(dict(model) | {name: arrays[name] for name in self.roles.fixed})
 
     def give(self, model: torch.nn.Module) -> torch.nn.Module:
         """Write what goes past the strategy into a model, and return it."""
@@ -253,7 +253,7 @@ class Buffers:
         beside = self.roles.buffers | self.roles.stays
         if not beside & set(arrays):
             return arrays
-        return _record({n: array for n, array in arrays.items() if n not in beside})
+        return record_of({n: array for n, array in arrays.items() if n not in beside})
 
     def _completed(self, content: RecordDict, send: bool) -> RecordDict:
         wanted = self.roles.buffers if send else self.roles.averaged
@@ -261,7 +261,7 @@ class Buffers:
         for name in self.roles.models_in(content):
             record = dict(content.array_records[name])
             record |= {n: self._arrays[n] for n in wanted if n not in record}
-            fresh[name] = _record(record, self.roles.order)
+            fresh[name] = record_of(record, self.roles.order)
         return fresh
 
     def _holds(self, state: RecordDict) -> bool:
@@ -317,7 +317,9 @@ def receive(
     for name in roles.models_in(content):
         record = dict(content.array_records[name])
         if roles.constants and roles.constants <= set(record):
-            state[HELD] = _record({n: array for n, array in record.items() if n in roles.constants})
+            state[HELD] = record_of(
+                {n: array for n, array in record.items() if n in roles.constants}
+            )
         elif HELD in state.array_records:
             record = dict(state.array_records[HELD]) | record
         if roles.stays:
@@ -325,7 +327,7 @@ def receive(
             own = state.array_records.get(LOCAL, first)
             record |= {n: own[n] if n in roles.local else first[n] for n in roles.stays}
             content[STAYS] = ConfigRecord({"names": sorted(roles.stays)})
-        content[name] = _record(record, roles.whole or roles.order)
+        content[name] = record_of(record, roles.whole or roles.order)
 
 
 def withhold(
@@ -361,7 +363,7 @@ def withhold(
         mine = unsent if one == name else frozenset()
         mine |= roles.stays if roles.stays and roles.parameters <= set(record) else frozenset()
         if mine & set(record):
-            content[one] = _record({n: array for n, array in record.items() if n not in mine})
+            content[one] = record_of({n: array for n, array in record.items() if n not in mine})
 
 
 def _own_parts(roles: Roles, record: ArrayRecord, first: ArrayRecord) -> ArrayRecord:
@@ -372,7 +374,7 @@ def _own_parts(roles: Roles, record: ArrayRecord, first: ArrayRecord) -> ArrayRe
             f"the reply's model lacks {', '.join(sorted(missing)[:5])}, which stay with the client "
             "(federation.local): a client method must answer with the whole model"
         )
-    own = _record({name: record[name] for name in roles.whole if name in roles.local})
+    own = record_of({name: record[name] for name in roles.whole if name in roles.local})
     begun = flower.tensors(first)
     for name, values in flower.tensors(own).items():
         form = values.shape, values.dtype
@@ -388,7 +390,7 @@ def _own_parts(roles: Roles, record: ArrayRecord, first: ArrayRecord) -> ArrayRe
     return own
 
 
-def _record(arrays: Mapping[str, Array], order: Iterable[str] = ()) -> ArrayRecord:
+def record_of(arrays: Mapping[str, Array], order: Iterable[str] = ()) -> ArrayRecord:
     """A record of these very arrays (Flower's constructor copies them): first those of `order`."""
     record = ArrayRecord()
     for name in dict.fromkeys([*(name for name in order if name in arrays), *arrays]):
