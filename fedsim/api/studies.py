@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.api.comparing import compare, load_runs
 from fedsim.engine import auditing
@@ -17,11 +17,13 @@ from fedsim.folder.identity import deployed_nodes, edited, refuse
 from fedsim.folder.runfolder import RunFolder, damaged, write_whole
 from fedsim.privacy import verdict
 from fedsim.privacy.verdict import Level, Verdict
+from fedsim.report import wire_curve
 from fedsim.report.privacy_curve import Curve, Point, curve_of, table
 from fedsim.scenario import Scenario, load, yaml_lines
 from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_cells, require_number
 from fedsim.sweeping.epsilons import CurveCell, plan_curve
 from fedsim.sweeping.scheduler import Sweep
+from fedsim.sweeping.wires import WIRES, WireCell, plan_wires
 from fedsim.terminal.console import Console
 from fedsim.terminal.ticking import Ticker
 
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
     from fedsim.report.comparison import Comparison
     from fedsim.sweeping.slurm import Slurm
+
+Over = Literal["epsilon", "megabytes"]
+"""What a curve may be over."""
+
+Cells = Sequence[CurveCell] | Sequence[WireCell]
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Of a curve for which none were chosen."""
@@ -193,6 +200,7 @@ class CurveResult:
         csv: curve.csv; empty where there is no picture.
         folder: where `curve.png` and `curve.csv` are; None where nothing was drawn.
         sweep: the cells.
+        over: what the curve is over.
     """
 
     points: list[Point] = field(repr=False)
@@ -202,6 +210,7 @@ class CurveResult:
     csv: bytes = field(repr=False)
     folder: Path | None
     sweep: SweepResult | None = field(default=None, repr=False)
+    over: Over = "epsilon"
 
     def frame(self) -> pandas.DataFrame:
         """The runs as a DataFrame: scenario, epsilon, seed, all metrics, MB; needs pandas."""
@@ -210,7 +219,9 @@ class CurveResult:
         return points_frame(self.points)
 
     def __str__(self) -> str:
-        return "no run of the curve is finished" if self.curve is None else table(self.curve)
+        if self.curve is None:
+            return "no run of the curve is finished"
+        return table(self.curve) if self.over == "epsilon" else wire_curve.table(self.curve)
 
     def _repr_png_(self) -> bytes | None:
         return self.png
@@ -221,6 +232,8 @@ def curve(
     values: Mapping[str, Any] | None = None,
     *,
     epsilons: Sequence[float] = EPSILONS,
+    over: Over = "epsilon",
+    wires: Sequence[str] = WIRES,
     seeds: int | Sequence[int] = 1,
     metric: str | None = None,
     name: str | None = None,
@@ -230,12 +243,17 @@ def curve(
     jobs: int | None = None,
     quiet: bool = True,
 ) -> CurveResult:
-    """Utility over epsilon: run what is missing of it, then draw it into `runs/curves/<name>`.
+    """Utility over epsilon, or over megabytes: run what is missing of it, then draw it.
+
+    The files are in `runs/curves/<name>`.
 
     Args:
         scenarios: names or files; one without a privacy block is a line for all epsilons.
         values: key -> its value, for every run.
         epsilons: the budgets; `float("inf")` is without privacy.
+        over: "epsilon" or "megabytes".
+        wires: of a curve over megabytes, the ways to compress what travels: "none", a codec, or a
+            block `wire` such as "{sparsify: {topk: 0.01}, error_feedback: true}".
         seeds: a number is a count, 3 is the seeds 0, 1, 2; a list is the seeds.
         metric: by default the headline of the task, such as "auc".
         name: of the folder; by default the scenarios' names.
@@ -251,14 +269,16 @@ def curve(
     """
     overrides = [f"{key}={_one(value)}" for key, value in (values or {}).items()]
     console = Console(quiet=quiet)
+    levels = list(epsilons) if over == "epsilon" else list(wires)
     cells, running = prepared_curve(
         _sources(scenarios),
         overrides,
-        list(epsilons),
+        levels,
         _seeds(seeds) or [0],
         _resources(backend, workers),
         Path(runs),
         console,
+        over=over,
         jobs=jobs,
     )
     swept = _go(running, dry_run=False)
@@ -269,18 +289,26 @@ def curve(
 def prepared_curve(
     sources: Sequence[str],
     overrides: Sequence[str],
-    epsilons: Sequence[float],
+    levels: Sequence[float] | Sequence[str],
     seeds: Sequence[int],
     common: Sequence[str],
     runs: Path,
     console: Console,
     *,
+    over: Over = "epsilon",
     jobs: int | None = None,
     verbose: bool = False,
-) -> tuple[list[CurveCell], Sweep]:
-    """The cells of a curve, all validated, with their data prepared."""
+) -> tuple[Cells, Sweep]:
+    """The cells of a curve, all validated, with their data prepared.
+
+    `levels` are epsilons or, of a curve over megabytes, ways to compress what travels.
+    """
     require_jobs(jobs)
-    cells = plan_curve(sources, overrides, epsilons, seeds, common)
+    cells: Cells
+    if over == "epsilon":
+        cells = plan_curve(sources, overrides, [float(one) for one in levels], seeds, common)
+    else:
+        cells = plan_wires(sources, overrides, [str(one) for one in levels], seeds, common)
     one_by_one = [one.cell for one in cells]
     require_cells(one_by_one)
     fetch_weights(one_by_one, console.line)
@@ -289,24 +317,26 @@ def prepared_curve(
 
 
 def drawn_curve(
-    cells: Sequence[CurveCell], running: Sweep, runs: Path, metric: str | None, name: str | None
+    cells: Cells, running: Sweep, runs: Path, metric: str | None, name: str | None
 ) -> CurveResult:
     """Write curve.csv and curve.png of the runs that are finished.
 
     Raises:
         InputError: the metric is none of the runs', or the files cannot be written.
     """
-    points = _points(cells, running)
+    points, over = _points(cells, running), over_of(cells)
     if not points:
-        return CurveResult(points, len(cells), None, None, b"", None)
-    from fedsim.report.privacy_picture import picture
-
+        return CurveResult(points, len(cells), None, None, b"", None, over=over)
     found = curve_of(points, metric, len(cells))
-    if all(point.epsilon == float("inf") for point in points):
+    if over == "megabytes":
+        drawn = wire_curve.picture(found)
+    elif all(point.epsilon == float("inf") for point in points):
         return CurveResult(points, len(cells), found, None, b"", None)
-    drawn = picture(found)
-    names = dict.fromkeys(one.cell.scenario.name for one in cells)
-    folder = runs / "curves" / file_name(name or "+".join(names))
+    else:
+        from fedsim.report.privacy_picture import picture
+
+        drawn = picture(found)
+    folder = curve_folder(cells, runs, name)
     try:
         for path, content in (("curve.csv", drawn.csv), ("curve.png", drawn.png)):
             write_whole(folder / path, content)
@@ -314,18 +344,34 @@ def drawn_curve(
         raise InputError(
             f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
         ) from error
-    return CurveResult(points, len(cells), found, drawn.png, drawn.csv, folder)
+    return CurveResult(points, len(cells), found, drawn.png, drawn.csv, folder, over=over)
 
 
-def _points(cells: Sequence[CurveCell], running: Sweep) -> list[Point]:
+def over_of(cells: Cells) -> Over:
+    """What a curve of these cells is over."""
+    return "megabytes" if any(isinstance(one, WireCell) for one in cells) else "epsilon"
+
+
+def curve_folder(cells: Cells, runs: Path, name: str | None) -> Path:
+    """Where the files of a curve lie: below `runs`, by its name or that of its scenarios."""
+    names = "+".join(dict.fromkeys(one.cell.scenario.name for one in cells))
+    usual = names if over_of(cells) == "epsilon" else f"{names}-megabytes"
+    return runs / "curves" / file_name(name or usual)
+
+
+def _points(cells: Cells, running: Sweep) -> list[Point]:
     """The cells that are done, with what their run folders say."""
-    points = []
+    points: list[Point] = []
     for one, entry in zip(cells, running.entries, strict=True):
         if entry.status == "done" and entry.folder is not None:
             run = RunFolder(entry.folder).read_json("run.json")
             told = run["data"], run.get("task")
             name, seed = one.cell.scenario.name, one.cell.seed
-            points.append(Point(name, one.epsilon, seed, one.reference, entry.summary, *told))
+            if isinstance(one, WireCell):
+                known = (name, float("inf"), seed, False, entry.summary, *told)
+                points.append(wire_curve.WirePoint(*known, wire=one.wire))
+            else:
+                points.append(Point(name, one.epsilon, seed, one.reference, entry.summary, *told))
     return points
 
 

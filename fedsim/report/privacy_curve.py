@@ -251,12 +251,17 @@ def table(curve: Curve) -> str:
                     method.told + ("" if method.certified else " (not certified)"),
                     "none" if math.isinf(epsilon) else f"{epsilon:g}",
                     str(len(points)),
-                    _spread(one, measure([point.value(curve.metric) for point in points])),
+                    spread_words(one, measure([point.value(curve.metric) for point in points])),
                     f"{measure([point.summary['mb_up_total'] for point in points]).mean:.3f}",
                     f"{measure([point.summary['mb_down_total'] for point in points]).mean:.3f}",
                     _audited(points),
                 )
             )
+    return "\n".join([*aligned(lines), *(f"{note}." for note in curve.notes)])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines, the first of which is its head: names to the left, all else to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(
@@ -266,7 +271,7 @@ def table(curve: Curve) -> str:
         for line in lines
     ]
     text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([*text, *(f"{note}." for note in curve.notes)])
+    return text
 
 
 def _audited(points: Sequence[Point]) -> str:
@@ -279,7 +284,8 @@ def _audited(points: Sequence[Point]) -> str:
     return found
 
 
-def _spread(metric: Metric, one: Measure) -> str:
+def spread_words(metric: Metric, one: Measure) -> str:
+    """A mean and its spread over seeds, as the metric is told."""
     if one.mean is None:
         return "-"
     return metric.number(one.mean) + (f"+-{metric.number(one.sd)}" if one.sd is not None else "")

@@ -1,4 +1,4 @@
-"""`fedsim curve`: utility over epsilon; run what is missing of it, then draw it."""
+"""`fedsim curve`: utility over epsilon or megabytes; run what is missing of it, then draw it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
 from fedsim.verbs.sweep import interrupted, print_failed, print_forecast, sweep_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from fedsim.api.studies import CurveResult
-    from fedsim.sweeping.epsilons import CurveCell
+    from fedsim.api.studies import Cells, CurveResult
     from fedsim.sweeping.scheduler import Sweep
     from fedsim.terminal.console import Console
 
@@ -32,7 +28,7 @@ def add(verbs: Verbs) -> None:
     one = verbs.add(
         "curve",
         _curve,
-        "Draw utility over epsilon; runs that are finished count, what is missing is run.",
+        "Draw utility over epsilon, or over megabytes; only what is missing of its runs is run.",
     )
     words = one.add_argument(
         "overrides",
@@ -47,6 +43,20 @@ def add(verbs: Verbs) -> None:
         metavar="E",
         help="such as 0.5 2 8 inf (inf: without privacy); default: 0.5 1 2 4 8",
     )
+    one.add_argument(
+        "--over",
+        choices=("epsilon", "megabytes"),
+        default="epsilon",
+        help="what the curve is over; default: epsilon",
+    )
+    one.add_argument(
+        "--wires",
+        nargs="+",
+        metavar="W",
+        help="over megabytes: none, float16, uint8, int4, or a block such as "
+        "'{sparsify: {topk: 0.01}, error_feedback: true}'; default: these and "
+        "'{codec: uint8, down: uint8}'",
+    )
     seed_arguments(one, "the seed 0")
     one.add_argument("--metric", metavar="NAME", help="default: the task's headline, such as auc")
     one.add_argument(
@@ -56,21 +66,22 @@ def add(verbs: Verbs) -> None:
 
 
 def _curve(arguments: argparse.Namespace) -> int:
-    sources, overrides, epsilons, seeds = _sort(arguments)
+    sources, overrides, levels, seeds = _sort(arguments)
     if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
         raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
-    from fedsim.api.studies import EPSILONS, drawn_curve, prepared_curve
+    from fedsim.api.studies import drawn_curve, prepared_curve
     from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet)
     cells, sweep = prepared_curve(
         sources,
         overrides,
-        epsilons or EPSILONS,
+        levels,
         seeds,
         resource_overrides(arguments),
         arguments.runs,
         console,
+        over=arguments.over,
         jobs=arguments.jobs,
         verbose=arguments.verbose,
     )
@@ -92,28 +103,55 @@ def _curve(arguments: argparse.Namespace) -> int:
 
 def _sort(
     arguments: argparse.Namespace,
-) -> tuple[list[str], list[str], list[float], list[int]]:
-    """Scenarios, overrides, epsilons and seeds; the options also take words that follow them."""
+) -> tuple[list[str], list[str], list[float] | list[str], list[int]]:
+    """Scenarios, overrides, levels and seeds; the options also take words that follow them."""
     words = list(arguments.overrides)
-    problems = []
-    epsilons: list[float] = []
-    for part, word in parts_of(arguments.epsilons):
-        try:
-            epsilons.append(float(part))
-        except ValueError:
-            words += [word] if word not in words else []
-    if arguments.epsilons and not epsilons:
-        what = f"{arguments.epsilons[0]!r}: expected numbers or inf, such as: 0.5 1 2 inf"
-        problems.append(Problem("--epsilons", what))
-    if problems:
+    option, other = ("epsilons", "wires") if arguments.over == "epsilon" else ("wires", "epsilons")
+    if getattr(arguments, other):
+        what = f"has no effect on a curve over {arguments.over}; leave it out"
+        problems = [Problem(f"--{other}", what)]
         raise InputError("the options do not fit", problems, hint="type: fedsim curve --help")
+    levels, more = (_epsilons if option == "epsilons" else _wires)(arguments)
+    words += [word for word in dict.fromkeys(more) if word not in words]
     seeds, more = seeds_of(arguments)
     words += [word for word in more if word not in words]
     overrides = [word for word in words if _OVERRIDE.match(word)]
     sources = [word for word in words if not _OVERRIDE.match(word)]
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
-    return sources, overrides, epsilons, seeds or [0]
+    return sources, overrides, levels, seeds or [0]
+
+
+def _epsilons(arguments: argparse.Namespace) -> tuple[list[float], list[str]]:
+    """The budgets, and the words behind them that belong elsewhere."""
+    from fedsim.api.studies import EPSILONS
+
+    epsilons: list[float] = []
+    words: list[str] = []
+    for part, word in parts_of(arguments.epsilons):
+        try:
+            epsilons.append(float(part))
+        except ValueError:
+            words.append(word)
+    if arguments.epsilons and not epsilons:
+        what = f"{arguments.epsilons[0]!r}: expected numbers or inf, such as: 0.5 1 2 inf"
+        problems = [Problem("--epsilons", what)]
+        raise InputError("the options do not fit", problems, hint="type: fedsim curve --help")
+    return epsilons or list(EPSILONS), words
+
+
+def _wires(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The ways to compress what travels, and the words behind them that belong elsewhere."""
+    from fedsim.sweeping.wires import CODECS, NONE, WIRES, is_wire
+
+    given = arguments.wires or []
+    wires = [word for word in given if is_wire(word)]
+    if given and not wires:
+        known = ", ".join([NONE, *CODECS])
+        what = f"{given[0]!r}: expected {known}, or a block such as '{WIRES[-1]}'"
+        problems = [Problem("--wires", what)]
+        raise InputError("the options do not fit", problems, hint="type: fedsim curve --help")
+    return wires or list(WIRES), [word for word in given if not is_wire(word)]
 
 
 def _tell(drawn: CurveResult, console: Console) -> None:
@@ -129,26 +167,18 @@ def _tell(drawn: CurveResult, console: Console) -> None:
         console.line(f"written: {drawn.folder / name}")
 
 
-def _folder(arguments: argparse.Namespace, cells: Sequence[CurveCell]) -> Path:
-    """Where the files of the curve lie."""
-    from fedsim.files import file_name
-
-    name = arguments.name or "+".join(dict.fromkeys(one.cell.scenario.name for one in cells))
-    folder: Path = arguments.runs / "curves" / file_name(name)
-    return folder
-
-
 def _write_page(
-    arguments: argparse.Namespace, cells: Sequence[CurveCell], sweep: Sweep, console: Console
+    arguments: argparse.Namespace, cells: Cells, sweep: Sweep, console: Console
 ) -> None:
     """Write the page of the finished runs, if there are several, and name it."""
     finished = sweep.finished()
     if len(finished) < 2:
         return
+    from fedsim.api.studies import curve_folder
     from fedsim.report.lists import write_list
     from fedsim.report.overview import place_for, title_for, write_overview
 
-    folder = _folder(arguments, cells)
+    folder = curve_folder(cells, arguments.runs, arguments.name)
     write_list(folder, [one.path for one in finished])
     page = place_for([folder])
     if write_overview(finished, page, title=title_for([folder]), damaged=[], replace=True):

@@ -28,6 +28,10 @@ CASES = {
     ),
     "the last layers alone": ("model.trainable=head",),
     "running statistics, and tables that travel once": ("model={name: odd_models:Odd}",),
+    "compressed both ways, with error feedback": (
+        "wire={codec: int4, sparsify: {topk: 0.05}, error_feedback: true, down: uint8}",
+        "rounds=3",
+    ),
     "a strategy of Flower's": ("strategy={name: flwr.serverapp.strategy.FedAdam}",),
 }
 

@@ -31,5 +31,15 @@ def title_for(places: Sequence[Path]) -> str:
     if len(places) > 1:
         return "Comparison of runs"
     path = Path(os.path.abspath(places[0]))
-    kinds = {"sweeps": f"Sweep {path.stem}", "curves": f"Utility over epsilon: {path.name}"}
+    kinds = {"sweeps": f"Sweep {path.stem}", "curves": f"Utility over {_over(path)}: {path.name}"}
     return kinds.get(path.parent.name, f"Comparison: {path.name}")
+
+
+def _over(curve: Path) -> str:
+    """What a curve's folder shows utility over, by the columns of its numbers."""
+    try:
+        with (curve / "curve.csv").open(encoding="utf-8") as numbers:
+            columns = numbers.readline(200).strip().split(",")
+    except (OSError, UnicodeDecodeError):
+        return "epsilon"
+    return "megabytes" if "wire" in columns else "epsilon"
