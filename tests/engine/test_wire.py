@@ -294,6 +294,15 @@ def test_strategies_know_nothing_of_it(strategy: str, run_tiny: Callable[..., Re
     assert up < before
 
 
+def test_clients_that_train_together_compress_each_for_itself(
+    run_tiny: Callable[..., Result],
+) -> None:
+    words = ("resources.fast=true", "client={name: supervised, steps: 2, batch_size: 8}")
+    one, other = run_tiny(*words, SPARSE), run_tiny(*words, SPARSE, backend="ray", workers=2)
+    assert len(fields(one, "up")) == 1
+    assert_same(one, other)
+
+
 def test_an_interrupted_round_is_not_fed_back_twice(
     run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
