@@ -252,7 +252,7 @@ class BaseGrid(Grid):
                 else:
                     outcome = stored[client] or next(fresh)
                 self._meter(message, outcome)
-                outcome = self._arrived(plain, outcome)
+                outcome = self._decompressed(plain, outcome)
                 outcome = self._delayed(message, outcome)
                 if isinstance(outcome, Failure):
                     self.failures.append(outcome)
@@ -284,7 +284,7 @@ class BaseGrid(Grid):
             outcome = flower.error_reply(message, outcome.reason)
         self._ledger.exchange(self.round, client, message, outcome)
 
-    def _arrived(self, message: Message, outcome: Message | Failure) -> Message | Failure:
+    def _decompressed(self, message: Message, outcome: Message | Failure) -> Message | Failure:
         """The reply as it was before it was compressed, or the failure that it cannot be read."""
         if isinstance(outcome, Failure):
             return outcome
