@@ -120,12 +120,19 @@ def _settings(runs: Sequence[Run], paths: bool) -> list[dict[str, Any]]:
 
 
 def points_frame(points: Sequence[Point]) -> pandas.DataFrame:
-    """A line for each run of a curve: scenario, epsilon, seed, metrics, what was audited, MB."""
+    """A line for each run of a curve: scenario, epsilon, seed, metrics, what was audited, MB.
+
+    Of a curve over megabytes it has, in the place of epsilon, how models were compressed (`wire`).
+    """
+    from fedsim.report.wire_curve import WirePoint
+
     pandas = require_pandas()
     lines = [
         {
             "scenario": point.scenario,
-            "epsilon": point.epsilon,
+            **(
+                {"wire": point.wire} if isinstance(point, WirePoint) else {"epsilon": point.epsilon}
+            ),
             "seed": point.seed,
             **point.summary["metrics"],
             "epsilon_reported": point.summary.get("epsilon"),

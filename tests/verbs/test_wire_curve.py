@@ -12,6 +12,7 @@ from PIL import Image
 
 from fedsim.folder.runfolder import RunFolder
 from fedsim.report import wire_curve
+from fedsim.report.frames import points_frame
 from fedsim.report.overview import title_for
 from fedsim.report.privacy_curve import curve_of
 from fedsim.report.wire_curve import HEADER, WirePoint, picture, rows, table
@@ -177,6 +178,10 @@ def test_the_table_and_the_figure_have_means_over_seeds(monkeypatch: pytest.Monk
     assert lines[3].split() == ["s", "none", "2", "0.810+-0.014", "40.000", "2.000"]
     assert lines[4].split() == ["other", "none", "2", "0.700", "1.000", "2.000"]
     assert len(rows(found)) == 6
+    pytest.importorskip("pandas")
+    frame = points_frame(points)
+    assert frame["wire"].tolist() == ["none", "none", "int4", "int4", "none", "none"]
+    assert "epsilon" not in frame
     told_of = picture(found)
     assert "s: AUC 0.800 at 7 MB (int4), 0.810 at 42 MB (none)" in told_of.alt
     (axes,) = drawn[0].axes
