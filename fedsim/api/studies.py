@@ -362,7 +362,8 @@ def curve_folder(cells: Cells, runs: Path, name: str | None) -> Path:
 def _points(cells: Cells, running: Sweep) -> list[Point]:
     """The cells that are done, with what their run folders say."""
     points: list[Point] = []
-    for one, entry in zip(cells, running.entries, strict=True):
+    each: list[CurveCell | WireCell] = list(cells)
+    for one, entry in zip(each, running.entries, strict=True):
         if entry.status == "done" and entry.folder is not None:
             run = RunFolder(entry.folder).read_json("run.json")
             told = run["data"], run.get("task")

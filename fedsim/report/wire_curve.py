@@ -135,7 +135,7 @@ def _legend(axes: Any, curve: Curve, markers: dict[str, str]) -> None:
         Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=2.5, label=method.name)
         for k, method in enumerate(curve.methods)
     ]
-    grey = {"color": "#555555", "linestyle": "", "markersize": 7}
+    grey: dict[str, Any] = {"color": "#555555", "linestyle": "", "markersize": 7}
     lines += [Line2D([], [], marker=one, label=wire, **grey) for wire, one in markers.items()]
     axes.legend(
         handles=lines,

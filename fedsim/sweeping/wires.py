@@ -134,7 +134,7 @@ def wire_words(wire: Wire | None) -> str:
     """How models are compressed, in a few words."""
     if wire is None:
         return NONE
-    parts = [] if wire.codec == "float32" else [wire.codec]
+    parts: list[str] = [] if wire.codec == "float32" else [wire.codec]
     if wire.sparsify is not None:
         parts.insert(0, f"top {100 * wire.sparsify.topk:g} %")
     if wire.sketch is not None:
