@@ -27,6 +27,7 @@ from fedsim.engine.colluders import Colluders
 from fedsim.engine.inspection import Inspection, Tally, inspects
 from fedsim.engine.replies import NobodyAnsweredError, Replies, not_finite
 from fedsim.engine.scoring import Scores, home_and_away, mean_scores
+from fedsim.engine.timing import Timing, timing_of
 from fedsim.errors import FedsimError, InputError, RunError
 from fedsim.folder.runfolder import line_of
 from fedsim.grid.base import BaseGrid
@@ -96,6 +97,7 @@ class Rounds:
         tally: how often honest clients and colluders were flagged.
         colluders: who stands between receiving and aggregating.
         inspection: what the server sees of each client.
+        timing: the simulated clock; None in a run without one.
     """
 
     prepared: Prepared
@@ -121,6 +123,7 @@ class Rounds:
     fewest: int = 0
     colluders: Colluders = field(init=False)
     inspection: Inspection = field(init=False)
+    timing: Timing | None = field(init=False)
     _best: float | None = None
     _returned_nothing: bool | None = None  # None: the strategy has not been asked yet
     _begun: float = field(default_factory=time.perf_counter)
@@ -135,6 +138,7 @@ class Rounds:
         self._first = digest_of(self.arrays)
         prepared = self.prepared
         self.colluders = Colluders(self)
+        self.timing = timing_of(self)
         wanted = inspects(prepared.scenario, prepared.strategy, prepared.privacy)
         self.inspection = Inspection(prepared.strategy, wanted and not self._averages_nothing)
 
@@ -219,6 +223,8 @@ class Rounds:
             self.privacy.load_state_dict(checkpoint.privacy)
         if checkpoint.so_far is not None:
             self.so_far = RoundSoFar.from_state(checkpoint.so_far, self.grid)
+        if self.timing is not None:
+            self.timing.load_state_dict(checkpoint.loop["clock"])
         self.server.history.cut(*checkpoint.moment)
 
     def _require_fitting(self, checkpoint: Checkpoint) -> None:
@@ -289,6 +295,7 @@ class Rounds:
             "seen": found.seen or None,
             "attacks": found.attacks or None,
             "delay_seconds": self.grid.wait(),
+            **self._times(number),
             "seconds": self._round_seconds,
             "peak_rss_mb": self.peak_rss_mb(),
         }
@@ -297,6 +304,13 @@ class Rounds:
             self.checkpoints.save(self._checkpoint([row]))
             self.server.history.prune()
         self.observers.round(row)
+
+    def _times(self, number: int) -> dict[str, Any]:
+        """What the clock says at the end of a round, and who has worked when."""
+        if self.timing is None:
+            return {"simulated_hours": None, "work": None}
+        rest = self.timing.unfinished() if number == self.scenario.rounds else []
+        return {"simulated_hours": self.timing.hours, "work": [*self.timing.work, *rest]}
 
     def _begin(self, number: int) -> None:
         """Begin a round, or go on with one of which there is a checkpoint."""
@@ -313,6 +327,8 @@ class Rounds:
         if isinstance(self.strategy, Strategy):
             with self._foreign("phase", number):
                 self.server.phase = _named(self.strategy.phase(number))
+        if self.timing is not None:
+            self.timing.begin(number)
 
     def _begin_lines(self) -> None:
         """What is written from here on is the next checkpoint's."""
@@ -380,6 +396,7 @@ class Rounds:
                 "ended": self._ended,
                 "tally": self.tally.state_dict(),
                 "fewest": self.fewest,
+                "clock": self.timing.state_dict() if self.timing else None,
             },
             strategy=state,
             contexts={client: state for client, state in self.grid.states().items() if state},
@@ -438,7 +455,7 @@ class Rounds:
         self._announce(number, exchange.kind, messages, charges)
         sent = self._sent(messages) if self._kept(exchange) else None
         self.inspection.begin()
-        replies = Replies(self, grid.send_and_receive(messages), exchange, sent)
+        replies = Replies(self, self._arriving(messages), exchange, sent)
         replies.expected = bool(messages) or exchange.kind == TRAIN
         arrays, reported = None, None
         with contextlib.suppress(NobodyAnsweredError), self._foreign(aggregate, number):
@@ -465,6 +482,12 @@ class Rounds:
             if not isinstance(value, list):
                 found.reported[f"{exchange.metric_prefix}{name}"] = value
         found.done(exchange, [grid.client(message) for message in messages])
+
+    def _arriving(self, messages: Sequence[Message]) -> Iterable[Message]:
+        """Send messages; the replies that the server sees now."""
+        if self.timing is None:
+            return self.grid.send_and_receive(messages)
+        return self.timing.arrivals(messages)
 
     def _require_once(self, number: int, messages: Sequence[Message]) -> None:
         """Refuse two messages to one client in an exchange: their replies would be one."""
@@ -494,7 +517,8 @@ class Rounds:
                 alike = form == {n: (v.dtype, v.shape) for n, v in sent.items() if n in form}
                 models[id(record)] = sent if alike else own
             found[self.grid.client(message)] = models[id(record)]
-        return found
+        # Replies to older models come as if they were to the current one.
+        return found | dict.fromkeys(self.timing.arriving if self.timing else (), own)
 
     def _kept(self, exchange: Exchange) -> bool:
         """Whether the models that clients were sent are needed, to say what they changed."""

@@ -21,6 +21,7 @@ from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.inspection import require_inspectable
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
+from fedsim.engine.timing import require_clock
 from fedsim.errors import InputError, Problem
 from fedsim.grid.machine import require_resources
 from fedsim.grid.mode import Mode, mode_of
@@ -133,6 +134,10 @@ class Prepared:
             val = {name: federation.val[name] for name in train}
             federation = replace(federation, train=dict(train), val=val)
         scenario = self.scenario.model_copy(update=changes | {"adversary": None})
+        if train is not None:
+            # A clock may know each client by its name, and these need not be all.
+            untimed = scenario.federation.model_copy(update={"clock": None})
+            scenario = scenario.model_copy(update={"federation": untimed})
         plan = self.privacy if privacy is None else privacy
         return replace(
             self,
@@ -193,6 +198,7 @@ def prepare(
         pretrained=pretrained,
         conspiracy=colluders,
     )
+    require_clock(made)
     return replace(made, attack=_attack(made))
 
 

@@ -188,6 +188,14 @@ class BaseGrid(Grid):
             raise RunError(f"client {client} (site {site!r}) in round {self.round}: {reason}")
         return Failure(client, site, self._phase, kind, reason, details, self.exchange)
 
+    def drops_out(self, client: int) -> bool:
+        """Whether a client gets the messages of this exchange and never answers."""
+        return self._simulated.drops_out(self.round, client, self.exchange)
+
+    def delay(self, client: int) -> float:
+        """Simulated seconds that a client's reply in this exchange comes late by."""
+        return self._simulated.delay(self.round, client, self.exchange)
+
     def wait(self) -> float | None:
         """Seconds of simulated delay that a server would have waited for in the current round."""
         each = [self._simulated.wait(list(some.values())) for some in self.delays.values()]
@@ -240,7 +248,7 @@ class BaseGrid(Grid):
             self._phase = kind_of(message)
             flower.stamp(message, f"m{self._sent}")
         asked = {self.client(message) for message in ordered}
-        gone = {c for c in asked if self._simulated.drops_out(self.round, c, self.exchange)}
+        gone = {client for client in asked if self.drops_out(client)}
         here = [message for message in ordered if self.client(message) not in gone]
         stored = {self.client(message): self._stored(message) for message in here}
         fresh = self._execute([m for m in here if stored[self.client(m)] is None])
@@ -299,7 +307,7 @@ class BaseGrid(Grid):
         if isinstance(outcome, Failure):
             return outcome
         client = self.client(message)
-        delay = self._simulated.delay(self.round, client, self.exchange)
+        delay = self.delay(client)
         self.delays.setdefault(self.exchange, {})[client] = delay
         if not self._simulated.too_late(delay):
             return outcome

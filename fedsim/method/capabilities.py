@@ -38,6 +38,7 @@ class Capabilities:
         local: there is no global model.
         linear: the model depends on the replies by a weighted sum of them alone; None: not
             declared.
+        takes_older: replies to older models will do; None: not declared.
         order_matters: another order of the replies gives another model.
         needs_losses: replies are weighted by the training losses that clients report.
         keeps_state: a client keeps something from round to round; None: not declared.
@@ -55,6 +56,7 @@ class Capabilities:
     one_shot: bool = False
     local: bool = False
     linear: bool | None = None
+    takes_older: bool | None = None
     order_matters: bool = False
     needs_losses: bool = False
     keeps_state: bool | None = None
@@ -108,6 +110,7 @@ def capabilities(plugin: Any) -> Capabilities:
         one_shot=bool(said("one_shot", bool)),
         local=bool(said("local", bool)),
         linear=said("linear", bool),
+        takes_older=said("takes_older", bool),
         order_matters=bool(said("order_matters", bool)),
         needs_losses=bool(said("needs_losses", bool)),
         keeps_state=said("keeps_state", bool),
@@ -132,6 +135,7 @@ _SWITCHES = (
     "one_shot",
     "local",
     "linear",
+    "takes_older",
     "order_matters",
     "needs_losses",
     "keeps_state",

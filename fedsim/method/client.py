@@ -157,6 +157,22 @@ class Client(ABC):
         """
         raise ValueError(f"{type(self).__name__} has no private form")
 
+    def workload(self, records: int) -> float:
+        """Records that an answer to a training message looks at, each as often as it is seen.
+
+        A simulated clock counts them (`federation.clock`). By default they are what the parameters
+        `steps` and `batch_size`, or `epochs`, say; without them each record is seen once.
+
+        Args:
+            records: of the site, to train on.
+        """
+        steps, size, epochs = (
+            getattr(self, key, None) for key in ("steps", "batch_size", "epochs")
+        )
+        if isinstance(steps, int) and steps:
+            return float(steps * (size if isinstance(size, int) else 1))
+        return float(records * (epochs if isinstance(epochs, int) else 1))
+
     def worst_rows(self, bound: float) -> Mapping[str, torch.Tensor]:
         """What units with the worst contents contribute to a release, for an audit to attack.
 

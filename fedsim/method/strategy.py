@@ -58,6 +58,8 @@ class Server:
         history: what clients sent in earlier rounds, as far as `Strategy.history` asks for it.
         first_arrays: the model that the run began with, as the strategy was handed it; None before
             it is known.
+        asked: whom the simulated clock asks in the current round; None where it leaves that to
+            `participation`.
         forgets: client name -> share of its training records that it is asked to forget, above 0.
     """
 
@@ -80,6 +82,7 @@ class Server:
     phase: str = "train"
     history: History = NONE
     first_arrays: ArrayRecord | None = None
+    asked: list[int] | None = None
     forgets: Mapping[str, float] = field(default_factory=dict)
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -99,8 +102,11 @@ class Server:
     def sample_clients(self) -> list[int]:
         """The clients of this round, ascending: a share `participation` of all, at least one.
 
-        They are the same in all exchanges of the round.
+        They are the same in all exchanges of the round. Where replies come when they come
+        (`federation.clock`) they are those who begin to work, of which there may be none.
         """
+        if self.asked is not None:
+            return list(self.asked)
         count = len(self.names)
         wanted = joining(count, self.participation)
         draws = self._streams.numpy("participation", self.round, SERVER)
@@ -163,6 +169,10 @@ class Strategy(FlowerStrategy):
     history: ClassVar[Keeps] = "none"
     """What `server.history` keeps of the clients' updates: nothing; "norms" of all rounds; the
     "last" round's updates, too; or those of all rounds ("full"). They are on disk."""
+
+    takes_older: ClassVar[bool | None] = None
+    """Whether replies to older models will do, moved to the current one (`federation.clock`). None:
+    not declared; then they do where the strategy is linear in whole models."""
 
     order_matters: ClassVar[bool] = False
     """Whether another order of the replies gives another model, beyond rounding. They are always

@@ -41,6 +41,10 @@ class Wrapper(Client):
         """The client method within, which may be wrapped several times."""
         return self.inner.method if isinstance(self.inner, Wrapper) else self.inner
 
+    def workload(self, records: int) -> float:
+        """What the wrapped method looks at."""
+        return self.inner.workload(records)
+
     def check_fits(self, model: torch.nn.Module, task: Task, clients: Sequence[str]) -> None:
         """What the wrapped method refuses."""
         self.inner.check_fits(model, task, clients)

@@ -96,6 +96,15 @@ def make_absolute(document: Document) -> Problems:
             message = f"{dotted(LABELLED)}: there is no file {absolute}"
             problems.append((document.place(LABELLED), message))
 
+    trace = ("federation", "clock", "trace")
+    if isinstance(named := document.get(trace), str):
+        absolute = _absolute(named)
+        document.put(trace, absolute, {(): document.place(trace)})
+        if not os.path.isfile(absolute):
+            problems.append(
+                (document.place(trace), f"{dotted(trace)}: there is no file {absolute}")
+            )
+
     for weights in _WEIGHTS:
         problems += _make_weights_absolute(document, weights)
     problems += _make_network_absolute(document)

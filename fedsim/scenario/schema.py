@@ -35,6 +35,7 @@ MOST_PIXELS = 16384
 _MOST = 1_000_000_000
 Count = Annotated[StrictInt, Field(ge=1, le=_MOST)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+Positive = Annotated[StrictFloat, Field(gt=0)]
 
 DEFAULT_PROFILE = "default"
 """The profile that is the file itself."""
@@ -258,6 +259,131 @@ Labelled = Annotated[StrictFloat, Field(gt=0, le=1)]
 """A share of training records whose labels are known."""
 
 
+class Rates(Block):
+    """A number for each client, by one of these.
+
+    Attributes:
+        lognormal: median, and standard deviation of the logarithm; drawn once from the run's seed.
+        uniform: lowest and highest; drawn once.
+        by_size: the mean over clients; that of a client is proportional to its training records.
+        clients: client name -> its own.
+    """
+
+    lognormal: tuple[Positive, Annotated[StrictFloat, Field(ge=0)]] | None = None
+    uniform: tuple[Positive, Positive] | None = None
+    by_size: Positive | None = None
+    clients: dict[StrictStr, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Rates:
+        told = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        if len(told) != 1:
+            known = ", ".join(type(self).model_fields)
+            raise PydanticCustomError("rates", f"expected one of {known}")
+        if self.uniform is not None and self.uniform[0] > self.uniform[1]:
+            raise PydanticCustomError("rates", "uniform: expected [low, high]")
+        return self
+
+
+class Available(Block):
+    """When clients work.
+
+    Attributes:
+        share: of each period that a client works; it begins at an hour drawn once for the client.
+        period: hours.
+    """
+
+    share: Annotated[StrictFloat, Field(gt=0, le=1)]
+    period: Positive = 24.0
+
+
+class Staleness(Block):
+    """What a reply to an older model counts, by how many models came since (tau).
+
+    Attributes:
+        name: constant: 1; polynomial: (1 + tau)^-a; hinge: 1 up to b, then 1 / (a (tau - b) + 1).
+        a, b: of the function; None: 0.5 of polynomial, 10 and 4 of hinge.
+    """
+
+    name: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    a: Positive | None = None
+    b: Annotated[StrictInt, Field(ge=0)] | None = None
+
+    _having: ClassVar[dict[str, tuple[str, ...]]] = {
+        "constant": (),
+        "polynomial": ("a",),
+        "hinge": ("a", "b"),
+    }
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Staleness:
+        wrong = [key for key in ("a", "b") if getattr(self, key) is not None]
+        if wrong := [key for key in wrong if key not in self._having[self.name]]:
+            raise PydanticCustomError("staleness", f"{self.name} has no {' and no '.join(wrong)}")
+        return self
+
+
+class Clock(Block):
+    """Simulated time, see `docs/methods/asynchrony.md`. Nobody waits for it.
+
+    Attributes:
+        kind: the server waits for all replies of a round; for those that come before a deadline;
+            for so many replies (FedBuff); or for one (FedAsync).
+        speed: records that a client trains on in a second; None: 100, or as `trace` says.
+        bandwidth: MB/s of a client's link, both ways; None: messages take no time.
+        available: when clients work; None: always.
+        jitter: standard deviation of the logarithm of a factor of each training's seconds.
+        trace: a CSV file with columns client, hour, speed and, if wished, bandwidth: what holds
+            from that hour on; speed 0 is a client that is away.
+        period: hours after which a trace begins again; None: its last lines hold on.
+        deadline: of kind deadline, seconds after which replies are not used.
+        buffer: of kind buffered, replies that the server waits for.
+        staleness: of kinds buffered and asynchronous, what older replies count.
+        mixing: of kind asynchronous, the weight of a reply to the current model; None: 0.6.
+    """
+
+    kind: Literal["synchronous", "deadline", "buffered", "asynchronous"]
+    speed: Positive | Rates | None = None
+    bandwidth: Positive | Rates | None = None
+    available: Available | None = None
+    jitter: Annotated[StrictFloat, Field(ge=0, le=10)] = 0.0
+    trace: StrictStr | None = None
+    period: Positive | None = None
+    deadline: Positive | None = None
+    buffer: Count | None = None
+    staleness: Annotated[Staleness, BeforeValidator(_as_block)] | None = None
+    mixing: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+
+    _needs: ClassVar[dict[str, str]] = {"deadline": "deadline", "buffered": "buffer"}
+    _of_kinds: ClassVar[dict[str, tuple[str, ...]]] = {
+        "deadline": ("deadline",),
+        "buffer": ("buffered",),
+        "staleness": ("buffered", "asynchronous"),
+        "mixing": ("asynchronous",),
+    }
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Clock:
+        needed = self._needs.get(self.kind)
+        if needed is not None and getattr(self, needed) is None:
+            raise PydanticCustomError("clock", f"kind {self.kind} needs {needed}")
+        for key, kinds in self._of_kinds.items():
+            if getattr(self, key) is not None and self.kind not in kinds:
+                raise PydanticCustomError("clock", f"{key} is of kind {' and '.join(kinds)} alone")
+        if self.trace is not None:
+            for key in ("speed", "bandwidth", "available"):
+                if getattr(self, key) is not None:
+                    raise PydanticCustomError("clock", f"trace says it all: leave {key} out")
+        elif self.period is not None:
+            raise PydanticCustomError("clock", "period is of a trace")
+        return self
+
+    @property
+    def waits(self) -> bool:
+        """Whether the server waits for the clients that it asked, and asks nobody meanwhile."""
+        return self.kind in ("synchronous", "deadline")
+
+
 def joining(clients: int, participation: float) -> int:
     """How many of `clients` join a round: this share of all, at least one."""
     return max(1, round(participation * clients))
@@ -278,6 +404,7 @@ class Federation(Block):
         local: what of the model stays at each client, which has its own: normalisation layers, the
             last layers, or what patterns of names match; None: the clients share all of it.
         overrides: client name -> what is different there.
+        clock: simulated time, in which clients are slow, away or late; None: there is none.
     """
 
     clients: Count | None = None
@@ -289,6 +416,7 @@ class Federation(Block):
     labelled_groups: Count | None = None
     local: Literal["norm", "head"] | Patterns | None = None
     overrides: dict[StrictStr, Override] = Field(default_factory=dict)
+    clock: Clock | None = None
 
     @property
     def hides_labels(self) -> bool:
@@ -495,9 +623,6 @@ class Faults(Block):
     dropout: Share = 0.0
     delay: Annotated[StrictFloat, Field(ge=0)] = 0.0
     deadline: Annotated[StrictFloat, Field(ge=0)] | None = None
-
-
-Positive = Annotated[StrictFloat, Field(gt=0)]
 
 
 class Dimensions(Block):
