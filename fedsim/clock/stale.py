@@ -57,7 +57,7 @@ def moved(
         now = current.get(name)
         start = base.get(name, now)
         plain = now is None or start is None or value.dtype.kind not in "fc"
-        if plain or now is start and (share == 1 or np.array_equal(value, now, equal_nan=True)):
+        if plain or (now is start and (share == 1 or np.array_equal(value, now, equal_nan=True))):
             found[name] = value
             continue
         wide = np.result_type(value.dtype, np.float64)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedsim import Result
-from fedsim.errors import FedsimError, InputError
+from fedsim import InputError, Result, run
+from fedsim.api import resume
+from fedsim.errors import Interruption
+from fedsim.folder.runfolder import RunFolder
+from tests.engine.conftest import GDD
+from tests.engine.test_bits import assert_same
+from tests.engine.test_privacy import PRIVATE
+from tests.engine.test_resume import QUIET, only, start, wait_for
 
 CLOCK = "federation.clock"
 SLOW = f"{CLOCK}.speed={{lognormal: [20, 1.0]}}"
@@ -124,7 +133,7 @@ def test_a_step_of_a_buffer_sees_so_many_replies_and_old_ones_later(run_tiny: Ru
     # Nobody works on two things at a time.
     for client in range(4):
         mine = sorted((one["from"], one["to"]) for one in works(result) if one["client"] == client)
-        assert all(a[1] <= b[0] for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(mine))
     asked = sum(len(row["clients"]) for row in result.rounds)
     assert asked == len(works(result))
     assert {one["outcome"] for one in works(result)} == {"used", "unused"}
@@ -139,3 +148,235 @@ def test_asynchronous_steps_see_one_reply_and_take_less_time(run_tiny: Run) -> N
     waits = run_tiny(f"{CLOCK}.kind=synchronous", SLOW, "rounds=6")
     assert hours[-1] < waits.rounds[-1]["simulated_hours"]
     assert not same(result, waits)
+
+
+def pulled(*targets: float) -> tuple[str, ...]:
+    """The tiny federation, where each client has a known optimum."""
+    return (
+        f"client={{name: pulling.Pull, targets: [{', '.join(map(str, targets))}]}}",
+        f"federation.clients={len(targets)}",
+        "strategy={name: fedavg, weighting: uniform}",
+    )
+
+
+def assert_moved(run_tiny: Run, result: Result, share: float, shift: float, *words: str) -> None:
+    """Each parameter is `share` of what it was at first, plus `shift`."""
+    # A step of rate 0 leaves the first model as it is.
+    first = model(run_tiny(*words, "client.rate=0.0", "rounds=1", "federation.clock=null"))
+    for name, value in model(result).items():
+        np.testing.assert_allclose(value, share * first[name] + shift, atol=1e-6, err_msg=name)
+
+
+def test_fedasync_is_what_one_computes_by_hand(run_tiny: Run) -> None:
+    """Client 0 needs 1 s, client 1 needs 2.5 s; alpha = 0.5, weights (1 + tau)^-0.5."""
+    words = pulled(1.0, -1.0)
+    clock = (
+        f"{CLOCK}={{kind: asynchronous, mixing: 0.5, speed: {{clients: {{client-0: 1.0, "
+        "client-1: 0.4}}}"
+    )
+    result = run_tiny(*words, clock, "rounds=4")
+    used = [[one for one in row["work"] if one["outcome"] == "used"] for row in result.rounds]
+    # At 1, 2 and 3 s client 0, with the models 0, 1 and 2; at 2.5 s client 1, with model 0.
+    assert [(one["client"], one["asked"]) for (one,) in used] == [(0, 1), (0, 2), (1, 1), (0, 3)]
+    seconds = [3600 * row["simulated_hours"] for row in result.rounds]
+    assert seconds == pytest.approx([1, 2, 2.5, 3])
+    # x = share * x_0 + shift; client k sends x / 2 + target / 2 of the model x that it had.
+    models = [(1.0, 0.0)]
+    for version, target, tau in ((0, 1.0, 0), (1, 1.0, 0), (0, -1.0, 2), (2, 1.0, 1)):
+        share, shift = models[version]
+        sent = share / 2, shift / 2 + target / 2
+        alpha = 0.5 / (1 + tau) ** 0.5
+        share, shift = models[-1]
+        models.append((share + alpha * (sent[0] - share), shift + alpha * (sent[1] - shift)))
+    assert_moved(run_tiny, result, *models[-1], *words)
+
+
+def test_fedbuff_is_what_one_computes_by_hand(run_tiny: Run) -> None:
+    """Clients need 1, 2 and 4.5 s; the server waits for two replies."""
+    words = pulled(1.0, 0.0, -3.0)
+    clock = (
+        f"{CLOCK}={{kind: buffered, buffer: 2, speed: {{clients: {{client-0: 1.0, client-1: 0.5, "
+        f"client-2: {1 / 4.5!r}}}}}}}"
+    )
+    result = run_tiny(*words, clock, "rounds=3")
+    used = [[one for one in row["work"] if one["outcome"] == "used"] for row in result.rounds]
+    assert [[(one["client"], one["asked"]) for one in some] for some in used] == [
+        [(0, 1), (1, 1)],
+        [(0, 2), (1, 2)],
+        [(0, 3), (2, 1)],
+    ]
+    assert [3600 * row["simulated_hours"] for row in result.rounds] == pytest.approx([2, 4, 5])
+    assert result.rounds[2]["metrics_by_client"]["2"]["times"] == 1
+    assert result.rounds[2]["metrics_by_client"]["0"]["times"] == 3
+    models = [(1.0, 0.0)]
+    targets = (1.0, 0.0, -3.0)
+    for replies in ([(0, 0, 0), (1, 0, 0)], [(0, 1, 0), (1, 1, 0)], [(0, 2, 0), (2, 0, 2)]):
+        share, shift = models[-1]
+        for client, version, tau in replies:
+            weight = (1 + tau) ** -0.5 / len(replies)
+            # The change that the client made: half of the way to its target.
+            share -= weight * models[version][0] / 2
+            shift += weight * (targets[client] - models[version][1]) / 2
+        models.append((share, shift))
+    assert_moved(run_tiny, result, *models[-1], *words)
+
+
+LONG = {
+    "deadline": (f"{CLOCK}={{kind: deadline, deadline: 3}}", SLOW, "rounds=4"),
+    "buffered": BUFFERED,
+    "asynchronous": (*ASYNCHRONOUS[:2], "rounds=4"),
+    "buffers": (*BUFFERED, "model={name: odd_models.Odd}", "strategy=server_momentum"),
+    "local": (*BUFFERED, "federation.local=head"),
+    "state": (*BUFFERED, *pulled(1.0, 2.0, 3.0, 4.0)),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(
+    kind: str, run_tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (*LONG[kind], "faults.min_clients=0")
+    whole = run_tiny(*overrides)
+    append = RunFolder.append
+    for moment in (1, 3):
+        rounds = 0
+
+        def stopping(self: RunFolder, name: str, row: dict, at: int = moment) -> None:
+            nonlocal rounds
+            append(self, name, row)
+            rounds += name == "rounds.jsonl"
+            if rounds == at:
+                raise Interruption
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "append", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "tiny.yaml", *overrides, runs=tmp_path / f"cut{moment}")
+        folder = only(tmp_path / f"cut{moment}")
+        assert folder is not None
+        resumed = resume(folder, [], QUIET)
+        if kind != "local":
+            assert_same(whole, resumed)
+            continue
+        assert whole.metrics == resumed.metrics
+        for name in [path.name for path in (whole.folder / "models").iterdir()]:
+            one, other = (load_file(done.folder / "models" / name) for done in (whole, resumed))
+            assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_sigkill_loses_no_reply_that_is_on_its_way(
+    tiny: Path, run_tiny: Run, tmp_path: Path
+) -> None:
+    overrides = (*BUFFERED[:2], "rounds=8", "client.epochs=3")
+    whole = run_tiny(*overrides)
+    process = start(tiny, tmp_path / "killed", *overrides)
+
+    def three_rounds() -> bool:
+        folder = only(tmp_path / "killed")
+        return folder is not None and (folder / "checkpoint" / "round-000003.ckpt").exists()
+
+    wait_for(three_rounds, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    folder = only(tmp_path / "killed")
+    assert folder is not None
+    assert_same(whole, resume(folder, [], QUIET))
+
+
+def test_the_ledger_charges_what_is_asked_however_late_it_comes(run_tiny: Run) -> None:
+    result = run_tiny(*PRIVATE, *BUFFERED)
+    rows = [json.loads(line) for line in (result.folder / "privacy.jsonl").open()]
+    charged = sorted((row["round"], row["client"]) for row in rows)
+    asked = sorted((one["asked"], one["client"]) for one in works(result))
+    assert charged == asked
+    assert any(one["outcome"] == "unused" for one in works(result))
+    assert (
+        result.summary["epsilon"]
+        <= json.loads((result.folder / "run.json").read_text())["privacy"]["epsilon_planned"]
+    )
+
+
+def test_dropouts_and_delays_are_simulated_in_time(run_tiny: Run) -> None:
+    faults = "faults={on_client_error: skip, dropout: 0.4, delay: 20.0, min_clients: 0}"
+    result = run_tiny(*BUFFERED, faults, "rounds=6")
+    lost = sorted((w["asked"], w["client"]) for w in works(result) if w["outcome"] == "lost")
+    failed = [(row["round"], one["client"]) for row in result.rounds for one in row["failed"]]
+    assert lost
+    assert set(lost) <= set(failed)
+    prompt = run_tiny(*BUFFERED, faults.replace("20.0", "0.0"), "rounds=6")
+    assert prompt.rounds[-1]["simulated_hours"] < result.rounds[-1]["simulated_hours"]
+    assert_same(result, run_tiny(*BUFFERED, faults, "rounds=6"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((*GDD, f"{CLOCK}.kind=asynchronous"), "is one-shot"),
+        ((f"{CLOCK}.kind=asynchronous", "strategy=local_only", "client=local"), "keeps a model at"),
+        ((*BUFFERED, "strategy=scaffold", "client=scaffold"), "takes_older"),
+        ((*BUFFERED, "strategy.codec=uint8"), "has codec uint8"),
+        ((*BUFFERED, "strategy={name: flwr.serverapp.strategy.FedAvg}"), "rules of its own"),
+        ((f"{CLOCK}={{kind: buffered, buffer: 5}}",), "there are 4 clients"),
+        ((*BUFFERED, "faults.min_clients=3"), "asks for more"),
+        (
+            (f"{CLOCK}={{kind: deadline, deadline: 1}}", "faults={delay: 1.0, deadline: 2.0}"),
+            "faults.deadline",
+        ),
+        (
+            (f"{CLOCK}.kind=synchronous", f"{CLOCK}.speed={{clients: {{client-0: 1}}}}"),
+            "every client",
+        ),
+        (
+            (*PRIVATE, "privacy.unit=client", "strategy.weighting=uniform", *BUFFERED),
+            "privacy.unit=client needs the replies",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run_tiny: Run, words: tuple[str, ...], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        run_tiny(*words)
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ("{kind: buffered}", "needs buffer"),
+        ("{kind: deadline}", "needs deadline"),
+        ("{kind: synchronous, deadline: 3}", "deadline is of kind deadline"),
+        ("{kind: buffered, buffer: 2, mixing: 0.5}", "mixing is of kind asynchronous"),
+        ("{kind: synchronous, period: 24}", "period is of a trace"),
+        ("{kind: synchronous, speed: {uniform: [2, 1]}}", "low, high"),
+        ("{kind: synchronous, speed: {uniform: [1, 2], by_size: 1}}", "expected one of"),
+        ("{kind: asynchronous, staleness: {name: constant, a: 1}}", "constant has no a"),
+        ("{kind: synchronous, trace: nowhere.csv}", "there is no file"),
+    ],
+)
+def test_keys_of_another_kind_are_refused(run_tiny: Run, block: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        run_tiny(f"{CLOCK}={block}")
+
+
+def test_a_trace_that_was_changed_is_found_on_resume(
+    run_tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace.csv"
+    lines = ["client,hour,speed", *(f"client-{c},0,{c + 1}" for c in range(4))]
+    trace.write_text("\n".join(lines) + "\n")
+    words = (f"{CLOCK}={{kind: buffered, buffer: 2, trace: {trace}}}", "rounds=3")
+    append = RunFolder.append
+
+    def stopping(self: RunFolder, name: str, row: dict) -> None:
+        append(self, name, row)
+        if name == "rounds.jsonl":
+            raise Interruption
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "tiny.yaml", *words, runs=tmp_path / "cut")
+    folder = only(tmp_path / "cut")
+    assert folder is not None
+    trace.write_text(trace.read_text().replace("client-3,0,4", "client-3,0,5"))
+    with pytest.raises(InputError, match="not as fast as when the run began"):
+        resume(folder, [], QUIET)
