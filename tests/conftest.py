@@ -61,7 +61,7 @@ LOOKING_AT_PICTURES = {
 }
 PAINTERS = (
     *("calibration", "curves", "drawing", "figures", "holdings", "overlays", "partition_picture"),
-    *("privacy_picture", "seen_picture", "traffic_picture", "volumes"),
+    *("privacy_picture", "seen_picture", "traffic_picture", "volumes", "work_picture"),
 )
 # A PNG of one white pixel.
 DOT = bytes.fromhex(

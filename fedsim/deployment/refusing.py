@@ -20,7 +20,7 @@ def require_deployable(scenario: Scenario) -> None:
     """
     problems = [
         Problem("", text)
-        for part in (_of_methods, _of_privacy, _of_adversary, _of_faults, _of_files)
+        for part in (_of_methods, _of_privacy, _of_adversary, _of_faults, _of_clock, _of_files)
         for text in part(scenario)
     ]
     if problems:
@@ -90,6 +90,12 @@ def _of_faults(scenario: Scenario) -> Iterator[str]:
         if value != usual:
             word = "null" if usual is None else f"{usual:g}"
             yield f"faults.{key}: {value:g} is simulated; type faults.{key}={word}"
+
+
+def _of_clock(scenario: Scenario) -> Iterator[str]:
+    """Time that is simulated."""
+    if scenario.federation.clock is not None:
+        yield "federation.clock: simulates how fast nodes are; type federation.clock=null"
 
 
 def _of_adversary(scenario: Scenario) -> Iterator[str]:

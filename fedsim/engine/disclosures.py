@@ -75,6 +75,8 @@ def _of_clients(scenario: Scenario, plan: PrivacyPlan) -> list[str]:
         "(console, rounds.jsonl)"
     )
     late = ", with the delays of replies" if scenario.faults.delay > 0 else ""
+    if scenario.federation.clock is not None:
+        items.append("simulated hours of each client's tasks, which tell its number of records")
     items.append(f"seconds and memory of rounds{late}: the sizes of samples show in them")
     return items
 

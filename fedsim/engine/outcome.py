@@ -43,6 +43,7 @@ def outcome(prepared: Prepared, rounds: Rounds) -> Finished:
         "certificate": _certificate(prepared, rounds),
         "unlearning": _unlearning(prepared),
         "audit": None,
+        "simulated_hours": rounds.timing.hours if rounds.timing else None,
         "wall_seconds": rounds.seconds,
         "peak_rss_mb": rounds.peak_rss_mb(),
         "data_source": prepared.federation.store.source,

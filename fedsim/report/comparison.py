@@ -42,6 +42,8 @@ _COSTS = (
     Column("wall_seconds", "wall_seconds", "seconds", "s", "costs", 0),
 )
 
+_HOURS = Column("simulated_hours", "simulated_hours", "sim. hours", "h", "costs", 3)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -201,7 +203,10 @@ def compare(
         name = f"{main}_difference"
         column = score_column(metric, DIFFERENCE, f"{title} diff", name=name)
         found.append(replace(column, group="difference"))
-    found += _COSTS
+    runs = [one for row in rows for run in row.runs for one in run.each]
+    timed = all(one.summary.get(_HOURS.key) is not None for one in runs)
+    costs = (*_COSTS, _HOURS) if timed else _COSTS
+    found += costs
     if reach is not None:
         name = f"mb_to_{main}_{reach:g}"
         aim = f"MB to {title} {metric.scale * reach:g}"
@@ -223,7 +228,7 @@ def compare(
                 measures[main] = measure([run.value(main) for run in row.runs], interval)
         if many:
             measures |= _spread(row, main, sites)
-        for cost in _COSTS:
+        for cost in costs:
             spent = [fmean(one.summary[cost.key] for one in run.each) for run in row.runs]
             measures[cost.key] = measure(spent)
         if reach is not None:

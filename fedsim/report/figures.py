@@ -27,6 +27,7 @@ from fedsim.report.plot import Area, Line, Plot, axis, bands
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.seen_picture import seen
 from fedsim.report.traffic_picture import traffic
+from fedsim.report.work_picture import work
 
 _Spread = tuple[list[int], list[Any]]
 _PANELS = 4
@@ -35,6 +36,8 @@ _SIZES = ("num-examples", "num_examples")  # Counts that clients report beside t
 NAMES = (
     "metric_rounds",
     "metric_megabytes",
+    "metric_hours",
+    "work",
     "traffic",
     "clients",
     "epsilon",
@@ -52,6 +55,8 @@ def figures(record: Record) -> list[Picture]:
     drawn = [
         metric_rounds(record),
         metric_megabytes(record),
+        metric_hours(record),
+        work(record),
         traffic(record),
         clients(record),
         epsilon(record),
@@ -132,6 +137,38 @@ def metric_megabytes(record: Record) -> Picture | None:
         ("round", "mb_total", *names),
         rows,
         [_plot(record, names, rows, 1, axis("MB sent so far", [row[1] for row in rows], low=0))],
+    )
+
+
+def metric_hours(record: Record) -> Picture | None:
+    """The same metrics over simulated time; None in a run without a clock."""
+    names = _headline(record)
+    if not names or record.rounds[0].get("simulated_hours") is None:
+        return None
+    rows = [
+        (
+            row["round"],
+            row["simulated_hours"],
+            *(row["metrics"].get(name) for name in names),
+        )
+        for row in record.rounds
+    ]
+    figure, (axes,) = frame(record, f"Test metrics over simulated hours{record.positive}")
+    for k, name in enumerate(names):
+        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, record, name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("simulated hours")
+    axes.set_ylabel(_measured(record, names))
+    legend_above(axes)
+    return Picture(
+        "metric_hours",
+        "Test metrics over simulated hours",
+        "The same values, over the time that the run would have taken by its simulated clock.",
+        f"{_ends(record, names, rows, 2)} The clock stands at {rows[-1][1]:.3g} hours in the end.",
+        png(figure),
+        ("round", "simulated_hours", *names),
+        rows,
+        [_plot(record, names, rows, 1, axis("simulated hours", [row[1] for row in rows], low=0))],
     )
 
 

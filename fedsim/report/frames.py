@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ROUND = (
     *("phase", "mb_up", "mb_down", "mb_up_total", "mb_down_total"),
     *("epsilon", "epsilon_upper", "epsilon_claimed", "delta", "certified"),
-    *("delay_seconds", "seconds", "peak_rss_mb"),
+    *("delay_seconds", "simulated_hours", "seconds", "peak_rss_mb"),
 )
 
 

@@ -298,7 +298,10 @@ class _Reader:
         """Check what a round says of its clients."""
         self.numbers(where, {"metrics": row["metrics"]})
         self.numbers(where, {"epsilon_by_client": row.get("epsilon_by_client") or {}})
-        told = {key: row.get(key) for key in ("seconds", "delay_seconds", "peak_rss_mb")}
+        told = {
+            key: row.get(key)
+            for key in ("seconds", "delay_seconds", "simulated_hours", "peak_rss_mb")
+        }
         self.numbers(where, {key: [value] for key, value in told.items()})
         if not all(isinstance(one, dict) for one in row["metrics_by_client"].values()):
             self.fault(where, "key 'metrics_by_client' does not hold an object for each client")

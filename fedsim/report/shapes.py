@@ -118,6 +118,13 @@ class _Summary(_Spent, total=False):
     masked_sum_mb: _Number | None
     certificate: _Certificate | None
     failed: _Count
+    simulated_hours: _Number | None
+
+
+_Task = TypedDict(
+    "_Task",
+    {"client": _Whole, "asked": _Count, "from": _Number, "to": _Number, "outcome": StrictStr},
+)
 
 
 class _Round(_Spent, total=False):
@@ -134,6 +141,8 @@ class _Round(_Spent, total=False):
     attacks: list[dict[StrictStr, Any]] | None
     seconds: _Number | None
     delay_seconds: _Number | None
+    simulated_hours: _Number | None
+    work: list[_Task] | None
 
 
 class _Message(TypedDict, total=False):

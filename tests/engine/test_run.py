@@ -27,12 +27,14 @@ ROUND_KEYS = {
     "epsilon", "epsilon_by_client", "delta", "certified", "metrics", "metrics_by_client",
     "seconds", "peak_rss_mb", "delay_seconds", "epsilon_claimed", "epsilon_upper", "accountant",
     "unit", "trust", "exchanges", "seen", "attacks",
+    "simulated_hours", "work",
 }  # fmt: skip
 SUMMARY_KEYS = {
     "metrics", "rounds", "mb_up_total", "mb_down_total", "epsilon", "epsilon_rdp",
     "epsilon_claimed", "accountant", "delta", "certified", "audit", "wall_seconds",
     "peak_rss_mb", "data_source", "failed", "stopped", "unit", "unit_note", "unlearning",
     "trust", "trust_note", "masked_sum_mb", "certificate",
+    "simulated_hours",
 }  # fmt: skip
 
 

@@ -33,11 +33,13 @@ def section(record: Record, drawn: Mapping[str, Picture]) -> Section:
     rows.append(("seconds of the run", seconds))
     if waited := sum(row.get("delay_seconds") or 0 for row in record.rounds):
         rows.append(("simulated seconds of waiting", waited))
+    if (hours := last.get("simulated_hours")) is not None:
+        rows.append(("simulated hours", hours))
     rows.append(("peak memory in MB", totals.get("peak_rss_mb")))
     caption = "All rounds and clients together; MB = 10⁶ bytes"
     blocks.append(Table(caption, ("cost", "value"), rows))
     blocks += _fields(record)
-    for name in ("metric_megabytes", "traffic"):
+    for name in ("metric_megabytes", "metric_hours", "work", "traffic"):
         if name in drawn:
             blocks.append(Figure(drawn[name]))
     return Section("traffic", "Communication and cost", blocks)
