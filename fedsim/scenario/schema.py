@@ -351,7 +351,7 @@ class Clock(Block):
     period: Positive | None = None
     deadline: Positive | None = None
     buffer: Count | None = None
-    staleness: Annotated[Staleness, BeforeValidator(_as_block)] | None = None
+    staleness: Staleness | None = None
     mixing: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
 
     _needs: ClassVar[dict[str, str]] = {"deadline": "deadline", "buffered": "buffer"}
@@ -361,6 +361,11 @@ class Clock(Block):
         "staleness": ("buffered", "asynchronous"),
         "mixing": ("asynchronous",),
     }
+
+    @field_validator("staleness", mode="before")
+    @classmethod
+    def _staleness_as_block(cls, value: Any) -> Any:
+        return _as_block(value)
 
     @model_validator(mode="after")
     def _only_its_own(self) -> Clock:

@@ -23,10 +23,12 @@ from fedsim.report.figures import (
     clients,
     epsilon,
     figures,
+    metric_hours,
     metric_megabytes,
     metric_rounds,
     partition,
     traffic,
+    work,
 )
 from fedsim.report.record import Record, read_record
 from tests.report.conftest import round_row, write_predictions
@@ -40,6 +42,11 @@ SEEN = {
     "chosen": [True, False],
     "flagged": [False, True],
 }
+
+WORK = [
+    {"client": 0, "asked": 1, "from": 0.0, "to": 0.5, "outcome": "used"},
+    {"client": 1, "asked": 1, "from": 0.25, "to": 9.0, "outcome": "late"},
+]
 
 
 def one(draw: Callable[[Record], Picture | None], folder: Path) -> Picture:
@@ -242,10 +249,43 @@ def test_golden_curves() -> None:
     assert ours.area == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
+def test_metrics_over_simulated_hours_and_who_worked_when(make_run: Callable[..., Path]) -> None:
+    last = [{"client": 0, "asked": 2, "from": 0.5, "to": 8.0, "outcome": "unused"}]
+    folder = make_run(
+        [
+            round_row(1, simulated_hours=1.5, work=WORK[:1]),
+            round_row(2, simulated_hours=4.0, work=[*WORK[1:], *last]),
+        ]
+    )
+    hours = table(one(metric_hours, folder))
+    assert [float(row["simulated_hours"]) for row in hours] == [1.5, 4.0]
+    picture = one(work, folder)
+    rows = table(picture)
+    assert [(row["client"], row["outcome"]) for row in rows] == [
+        ("north", "used"),
+        ("south", "late"),
+        ("north", "unused"),
+    ]
+    (plot,) = picture.plots
+    # The first client is on top; what outlives the run ends with the picture.
+    assert [text for _, text in plot.y.ticks] == ["north", "south"]
+    assert [area.name for area in plot.areas] == ["current model", "too late", "unfinished"]
+    assert [area.upper[1][0] for area in plot.areas] == [0.5, plot.x.high, plot.x.high]
+    assert plot.areas[0].upper[0][1] > plot.areas[1].upper[0][1]
+    assert "2 clients, 3 tasks, 1 of them used" in picture.alt
+
+
+def test_a_run_without_a_clock_has_no_hours_to_draw(make_run: Callable[..., Path]) -> None:
+    record = read_record(make_run([round_row(n, simulated_hours=None, work=None) for n in (1, 2)]))
+    assert metric_hours(record) is work(record) is None
+
+
 def test_every_figure_is_readable_and_says_when_the_data_are_a_stand_in(
     make_run: Callable[..., Path],
 ) -> None:
-    folder = make_run([round_row(n, epsilon=1.0 * n, seen=[SEEN]) for n in (1, 2)])
+    folder = make_run(
+        [round_row(n, epsilon=1.0 * n, seen=[SEEN], simulated_hours=n, work=WORK) for n in (1, 2)]
+    )
     rng = np.random.default_rng(0)
     write_predictions(folder, np.arange(20) % 2, rng.dirichlet((1, 1), (1, 20)))
     real = drawn(folder)
