@@ -52,12 +52,14 @@ def moved(
         Arrays of the names and dtypes of `sent`. What is no floating number, or is not among the
         server's, is as it was sent; so is all of it where the base is current and the share 1.
     """
-    found = {}
+    found: dict[str, NDArray[Any]] = {}
     for name, value in sent.items():
         now = current.get(name)
+        if now is None or value.dtype.kind not in "fc":
+            found[name] = value
+            continue
         start = base.get(name, now)
-        plain = now is None or start is None or value.dtype.kind not in "fc"
-        if plain or (now is start and (share == 1 or np.array_equal(value, now, equal_nan=True))):
+        if start is now and (share == 1 or np.array_equal(value, now, equal_nan=True)):
             found[name] = value
             continue
         wide = np.result_type(value.dtype, np.float64)

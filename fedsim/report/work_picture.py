@@ -31,8 +31,8 @@ def work(record: Record) -> Picture | None:
         for one in row.get("work") or ()
         if one["to"] > one["from"]
     ]
-    ends = [row.get("simulated_hours") for row in record.rounds]
-    if not done or None in ends:
+    ends: list[float] = [row.get("simulated_hours") or 0.0 for row in record.rounds]
+    if not done or not any(ends):
         return None
     everybody = sorted({one["client"] for _, one in done})
     listed = everybody[:_CLIENTS]
