@@ -107,6 +107,7 @@ def test_what_only_a_simulation_can_do_is_refused_all_at_once(tmp_path: Path) ->
             "faults={on_client_error: skip, dropout: 0.1, delay: 2.0, deadline: 5.0}",
             "federation.overrides={client-0: {wrapper: {name: flip_labels}}}",
             "federation.local=head",
+            "federation.clock.kind=synchronous",
         ],
     )
     with pytest.raises(InputError) as raised:
@@ -115,9 +116,10 @@ def test_what_only_a_simulation_can_do_is_refused_all_at_once(tmp_path: Path) ->
     for key in (
         *("federation.local", "federation.overrides.client-0.wrapper", "privacy.trust"),
         *("privacy.audit", "faults.dropout", "faults.delay", "faults.deadline", "plugins"),
+        "federation.clock",
     ):
         assert sum(line.startswith(f"{key}:") for line in told) == 1, key
-    assert len(told) == 8
+    assert len(told) == 9
     assert "as it is" in raised.value.headline
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
+from fedsim.cli import main
 from fedsim.errors import Interruption
 from fedsim.folder.runfolder import RunFolder
 from tests.engine.conftest import GDD
@@ -380,3 +381,30 @@ def test_a_trace_that_was_changed_is_found_on_resume(
     trace.write_text(trace.read_text().replace("client-3,0,4", "client-3,0,5"))
     with pytest.raises(InputError, match="not as fast as when the run began"):
         resume(folder, [], QUIET)
+
+
+def test_exchanges_of_a_round_follow_each_other(run_tiny: Run) -> None:
+    words = (
+        "strategy=exchanging.Twice",
+        "client={name: exchanging.Draws, batch_size: 16, steps: 2, class_balanced: false}",
+    )
+    timed = run_tiny(*words, f"{CLOCK}={{kind: synchronous, speed: 32}}")
+    assert same(timed, run_tiny(*words))
+    # Each exchange takes two batches of 16 at 32 records a second.
+    exchanges = [len(row["exchanges"]) for row in timed.rounds]
+    assert all(count > 1 for count in exchanges)
+    hours = [row["simulated_hours"] for row in timed.rounds]
+    assert hours == pytest.approx([sum(exchanges[: k + 1]) / 3600 for k in range(len(hours))])
+
+
+def test_flowers_own_strategies_have_a_deadline_too(run_tiny: Run) -> None:
+    words = ("strategy={name: flwr.serverapp.strategy.FedAvg}", "federation.participation=0.5")
+    result = run_tiny(
+        *words, f"{CLOCK}={{kind: deadline, deadline: 2}}", SLOW, "rounds=3", "faults.min_clients=0"
+    )
+    assert {one["outcome"] for one in works(result)} == {"used", "late"}
+    assert [len(row["work"]) for row in result.rounds] == [2, 2, 2]
+
+
+def test_a_clock_can_be_checked_before_it_runs(tiny: Path) -> None:
+    assert main(["check", str(tiny), *BUFFERED]) == 0

@@ -79,6 +79,7 @@ def test_what_every_private_run_gives_away(
         ("pooled validation split", CLIENTS, "evaluation.select=pooled_val"),
         ("largest number of records of one patient or lesion", RECORDS, "privacy.unit=record"),
         ("delays of replies", RECORDS, "faults.delay=1.0"),
+        ("simulated hours of each client", RECORDS, "federation.clock.kind=synchronous"),
         ("scores on external records", RECORDS, "evaluation.external={sites: [site-2]}"),
         ("the audit", (*RECORDS, "privacy.unit=record"), "privacy.audit=run"),
         ("the audit", (*RECORDS, "privacy.unit=record"), "privacy.audit=lira"),
