@@ -97,14 +97,12 @@ def plan(
         there = [client for client in idle if present_from(client, now) <= now]
         free = at_work - len(waiting)
         if there and free > 0:
-            for position in sorted(draw(len(there), min(free, len(there)), draws)):
-                task = begin(there[position], now)
-                asked.append(task)
-                waiting.append(task)
-            draws += 1
-            free = at_work - len(waiting)
-            there = []
-            idle = [client for client in idle if all(task.client != client for task in waiting)]
+            drawn = sorted(draw(len(there), min(free, len(there)), draws))
+            begun = [begin(there[position], now) for position in drawn]
+            asked += begun
+            waiting += begun
+            draws, free = draws + 1, free - len(begun)
+            idle = sorted(set(idle) - {task.client for task in begun})
         moments = [task.end for task in waiting]
         if free > 0:
             moments += [present_from(client, now) for client in idle]
