@@ -172,15 +172,34 @@ def epsilon_rdp(
     Raises:
         ValueError: a delta outside (0, 1).
     """
-    _require_probability(delta)
     history = merge(entries)
     if not history:
+        _require_probability(delta)
         return 0.0
-    if history[0].noise_multiplier == 0:
-        return None
+    return epsilon_of_curve(rdp_curve(history, orders), delta, orders)
+
+
+def rdp_curve(entries: Iterable[Entry], orders: tuple[float, ...] = ORDERS) -> NDArray[np.float64]:
+    """Renyi divergences of a history at `orders`, added up; infinite where there was no noise."""
     curve = np.zeros(len(orders))
-    for entry in history:
+    for entry in merge(entries):
+        if entry.noise_multiplier == 0:
+            return np.full(len(orders), np.inf)
         curve += rdp_of_one_step(entry.noise_multiplier, entry.sample_rate, orders) * entry.steps
+    return curve
+
+
+def epsilon_of_curve(
+    curve: NDArray[np.float64], delta: float, orders: tuple[float, ...] = ORDERS
+) -> float | None:
+    """Epsilon at `delta` of a mechanism with these Renyi divergences; None: no finite one holds.
+
+    Raises:
+        ValueError: a delta outside (0, 1).
+    """
+    _require_probability(delta)
+    if not np.isfinite(curve).any():
+        return None
     with warnings.catch_warnings():
         # "Optimal order is the largest alpha": true for tiny epsilons, which stay upper bounds.
         warnings.simplefilter("ignore")

@@ -104,14 +104,18 @@ class PrivacyPlan:
 
     def epsilon(self, rounds: int | None = None) -> float | None:
         """Epsilon (RDP) if every client trained so many times, by default as often as planned."""
-        return largest_rdp(self._histories(rounds), self.settings.delta)
+        return largest_rdp(self.histories(rounds), self.settings.delta)
 
     def bound(self, rounds: int | None = None) -> Bound:
         """The same by the best upper bound: what is claimed."""
-        return largest_upper(self._histories(rounds), self.settings.delta)
+        return largest_upper(self.histories(rounds), self.settings.delta)
 
-    def _histories(self, rounds: int | None) -> list[list[Entry]]:
-        """What a unit pays for: each client's releases, or all where it may be at all clients."""
+    def histories(self, rounds: int | None = None) -> list[list[Entry]]:
+        """What a unit pays for: each client's releases, or all where it may be at all clients.
+
+        Args:
+            rounds: exchanges in which every client trained; None: as many as planned.
+        """
         count = self.planned if rounds is None else rounds
         histories = [
             [Entry(e.noise_multiplier, e.sample_rate, e.steps * count)]
