@@ -117,8 +117,12 @@ def _scenario(folder: Path, facts: Facts, settings: RunSettings) -> Scenario:
         return exported_scenario(folder, settings.root)
     # Data sets without a stand-in ask for a folder; this one is never read.
     scenario = exported_scenario(folder, str(folder.absolute()))
-    if scenario.evaluation.select == "pooled_val" or scenario.data.features is not None:
-        key = "data.features" if scenario.data.features is not None else "evaluation.select"
+    keys = {
+        "data.features": scenario.data.features is not None,
+        "evaluation.select": scenario.evaluation.select == "pooled_val",
+        "evaluation.val_scores": scenario.evaluation.val_scores,
+    }
+    if key := next((key for key, asked in keys.items() if asked), ""):
         raise InputError(
             f"the scenario has {key}, for which the server needs data",
             hint="type: flwr run APP SUPERLINK --run-config 'data-root=\"DIR\"'",

@@ -35,8 +35,10 @@ def released_without_privacy(
         carried: what the client method says that its replies carry of the records themselves.
         simulated: whether the records of all clients are here; else at the nodes of a federation.
     """
-    pooled = "pooled validation split: it selects the model"
-    selects = [pooled] if scenario.evaluation.select == "pooled_val" else []
+    pooled, evaluation = "pooled validation split: ", scenario.evaluation
+    selects = [pooled + "models are scored on it after rounds"] if evaluation.val_scores else []
+    if evaluation.select == "pooled_val":
+        selects = [pooled + "it selects the model"]
     if plan is None:
         labels = ["labels per client"] if federation.store.source == "path" else []
         messages = "client messages (traffic.jsonl names their fields)"

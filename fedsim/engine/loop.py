@@ -637,10 +637,11 @@ class Rounds:
         models = self.models()
         self.scoring.latest = []
         scores: Scores = {}
-        if self.scoring.selects:
+        if self.scoring.validates:
             headline = self.server.task.headline
             found = mean_scores([self.scoring.validation(arrays) for arrays in models])
             scores[f"val_{headline}"] = found.get(headline)
+        if self.scoring.selects:
             merit = self.server.task.merit(found)
             if merit is None or (self._best is not None and merit <= self._best):
                 return self.metrics | scores

@@ -29,6 +29,7 @@ class Scoring:
         latest: the models that were tested last, and what they say: finished ones need not say it
             again.
         selects: whether the scenario selects the model by the pooled validation split.
+        validates: whether models are scored on it.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -38,6 +39,7 @@ class Scoring:
         prepared.mode.arrange(self.model)
         self.device = device_for(prepared.scenario)
         self.selects = prepared.scenario.evaluation.select == "pooled_val"
+        self.validates = self.selects or prepared.scenario.evaluation.val_scores
         self.latest: list[tuple[ArrayRecord, np.ndarray]] = []
         self._conspiracy = prepared.conspiracy
         self._test = prepared.federation.view("test")

@@ -195,6 +195,10 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
     val, select = ("data", "split", "val"), ("evaluation", "select")
     if document.get(select) == "pooled_val" and document.get(val) == 0:
         problems.append((document.place(select), "evaluation.select: needs data.split.val above 0"))
+    scored = ("evaluation", "val_scores")
+    if document.get(scored) and document.get(val) == 0:
+        message = f"{dotted(scored)}: needs data.split.val above 0"
+        problems.append((document.place(scored), message))
     timeout, backend = ("faults", "client_timeout"), ("resources", "backend")
     if document.get(timeout) is not None and document.get(backend) == "inline":
         message = f"{dotted(timeout)}: needs {dotted(backend)}=ray: one process cannot end itself"

@@ -545,6 +545,7 @@ class Evaluation(Block):
 
     Attributes:
         select: the last round's model, or the best one on the pooled validation split.
+        val_scores: score models on the pooled validation split, too, without choosing by it.
         on_clients: let clients evaluate, too.
         every: evaluate after every so many rounds.
         external: records of elsewhere, to score the finished models on.
@@ -555,6 +556,7 @@ class Evaluation(Block):
     """
 
     select: Literal["last", "pooled_val"] = "last"
+    val_scores: StrictBool = False
     on_clients: StrictBool = False
     every: Count = 1
     external: External | None = None

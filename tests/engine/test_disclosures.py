@@ -77,6 +77,7 @@ def test_what_every_private_run_gives_away(
         ("metrics of each client on its validation records", CLIENTS, "evaluation.on_clients=true"),
         ("pooled validation split", RECORDS, "evaluation.select=pooled_val"),
         ("pooled validation split", CLIENTS, "evaluation.select=pooled_val"),
+        ("pooled validation split", RECORDS, "evaluation.val_scores=true"),
         ("largest number of records of one patient or lesion", RECORDS, "privacy.unit=record"),
         ("delays of replies", RECORDS, "faults.delay=1.0"),
         ("simulated hours of each client", RECORDS, "federation.clock.kind=synchronous"),

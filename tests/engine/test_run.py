@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.engine.federation import build_federation
@@ -157,6 +157,16 @@ def test_selection_by_validation_is_declared(run_tiny: Callable[..., Result]) ->
     assert result.metrics["auc"] == best["metrics"]["auc"]
     plain = json.loads((run_tiny().folder / "run.json").read_text())
     assert not any("validation" in item for item in plain["released_without_privacy"])
+
+
+def test_validation_scores_change_nothing_and_are_declared(run_tiny: Callable[..., Result]) -> None:
+    scored, plain = run_tiny("evaluation.val_scores=true"), run_tiny()
+    assert all(row["metrics"]["val_auc"] is not None for row in scored.rounds)
+    assert scored.metrics == plain.metrics  # ... of the last round, whatever validation says.
+    before, after = (load_file(one.folder / "model.safetensors") for one in (plain, scored))
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+    record = json.loads((scored.folder / "run.json").read_text())
+    assert any("validation" in item for item in record["released_without_privacy"])
 
 
 @pytest.mark.parametrize("backend", ["inline", "ray"])
