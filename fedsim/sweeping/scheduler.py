@@ -229,7 +229,7 @@ class Sweep:
             left = self._seconds_left()
             self._say(
                 entry,
-                ", ".join([*score(entry.folder, entry.summary), duration(entry.seconds)])
+                ", ".join([*self._scores(entry), duration(entry.seconds)])
                 + (f"; about {duration(left)} left" if left else ""),
             )
         else:
@@ -250,7 +250,7 @@ class Sweep:
         self._note_summary(entry)
         self._say(
             entry,
-            ", ".join([f"finished already: {found.folder}", *score(found.folder, entry.summary)]),
+            ", ".join([f"finished already: {found.folder}", *self._scores(entry)]),
         )
         self._write("running")
 
@@ -308,6 +308,10 @@ class Sweep:
         return left / self._widest
 
     # --- small things --------------------------------------------------------------------------
+
+    def _scores(self, entry: Entry) -> list[str]:
+        """What is said of how good a finished cell is."""
+        return score(entry.folder, entry.summary)
 
     def _with(self, *status: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.status in status]

@@ -1,0 +1,247 @@
+"""Tuning: what `fedsim tune` and the league do, with objects to go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsim.api.studies import require_jobs
+from fedsim.engine.federation import dataset_of, task_of
+from fedsim.errors import InputError, Problem
+from fedsim.files import file_name
+from fedsim.privacy.selection import Stopping, draw_runs
+from fedsim.randomness import Streams, as_int
+from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_number
+from fedsim.tasks.metric import Metric
+from fedsim.terminal.console import Console
+from fedsim.tuning.charge import cost_of_a_trial
+from fedsim.tuning.outcome import Charge, write
+from fedsim.tuning.space import Choice, Dimension, parse
+from fedsim.tuning.study import Sampler, Study, require_optuna
+from fedsim.tuning.trials import VALIDATED, Plan, Tuning
+
+TRIALS = 30
+"""Of a tuning for which no number was chosen."""
+BATCH = 4
+"""Trials that are chosen at a time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a tuning is made.
+
+    Attributes:
+        metric: "val_" and the task's headline; None: that one.
+        trials: how many; with `stopping`, in the mean.
+        batch: trials that are chosen at a time.
+        sampler: how values are chosen.
+        stop_early: stop trials that are clearly worse.
+        stopping: distribution of a random number of trials; None: it is no random number.
+        seed: of the trials, and of the choice of values; None: the scenario's first.
+    """
+
+    metric: str | None = None
+    trials: int = TRIALS
+    batch: int = BATCH
+    sampler: Sampler = "tpe"
+    stop_early: bool = True
+    stopping: Stopping | None = None
+    seed: int | None = None
+
+    def require(self) -> None:
+        """Raise InputError unless the numbers make sense."""
+        problems = []
+        if self.trials < 1:
+            problems.append(Problem("--trials", f"{self.trials}: expected at least 1"))
+        if self.batch < 1:
+            problems.append(Problem("--batch", f"{self.batch}: expected at least 1"))
+        if self.seed is not None and self.seed < 0:
+            problems.append(Problem("--seed", f"{self.seed} is below 0"))
+        if self.stopping is not None and self.trials < 2:
+            problems.append(Problem("--trials", "a random number of trials has a mean above 1"))
+        if problems:
+            raise InputError("the options do not fit", problems, hint="type: fedsim tune --help")
+        require_number(self.trials)
+
+
+@dataclass(frozen=True)
+class PreparedTuning:
+    """A tuning that can be run.
+
+    Attributes:
+        tuning: its trials; `run` runs them.
+        charge: what it costs in privacy; None where the trials are not private.
+        folder: where trials.csv and tuning.json are written.
+    """
+
+    tuning: Tuning
+    charge: Charge | None
+    folder: Path
+
+
+def prepared_tuning(
+    source: str,
+    words: Sequence[str],
+    wanted: Wanted,
+    common: Sequence[str],
+    runs: Path,
+    console: Console,
+    *,
+    name: str | None = None,
+    jobs: int | None = None,
+    verbose: bool = False,
+) -> PreparedTuning:
+    """Everything that a tuning needs, validated, with the data prepared.
+
+    Args:
+        source: the scenario's name or file.
+        words: "key=value" words; some of them are what is tuned, see `fedsim.tuning.space`.
+        wanted: how.
+        common: words of resources.
+        runs: the folder of runs; the trials lie in `runs/tuning/<name>/trials`.
+        name: of the folder; None: the scenario's.
+
+    Raises:
+        InputError: with what is wrong; or Optuna is not installed.
+    """
+    require_optuna()
+    require_jobs(jobs)
+    wanted.require()
+    space, fixed = parse(words)
+
+    def load_with(more: Sequence[str]) -> Scenario:
+        return load(source, [*fixed, *more, VALIDATED, *common])
+
+    first = _checked(source, space, fixed, common)
+    activate_plugins(first)
+    metric, measured = _metric(first, wanted)
+    seed = first.seeds[0] if wanted.seed is None else wanted.seed
+    count = wanted.trials
+    if wanted.stopping is not None:
+        count = draw_runs(wanted.stopping, wanted.trials, Streams(seed).numpy("tuning-trials"))
+    cells = plan([source], [*fixed, VALIDATED], [seed], [*_first(space), *common])
+    fetch_weights(cells, console.line)
+    data = fingerprints(cells, console.preparing)
+    charge = _charge(space, load_with, seed, count, wanted, console)
+    study = Study(
+        space,
+        measured.better,
+        as_int(Streams(seed).sequence("tuning-values")) % 2**32,
+        "random" if wanted.stopping else wanted.sampler,
+        max(1, first.rounds // 4) if wanted.stop_early and not wanted.stopping else None,
+    )
+    folder = runs / "tuning" / file_name(name or first.name)
+    what = Plan(
+        source,
+        tuple(fixed),
+        tuple(common),
+        seed,
+        wanted.stopping is not None,
+        count,
+        count if wanted.stopping else wanted.batch,
+        metric,
+        measured,
+        first.evaluation.select == "pooled_val",
+    )
+    settings: dict[str, Any] = {
+        "sampler": "random" if wanted.stopping else wanted.sampler,
+        "stop_early": wanted.stop_early and not wanted.stopping,
+        "privacy": None if charge is None else charge.record(),
+    }
+    tuning = Tuning(
+        what,
+        study,
+        data,
+        folder / "trials",
+        console,
+        jobs,
+        verbose,
+        lambda now: write(now, space, settings, folder),
+    )
+    return PreparedTuning(tuning, charge, folder)
+
+
+def _first(space: Sequence[Dimension]) -> list[str]:
+    """Words of the first value of each key."""
+    ends = ((one.key, one.values if isinstance(one, Choice) else one.ends) for one in space)
+    return [f"{key}={values[0]}" for key, values in ends]
+
+
+def _checked(
+    source: str, space: Sequence[Dimension], fixed: Sequence[str], common: Sequence[str]
+) -> Scenario:
+    """The scenario with the first values, where each value is right with the first of the others.
+
+    Raises:
+        InputError: with all that is wrong.
+    """
+    first = _first(space)
+    scenario = load(source, [*fixed, *first, VALIDATED, *common])
+    problems: list[Problem] = []
+    for position, one in enumerate(space):
+        for value in one.values[1:] if isinstance(one, Choice) else one.ends[1:]:
+            words = [*first[:position], f"{one.key}={value}", *first[position + 1 :]]
+            try:
+                load(source, [*fixed, *words, VALIDATED, *common])
+            except InputError as error:
+                problems += error.problems or [Problem(one.key, error.headline)]
+    if problems:
+        lines = list(dict.fromkeys(problems))
+        raise InputError("the values to try are wrong", lines, hint="type: fedsim tune --help")
+    return scenario
+
+
+def _metric(scenario: Scenario, wanted: Wanted) -> tuple[str, Metric]:
+    """Name of the score, and the metric that it is."""
+    task = task_of(dataset_of(scenario), scenario)
+    name = f"val_{task.headline}"
+    if wanted.metric not in (None, name):
+        known = [one.name for one in task.metrics]
+        base = str(wanted.metric).removeprefix("test_").partition("@")[0]
+        test = base in known or str(wanted.metric).startswith(("test_", "external_"))
+        why = "is of test records, which tuning never looks at" if test else "is not there"
+        raise InputError(
+            f"--metric {wanted.metric}: {why}; the validation split has {name}",
+            hint=f"type: --metric {name}",
+        )
+    return name, next(one for one in task.metrics if one.name == task.headline)
+
+
+def _charge(
+    space: Sequence[Dimension],
+    load_with: Any,
+    seed: int,
+    count: int,
+    wanted: Wanted,
+    console: Console,
+) -> Charge | None:
+    """What the tuning costs in privacy.
+
+    Raises:
+        InputError: a random number of trials was asked for, and does not make it cheaper.
+    """
+    seeds = [seed]
+    if wanted.stopping is not None:
+        seeds = list(range(seed, seed + max(count, 1)))
+    cost = cost_of_a_trial(space, load_with, seeds, console.preparing)
+    if wanted.stopping is not None:
+        if cost is None:
+            raise InputError(
+                "--random-stopping: the runs are not private, so there is nothing to certify",
+                hint="leave it out, or give the scenario a privacy block",
+            )
+        if cost.curve is None:
+            raise InputError(f"--random-stopping: {cost.why}")
+        if cost.differs:
+            raise InputError(
+                "--random-stopping: what a trial costs depends on its seed, because the partition "
+                "does, so the trials are not repetitions of one another",
+                hint="type a partition that does not, such as: "
+                "federation.partition=iid, natural, or {name: table, path: FILE}",
+            )
+    if cost is None:
+        return None
+    return Charge(cost, count if wanted.stopping is None else wanted.trials, wanted.stopping)

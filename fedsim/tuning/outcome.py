@@ -1,0 +1,188 @@
+"""What came of a tuning: its table, its best line, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsim.errors import InputError
+from fedsim.folder.runfolder import SCHEMA_VERSION, write_whole
+from fedsim.privacy.selection import Stopping
+from fedsim.report.csv_file import csv_bytes
+from fedsim.terminal.printing import duration
+from fedsim.tuning.charge import VALIDATION, Cost
+from fedsim.tuning.space import Choice, Dimension
+from fedsim.tuning.study import versions
+from fedsim.tuning.trials import Trial, Tuning
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What a private tuning is charged with.
+
+    Attributes:
+        cost: of one trial.
+        trials: how many there are; with `stopping`, in the mean.
+        stopping: how their random number is distributed; None: it is no random number.
+    """
+
+    cost: Cost
+    trials: int
+    stopping: Stopping | None
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon of the tuning; None where it is not charged."""
+        if self.stopping is None:
+            return self.cost.of_all(self.trials)
+        return self.cost.of_best(self.stopping, self.trials)
+
+    def line(self) -> str:
+        """What a person is told."""
+        if self.cost.curve is None:
+            return (
+                "privacy: UNCHARGED: epsilon of the run that is chosen does not count the trials: "
+                f"{self.cost.why}; {VALIDATION}"
+            )
+        one, all_ = _epsilon(self.cost.of_one()), _epsilon(self.epsilon)
+        what = (
+            f"all {self.trials} trials together have epsilon {all_}"
+            if self.stopping is None
+            else f"the best of a random number of trials ({self.stopping}, mean {self.trials}) has "
+            f"epsilon {all_}, if no other trial is published"
+        )
+        return (
+            f"privacy: a trial has epsilon {one}; {what} (delta {self.cost.delta:g}, RDP); "
+            f"{VALIDATION}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The entry of tuning.json."""
+        charged = self.cost.curve is not None
+        return {
+            "charged": charged,
+            "why_not": self.cost.why or None,
+            "epsilon_of_a_trial": self.cost.of_one(),
+            "epsilon": self.epsilon,
+            "delta": self.cost.delta,
+            "accountant": "rdp",
+            "by": "adaptive composition" if self.stopping is None else f"{self.stopping} stopping",
+            "validation": VALIDATION,
+        }
+
+
+def _epsilon(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.3g}"
+
+
+def table(tuning: Tuning) -> str:
+    """The best trials, best first, and how many there are of the others."""
+    plan = tuning.plan
+    sign = -1 if plan.measured.better == "higher" else 1
+    done = [one for one in tuning.trials if one.status == "done"]
+    done.sort(key=lambda one: (sign * (one.score or 0.0), one.number))
+    keys = list(tuning.trials[0].values) if tuning.trials else []
+    rows = [["trial", plan.metric, *keys, "rounds", "time"]]
+    for one in done[:_SHOWN]:
+        seconds = _seconds(one)
+        told = "" if seconds is None else duration(seconds)
+        rows.append([str(one.number), plan.measured.text(one.score or 0.0)])
+        rows[-1] += [*one.values.values(), str(one.rounds), told]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in rows]
+    counts = {
+        "finished": len(done),
+        "stopped early": sum(one.status == "stopped" for one in tuning.trials),
+        "failed": sum(one.status == "failed" for one in tuning.trials),
+    }
+    told_counts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    more = f"; the best {_SHOWN} are shown" if len(done) > _SHOWN else ""
+    return "\n".join([*lines, f"{len(tuning.trials)} trials: {told_counts or 'none ended'}{more}"])
+
+
+def best_command(tuning: Tuning) -> str:
+    """The line that runs the best values, or ""."""
+    words = best_words(tuning)
+    return "" if words is None else shlex.join(["fedsim", "run", tuning.plan.source, *words])
+
+
+def best_words(tuning: Tuning) -> list[str] | None:
+    """The words after the scenario's name that stand for the best trial."""
+    best = tuning.best
+    return None if best is None else [*tuning.plan.words, *best.words]
+
+
+def write(
+    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Write trials.csv and tuning.json into a folder.
+
+    Args:
+        settings: entries of tuning.json beside the trials.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    plan, best = tuning.plan, tuning.best
+    keys = [one.key for one in space]
+    header = ["trial", "status", plan.metric, "stopped_after", "rounds_scored", "seconds"]
+    rows: list[list[Any]] = [[*header, *keys, "seed", "run", "error"]]
+    for one in tuning.trials:
+        entry = one.entry
+        run = None if entry is None or entry.folder is None else str(entry.folder)
+        rows.append([one.number, one.status, one.score, one.stopped_at, one.rounds, _seconds(one)])
+        rows[-1] += [*(one.values[key] for key in keys), entry and entry.cell.seed, run]
+        rows[-1].append(one.error or None)
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "command": sys.argv,
+        "scenario": plan.source,
+        "words": list(plan.words),
+        "space": {one.key: _told(one) for one in space},
+        "metric": plan.metric,
+        "better": plan.measured.better,
+        "model": "best round" if plan.best_round else "last round",
+        "seed": plan.seed,
+        "trials": plan.count,
+        "batch": plan.batch,
+        **settings,
+        "software": dict(versions()),
+        "ended": len([one for one in tuning.trials if one.status != "waiting"]),
+        "best": best
+        and {
+            "trial": best.number,
+            plan.metric: best.score,
+            "values": dict(best.values),
+            "command": best_command(tuning),
+        },
+    }
+    try:
+        write_whole(folder / "trials.csv", csv_bytes(rows))
+        text = json.dumps(about, indent=2, allow_nan=False) + "\n"
+        write_whole(folder / "tuning.json", text.encode())
+    except OSError as error:
+        raise InputError(
+            f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
+        ) from error
+
+
+def _told(one: Dimension) -> str:
+    """A key's values as they are typed."""
+    if isinstance(one, Choice):
+        return f"choice({','.join(one.values)})"
+    return f"{one.scale}({','.join(one.ends)})"
+
+
+def _seconds(trial: Trial) -> float | None:
+    """How long a finished run took, else how long it ran here."""
+    entry = trial.entry
+    if entry is None:
+        return None
+    return entry.summary.get("wall_seconds", entry.seconds)

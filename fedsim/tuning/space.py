@@ -1,0 +1,148 @@
+"""What is tuned: keys of a scenario, and the values that each may take.
+
+A word is `key=log(low,high)`, `key=uniform(low,high)`, `key=int(low,high)` or `key=choice(a,b)`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedsim.errors import InputError, Problem
+from fedsim.scenario import yaml_lines
+from fedsim.sweeping.cells import split_values
+
+_SPEC = re.compile(r"\s*(log|uniform|int|choice)\((.*)\)\s*", re.DOTALL)
+_DIGITS = 4  # of a number that is drawn from a range: it is typed again
+_FORMS = "log(1e-4,1e-1), uniform(0,0.9), int(1,5) or choice(16,32)"
+# What would make two trials answers to different questions, or a choice between guarantees.
+_SETTING = {
+    "data.split": "another split has other validation records",
+    "data.name": "other data have other validation records",
+    "data.root": "other data have other validation records",
+    "data.embedded": "other data have other validation records",
+    "evaluation": "trials are compared by one and the same evaluation",
+    "federation": "who holds what is the question, and no value to choose",
+    "seeds": "the best of several seeds is luck",
+    "resources": "it changes the time, and not the model",
+    "name": "it names the runs",
+    "privacy.target_epsilon": "less privacy scores better; type: fedsim curve",
+    "privacy.noise_multiplier": "less privacy scores better; type: fedsim curve",
+    "privacy.delta": "less privacy scores better",
+    "privacy.max_epsilon": "less privacy scores better",
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """A key with all numbers from `low` to `high`, both included.
+
+    Attributes:
+        scale: "log" draws the logarithm uniformly, "uniform" the number, "int" a whole number.
+    """
+
+    key: str
+    low: float
+    high: float
+    scale: Literal["log", "uniform", "int"]
+
+    def suggest(self, trial: Any) -> str:
+        """The value that an Optuna trial suggests, as it is typed."""
+        if self.scale == "int":
+            return str(trial.suggest_int(self.key, int(self.low), int(self.high)))
+        value = trial.suggest_float(self.key, self.low, self.high, log=self.scale == "log")
+        rounded = float(f"{value:.{_DIGITS}g}")
+        return _typed(min(max(rounded, self.low), self.high))
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The least and the largest value, as they are typed."""
+        if self.scale == "int":
+            return str(int(self.low)), str(int(self.high))
+        return _typed(self.low), _typed(self.high)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A key with a list of values, as they are typed."""
+
+    key: str
+    values: tuple[str, ...]
+
+    def suggest(self, trial: Any) -> str:
+        """The value that an Optuna trial suggests, as it is typed."""
+        return str(trial.suggest_categorical(self.key, self.values))
+
+
+Dimension = Range | Choice
+
+
+def parse(words: Sequence[str]) -> tuple[list[Dimension], list[str]]:
+    """The space, and the words that hold for every trial.
+
+    Args:
+        words: "key=value"; those whose value has one of the four forms are the space.
+
+    Raises:
+        InputError: with all that is wrong; or nothing is left to tune.
+    """
+    space: list[Dimension] = []
+    fixed: list[str] = []
+    problems: list[Problem] = []
+    for word in words:
+        key, _, value = (part.strip() for part in word.partition("="))
+        found = _SPEC.fullmatch(value)
+        if found is None:
+            fixed.append(word)
+            continue
+        if why := _refused(key):
+            problems.append(Problem(key, f"is not tuned: {why}"))
+            continue
+        try:
+            space.append(_dimension(key, found[1], split_values(found[2])))
+        except ValueError as error:
+            problems.append(Problem(key, f"{value}: {error}"))
+    keys = [one.key for one in space]
+    keys += [word.partition("=")[0].strip() for word in fixed]
+    problems += [
+        Problem(key, "is given twice") for key in dict.fromkeys(keys) if keys.count(key) > 1
+    ]
+    if not problems and not space:
+        raise InputError("nothing to tune", hint=f"give a key its values, such as key={_FORMS}")
+    if problems:
+        raise InputError("the values to try are wrong", problems, hint=f"expected {_FORMS}")
+    return space, fixed
+
+
+def _refused(key: str) -> str:
+    """Why a key is not tuned; "": it may be."""
+    return next((why for one, why in _SETTING.items() if f"{key}.".startswith(f"{one}.")), "")
+
+
+def _dimension(key: str, form: str, parts: Sequence[str]) -> Dimension:
+    """One key's values; ValueError says what is wrong with them."""
+    parts = [part.strip() for part in parts]
+    if form == "choice":
+        if len(parts) < 2 or "" in parts:
+            raise ValueError("expected at least two values, with commas between them")
+        if len(set(parts)) < len(parts):
+            raise ValueError("a value is given twice")
+        return Choice(key, tuple(parts))
+    if len(parts) != 2:
+        raise ValueError("expected two numbers, the least and the largest")
+    try:
+        low, high = map(int if form == "int" else float, parts)
+    except ValueError:
+        what = "whole numbers" if form == "int" else "numbers"
+        raise ValueError(f"expected two {what}") from None
+    if not -float("inf") < low < high < float("inf"):
+        raise ValueError("the first number must be below the second one")
+    if form == "log" and low <= 0:
+        raise ValueError("a logarithm needs numbers above 0")
+    return Range(key, low, high, form)  # type: ignore[arg-type]
+
+
+def _typed(value: float) -> str:
+    return yaml_lines.write_value(value)

@@ -1,0 +1,125 @@
+"""What Optuna is asked: which values to try next, and whether a trial is clearly worse.
+
+The answers depend on the space, the seed and the scores that it was told, in this order, and on
+nothing else. So a tuning that is typed again asks for the same trials.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from fedsim.errors import InputError
+from fedsim.tasks.metric import Better
+from fedsim.tuning.space import Dimension
+
+Sampler = Literal["tpe", "random"]
+_STARTUP = 5  # finished trials before one is stopped early
+
+Series = Sequence[tuple[int, float]]
+"""Rounds, and the validation score after each."""
+
+
+def require_optuna() -> None:
+    """Raise InputError where Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "tuning needs the package optuna", hint="type: pip install 'fedsim-medical[tune]'"
+        ) from error
+
+
+class Study:
+    """The trials so far, as Optuna sees them.
+
+    Args:
+        space: what may be tried.
+        better: which way scores are better.
+        seed: of the suggestions.
+        sampler: "tpe" learns from the trials before (Bergstra et al., "Algorithms for
+            Hyper-Parameter Optimization", 2011); "random" does not.
+        stop_from: the first round after which a trial may be stopped; None: none is. It is stopped
+            where its best score so far is worse than the median of the earlier trials after the
+            same round (Golovin et al., "Google Vizier", 2017), once five of them are finished.
+    """
+
+    def __init__(
+        self,
+        space: Sequence[Dimension],
+        better: Better,
+        seed: int,
+        sampler: Sampler = "tpe",
+        stop_from: int | None = None,
+    ) -> None:
+        require_optuna()
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = list(space)
+        self._study = optuna.create_study(
+            direction="maximize" if better == "higher" else "minimize",
+            sampler=_sampler(sampler, seed),
+            pruner=optuna.pruners.NopPruner()
+            if stop_from is None
+            else optuna.pruners.MedianPruner(_STARTUP, stop_from),
+        )
+        self._asked: list[Any] = []
+        self._reported: list[int] = []
+
+    def ask(self) -> dict[str, str]:
+        """The values of the next trial: key -> what is typed."""
+        trial = self._study.ask()
+        self._asked.append(trial)
+        self._reported.append(0)
+        return {one.key: one.suggest(trial) for one in self._space}
+
+    def stopped_at(self, number: int, series: Series) -> int | None:
+        """The first round after which trial `number` (from 0) is clearly worse; None: it is not.
+
+        Args:
+            series: its scores so far; those of earlier calls must be their beginning.
+        """
+        trial = self._asked[number]
+        for round, score in series[self._reported[number] :]:
+            self._reported[number] += 1
+            trial.report(score, round)
+            if trial.should_prune():
+                return round
+        return None
+
+    def tell(self, number: int, score: float | None, stopped: bool = False) -> None:
+        """Take in how a trial ended.
+
+        Args:
+            score: the validation score; None: there is none.
+            stopped: it was clearly worse, or diverged: values like these are to be avoided.
+        """
+        from optuna.trial import TrialState
+
+        trial = self._asked[number]
+        if stopped:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        elif score is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, score)
+
+
+def _sampler(name: Sampler, seed: int) -> Any:
+    import optuna
+
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        # Trials of one batch keep their distance; Optuna calls that an experiment.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+
+def versions() -> Mapping[str, str]:
+    """The version that the suggestions depend on."""
+    import optuna
+
+    return {"optuna": str(optuna.__version__)}

@@ -1,0 +1,71 @@
+"""What Optuna is asked, and when a trial is stopped."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fedsim import InputError
+from fedsim.tuning.space import Choice, Range
+from fedsim.tuning.study import Study, require_optuna
+
+SPACE = [Range("rate", 1e-4, 1e-1, "log"), Choice("size", ("16", "32"))]
+
+
+def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"pip install 'fedsim-medical\[tune\]'"):
+        require_optuna()
+
+
+def asked(seed: int, sampler: str = "tpe") -> list[dict[str, str]]:
+    """Four batches of three trials, the best of which have the largest rate."""
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    study, found = Study(SPACE, "higher", seed, sampler), []  # type: ignore[arg-type]
+    for first in range(0, 24, 3):
+        found += [study.ask() for _ in range(3)]
+        for number in range(first, first + 3):
+            study.tell(number, float(found[number]["rate"]))
+    return found
+
+
+def test_a_seed_has_its_own_trials_always_the_same() -> None:
+    assert asked(0) == asked(0)
+    assert asked(0) != asked(1)
+    assert all(1e-4 <= float(one["rate"]) <= 1e-1 for one in asked(0))
+    assert {one["size"] for one in asked(0)} == {"16", "32"}
+
+
+def test_tpe_learns_and_random_does_not() -> None:
+    learned = [float(one["rate"]) for one in asked(0)[12:]]
+    drawn = [float(one["rate"]) for one in asked(0, "random")[12:]]
+    assert sorted(learned)[6] > 3 * sorted(drawn)[6]
+
+
+@pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
+def test_a_trial_below_the_median_is_stopped_after_the_first_rounds(better: str, sign: int) -> None:
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    study = Study(SPACE, better, 0, stop_from=2)  # type: ignore[arg-type]
+    for number in range(5):
+        study.ask()
+        series = [(round, sign * (number + round)) for round in (1, 2, 3)]
+        assert study.stopped_at(number, series) is None  # Fewer than five are finished.
+        study.tell(number, series[-1][1])
+    study.ask()
+    # The median of the five is 3 after round 1, and 4 after round 2.
+    worse = [(1, sign * 0.0), (2, sign * 3.9), (3, sign * 99.0)]
+    assert study.stopped_at(5, worse[:1]) is None
+    assert study.stopped_at(5, worse) == 2
+    study.tell(5, None, stopped=True)
+    study.ask()
+    assert study.stopped_at(6, [(1, sign * 0.0), (2, sign * 4.1), (3, sign * 5.1)]) is None
+
+
+def test_a_trial_in_the_batch_does_not_stop_another_one() -> None:
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    study = Study(SPACE, "higher", 0, stop_from=1)
+    for number in range(10):
+        study.ask()
+    for number in range(10):
+        assert study.stopped_at(number, [(1, -number), (2, -number)]) is None
