@@ -87,7 +87,7 @@ def cost_of_a_trial(
         why = f"there are more than {_MOST_PLANS} combinations of choices and seeds"
         return Cost(None, delta, why)
     federations: dict[tuple[int, str], Federation] = {}
-    of_ends: dict[str, NDArray[np.float64]] = {}
+    of_ends: dict[tuple[int, str], NDArray[np.float64]] = {}
     of_seeds: dict[tuple[str, ...], NDArray[np.float64]] = {}
     for seed, (key, words) in itertools.product(seeds, corners):
         scenario = load_with(words)
@@ -100,7 +100,7 @@ def cost_of_a_trial(
         if not plan.certified:
             return Cost(None, delta, "the mechanism has no proof")
         curve = np.max([rdp_curve(history) for history in plan.histories()], axis=0)
-        if key and not np.array_equal(of_ends.setdefault(key, curve), curve):
+        if key and not np.array_equal(of_ends.setdefault((seed, key), curve), curve):
             why = f"what a trial costs depends on {key}; give its values as choice(...)"
             return Cost(None, delta, why)
         differs |= not np.array_equal(of_seeds.setdefault(words, curve), curve)

@@ -144,5 +144,10 @@ def _tell(prepared: PreparedTuning, console: Console) -> None:
         console.line(f"best: trial {best.number}, {tuning.plan.text(best.score)}; to run it, type:")
         console.line(best_command(tuning))
     if prepared.charge is not None:
+        if best is not None and best.entry is not None and best.entry.folder is not None:
+            run = seen_from(console.here, best.entry.folder)
+            console.line(
+                f"or take the model of {run}: a run of the same values is one release more"
+            )
         console.line(prepared.charge.line())
     console.line(f"written: {seen_from(console.here, prepared.folder / 'trials.csv')}")

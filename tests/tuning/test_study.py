@@ -65,7 +65,7 @@ def test_a_trial_below_the_median_is_stopped_after_the_first_rounds(better: str,
 def test_a_trial_in_the_batch_does_not_stop_another_one() -> None:
     pytest.importorskip("optuna", reason="the extra tune is not installed")
     study = Study(SPACE, "higher", 0, stop_from=1)
-    for number in range(10):
+    for _ in range(10):
         study.ask()
     for number in range(10):
         assert study.stopped_at(number, [(1, -number), (2, -number)]) is None

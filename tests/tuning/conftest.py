@@ -1,0 +1,74 @@
+"""Tunings whose trials run in the test's own process: seconds, where processes take minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import pytest
+
+from fedsim.cli import main
+from fedsim.sweeping import scheduler
+from tests.engine.conftest import TINY
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+class Trials:
+    """Takes the place of `subprocess.Popen`, and counts.
+
+    Attributes:
+        commands: the words after `fedsim` of each run.
+        before: is called with these words before a run; what it returns is the exit code, in the
+            place of the run.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.before: Callable[[list[str]], int | None] = lambda words: None
+
+    def __call__(self, command: list[str], stdout: BinaryIO, **options: Any) -> SimpleNamespace:
+        words = command[command.index("fedsim") + 1 :]
+        self.commands.append(words)
+        said = io.StringIO()
+        code = self.before(words)
+        if code is None:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = main(words)
+        stdout.write(said.getvalue().encode())
+        stdout.flush()
+        return SimpleNamespace(poll=lambda: code, terminate=lambda: None, kill=lambda: None)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
+    """The runs of trials, in this process."""
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    found = Trials()
+    stand_in = SimpleNamespace(Popen=found, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(scheduler, "subprocess", stand_in)
+    return found
+
+
+@pytest.fixture
+def typed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Typed:
+    """Types a command in a folder that holds tiny.yaml; returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FEDSIM_DATA", raising=False)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def go(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(words)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go

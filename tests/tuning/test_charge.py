@@ -1,0 +1,114 @@
+"""What tuning private runs costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedsim.engine.federation import build_federation
+from fedsim.engine.privacy import privacy_plan
+from fedsim.privacy.accounting import Entry, epsilon_rdp
+from fedsim.scenario import load
+from fedsim.tuning.charge import cost_of_a_trial
+from fedsim.tuning.space import parse
+from tests.tuning.conftest import Trials, Typed
+
+PRIVATE = (
+    "privacy={noise_multiplier: 2.0, delta: 1e-3, expected_batch: 16, unit: record}",
+    "model={name: convnet, width: 8}",
+    "client.class_balanced=false",
+    "federation.partition={name: iid}",
+    "rounds=1",
+)
+
+
+def test_all_trials_together_are_charged(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *PRIVATE)
+    code, out, err = typed(*words, "--trials", "2")
+    assert code == 0, err
+    found = json.loads(Path("runs/tuning/tiny/tuning.json").read_text())["privacy"]
+    scenario = load("tiny.yaml", PRIVATE)
+    plan = privacy_plan(scenario, build_federation(scenario, 0))
+    assert plan is not None
+    entries = [client.entry for client in plan.clients.values()]
+    worst = max(epsilon_rdp([one], 1e-3) or 0.0 for one in entries)
+    twice = max(
+        epsilon_rdp([Entry(one.noise_multiplier, one.sample_rate, 2 * one.steps)], 1e-3) or 0.0
+        for one in entries
+    )
+    assert found["epsilon_of_a_trial"] == pytest.approx(worst, rel=1e-9)
+    assert found["epsilon"] == pytest.approx(twice, rel=1e-9)
+    assert found["epsilon"] > found["epsilon_of_a_trial"]
+    assert f"all 2 trials together have epsilon {twice:.3g}" in out
+    assert "the validation records, whose scores choose, are not protected" in out
+
+
+@pytest.mark.parametrize("how", ["geometric", "logarithmic", "poisson"])
+def test_the_best_of_a_random_number_is_certified(how: str, typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *PRIVATE)
+    words += ("--trials", "20", "--random-stopping", how)
+    code, out, err = typed(*words, "--dry-run")
+    assert code == 0, err
+    assert f"the best of a random number of trials ({how}, mean 20) has epsilon" in out
+    # Each trial has a seed, and with it noise, of its own.
+    assert len(set(seeds(out))) == len(seeds(out))
+
+
+def seeds(out: str) -> list[str]:
+    """What tells the trials of a dry run apart."""
+    return [line.split("] ")[1] for line in out.splitlines() if "would run" in line]
+
+
+def test_the_best_costs_less_than_all(typed: Typed) -> None:
+    space, fixed = parse(["client.learning_rate=log(1e-3,1e-1)", *PRIVATE])
+    cost = cost_of_a_trial(space, lambda more: load("tiny.yaml", [*fixed, *more]), [0])
+    assert cost is not None
+    one, best, all_ = cost.of_one(), cost.of_best("geometric", 50), cost.of_all(50)
+    assert one is not None
+    assert best is not None
+    assert all_ is not None
+    assert one < best < all_
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        # Who holds what depends on the seed, and with it what a trial costs.
+        (("federation.partition={name: dirichlet, alpha: 0.5}",), "depends on its seed"),
+        (("privacy.expected_batch=int(8,64)",), "give its values as choice(...)"),
+        (("privacy.filter={reference: paper_unsound}",), "has no proof"),
+    ],
+)
+def test_what_cannot_be_certified_is_refused(
+    words: tuple[str, ...], why: str, typed: Typed, trials: Trials
+) -> None:
+    keys = {word.partition("=")[0] for word in words}
+    base = [word for word in PRIVATE if word.partition("=")[0] not in keys]
+    asked = ["tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *base, *words]
+    code, _, err = typed(*asked, "--trials", "8", "--random-stopping", "geometric")
+    assert code == 2
+    assert why in err
+    assert not trials.commands
+
+
+def test_an_uncharged_tuning_says_so(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "privacy.expected_batch=int(8,64)", *PRIVATE, "--dry-run")
+    code, out, _ = typed(*words)
+    assert code == 0
+    assert "UNCHARGED" in out
+
+
+def test_choices_are_charged_as_the_dearest(typed: Typed) -> None:
+    def cost(*words: str) -> float:
+        space, fixed = parse(words)
+        found = cost_of_a_trial(space, lambda more: load("tiny.yaml", [*fixed, *more]), [0])
+        assert found is not None
+        return found.of_one() or 0.0
+
+    rate = "client.learning_rate=log(1e-3,1e-1)"
+    both = cost("privacy.expected_batch=choice(8,32)", *PRIVATE)
+    alone = [cost(rate, *PRIVATE, f"privacy.expected_batch={one}") for one in ("8", "32")]
+    assert both == pytest.approx(max(alone), rel=1e-9)
+    assert min(alone) < max(alone)

@@ -1,0 +1,164 @@
+"""`fedsim tune`: what is run, what is run again, what is stopped, and what is never looked at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsim import InputError
+from fedsim.errors import EXIT_INTERRUPTED
+from fedsim.report.rows import find_runs
+from fedsim.sweeping import signals
+from tests.tuning.conftest import Trials, Typed
+
+TUNE = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", "rounds=1", "--batch", "2")
+
+
+def rows(folder: Path = Path("runs/tuning/tiny")) -> list[dict[str, str]]:
+    """The lines of trials.csv."""
+    with (folder / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def told(folder: Path = Path("runs/tuning/tiny")) -> dict[str, Any]:
+    """The content of tuning.json."""
+    found: dict[str, Any] = json.loads((folder / "tuning.json").read_text())
+    return found
+
+
+def what(found: list[dict[str, str]]) -> list[tuple[str, ...]]:
+    """Number, score and value of each trial."""
+    return [(one["trial"], one["val_auc"], one["client.learning_rate"]) for one in found]
+
+
+def test_the_best_by_validation_is_named_as_a_command(typed: Typed, trials: Trials) -> None:
+    code, out, err = typed(*TUNE, "--trials", "4")
+    assert code == 0, err
+    best = max(rows(), key=lambda one: float(one["val_auc"]))
+    line = f"fedsim run tiny.yaml rounds=1 client.learning_rate={best['client.learning_rate']}"
+    assert line in out.splitlines()
+    assert told()["best"]["command"] == line
+    for one in rows():
+        run = Path(one["run"])
+        last = json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])
+        assert float(one["val_auc"]) == last["metrics"]["val_auc"] != last["metrics"]["auc"]
+        # What the tuning says holds no score of the test split.
+        assert f" auc {last['metrics']['auc']:.3f}" not in f" {out}"
+    # Trials are no results: a comparison of all runs leaves them out.
+    with pytest.raises(InputError, match="holds no run folder"):
+        find_runs([Path("runs")])
+    assert typed(*shlex.split(line)[1:], "--dry-run")[0] == 0
+
+
+def test_typed_again_it_runs_nothing_and_typed_with_more_it_runs_the_rest(
+    typed: Typed, trials: Trials
+) -> None:
+    typed(*TUNE, "--trials", "3", "--jobs", "1")
+    first = rows()
+    assert len(trials.commands) == 3
+    assert typed(*TUNE, "--trials", "3")[0] == 0
+    assert rows() == first
+    assert len(trials.commands) == 3
+    # Neither how many run at a time, nor how many there will be, changes what is tried.
+    assert typed(*TUNE, "--trials", "5", "--jobs", "2")[0] == 0
+    assert what(rows())[:2] == what(first)[:2]
+    assert len(trials.commands) <= 6
+    assert typed(*TUNE, "--trials", "3", "--seed", "1")[0] == 0
+    assert what(rows())[0][2] != what(first)[0][2]
+
+
+def test_interrupted_and_typed_again_it_ends_like_one_that_was_not(
+    typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(*TUNE, "--trials", "4", "--runs", "whole")
+    whole, count = what(rows(Path("whole/tuning/tiny"))), len(trials.commands)
+
+    def interrupt(self: signals.Signals) -> int:
+        return int(len(trials.commands) == count + 3)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signals.Signals, "count", property(interrupt, lambda *_: None), False)
+        code, _, err = typed(*TUNE, "--trials", "4")
+    assert code == EXIT_INTERRUPTED
+    assert "to go on, type the same command again" in err
+    assert what(rows()) == whole[:2]  # The first batch is told.
+    assert typed(*TUNE, "--trials", "4")[0] == 0
+    assert what(rows()) == whole
+    assert len(trials.commands) == 2 * count
+
+
+def test_what_fails_stops_no_other_and_is_said(typed: Typed, trials: Trials) -> None:
+    key = "client.learning_rate=choice(0.01,1e30)"
+    code, out, err = typed("tune", "tiny.yaml", key, "rounds=1", "--trials", "6", "--batch", "3")
+    assert code == 0
+    assert {one["status"] for one in rows()} == {"done", "failed"}
+    assert "diverged" in err
+    assert "client.learning_rate=0.01" in out.splitlines()[-2]
+    # The same values are one run.
+    assert len(trials.commands) == 2
+    assert typed("tune", "tiny.yaml", "client.learning_rate=choice(1e30,1e31)", "rounds=1")[0] == 1
+
+
+def test_a_trial_that_is_clearly_worse_is_stopped(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-6,1e-1)", "rounds=2")
+    words += ("--batch", "5", "--trials", "10")
+    code, out, err = typed(*words)
+    assert code == 0, err
+    stopped = [one for one in rows() if one["status"] == "stopped"]
+    assert stopped
+    assert all(int(one["trial"]) > 5 for one in stopped)
+    early = [one for one in stopped if one["stopped_after"] == "1"]
+    assert all(one["rounds_scored"] == "1" for one in early)
+    assert f"{len(stopped)} stopped early" in out
+    before = rows()
+    assert typed(*words)[0] == 0
+    assert rows() == before
+    typed(*words, "--no-early-stop")
+    assert {one["status"] for one in rows()} == {"done"}
+
+
+@pytest.mark.parametrize("metric", ["auc", "test_auc", "auc@site-0", "external_auc"])
+def test_a_score_on_test_records_is_refused(metric: str, typed: Typed, trials: Trials) -> None:
+    code, _, err = typed(*TUNE, "--metric", metric)
+    assert code == 2
+    assert f"--metric {metric}: is of test records, which tuning never looks at" in err
+    assert "type: --metric val_auc" in err
+    assert not trials.commands
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("tiny.yaml",), "nothing to tune"),
+        ((), "which scenario?"),
+        (("tiny.yaml", "isic_iid_gdd", "a=int(1,2)"), "one scenario at a time"),
+        (("tiny.yaml", "client.no=int(1,2)"), "client.no"),
+        (("tiny.yaml", "client.batch_size=choice(8,0)"), "client.batch_size"),
+        (("tiny.yaml", "rounds=int(1,2)", "data.split.val=0"), "needs data.split.val above 0"),
+        (("tiny.yaml", "rounds=int(1,2)", "--metric", "val_dice"), "has val_auc"),
+        (("tiny.yaml", "rounds=int(1,2)", "--trials", "0"), "expected at least 1"),
+        (("tiny.yaml", "rounds=int(1,2)", "--batch", "0"), "expected at least 1"),
+        (("tiny.yaml", "rounds=int(1,2)", "--name", "../x"), "--name"),
+        (("tiny.yaml", "rounds=int(1,2)", "--random-stopping", "poisson"), "not private"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_runs(
+    words: tuple[str, ...], error: str, typed: Typed, trials: Trials
+) -> None:
+    code, _, err = typed("tune", *words)
+    assert code == 2
+    assert error in err
+    assert not trials.commands
+
+
+def test_a_dry_run_names_the_first_trials(typed: Typed, trials: Trials) -> None:
+    code, out, _ = typed(*TUNE, "--dry-run")
+    assert code == 0
+    assert out.count("would run") == 2
+    assert "the first 2 of 30 trials" in out
+    assert not trials.commands
