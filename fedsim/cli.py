@@ -45,6 +45,7 @@ from fedsim.verbs import (
     data,
     export,
     forget,
+    league,
     new,
     plugins,
     predict,
@@ -211,7 +212,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Verbs]:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {__version__}")
     verbs = Verbs(parser)
-    running = (start, scenarios, pretrain, run, forget, sweep, tune, curve, audit)
+    running = (start, scenarios, pretrain, run, forget, sweep, tune, league, curve, audit)
     looking = (watch, compare, probe, report, predict, export)
     own = (data, weights, plugins, new, check_plugin)
     for module in (*running, *looking, clean, *own, bench):

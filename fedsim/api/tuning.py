@@ -122,7 +122,7 @@ def prepared_tuning(
     count = wanted.trials
     if wanted.stopping is not None:
         count = draw_runs(wanted.stopping, wanted.trials, Streams(seed).numpy("tuning-trials"))
-    cells = plan([source], [*fixed, VALIDATED], [seed], [*_first(space), *common])
+    cells = plan([source], [*fixed, VALIDATED], [seed], [*first_words(space), *common])
     fetch_weights(cells, console.line)
     data = fingerprints(cells, console.preparing)
     charge = _charge(space, load_with, seed, count, wanted, console)
@@ -164,7 +164,7 @@ def prepared_tuning(
     return PreparedTuning(tuning, charge, folder)
 
 
-def _first(space: Sequence[Dimension]) -> list[str]:
+def first_words(space: Sequence[Dimension]) -> list[str]:
     """Words of the first value of each key."""
     ends = ((one.key, one.values if isinstance(one, Choice) else one.ends) for one in space)
     return [f"{key}={values[0]}" for key, values in ends]
@@ -178,7 +178,7 @@ def _checked(
     Raises:
         InputError: with all that is wrong.
     """
-    first = _first(space)
+    first = first_words(space)
     scenario = load(source, [*fixed, *first, VALIDATED, *common])
     problems: list[Problem] = []
     for position, one in enumerate(space):

@@ -1,0 +1,361 @@
+"""A league: methods that are tuned alike and trained alike, compared in several settings.
+
+A file names settings (a scenario, and words that change it), and for each the methods (words, some
+of which say what is tuned). Each method is tuned in each setting by as many trials as the others,
+on validation records; its best values are run with the seeds of the league.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedsim.errors import InputError, Problem
+from fedsim.raising import one_line
+from fedsim.report.columns import DIFFERENCE
+from fedsim.report.comparison import Comparison, Line, contains_zero
+from fedsim.report.csv_file import csv_bytes
+from fedsim.report.rows import Row
+from fedsim.report.statistics import Measure, measure
+from fedsim.scenario import Scenario, load
+from fedsim.tuning.space import parse
+
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+_SAME = ("epochs", "steps", "batch_size")
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Method(_Block):
+    """A method in a setting.
+
+    Attributes:
+        words: "key=value" words; those of `fedsim.tuning.space` are tuned.
+        passes: how much a client trains in a round, in passes of the league: 2 where it trains two
+            models for a round's steps each.
+
+    A list stands for the words alone.
+    """
+
+    words: tuple[str, ...] = ()
+    passes: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_block(cls, value: Any) -> Any:
+        return {"words": value} if isinstance(value, list) else value
+
+
+class Setting(_Block):
+    """A problem.
+
+    Attributes:
+        scenario: name of a shipped one, or a file.
+        words: "key=value" words that hold for all methods.
+        methods: name of a list of the file.
+    """
+
+    scenario: str
+    words: tuple[str, ...] = ()
+    methods: str
+
+
+class League(_Block):
+    """A file of a league.
+
+    Attributes:
+        passes: rounds times passes of every method.
+        trials: of the tuning of every method in every setting.
+        tuning_seed: of the tunings; none of `seeds`.
+        seeds: of the runs that are compared.
+        baseline: the method that differences are taken from.
+        settings: by name.
+        methods: lists of methods, by the name that settings call them.
+    """
+
+    passes: float = Field(gt=0)
+    trials: int = Field(ge=1)
+    tuning_seed: int = Field(ge=0)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    baseline: str
+    settings: Mapping[str, Setting] = Field(min_length=1)
+    methods: Mapping[str, Mapping[str, Method]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A method in a setting, as it is run.
+
+    Attributes:
+        setting, method: their names.
+        scenario: name or file.
+        words: "key=value" words, those that are tuned among them.
+    """
+
+    setting: str
+    method: str
+    scenario: str
+    words: tuple[str, ...]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether some of the words are tuned."""
+        try:
+            parse(self.words)
+        except InputError as error:
+            if error.headline == "nothing to tune":
+                return False
+            raise
+        return True
+
+
+def read_league(path: Path) -> League:
+    """Read a file.
+
+    Raises:
+        InputError: with all that is wrong.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    try:
+        league = League.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            Problem(f"{path}: {'.'.join(map(str, one['loc']))}", one["msg"])
+            for one in error.errors()
+        ]
+        raise InputError("the league is wrong", problems, hint="see docs/tuning.md") from error
+    problems = [
+        Problem(f"{path}: settings.{name}.methods", f"there is no list {one.methods!r}")
+        for name, one in league.settings.items()
+        if one.methods not in league.methods
+    ]
+    problems += [
+        Problem(f"{path}: methods.{name}", f"the baseline {league.baseline!r} is not among them")
+        for name, one in league.methods.items()
+        if league.baseline not in one
+    ]
+    if league.tuning_seed in league.seeds:
+        problems.append(Problem(f"{path}: tuning_seed", "is one of the seeds that are compared"))
+    if problems:
+        raise InputError("the league is wrong", problems, hint="see docs/tuning.md")
+    return league
+
+
+def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> list[Place]:
+    """The methods in their settings, each checked for its budget.
+
+    Args:
+        roots: name of a data set -> its folder.
+        common: "key=value" words that hold for all.
+
+    Raises:
+        InputError: with all that is wrong: of scenarios, words and budgets.
+    """
+    problems: list[Problem] = []
+    found = []
+    for setting, about in league.settings.items():
+        methods = league.methods[about.methods]
+        base: Scenario | None = None
+        for method in sorted(methods, key=lambda name: name != league.baseline):
+            where = f"{setting}.{method}"
+            words = [*about.words, *methods[method].words, f"name={method}"]
+            try:
+                place = Place(setting, method, about.scenario, tuple(words))
+                scenario = load(about.scenario, [*_first(place), *common])
+                if (root := roots.get(scenario.data.name)) is not None:
+                    place = Place(setting, method, about.scenario, (*words, f"data.root={root}"))
+                    scenario = load(about.scenario, [*_first(place), *common])
+            except InputError as error:
+                problems += error.problems or [Problem(where, error.headline)]
+                continue
+            base = base or scenario
+            found.append(place)
+            if told := _unequal(scenario, base, methods[method].passes, league.passes):
+                problems.append(Problem(where, told))
+    if problems:
+        told_once = list(dict.fromkeys(problems))
+        raise InputError("the league is wrong", told_once, hint="see docs/tuning.md")
+    return _as_written(league, found)
+
+
+def _as_written(league: League, found: Sequence[Place]) -> list[Place]:
+    """The places in the order of the file; the baseline's was read first."""
+    order = [
+        (name, method)
+        for name, one in league.settings.items()
+        for method in league.methods[one.methods]
+    ]
+    return sorted(found, key=lambda one: order.index((one.setting, one.method)))
+
+
+def _first(place: Place) -> list[str]:
+    """The words with the first value of each key that is tuned."""
+    if not place.tuned:
+        return list(place.words)
+    from fedsim.api.tuning import first_words
+
+    space, fixed = parse(place.words)
+    return [*fixed, *first_words(space)]
+
+
+def _unequal(scenario: Scenario, base: Scenario, passes: float, budget: float) -> str:
+    """Why a method trains more or less than the others; "": it does not."""
+    spent = scenario.rounds * passes
+    if abs(spent - budget) > 1e-9:
+        return f"{scenario.rounds} rounds of {passes:g} passes are {spent:g}, and not {budget:g}"
+    if passes != 1:
+        return ""
+    ours, theirs = scenario.client.parameters, base.client.parameters
+    for key in _SAME:
+        if key in ours and key in theirs and ours[key] != theirs[key]:
+            return f"client.{key} is {ours[key]}, and {theirs[key]} of the baseline"
+    return ""
+
+
+# --- The table -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """A line of the table.
+
+    Attributes:
+        setting, method: their names.
+        scale: what a printed score is multiplied by: 100 for per cent.
+        score: of the headline, on the test split.
+        worst: of the worst site in each run.
+        own: of clients' own models at home.
+        mb: that crossed the wire, both ways.
+        minutes: of a run.
+        difference: of the score to the baseline's, with a paired interval; None of the baseline.
+    """
+
+    setting: str
+    method: str
+    scale: float
+    score: Measure
+    worst: Measure
+    own: Measure
+    mb: Measure
+    minutes: Measure
+    difference: Measure | None
+
+    @property
+    def real(self) -> bool | None:
+        """Whether the interval of the difference leaves out 0; None where there is none."""
+        if self.difference is None or self.difference.interval is None:
+            return None
+        return not contains_zero(self.difference)
+
+
+def scores_of(setting: str, comparison: Comparison) -> list[Score]:
+    """The lines of one setting, in the order of the comparison."""
+    return [_score(setting, line) for line in comparison.lines]
+
+
+def _score(setting: str, line: Line) -> Score:
+    row, main = line.row, line.row.task.headline
+    summaries = [one.summary for run in row.runs for one in run.each]
+    return Score(
+        setting,
+        row.runs[0].scenario,
+        row.task.main.scale,
+        line.measures[main],
+        measure([_worst_site(row, position) for position in range(len(row.runs))]),
+        measure([run.value(f"{main}@own") for run in row.runs]),
+        measure([one["mb_up_total"] + one["mb_down_total"] for one in summaries]),
+        measure([one["wall_seconds"] / 60 for one in summaries]),
+        line.measures.get(DIFFERENCE),
+    )
+
+
+def _worst_site(row: Row, position: int) -> float | None:
+    """The score at the site where a run's model is worst; None where there is one site, or none."""
+    main, run = row.task.headline, row.runs[position]
+    values = [
+        float(value)
+        for name, value in run.summary["metrics"].items()
+        if name.startswith(f"{main}@")
+        and name.partition("@")[2] not in ("own", "others")
+        and value is not None
+    ]
+    if len(values) < 2:
+        return None
+    return min(values) if row.task.main.better == "higher" else max(values)
+
+
+_HEADER = ("setting", "method", "seeds", "score", "worst site", "own site", "MB", "minutes")
+
+
+def table(scores: Sequence[Score], baseline: str) -> list[list[str]]:
+    """The table as text, with its header: scores as tables show them, mean ± sd over seeds."""
+    rows = [[*_HEADER, f"minus {baseline}"]]
+    for one in scores:
+        row = [one.setting, one.method, str(one.score.n)]
+        row += [_text(value, one.scale) for value in (one.score, one.worst, one.own)]
+        row += [_text(one.mb, spread=False), _text(one.minutes, spread=False)]
+        rows.append([*row, _difference(one)])
+    return rows
+
+
+def _text(value: Measure, scale: float = 1.0, spread: bool = True) -> str:
+    if value.mean is None:
+        return "-"
+    sd = f" ± {scale * value.sd:.1f}" if spread and value.sd is not None else ""
+    return f"{scale * value.mean:.1f}{sd}"
+
+
+def _difference(one: Score) -> str:
+    found = one.difference
+    if found is None or found.mean is None:
+        return "-"
+    if found.interval is None:
+        return f"{one.scale * found.mean:+.1f}"
+    low, high = (one.scale * end for end in found.interval)
+    return f"{one.scale * found.mean:+.1f} [{low:+.1f}, {high:+.1f}]{' *' if one.real else ''}"
+
+
+def lines(rows: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    told = [
+        "  ".join(
+            cell.ljust(width) if position < 2 else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(told)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The table in Markdown."""
+    head, *body = rows
+    rule = ["---"] * 2 + ["---:"] * (len(head) - 2)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)) + "\n"
+
+
+def csv(scores: Sequence[Score]) -> bytes:
+    """The table as CSV, unrounded, a line for each method and setting."""
+    names = ("score", "worst_site", "own_site", "mb", "minutes", "difference")
+    header = ["setting", "method", "seeds"]
+    header += [f"{name}_{what}" for name in names for what in ("mean", "sd")]
+    rows: list[list[Any]] = [[*header, "difference_low", "difference_high", "difference_is_real"]]
+    for one in scores:
+        row: list[Any] = [one.setting, one.method, one.score.n]
+        for value in (one.score, one.worst, one.own, one.mb, one.minutes, one.difference):
+            row += [None, None] if value is None else [value.mean, value.sd]
+        ends = one.difference.interval if one.difference is not None else None
+        row += [None, None] if ends is None else list(ends)
+        rows.append([*row, None if one.real is None else int(one.real)])
+    return csv_bytes(rows)

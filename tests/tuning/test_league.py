@@ -1,0 +1,114 @@
+"""A league of seconds: embedded images, two methods, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from fedsim.scenario import load
+from tests.tuning.conftest import Trials, Typed
+
+LEAGUE = """\
+passes: 1
+trials: 2
+tuning_seed: 100
+seeds: [0, 1]
+baseline: fedavg
+settings:
+  skewed: {scenario: tiny.yaml, words: [federation.partition.alpha=0.1], methods: images}
+  sites: {scenario: tiny.yaml, words: [federation.clients=null, federation.partition=natural],
+    methods: images}
+methods:
+  images:
+    fedavg: ["rounds=1", "client.learning_rate=log(1e-3,1e-1)"]
+    fedavgm: ["rounds=1", "strategy={name: server_momentum, momentum: 0.9}"]
+"""
+
+
+def rows() -> list[dict[str, str]]:
+    """The lines of league.csv."""
+    with Path("runs/league.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
+    Path("league.yaml").write_text(LEAGUE)
+    code, out, err = typed("league", "league.yaml")
+    assert code == 0, err
+    assert "2 settings, 4 methods in them: 4 trials and 8 runs of 1 passes" in out
+    assert len(trials.commands) == 4 + 8
+    found = rows()
+    assert [(one["setting"], one["method"]) for one in found] == [
+        ("skewed", "fedavg"),
+        ("skewed", "fedavgm"),
+        ("sites", "fedavg"),
+        ("sites", "fedavgm"),
+    ]
+    assert all(one["seeds"] == "2" for one in found)
+    assert [bool(one["difference_low"]) for one in found] == [False, True, False, True]
+    assert all(float(one["worst_site_mean"]) <= float(one["score_mean"]) for one in found[2:])
+    assert out.count("written: runs/league") == 2
+    markdown = Path("runs/league.md").read_text().splitlines()
+    assert markdown[0].startswith("| setting | method | seeds | score | worst site |")
+    assert len(markdown) == 2 + 4
+    # Typed again, nothing is run, and the table is the same.
+    assert typed("league", "league.yaml")[0] == 0
+    assert len(trials.commands) == 4 + 8
+    assert rows() == found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("baseline: fedavg", "baseline: fedprox", "the baseline 'fedprox' is not among them"),
+        ("methods: images}", "methods: volumes}", "there is no list 'volumes'"),
+        ("tuning_seed: 100", "tuning_seed: 1", "one of the seeds that are compared"),
+        ("trials: 2", "trials: 0", "greater than or equal to 1"),
+        ("trials: 2", "tries: 2", "Extra inputs are not permitted"),
+        ("passes: 1", "passes: 2", "1 rounds of 1 passes are 1, and not 2"),
+        ('["rounds=1", "strategy', '["rounds=2", "strategy', "2 rounds of 1 passes are 2, and"),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=1", "client.batch_size=8", "strategy',
+            "client.batch_size is 8, and 16 of the baseline",
+        ),
+        ("momentum: 0.9", "momentun: 0.9", "momentun"),
+    ],
+)
+def test_an_unfair_or_wrong_league_is_refused(
+    old: str, new: str, told: str, typed: Typed, trials: Trials
+) -> None:
+    assert old in LEAGUE
+    Path("league.yaml").write_text(LEAGUE.replace(old, new))
+    code, _, err = typed("league", "league.yaml")
+    assert code == 2
+    assert told in err
+    assert not trials.commands
+
+
+def test_a_folder_of_data_goes_to_the_settings_on_these_data(typed: Typed, trials: Trials) -> None:
+    Path("league.yaml").write_text(LEAGUE)
+    here = Path.cwd()
+    code, out, _ = typed("league", "league.yaml", "--data", f"ham10000={here}", "--dry-run")
+    assert code == 0
+    assert out.count(f"data.root={here}") == 4
+    assert typed("league", "league.yaml", "--data", "ham10000=nowhere")[0] == 2
+
+
+def test_the_shelf_is_a_fair_league() -> None:
+    from fedsim.tuning.league import places, read_league
+
+    league = read_league(Path(__file__).parents[2] / "examples" / "league" / "shelf.yaml")
+    found = places(league, {}, [])
+    assert {one.setting for one in found} == {
+        "ham_dirichlet_01",
+        "ham_dirichlet_1",
+        "ham_sites",
+        "hippocampus",
+    }
+    # Every method has something to tune.
+    assert all(one.tuned for one in found)
+    assert len(league.seeds) == 3
+    assert load("isic_sites_fedavg").data.name == "ham10000"
