@@ -6,6 +6,7 @@ NAME   ?=
 ARGS   ?=
 DATA   ?=
 RUNS   ?= runs/table
+HIPPOCAMPUS ?=
 LEAVER ?= hk
 SEEDS  ?= 1
 CASES  ?= 1,2,5,10
@@ -16,7 +17,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table matrix unlearning fewshot curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix league unlearning fewshot curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -61,6 +62,12 @@ matrix: $(READY) ## Attacks over defences (docs/results.md), three hours: make m
 	$(VENV)/bin/fedsim sweep isic_noniid_disbelieve --backend inline --quiet --runs runs/matrix data.root="$(DATA)" \
 	  evaluation.every=3 evaluation.inspect=true adversary='$(COLLUDE)' strategy='$(RULES)' --seeds 0 1 2 \
 	  --matrix adversary strategy
+
+# Two days on two cores (docs/tuning.md); stopped and typed again, it goes on.
+league: $(READY) ## The shelf, tuned alike, two days: make league DATA=DIR (HAM10000) HIPPOCAMPUS=DIR (MSD Task04)
+	@test -n "$(DATA)" -a -n "$(HIPPOCAMPUS)" || { echo 'which data? type: make league DATA=DIR HIPPOCAMPUS=DIR, the folders of HAM10000 and of MSD Task04' >&2; exit 2; }
+	$(VENV)/bin/fedsim league examples/league/shelf.yaml --backend inline --runs runs/league \
+	  --data ham10000="$(DATA)" --data msd="$(HIPPOCAMPUS)" $(ARGS)
 
 unlearning: $(READY) ## The table of unlearning (docs/results.md), half an hour: make unlearning [DATA=DIR LEAVER=hk (PROMISE12)]
 	$(VENV)/bin/fedsim run prostate_unlearning 'seeds=[0,1,2]' --backend inline --runs runs/unlearning \

@@ -240,7 +240,7 @@ def _charge(
                 "--random-stopping: what a trial costs depends on its seed, because the partition "
                 "does, so the trials are not repetitions of one another",
                 hint="type a partition that does not, such as: "
-                "federation.partition=iid, natural, or {name: table, path: FILE}",
+                "federation.partition=iid, natural, or {name: table, column: NAME}",
             )
     if cost is None:
         return None
