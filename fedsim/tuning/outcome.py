@@ -18,7 +18,7 @@ from fedsim.terminal.printing import duration
 from fedsim.tuning.charge import VALIDATION, Cost
 from fedsim.tuning.space import Choice, Dimension
 from fedsim.tuning.study import versions
-from fedsim.tuning.trials import Trial, Tuning
+from fedsim.tuning.trials import Tuning
 
 _SHOWN = 10
 
@@ -91,8 +91,7 @@ def table(tuning: Tuning) -> str:
     keys = list(tuning.trials[0].values) if tuning.trials else []
     rows = [["trial", plan.metric, *keys, "rounds", "time"]]
     for one in done[:_SHOWN]:
-        seconds = _seconds(one)
-        told = "" if seconds is None else duration(seconds)
+        told = "" if one.seconds is None else duration(one.seconds)
         rows.append([str(one.number), plan.measured.text(one.score or 0.0)])
         rows[-1] += [*one.values.values(), str(one.rounds), told]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -137,7 +136,7 @@ def write(
     for one in tuning.trials:
         entry = one.entry
         run = None if entry is None or entry.folder is None else str(entry.folder)
-        rows.append([one.number, one.status, one.score, one.stopped_at, one.rounds, _seconds(one)])
+        rows.append([one.number, one.status, one.score, one.stopped_at, one.rounds, one.seconds])
         rows[-1] += [*(one.values[key] for key in keys), entry and entry.cell.seed, run]
         rows[-1].append(one.error or None)
     about = {
@@ -178,11 +177,3 @@ def _told(one: Dimension) -> str:
     if isinstance(one, Choice):
         return f"choice({','.join(one.values)})"
     return f"{one.scale}({','.join(one.ends)})"
-
-
-def _seconds(trial: Trial) -> float | None:
-    """How long a finished run took, else how long it ran here."""
-    entry = trial.entry
-    if entry is None:
-        return None
-    return entry.summary.get("wall_seconds", entry.seconds)

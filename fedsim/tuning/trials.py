@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError
 from fedsim.folder.runfolder import RunFolder
@@ -84,6 +84,7 @@ class Trial:
         score: on the validation split; of a stopped trial the last one.
         stopped_at: the round after which it was stopped.
         rounds: rounds that were scored.
+        seconds: that its rounds took.
         error: why it failed.
     """
 
@@ -94,6 +95,7 @@ class Trial:
     score: float | None = None
     stopped_at: int | None = None
     rounds: int = 0
+    seconds: float | None = None
     error: str = ""
 
     @property
@@ -245,7 +247,7 @@ class Tuning(Sweep):
 
     def _series(self, folder: Path | None) -> list[tuple[int, float]]:
         """Rounds of a run, and the validation score after each that has one."""
-        rows = [] if folder is None else RunFolder(folder).read_lines("rounds.jsonl")
+        rows = _rounds(folder)
         found = ((row["round"], row["metrics"].get(self.plan.metric)) for row in rows)
         return [(number, float(score)) for number, score in found if score is not None]
 
@@ -287,6 +289,7 @@ class Tuning(Sweep):
 
     def _settle(self, trial: Trial, entry: Entry) -> None:
         series = self._series(entry.folder)
+        trial.seconds = sum(row["seconds"] for row in _rounds(entry.folder)) or None
         trial.rounds = len(series)
         if entry.folder is not None and self._worse(entry, entry.folder):
             assert trial.stopped_at is not None
@@ -312,6 +315,11 @@ class Tuning(Sweep):
     def _say(self, entry: Entry, text: str) -> None:
         trial = self._current[entry.number]
         self._console.line(f"[{trial.number}/{self.plan.count}] {entry.cell.label}: {text}")
+
+
+def _rounds(folder: Path | None) -> list[dict[str, Any]]:
+    """The rounds that a run has finished."""
+    return [] if folder is None else RunFolder(folder).read_lines("rounds.jsonl")
 
 
 def _diverged(error: str) -> bool:

@@ -24,22 +24,22 @@ class Trials:
 
     Attributes:
         commands: the words after `fedsim` of each run.
-        before: is called with these words before a run; what it returns is the exit code, in the
-            place of the run.
+        before: is called with these words before a run; what it returns stands for the process, in
+            the place of the run.
     """
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
-        self.before: Callable[[list[str]], int | None] = lambda words: None
+        self.before: Callable[[list[str]], Any] = lambda words: None
 
-    def __call__(self, command: list[str], stdout: BinaryIO, **options: Any) -> SimpleNamespace:
+    def __call__(self, command: list[str], stdout: BinaryIO, **options: Any) -> Any:
         words = command[command.index("fedsim") + 1 :]
         self.commands.append(words)
         said = io.StringIO()
-        code = self.before(words)
-        if code is None:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                code = main(words)
+        if (process := self.before(words)) is not None:
+            return process
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main(words)
         stdout.write(said.getvalue().encode())
         stdout.flush()
         return SimpleNamespace(poll=lambda: code, terminate=lambda: None, kill=lambda: None)

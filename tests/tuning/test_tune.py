@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from fedsim import InputError
-from fedsim.errors import EXIT_INTERRUPTED
+from fedsim.cli import main
+from fedsim.errors import EXIT_INTERRUPTED, Interruption
+from fedsim.observers.telling import Observers
 from fedsim.report.rows import find_runs
 from fedsim.sweeping import signals
+from fedsim.tuning import trials as trials_module
 from tests.tuning.conftest import Trials, Typed
 
 TUNE = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", "rounds=1", "--batch", "2")
@@ -120,6 +123,68 @@ def test_a_trial_that_is_clearly_worse_is_stopped(typed: Typed, trials: Trials) 
     assert rows() == before
     typed(*words, "--no-early-stop")
     assert {one["status"] for one in rows()} == {"done"}
+
+
+class Watched:
+    """A process that pauses after its first round, and goes on if it is left alone."""
+
+    def __init__(self, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.words, self.polls, self.ended = words, 0, False
+        told = Observers.round
+
+        def round(self: Observers, row: Any) -> None:
+            told(self, row)
+            raise Interruption
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Observers, "round", round)
+            assert main(words) == EXIT_INTERRUPTED
+
+    def poll(self) -> int | None:
+        """Exit code; None: it runs."""
+        self.polls += 1
+        if self.ended:
+            return EXIT_INTERRUPTED
+        if self.polls < 3:
+            return None
+        return main(["run", "--resume", str(max(Path(TRIALS).glob("*-seed0"))), "--quiet"])
+
+    def terminate(self) -> None:
+        """End it, as SIGTERM does."""
+        self.ended = True
+
+
+TRIALS = "runs/tuning/tiny/trials/tiny"
+
+
+def test_a_trial_that_runs_is_ended_when_it_is_worse(
+    typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials_module, "_LOOK_SECONDS", 0.0)
+    begun: list[Watched] = []
+
+    def watched(words: list[str]) -> Any:
+        if len(trials.commands) <= 5:
+            return None
+        begun.append(Watched(words, monkeypatch))
+        return begun[-1]
+
+    trials.before = watched
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-6,1e-1)", "rounds=2")
+    code, out, err = typed(*words, "--batch", "5", "--trials", "8", "--jobs", "1")
+    assert code == 0, err
+    stopped = {one["run"] for one in rows() if one["stopped_after"] == "1"}
+    assert stopped
+    assert len(stopped) == sum(one.ended for one in begun)
+    for run in stopped:
+        assert len((Path(run) / "rounds.jsonl").read_text().splitlines()) == 1
+        assert json.loads((Path(run) / "run.json").read_text())["status"] == "interrupted"
+    assert "worse than the median of the others" in out
+    # They are not begun again.
+    count, before = len(trials.commands), rows()
+    assert typed(*words, "--batch", "5", "--trials", "8")[0] == 0
+    assert len(trials.commands) == count
+    assert rows() == before
 
 
 @pytest.mark.parametrize("metric", ["auc", "test_auc", "auc@site-0", "external_auc"])
