@@ -45,6 +45,8 @@ class SplitSegmentation(Segmentation):
             all have it.
         burst: packets in an average run of lost ones; None: they are lost independently.
         activations: how features travel: "float32", or "uint8" in 255 steps of each image's range.
+        lossy_scores: whether lossy clients lose packets, too, where they score a model
+            (`evaluation.on_clients`). The test split is scored beside the federation, without loss.
         loss, steps, batch_size, learning_rate, last_learning_rate, momentum, weight_decay,
             foreground, mirror, dice, cross_entropy, optimizer: as of `Segmentation`.
         clip: None alone: nobody knows the norm of the gradients of all three parts.
@@ -67,6 +69,7 @@ class SplitSegmentation(Segmentation):
     lossy: NonNegativeInt | None = None
     burst: PositiveFloat | None = None
     activations: Activations = "float32"
+    lossy_scores: bool = False
     _channel: Channel = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -109,8 +112,8 @@ class SplitSegmentation(Segmentation):
         return self._told(content, reply, site, self.steps * self.batch_size)
 
     def evaluate(self, content: RecordDict, site: Site) -> RecordDict:
-        """Scores on the site's validation cases, of features that all arrive."""
-        link = Link(Channel(), site.generator, self.activations)
+        """Scores on the site's validation cases; all features arrive but with `lossy_scores`."""
+        link = self._link(site, "scored-", self.lossy_scores)
         with crossing(site.new_model(), self.cut, link):
             reply = super().evaluate(content, site)
         return self._told(content, reply, site, link.images, ("features",))
@@ -121,11 +124,11 @@ class SplitSegmentation(Segmentation):
             "unlearning by ascent has no form for split models: type client.name=segmentation"
         )
 
-    def _link(self, site: Site) -> Link:
-        """The site's way to its part of the model."""
-        loses = self.lossy is None or site.client < self.lossy
+    def _link(self, site: Site, purpose: str = "", lossy: bool = True) -> Link:
+        """The site's way to its part of the model; its streams' names begin with a purpose."""
+        loses = lossy and (self.lossy is None or site.client < self.lossy)
         channel = self._channel if loses else Channel()
-        return Link(channel, site.generator, self.activations)
+        return Link(channel, lambda name: site.generator(f"{purpose}{name}"), self.activations)
 
     def _told(
         self,

@@ -136,7 +136,7 @@ def test_a_client_scores_what_it_labels() -> None:
     reply = Segmentation().evaluate(message(first()), site(TASK, client=1))
     metrics = reply.metric_records["metrics"]
     assert metrics["num-examples"] == 4
-    assert set(metrics) == {"num-examples", "dice", "dice/box"}
+    assert set(metrics) == {"num-examples", "dice", "dice/box", "jaccard"}
     nothing = Segmentation().evaluate(message(first()), site(TASK, cases=0))
     assert dict(nothing.metric_records["metrics"]) == {"num-examples": 0}
 

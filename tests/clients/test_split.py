@@ -93,6 +93,18 @@ def test_evaluation_sends_features_alone() -> None:
     assert "up/gradients" not in link
 
 
+def test_scores_over_a_lossy_channel_are_others_at_lossy_clients_alone() -> None:
+    def metrics(client: int = 0, **settings: float) -> dict[str, object]:
+        method = SplitSegmentation(**QUICK, lossy=1, **settings)  # type: ignore[arg-type]
+        return dict(reply(method, client, "evaluate").metric_records["metrics"])
+
+    whole, lossy = {"packet_loss": 0.5}, {"packet_loss": 0.5, "lossy_scores": True}
+    assert metrics(**lossy) != metrics(**whole)
+    assert metrics(**lossy) == metrics(**lossy)
+    assert metrics(1, **lossy) == metrics(1, **whole)
+    assert metrics(packet_loss=0.0, lossy_scores=True) == metrics(**whole)
+
+
 def test_the_model_is_whole_for_the_next_client() -> None:
     model = net()
     arrays = pack_state(model.state_dict())

@@ -82,7 +82,13 @@ CONDIST = ("client={name: condist, steps: 2, batch_size: 4}", "strategy=server_m
 
 def test_all_structures_are_scored_on_all_test_volumes(run_small: Callable[..., Result]) -> None:
     result = run_small()
-    assert set(result.metrics) == {"dice", "dice_2d", "dice/anterior", "dice/posterior"}
+    assert set(result.metrics) == {
+        "dice",
+        "dice_2d",
+        "dice/anterior",
+        "dice/posterior",
+        "jaccard",
+    }
     found = np.load(result.folder / "overlaps.npz")
     assert found["overlaps"].shape == (1, 2, 2, 3)
     assert found["structures"].tolist() == ["anterior", "posterior"]

@@ -1,4 +1,4 @@
-"""Scoring a model on volumes: Dice per structure, per volume, per site, and of slices.
+"""Scoring a model on volumes: Dice and Jaccard per volume, Dice per site, and of slices.
 
 Dice is taken of whole volumes, then averaged over volumes, then over structures. A structure that a
 volume does not hold has no Dice there, whatever was predicted
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedsim.tasks.segmentation.inference import segment
 from fedsim.tasks.segmentation.metrics import (
     dice,
+    mean_jaccard,
     overlap_counts,
     segmentation_metrics,
     site_segmentation_metrics,
@@ -55,7 +56,8 @@ def count_overlaps(
 def scores(
     counts: NDArray[np.int64], volumes: Volumes, task: SegmentationTask, *, per_site: bool = False
 ) -> dict[str, float | None]:
-    """Metrics of counted overlaps: `dice`, the mean over structures, and `dice/<structure>`.
+    """Metrics of counted overlaps: `dice`, the mean over structures, `dice/<structure>`, and
+    `jaccard`, the mean Jaccard index.
 
     Args:
         counts: int64 [volumes, structures, 3], of `count_overlaps`.
@@ -65,6 +67,7 @@ def scores(
     """
     of_volumes = dice(counts)
     metrics = segmentation_metrics(of_volumes, task.structures)
+    metrics["jaccard"] = mean_jaccard(counts)
     if per_site and len(volumes.site_names) > 1:
         metrics |= site_segmentation_metrics(
             of_volumes, volumes.sites, volumes.site_names, task.structures

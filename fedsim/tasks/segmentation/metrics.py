@@ -1,11 +1,12 @@
-"""Scores of segmentations: Dice per structure, volume and site.
+"""Scores of segmentations: Dice per structure, volume and site, and the mean Jaccard.
 
 Overlaps are counted, and counts add up: those of a volume are the sum over its slices or patches.
 Dice is then taken of whole volumes, and means over volumes.
 
 The rule for empty masks: in a volume without a structure its Dice is undefined, whatever was
 predicted, and the volume is left out of that structure's means (as MONAI's DiceMetric does). False
-alarms in such volumes therefore do not show in Dice.
+alarms in such volumes therefore do not show in Dice. They do in the mean Jaccard, where what is in
+neither mask alone is left out.
 """
 
 from __future__ import annotations
@@ -64,6 +65,38 @@ def dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
         true > 0, 2 * both / np.maximum(predicted + true, 1), np.nan
     )
     return score
+
+
+def jaccard(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The Jaccard index |A and B| / |A or B| of counts [..., structures, 3].
+
+    Returns:
+        float64 [..., structures], between 0 and 1, NaN where neither mask has any of the structure.
+    """
+    both, predicted, true = np.moveaxis(np.asarray(counts), -1, 0)
+    union = predicted + true - both
+    score: NDArray[np.float64] = np.where(union > 0, both / np.maximum(union, 1), np.nan)
+    return score
+
+
+def mean_jaccard(counts: NDArray[np.int64]) -> float | None:
+    """The Jaccard index, averaged over the structures of each volume and then over volumes.
+
+    The background is no structure. A structure in neither mask is left out of its volume, and one
+    that no volume has in truth is left out of all: whose labels they are may not outline it.
+
+    Args:
+        counts: int64 [volumes, structures, 3], of `overlap_counts`.
+
+    Returns:
+        Between 0 and 1; None where nothing is left.
+    """
+    counts = np.asarray(counts)
+    scores = jaccard(counts[:, counts[:, :, 2].any(axis=0)])
+    defined = ~np.isnan(scores)
+    held = defined.sum(axis=1)
+    means = np.where(defined, scores, 0.0).sum(axis=1)[held > 0] / held[held > 0]
+    return float(means.mean()) if len(means) else None
 
 
 def segmentation_metrics(

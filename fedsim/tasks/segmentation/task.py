@@ -53,7 +53,11 @@ class SegmentationTask(Task):
     records: ClassVar[str] = "volumes"
     things: ClassVar[str] = "cases"
     headline: ClassVar[str] = "dice"
-    metrics: ClassVar[Sequence[Metric]] = (fraction("dice", "Dice"), fraction(SLICES, "2-D Dice"))
+    metrics: ClassVar[Sequence[Metric]] = (
+        fraction("dice", "Dice"),
+        fraction("jaccard", "Jaccard"),
+        fraction(SLICES, "2-D Dice"),
+    )
     keys: ClassVar[tuple[str, ...]] = (FOLDS, LABELS, APPEARANCE)
     file: ClassVar[str] = "overlaps.npz"
     hides_labels: ClassVar[bool] = True
@@ -210,7 +214,7 @@ class SegmentationTask(Task):
     def score(
         self, predicted: NDArray[np.int64], view: Any, per_site: bool = False
     ) -> dict[str, float | None]:
-        """Dice of what `predict` gave; with `per_site` also that of slices, of all sites."""
+        """Dice and Jaccard of what `predict` gave; with `per_site` also Dice of slices, of all sites."""
         from fedsim.tasks.segmentation.evaluation import scores, slice_score
 
         found = scores(predicted.sum(1), view, self, per_site=per_site)

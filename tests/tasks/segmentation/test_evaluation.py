@@ -90,7 +90,7 @@ def test_one_site_is_not_named_and_no_volumes_have_no_score() -> None:
         volumes = Shapes(count)
         counts = count_overlaps(Threshold(), volumes, TASK, CPU)
         metrics = scores(counts, volumes, TASK, per_site=True)
-        assert set(metrics) == {"dice", "dice/ball", "dice/box"}
+        assert set(metrics) == {"dice", "dice/ball", "dice/box", "jaccard"}
         assert (metrics["dice"] is None) == (count == 0)
 
 

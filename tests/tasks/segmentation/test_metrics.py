@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from fedsim.tasks.segmentation.metrics import (
     dice,
+    jaccard,
+    mean_jaccard,
     overlap_counts,
     segmentation_metrics,
     site_segmentation_metrics,
@@ -91,6 +93,32 @@ def test_means_are_over_the_volumes_that_have_the_structure_then_over_structures
 
 def test_without_volumes_everything_is_undefined():
     assert segmentation_metrics(np.empty((0, 1)), ["zone"]) == {"dice": None, "dice/zone": None}
+
+
+def test_the_mean_jaccard_by_hand():
+    # Both masks have the zone; the lesion is a false alarm of the second volume, and the bladder
+    # in no truth, so that nobody outlined it.
+    counts = np.array(
+        [
+            [[6, 8, 10], [2, 4, 4], [0, 0, 0]],
+            [[5, 5, 5], [0, 3, 0], [0, 7, 0]],
+            [[0, 0, 0], [0, 0, 0], [0, 2, 0]],
+        ]
+    )
+    expected = [[6 / 12, 2 / 6], [1, 0], [NAN, NAN]]
+    np.testing.assert_array_equal(jaccard(counts)[:, :2], expected)
+    assert mean_jaccard(counts) == pytest.approx(((1 / 2 + 1 / 3) / 2 + 1 / 2) / 2)
+    assert mean_jaccard(counts[2:]) is None
+    assert mean_jaccard(counts[:0]) is None
+
+
+@given(st.integers(0, 10_000))
+def test_jaccard_is_dice_over_two_minus_dice_where_both_are_defined(seed):
+    counts = overlap_counts(*volumes(seed), 3)
+    one, other = dice(counts), jaccard(counts)
+    there = ~np.isnan(one)
+    np.testing.assert_allclose(other[there], one[there] / (2 - one[there]))
+    assert not np.isnan(other[there]).any()
 
 
 def test_sites_are_scored_by_themselves_and_unknown_origin_is_left_out():
