@@ -18,7 +18,7 @@ from flwr.app import MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from fedsim import Client, Site
+from fedsim import Client, InputError, Site
 from fedsim.losses import (
     CrossEntropy,
     deeply_supervised,
@@ -240,14 +240,17 @@ class Segmentation(Client):
         mode. `num-examples` is the number of validation cases.
 
         Raises:
-            ValueError: the site has none, or the run is private.
+            InputError: the site has none.
+            ValueError: the run is private.
         """
         here, model = SegmentationSite.of(site), site.new_model()
         if site.releases is not None:
             raise ValueError("a gradient on validation cases has no private form")
         if not len(here.val):
-            raise ValueError(
-                f"{site.name!r} has no validation cases to weight clients by: raise data.split.val"
+            raise InputError(
+                f"{site.name!r} has no validation cases, and strategy 'auto_fedavg' weights "
+                "clients by theirs",
+                hint="raise data.split.val, or type strategy=fedavg",
             )
         load_received(model, content)
         model.to(site.device).eval()

@@ -18,6 +18,7 @@ from torch import nn
 
 from fedsim import Site
 from fedsim.clients.segmentation import Segmentation
+from fedsim.method import staying
 from fedsim.splitting import (
     LINK,
     Activations,
@@ -145,5 +146,6 @@ class SplitSegmentation(Segmentation):
             name: images * size for name, size in each.items() if name.partition("/")[2] in fields
         }
         models = [dict[str, ArrayRecord](one.array_records) for one in (content, reply)]
-        reply[LINK] = link_record(total, require_cut(model, self.cut), *models)
+        parts = require_cut(model, self.cut)
+        reply[LINK] = link_record(total, parts, *models, stays=staying(content))
         return reply

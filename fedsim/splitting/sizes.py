@@ -5,7 +5,7 @@ Lost packets were sent, and count. All numbers are payload: no framing of the me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 import torch
@@ -79,6 +79,7 @@ def link_record(
     parts: Parts,
     sent: Mapping[str, ArrayRecord],
     answered: Mapping[str, ArrayRecord],
+    stays: Collection[str] = (),
 ) -> ConfigRecord:
     """What the ledger must know of an exchange that one process stands for.
 
@@ -88,9 +89,10 @@ def link_record(
         sent: records of the message, by name, that hold a model: the server's part of it never
             left the server, and is taken off.
         answered: records of the reply, likewise.
+        stays: names of what travels in neither (`federation.local`): it was not counted.
     """
     counts = dict(crossing)
-    travels = {name for record in sent.values() for name in record}
+    travels = {name for record in sent.values() for name in record} - set(stays)
     for direction, records in (("down", sent), ("up", answered)):
         for record, arrays in records.items():
             # Counters of batch normalisation are in a state, and do not travel.
