@@ -10,8 +10,9 @@ from typing import Any
 from fedsim.errors import InputError, Problem
 from fedsim.report.comparison import Comparison, Line
 from fedsim.report.drawing import Picture, frame, png, short, span
+from fedsim.report.rows import Row
 from fedsim.report.statistics import Measure
-from fedsim.report.text import typed
+from fedsim.report.text import aligned, typed
 from fedsim.tasks.metric import Metric
 
 _NONE = "none"  # What null is called.
@@ -28,11 +29,13 @@ class Cell:
     """One combination of two settings.
 
     Attributes:
-        measure: of the headline, over seeds.
+        row: its runs.
+        measure: of the score, over seeds.
         failed: messages without a usable reply, of all runs.
         chance: whether the mean is no better than chance, or by 0.02 at most: training has failed.
     """
 
+    row: Row
     measure: Measure
     failed: int
     chance: bool
@@ -43,7 +46,7 @@ class Matrix:
     """Cells by the values of two keys.
 
     Attributes:
-        keys: of the rows and of the columns.
+        keys: of the rows and of the columns; several are separated by commas.
         rows, columns: their values, in words, in the order of the comparison.
         cells: by row and column.
         metric: what is shown.
@@ -62,14 +65,7 @@ class Matrix:
         table = [["", *self.columns]]
         for row in self.rows:
             table.append([row, *(self.shown(row, one, "+-") for one in self.columns)])
-        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-        lines = [
-            "  ".join(
-                value.ljust(width) if k == 0 else value.rjust(width)
-                for k, (value, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
+        lines = aligned(table)
         lines.insert(1, "-" * max(map(len, lines)))
         seeds = span([cell.measure.n for cell in self.cells.values()], "d")
         title = f"{self.metric.title}: {self.keys[0]} by {self.keys[1]}; seeds: {seeds}"
@@ -101,29 +97,31 @@ def require_two(rows: str, columns: str) -> None:
     """Refuse one key for both.
 
     Raises:
-        InputError: they are one.
+        InputError: they have one in common.
     """
-    if rows == columns:
+    if set(rows.split(",")) & set(columns.split(",")):
         raise InputError(f"--matrix {rows} {columns}: name two keys")
 
 
-def matrix(comparison: Comparison, rows: str, columns: str) -> Matrix:
+def matrix(comparison: Comparison, rows: str, columns: str, metric: str | None = None) -> Matrix:
     """What `fedsim compare --matrix ROWS COLUMNS` prints.
 
     Args:
         comparison: the runs.
-        rows, columns: dotted keys of the scenarios; a plugin's block is called by its name and what
-            differs among the blocks of that name, another by what differs.
+        rows, columns: dotted keys of the scenarios, one or several with commas between them; a
+            plugin's block is called by its name and what differs among the blocks of that name,
+            another by what differs.
+        metric: name or title of the score that is shown; None: the headline.
 
     Raises:
-        InputError: the keys are one, a cell has several rows of the comparison, or they learned
-            different tasks.
+        InputError: a key is named twice, a cell has several rows of the comparison, they learned
+            different tasks, or there is no such score.
     """
     require_two(rows, columns)
-    metrics = {line.row.task.headline for line in comparison.lines}
-    if len(metrics) > 1:
-        raise InputError(f"--matrix: rows have different scores: {', '.join(sorted(metrics))}")
-    (metric,) = metrics
+    headlines = {line.row.task.headline for line in comparison.lines}
+    if len(headlines) > 1:
+        raise InputError(f"--matrix: rows have different scores: {', '.join(sorted(headlines))}")
+    main = _metric(comparison.lines[0], metric)
     down, across = (_words(comparison.lines, key) for key in (rows, columns))
     cells: dict[tuple[str, str], Cell] = {}
     problems = []
@@ -132,23 +130,40 @@ def matrix(comparison: Comparison, rows: str, columns: str) -> Matrix:
             message = f"is not the only one with {rows}={one} and {columns}={other}"
             problems.append(Problem(line.row.name, message))
             continue
-        found = line.measures[metric]
-        chance = line.row.task.main.chance
+        found, chance = line.measures[main.name], main.chance
         at_chance = chance is not None and found.mean is not None and found.mean <= chance + _NEAR
-        cells[one, other] = Cell(found, line.failed, at_chance)
+        cells[one, other] = Cell(line.row, found, line.failed, at_chance)
     if problems:
         raise InputError(
             f"--matrix {rows} {columns}: the runs differ in something else, too",
             problems,
             "name runs that differ in these two keys and the seed alone, such as those of a sweep",
         )
-    main = comparison.lines[0].row.task.main
     kinds = list(dict.fromkeys(down)), list(dict.fromkeys(across))
     return Matrix((rows, columns), *kinds, cells, main, comparison)
 
 
-def _words(lines: Sequence[Line], key: str) -> list[str]:
-    """The value at a dotted key of each line's scenario, in words that tell them apart."""
+def _metric(line: Line, wanted: str | None) -> Metric:
+    """The score that is shown."""
+    task = line.row.task
+    shown = [one for one in task.metrics if one.name in line.measures]
+    asked = (wanted or task.headline).strip().lower()
+    for one in shown:
+        if asked in (one.name, one.title.lower()):
+            return one
+    names = [one.name for one in shown]
+    raise InputError(
+        f"--matrix: there is no score {wanted!r}", hint=f"there are {', '.join(names)}"
+    )
+
+
+def _words(lines: Sequence[Line], keys: str) -> list[str]:
+    """The values at dotted keys of each line's scenario, in words that tell them apart."""
+    each = [_words_of(lines, key) for key in keys.split(",")]
+    return [", ".join(words) for words in zip(*each, strict=True)]
+
+
+def _words_of(lines: Sequence[Line], key: str) -> list[str]:
     values = [_at(line, key) for line in lines]
     blocks = [value for value in values if isinstance(value, Mapping)]
     named: dict[str, list[Mapping[str, Any]]] = {}

@@ -57,6 +57,43 @@ def measure(values: Sequence[float | None], interval: tuple[float, float] | None
     )
 
 
+def paired_t(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Student's t-test that paired differences have mean 0.
+
+    Args:
+        differences: one a pair, taken to be normal and independent of each other.
+
+    Returns:
+        Between 0 and 1; None of fewer than two pairs. Equal differences have p 1 where they are 0,
+        and p 0 elsewhere.
+    """
+    if len(differences) < 2:
+        return None
+    from scipy.special import stdtr
+
+    mean, sd = statistics.fmean(differences), statistics.stdev(differences)
+    if sd == 0:
+        return float(mean == 0)
+    return float(2 * stdtr(len(differences) - 1, -abs(mean) * len(differences) ** 0.5 / sd))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """The p of each test after Holm's correction for all of them, in their order.
+
+    Where those at most a are called different, the chance of one or more false calls is at most a,
+    however the tests depend on each other (Holm, "A simple sequentially rejective multiple test
+    procedure", 1979).
+
+    Args:
+        values: p of each test.
+    """
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def mean_auc(
     labels: NDArray[np.integer],
     runs: Sequence[NDArray[np.floating]],

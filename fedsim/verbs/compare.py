@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
 from fedsim.terminal.printing import say
@@ -112,6 +112,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         problems.append(Problem("--classes", "goes with --figure"))
     elif arguments.figure is not None and not asked:
         problems.append(Problem("--figure", "goes with --over, --matrix or --classes"))
+    problems += require_matrix(arguments)
     if problems:
         raise InputError("the options do not fit", problems, hint="type: fedsim compare --help")
     damaged: list[Problem] = []
@@ -134,7 +135,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(comparison.record())
     elif arguments.matrix is not None:
-        say(str(figure))
+        say(matrix_text(cast("Matrix", figure), arguments.tests))
     else:
         say(comparison.text(shutil.get_terminal_size((120, 24)).columns))
     for line in comparison.left_out:
@@ -173,6 +174,27 @@ def matrix_argument(one: argparse.ArgumentParser) -> None:
         metavar=("ROWS", "COLUMNS"),
         help="the score over two keys, such as: --matrix adversary strategy",
     )
+    one.add_argument(
+        "--tests",
+        action="store_true",
+        help="with --matrix: paired t-tests of the columns of each row, Holm-corrected",
+    )
+
+
+def require_matrix(arguments: argparse.Namespace) -> list[Problem]:
+    """What is wrong with --tests beside the other options."""
+    if arguments.tests and arguments.matrix is None:
+        return [Problem("--tests", "goes with --matrix")]
+    return []
+
+
+def matrix_text(found: Matrix, tests: bool) -> str:
+    """A matrix as it is printed; with its tests, if asked."""
+    if not tests:
+        return str(found)
+    from fedsim.report.paired_tests import paired_tests, told
+
+    return f"{found}\n\n{told(found, paired_tests(found))}"
 
 
 def _figure(
@@ -186,7 +208,7 @@ def _figure(
     if arguments.matrix is not None:
         from fedsim.report.matrix import matrix
 
-        return matrix(comparison, *arguments.matrix)
+        return matrix(comparison, *arguments.matrix, metric=arguments.columns)
     if arguments.over is not None:
         from fedsim.report.over import over
 

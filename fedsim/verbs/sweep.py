@@ -15,7 +15,7 @@ from fedsim.files import seen_from
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
-from fedsim.verbs.compare import matrix_argument
+from fedsim.verbs.compare import matrix_argument, matrix_text, require_matrix
 from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from fedsim.terminal.console import Console
 
     require_jobs(arguments.jobs)
+    if problems := require_matrix(arguments):
+        raise InputError("the options do not fit", problems, hint="type: fedsim sweep --help")
     if arguments.matrix is not None:
         _require_axes(arguments.matrix, axes, len(sources))
     slurm = _queue(arguments)
@@ -102,7 +104,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if code == EXIT_INTERRUPTED:
         say(interrupted(sweep), file=sys.stderr)
     elif sweep.finished() and not arguments.quiet:
-        _print_table(sweep, console, arguments.matrix)
+        _print_table(sweep, console, arguments.matrix, arguments.tests)
     if code != EXIT_INTERRUPTED and len(sweep.finished()) > 1:
         _write_page(sweep, console)
     if code != EXIT_INTERRUPTED:
@@ -140,7 +142,7 @@ def _require_axes(keys: Sequence[str], axes: Sequence[str], scenarios: int) -> N
 
     require_two(*keys)
     varied = [axis.partition("=")[0] for axis in axes]
-    for key in keys:
+    for key in (key for named in keys for key in named.split(",")):
         # Several scenarios may differ in any key.
         if scenarios == 1 and not any(f"{one}.".startswith(f"{key}.") for one in varied):
             raise InputError(
@@ -196,7 +198,7 @@ def _write_page(sweep: Sweep, console: Console) -> None:
         console.line(f"page: {seen_from(Path.cwd(), page)}")
 
 
-def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None) -> None:
+def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None, tests: bool) -> None:
     from fedsim.report.compare import find_runs, rows_of, table
 
     folders = [folder.path for folder in sweep.finished()]
@@ -208,7 +210,7 @@ def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None) -> 
         from fedsim.report.comparison import compare
         from fedsim.report.matrix import matrix
 
-        console.line(str(matrix(compare(rows, intervals=False), *keys)))
+        console.line(matrix_text(matrix(compare(rows, intervals=False), *keys), tests))
     names = sorted({folder.parent for folder in folders})
     # The folders of runs say the same in few words, where they hold nothing else that is done.
     try:
@@ -220,4 +222,5 @@ def _print_table(sweep: Sweep, console: Console, keys: Sequence[str] | None) -> 
     here = Path.cwd()
     told = [str(seen_from(here, path)) for path in (names if short else folders)]
     shown = [] if keys is None else ["--matrix", *keys, "--figure", "matrix.png"]
+    shown += ["--tests"] * tests
     console.line(shlex.join(["fedsim", "compare", *told, *shown]))

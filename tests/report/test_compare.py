@@ -28,8 +28,9 @@ from fedsim.report.export import CSV_COLUMNS, csv_text, escape_latex, latex, mar
 from fedsim.report.matrix import matrix
 from fedsim.report.matrix import picture as matrix_picture
 from fedsim.report.over import over, picture
+from fedsim.report.paired_tests import paired_tests
 from fedsim.report.rows import Row
-from fedsim.report.statistics import interval
+from fedsim.report.statistics import holm, interval
 from fedsim.report.table import printed
 from fedsim.report.tested import Predictions
 
@@ -1114,6 +1115,61 @@ def test_a_cell_of_several_rows_is_refused(make: Make, tmp_path: Path) -> None:
         matrix(comparison(tmp_path), "adversary.name", "strategy.name")
     with pytest.raises(InputError, match="name two keys"):
         matrix(comparison(tmp_path), "adversary", "adversary")
+
+
+def of_losses(make: Make) -> None:
+    """Two rates of loss, two rules, three seeds: the rules differ by 0.1 at one rate alone."""
+    for rate in (0.0, 0.5):
+        for number, name in enumerate(("fedavg", "fed_ncl")):
+            for seed in range(3):
+                score = 0.8 - rate / 2 + 0.01 * seed + (0.1 + 0.001 * seed) * number * (rate > 0)
+                settings = {"client": {"packet_loss": rate}, "strategy": {"name": name}}
+                metrics = {"dice": score, "jaccard": score / 2}
+                make("a", seed, strength=None, metrics=metrics, settings=settings)
+
+
+def test_columns_of_a_row_are_tested_by_seed_and_corrected(make: Make, tmp_path: Path) -> None:
+    of_losses(make)
+    tests = paired_tests(matrix(comparison(tmp_path), "client.packet_loss", "strategy"))
+    assert {(one.row, one.p < 0.05) for one in tests} == {("0.0", False), ("0.5", True)}
+    assert [one.corrected for one in tests] == pytest.approx(holm([one.p for one in tests]))
+    lossy = next(one for one in tests if one.row == "0.5")
+    assert abs(lossy.difference.mean or 0) == pytest.approx(0.101)
+    assert lossy.difference.n == 3
+    # Other records, or one seed, are no pair.
+    alone = matrix(comparison(tmp_path), "strategy", "client.packet_loss")
+    assert len(paired_tests(alone)) == 2
+    make("a", 0, strength=None, settings={"client": {"packet_loss": 0.9}}, metrics={"dice": 0.1})
+    assert len(paired_tests(matrix(comparison(tmp_path), "strategy", "client.packet_loss"))) == 2
+
+
+def test_several_keys_are_one_side_of_a_matrix_and_another_score_is_shown(
+    make: Make, tmp_path: Path
+) -> None:
+    of_losses(make)
+    both = "client.packet_loss,strategy"
+    found = matrix(comparison(tmp_path), both, "data.name", "jaccard")
+    assert set(found.rows) == {f"{r}, {n}" for r in ("0.0", "0.5") for n in ("fedavg", "fed_ncl")}
+    assert found.cells["0.0, fedavg", found.columns[0]].measure.mean == pytest.approx(0.405)
+    assert str(found).startswith("Jaccard: ")
+    with pytest.raises(InputError, match="no score 'auc'"):
+        matrix(comparison(tmp_path), both, "data.name", "auc")
+    with pytest.raises(InputError, match="name two keys"):
+        matrix(comparison(tmp_path), both, "strategy")
+
+
+def test_the_command_prints_the_tests(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_losses(make)
+    words = ["compare", str(tmp_path / "runs"), "--tests"]
+    assert main([*words, "--matrix", "client.packet_loss", "strategy", "--columns", "jaccard"]) == 0
+    told = capsys.readouterr().out
+    assert "Jaccard: paired t-tests by seed" in told
+    assert "corrected for all 2" in told
+    assert main(words) == 2
+    assert "--tests: goes with --matrix" in capsys.readouterr().err
+    assert main([*words, "--matrix", "strategy", "data.name"]) == 2
 
 
 def test_the_command_prints_the_matrix_and_draws_it(

@@ -10,10 +10,12 @@ from sklearn.metrics import roc_auc_score
 
 from fedsim.report.statistics import (
     Measure,
+    holm,
     interval,
     mean_auc,
     mean_dice,
     measure,
+    paired_t,
     resamples,
 )
 from fedsim.tasks.classification.metrics import classification_metrics
@@ -258,3 +260,19 @@ def test_a_measure_is_over_the_values_that_are_known() -> None:
     )
     assert measure([0.5], (0.4, 0.6)) == Measure(0.5, None, 1, 1, (0.4, 0.6))
     assert measure([None]) == Measure(None, None, 0, 1)
+
+
+def test_the_paired_t_test_is_that_of_scipy() -> None:
+    from scipy.stats import ttest_rel
+
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 5))
+    assert paired_t(list(ours - theirs)) == pytest.approx(ttest_rel(ours, theirs).pvalue)
+    assert paired_t([0.3]) is None
+    assert paired_t([0.0, 0.0]) == 1
+    assert paired_t([0.25, 0.25]) == 0
+
+
+def test_holms_correction_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == [1, 1]
+    assert holm([]) == []
