@@ -16,6 +16,7 @@ from fedsim.data import dicom
 from fedsim.data.finding import SUFFIXES as PICTURES
 from fedsim.data.finding import images_below
 from fedsim.data.volumes.pairing import volumes_below
+from fedsim.data.volumes.reading import PICTURES as SLICES
 from fedsim.data.volumes.reading import SUFFIXES as VOLUMES
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.files import file_names
@@ -78,7 +79,7 @@ def find_files(
             if out is not None and not _within(place, out):
                 here = [path for path in here if not _within(path, out)]
         if not here:
-            kinds = ", ".join((*VOLUMES, "DICOM") if volumes else sorted(PICTURES))
+            kinds = ", ".join((*VOLUMES, *SLICES, "DICOM") if volumes else sorted(PICTURES))
             what = "volumes" if volumes else "images"
             problems.append(Problem(str(place), f"holds no {what} ({kinds})"))
         found |= dict.fromkeys(sorted(here))
@@ -88,7 +89,7 @@ def find_files(
 def _volumes_in(folder: Path) -> list[Path]:
     """The volumes below a folder, or the folder itself where it holds the files of a series."""
     series = [folder] if len(dicom.series_in(folder)) > 1 else []
-    return series + volumes_below(folder)
+    return series + (volumes_below(folder) or volumes_below(folder, SLICES))
 
 
 def _told(error: InputError | OSError, place: Path) -> list[Problem]:

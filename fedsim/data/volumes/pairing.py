@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.data import dicom
-from fedsim.data.volumes.reading import SUFFIXES
+from fedsim.data.volumes.reading import PICTURES, SUFFIXES
 from fedsim.errors import InputError, Problem
 
 
@@ -42,12 +42,14 @@ class Pair:
 def pairs_below(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     """The pairs below a folder, by the image's path, and notes on what was passed over.
 
+    Pictures are paired where there are no volumes: beside those they show what is in them.
+
     Raises:
         InputError: several images or masks have one name.
     """
     images: dict[tuple[str, ...], list[Path]] = {}
     masks: dict[tuple[str, ...], list[Path]] = {}
-    for path in volumes_below(root):
+    for path in volumes_below(root) or volumes_below(root, PICTURES):
         words = _words_of(path.relative_to(root))
         side = masks if MASK_WORDS & set(words) else images
         side.setdefault(_key(words), []).append(path)
@@ -75,13 +77,14 @@ def pairs_below(root: Path) -> tuple[list[Pair], tuple[str, ...]]:
     return sorted(pairs, key=lambda pair: pair.image), tuple(notes)
 
 
-def volumes_below(root: Path) -> list[Path]:
-    """Files of volumes, and folders with several DICOM files, at any depth; no hidden ones."""
+def volumes_below(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """Files with these suffixes, and folders with several DICOM files, at any depth; none that is
+    hidden."""
     found = []
     for here, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = [name for name in names if not name.startswith(".")]
-        found += [Path(here, name) for name in sorted(shown) if name.lower().endswith(SUFFIXES)]
+        found += [Path(here, name) for name in sorted(shown) if name.lower().endswith(suffixes)]
         slices = [name for name in shown if dicom.is_dicom(Path(here, name))]
         if len(slices) > 1 and Path(here) != root:
             found.append(Path(here))
@@ -93,7 +96,7 @@ def volumes_below(root: Path) -> list[Path]:
 def _words_of(path: Path) -> list[str]:
     """The words of a path's folders and name, in lower case, without the suffix."""
     name = path.name
-    for suffix in (*SUFFIXES, *dicom.SUFFIXES):
+    for suffix in (*SUFFIXES, *PICTURES, *dicom.SUFFIXES):
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
             break

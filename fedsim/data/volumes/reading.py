@@ -1,6 +1,6 @@
 """Read volumes and outlines from medical image files: NIfTI with nibabel, others with SimpleITK.
 
-A folder with the files of one DICOM series is a volume, too.
+A folder with the files of one DICOM series is a volume, too, and a picture is one of one slice.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
 SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd")
+PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 _DIGITS = 3
 """Of directions (their cosines), where it is asked which way an axis goes."""
@@ -82,7 +83,7 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
     """Read a file.
 
     Args:
-        path: with one of `SUFFIXES`, or a folder with the files of one DICOM series.
+        path: with one of `SUFFIXES` or `PICTURES`, or a folder with the files of one DICOM series.
         channel: which of the last axis of a 4-D file; None accepts only one.
         canonical: turn the axes, so that slices go from the feet to the head, rows from front to
             back and columns to the patient's left, as nearly as the file's axes do. Otherwise they
@@ -103,8 +104,11 @@ def read_volume(path: Path, *, channel: int | None = None, canonical: bool = Tru
         array, affine = _read_nifti(path)
     elif path.name.lower().endswith(SUFFIXES):
         array, affine = _read_itk(path)
+    elif path.name.lower().endswith(PICTURES):
+        array, affine = _read_picture(path)
     else:
-        raise Unreadable(f"is none of {', '.join(SUFFIXES)}, and no folder of a DICOM series")
+        suffixes = ", ".join((*SUFFIXES, *PICTURES))
+        raise Unreadable(f"is none of {suffixes}, and no folder of a DICOM series")
     if not _is_place(affine):
         raise Unreadable("says nothing usable about the position of its voxels")
     if array.dtype.kind not in "biuf":
@@ -278,6 +282,35 @@ def _read_itk(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
         return _of_itk(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
         raise Unreadable(f"is damaged or no volume: {_line(error, path)}") from error
+
+
+def _read_picture(path: Path) -> tuple[np.ndarray, NDArray[np.float64]]:
+    """A picture as a volume of one slice, whose pixels have sides of 1 mm.
+
+    A palette gives its indices, which are what a mask means by it. Alpha is dropped. Colours stay
+    channels, unless all are alike.
+    """
+    from PIL import Image
+
+    from fedsim.data.images import opened_picture
+
+    try:
+        with opened_picture(path) as opened:
+            if (frames := getattr(opened, "n_frames", 1)) > 1 and opened.format != "MPO":
+                raise Unreadable(f"holds {frames} pictures (pages or frames), not one")
+            plain = opened.convert("RGB") if opened.mode in ("CMYK", "YCbCr", "LAB") else opened
+            array = np.asarray(plain)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Unreadable(f"is damaged or no picture: {_line(error, path)}") from error
+    if array.ndim == 3:
+        colours = array[..., : 1 if array.shape[2] < 3 else 3]
+        alike = (colours == colours[..., :1]).all()
+        array = colours[..., 0] if alike else colours[:, :, None]
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    array = array.swapaxes(0, 1)  # as files count: column, row
+    # Rows go from front to back and columns to the left: nothing is turned.
+    return array if array.ndim == 4 else array[..., None], np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def _of_itk(image: Any) -> tuple[np.ndarray, NDArray[np.float64]]:

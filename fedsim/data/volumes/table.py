@@ -1,4 +1,7 @@
-"""A person's own volumes: a table of images and masks, or files paired by their names."""
+"""A person's own volumes: a table of images and masks, or files paired by their names.
+
+A picture is a volume of one slice.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ class Volumes(VolumeDataset):
     """Volumes and masks, without a stand-in: listed by a table, or paired by their names.
 
     The columns of the table are image and mask (paths relative to the root) and, if known, site
-    and group (the patient). An image or a mask may be a folder with the files of one DICOM series.
+    and group (the patient). An image or a mask may be a folder with the files of one DICOM series,
+    or a picture (PNG, BMP, TIFF, JPEG), which is a volume of one slice.
     Without a table, an image and its mask are called alike but for words as `mask` or `seg` in
     their names or folders.
 

@@ -372,9 +372,9 @@ def test_a_metaimage_is_read_like_the_same_nifti_and_missed_bytes_are_counted(ro
 
 def test_files_of_unknown_kinds_are_refused(root, tmp_path):
     table = root / "cases.csv"
-    table.write_text(table.read_text().replace("\n2.nii.gz", "\n2.png"))
-    (root / "2.png").write_bytes(b"")
-    assert found_suffixes(problems(root, tmp_path / "cache")["2.png"])
+    table.write_text(table.read_text().replace("\n2.nii.gz", "\n2.gif"))
+    (root / "2.gif").write_bytes(b"")
+    assert found_suffixes(problems(root, tmp_path / "cache")["2.gif"])
 
 
 def found_suffixes(message: str) -> bool:
