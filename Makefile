@@ -10,6 +10,8 @@ HIPPOCAMPUS ?=
 LEAVER ?= hk
 SEEDS  ?= 1
 CASES  ?= 1,2,5,10
+LOSSES ?= 0.5,0.9
+LOSSY  ?= 2,4
 EPSILONS ?= 0.5 1 2 4 8
 # Of the tests; 0 is one after the other.
 WORKERS ?= 2
@@ -17,7 +19,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table matrix league unlearning fewshot curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix league unlearning fewshot split curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -79,6 +81,21 @@ fewshot: $(READY) ## Dice over 1, 2, 5, 10 outlined cases (docs/results.md), an 
 	  --quiet --runs runs/fewshot federation.labelled_groups=$(CASES) --seeds 0 1 2 $(if $(DATA),data.root="$(DATA)")
 	$(VENV)/bin/fedsim compare runs/fewshot --columns dice,dice_2d,seconds --markdown runs/fewshot/table.md \
 	  --over federation.labelled_groups --figure runs/fewshot/fewshot.png
+
+AGGREGATORS = {name: fedavg, weighting: uniform},fedavg,auto_fedavg,{name: fed_ncl, version: v2},{name: fed_ncl, version: v4}
+# Without loss both cuts are one model.
+SPLIT = --backend inline --quiet --runs runs/split --seeds 0 1 2 strategy='$(AGGREGATORS)' \
+        $(if $(DATA),data.root="$(DATA)")
+
+split: $(READY) ## Lost packets by aggregator (docs/methods/split.md), some hours: make split [DATA=DIR (PROMISE12)] [LOSSES=0.5,0.9] [LOSSY=2,4]
+	$(VENV)/bin/fedsim sweep lesion_split_shallow $(SPLIT) client.packet_loss=0.0
+	$(VENV)/bin/fedsim sweep lesion_split_shallow lesion_split_deep $(SPLIT) client.packet_loss=$(LOSSES) client.lossy=$(LOSSY)
+	for cut in shallow deep; do \
+	  $(VENV)/bin/fedsim compare runs/split/lesion_split_$$cut --columns jaccard --tests \
+	    --matrix client.packet_loss,client.lossy strategy --figure runs/split/$$cut.png || exit; \
+	done
+	$(VENV)/bin/fedsim compare runs/split/lesion_split_* --columns jaccard --tests \
+	  --matrix client.packet_loss,client.lossy,strategy client.cut
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]

@@ -214,7 +214,7 @@ class SegmentationTask(Task):
     def score(
         self, predicted: NDArray[np.int64], view: Any, per_site: bool = False
     ) -> dict[str, float | None]:
-        """Dice and Jaccard of what `predict` gave; with `per_site` also Dice of slices, of all sites."""
+        """Dice and Jaccard of what `predict` gave; with `per_site` also Dice of all slices."""
         from fedsim.tasks.segmentation.evaluation import scores, slice_score
 
         found = scores(predicted.sum(1), view, self, per_site=per_site)
