@@ -141,6 +141,12 @@ def test_a_strategy_that_keeps_all_rules_passes(of_fedavg: dict[str, str]) -> No
     assert "all counted" in of_fedavg["bytes are counted"]
 
 
+def test_of_a_link_what_never_crossed_need_not_be_counted() -> None:
+    words = "model={name: split_unet, channels: [4, 8]}"
+    counted = of("clients", "split_segmentation", words)["bytes are counted"]
+    assert "all counted" in counted()
+
+
 def test_it_is_said_what_a_nan_does(of_fedavg: dict[str, str]) -> None:
     assert of_fedavg["an update that is NaN"].startswith(
         "refused, the run stops: strategy 'fedavg'"
