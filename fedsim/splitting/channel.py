@@ -6,6 +6,7 @@ nothing is scaled up for it. Features and gradients are lost independently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,7 +46,7 @@ class Channel:
             raise ValueError(f"packet_loss is a share between 0 and 1, not {self.loss}.")
         if self.burst is None:
             return
-        if not self.burst >= 1:
+        if not 1 <= self.burst < math.inf:
             raise ValueError(f"burst is a number of packets, at least 1, not {self.burst}.")
         if self.loss < 1 and self.burst < self.loss / (1 - self.loss):
             least = self.loss / (1 - self.loss)
@@ -83,10 +84,10 @@ class Channel:
             # Runs are without memory, so the first one, which began before, is as long as any.
             means = (burst, gap) if first else (gap, burst)
             pairs = torch.stack([_geometric(mean, generator) for mean in means], dim=1)
-            drawn.append(pairs.flatten())
-        lengths = torch.cat(drawn)
-        lost = torch.arange(len(lengths)) % 2 == (0 if first else 1)
-        return lost.repeat_interleave(lengths)[:count]
+            drawn.append(pairs.flatten().clamp(max=count))  # Longer ones would overflow.
+        ends = torch.cat(drawn).cumsum(0)
+        run = torch.searchsorted(ends, torch.arange(count), right=True)
+        return run % 2 == (0 if first else 1)
 
 
 def _geometric(mean: float, generator: torch.Generator, count: int = 256) -> Tensor:

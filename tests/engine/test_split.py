@@ -122,6 +122,12 @@ def test_without_loss_a_run_has_the_bits_of_the_model_in_one_piece(
         assert found.metrics == expected.metrics
 
 
+def test_clients_of_one_size_are_averaged_alike(go: Callable[..., Result]) -> None:
+    sizes = [row["num-examples"] for row in go("rounds=1").rounds[0]["metrics_by_client"].values()]
+    assert len(set(sizes)) == 1
+    assert_same(go(), go("strategy.weighting=uniform"))
+
+
 def fields(result: Result, direction: str) -> list[dict[str, int]]:
     rows = lines(result, "traffic.jsonl")
     return [row["fields"] for row in rows if row["direction"] == direction]  # type: ignore[misc]

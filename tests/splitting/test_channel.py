@@ -62,6 +62,19 @@ def test_bursts_have_their_mean_length(loss: float, burst: float) -> None:
     assert abs(mean - burst) <= 3 * burst / len(lengths) ** 0.5
 
 
+def test_a_burst_longer_than_any_message_loses_all_of_it_or_nothing() -> None:
+    channel = Channel(0.5, 1e15)
+    found = [channel.arrives((2, 4, 25, 3), generator(seed)) for seed in range(60)]
+    means = [one.float().mean().item() for one in found if one is not None]
+    assert set(means) == {0.0, 1.0}
+    assert 15 < sum(means) < 45
+
+
+def test_a_burst_is_as_it_was_drawn() -> None:
+    lost = ~Channel(0.5, 3.0).arrives((1, 1, 30, 1), generator(3)).flatten()  # type: ignore[union-attr]
+    assert "".join("x" if one else "." for one in lost.tolist()) == "x.......xxxx........xx...x.xxx"
+
+
 def test_bursts_of_the_length_that_chance_gives_are_independent_losses() -> None:
     loss = 0.6
     lost = ~Channel(loss, 1 / (1 - loss)).arrives((400, 10, 25, 3), generator(2)).flatten()  # type: ignore[union-attr]
@@ -148,6 +161,7 @@ def test_the_gradient_passes_by_the_eight_bits() -> None:
         (0.5, 0.5, "burst"),
         (0.9, 5.0, "at least 9"),
         (0.5, float("nan"), "burst"),
+        (0.5, float("inf"), "burst"),
     ],
 )
 def test_impossible_channels_are_refused(loss: float, burst: float | None, word: str) -> None:
