@@ -145,7 +145,7 @@ class SplitSegmentation(Segmentation):
         total = {
             name: images * size for name, size in each.items() if name.partition("/")[2] in fields
         }
-        models = [dict[str, ArrayRecord](one.array_records) for one in (content, reply)]
+        sent, answered = (dict[str, ArrayRecord](one.array_records) for one in (content, reply))
         parts = require_cut(model, self.cut)
-        reply[LINK] = link_record(total, parts, *models, stays=staying(content))
+        reply[LINK] = link_record(total, parts, sent, answered, staying(content))
         return reply

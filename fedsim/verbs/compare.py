@@ -208,7 +208,8 @@ def _figure(
     if arguments.matrix is not None:
         from fedsim.report.matrix import matrix
 
-        return matrix(comparison, *arguments.matrix, metric=arguments.columns)
+        rows, columns = arguments.matrix
+        return matrix(comparison, rows, columns, arguments.columns)
     if arguments.over is not None:
         from fedsim.report.over import over
 
