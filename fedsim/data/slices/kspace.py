@@ -21,9 +21,9 @@ from fedsim.errors import InputError, Problem
 
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (*HDF5, ".npy")
+_MODL = ("trnOrg", "tstOrg")
 _UNNAMED = (
-    "files of MoDL (.hdf5) do not name patients: slices of one patient may be on both sides of the "
-    "split"
+    "files of MoDL do not name patients: slices of one patient may be on both sides of the split"
 )
 
 
@@ -37,7 +37,10 @@ class KSpace(SliceDataset):
     )
 
     def manifest(self, root: Path) -> SliceManifest:
-        """All files with a known ending; the first folder below the root is the site."""
+        """All files with a known ending; the first folder below the root is the site.
+
+        A file is a patient, but for files of fastMRI, which name theirs, and those of MoDL.
+        """
         paths = sorted(path for path in root.rglob("*") if _wanted(path, root))
         if not paths:
             raise InputError(
@@ -45,33 +48,38 @@ class KSpace(SliceDataset):
                 [Problem(str(root), f"expected there: {self.layout}")],
                 "check data.root",
             )
-        if any(path.suffix in HDF5 for path in paths):
+        if any(_hdf5(path) for path in paths):
             _h5py()
         parts = [path.relative_to(root).parts for path in paths]
-        ids = ["/".join(part).rsplit(".", 1)[0] for part in parts]
+        ids = _names(["/".join(part) for part in parts])
+        groups = [_patient(path, name) for path, name in zip(paths, ids, strict=True)]
         return SliceManifest(
             paths,
             [part[0] if len(part) > 1 else "kspace" for part in parts],
-            # A file of MoDL has slices of many patients that it does not name.
-            ["" if path.suffix == ".hdf5" else name for path, name in zip(paths, ids, strict=True)],
+            groups,
             ids,
-            notes=(_UNNAMED,) if any(path.suffix == ".hdf5" for path in paths) else (),
+            notes=(_UNNAMED,) if "" in groups else (),
         )
 
     def read(self, path: Path) -> Complex:
         """The slices of a file, of one (virtual) coil."""
-        if path.suffix == ".npy":
-            return calgary(np.load(path, allow_pickle=False))
+        if not _hdf5(path):
+            return calgary(_loaded(path))
         with _h5py().File(path, "r") as file:
             keys = set(file)
-            if {"trnOrg", "tstOrg"} & keys:
-                return modl({name: file[name][()] for name in ("trnOrg", "tstOrg") if name in keys})
+            if keys & set(_MODL):
+                return modl({name: _array(file, name) for name in _MODL if name in keys})
             if "kspace" not in keys:
                 raise ValueError(
                     f"has no k-space: its keys are {', '.join(sorted(keys)) or 'none'}; expected "
                     "kspace (fastMRI, CC359), or trnOrg and tstOrg (MoDL)"
                 )
-            found = file["kspace"][()]
+            if "mask" in keys:
+                raise ValueError(
+                    "holds k-space that was measured in part (it has a mask, as fastMRI's test "
+                    "files have): nothing is known of the rest"
+                )
+            found = _array(file, "kspace")
         return fastmri(found) if found.dtype.kind == "c" else calgary(found)
 
 
@@ -84,7 +92,7 @@ def fastmri(kspace: NDArray[Any]) -> Complex:
     Raises:
         ValueError: the array is something else.
     """
-    if kspace.ndim not in (3, 4):
+    if kspace.ndim not in (3, 4) or not kspace.size:
         raise ValueError(f"holds k-space {kspace.shape}, expected [slices, (coils,) rows, columns]")
     coils = kspace if kspace.ndim == 4 else kspace[:, None]
     images = _images(coils)
@@ -102,7 +110,7 @@ def calgary(kspace: NDArray[Any]) -> Complex:
     Raises:
         ValueError: the array is something else.
     """
-    if kspace.ndim != 4 or kspace.shape[-1] % 2 or kspace.dtype.kind != "f":
+    if kspace.ndim != 4 or kspace.shape[-1] % 2 or kspace.dtype.kind != "f" or not kspace.size:
         raise ValueError(
             f"holds {kspace.dtype} {kspace.shape}, expected k-space of real numbers "
             "[slices, rows, columns, 2 * coils]"
@@ -121,6 +129,9 @@ def modl(arrays: dict[str, NDArray[Any]]) -> Complex:
     for name, found in arrays.items():
         if found.ndim != 3 or found.dtype.kind != "c":
             raise ValueError(f"{name} holds {found.dtype} {found.shape}, expected complex slices")
+    if len({found.shape[1:] for found in arrays.values()}) > 1:
+        shapes = " and ".join(f"{name} {found.shape}" for name, found in arrays.items())
+        raise ValueError(f"holds slices of several sizes: {shapes}")
     return np.concatenate([arrays[name] for name in sorted(arrays)])
 
 
@@ -151,7 +162,50 @@ def _images(kspace: NDArray[Any]) -> NDArray[Any]:
 
 def _wanted(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.suffix in SUFFIXES and path.is_file() and not hidden
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+
+
+def _hdf5(path: Path) -> bool:
+    return path.suffix.lower() in HDF5
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Names of files without their endings, but where two would be the same."""
+    short = [path.rsplit(".", 1)[0] for path in paths]
+    return [s if short.count(s) == 1 else p for s, p in zip(short, paths, strict=True)]
+
+
+def _patient(path: Path, name: str) -> str:
+    """The patient whom a file names, "" for one of MoDL, and else the file's own name."""
+    if not _hdf5(path):
+        return name
+    try:
+        with _h5py().File(path, "r") as file:
+            if set(file) & set(_MODL):
+                return ""
+            told = file.attrs.get("patient_id", b"")
+    except (OSError, RuntimeError, KeyError):
+        return name  # That it cannot be read is said when it is read.
+    told = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    return told.strip() or name
+
+
+def _loaded(path: Path) -> NDArray[Any]:
+    """The array of a .npy file; ValueError where it holds something else."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except EOFError as error:
+        raise ValueError("is empty") from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError("holds several arrays (.npz), expected one")
+    return found
+
+
+def _array(file: Any, name: str) -> NDArray[Any]:
+    """An array of an open HDF5 file; ValueError where the name is that of a group."""
+    if not isinstance(file[name], _h5py().Dataset):
+        raise ValueError(f"{name} is a group, expected an array")
+    return np.asarray(file[name][()])
 
 
 def _h5py() -> Any:

@@ -96,6 +96,100 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert len(store.skipped) == 1
 
 
+def written(path: Path, **arrays: Any) -> Path:
+    h5py = pytest.importorskip("h5py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            if array is None:
+                file.create_group(name)
+            else:
+                file[name] = array
+    return path
+
+
+def test_patients_follow_from_what_a_file_holds_and_not_from_its_ending(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    pieces = {"trnOrg": image(2), "tstOrg": image(4)[2:]}
+    written(root / "modl" / "a.h5", **pieces)
+    named = [written(root / "fastmri" / f"{name}.hdf5", kspace=transform(image())) for name in "bc"]
+    # One patient, two files: other slices, so that they are no copies.
+    written(named[1], kspace=transform(3 + image()))
+    h5py = pytest.importorskip("h5py")
+    for path in named:
+        with h5py.File(path, "a") as file:
+            file.attrs["patient_id"] = "0f3a"
+    written(
+        root / "cc359" / "d.H5",
+        kspace=np.ones((2, 12, 12, 2)) * np.arange(1, 3)[:, None, None, None],
+    )
+    store = opened(KSpace(), root, tmp_path / "cache")
+    count = {
+        site: len(set(store.groups[store.sites == code].tolist()))
+        for code, site in enumerate(store.site_names)
+    }
+    assert count == {"cc359": 1, "fastmri": 1, "modl": 4}
+
+
+def test_files_of_one_stem_have_names_of_their_own(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for ending, shift in ((".h5", 0), (".hdf5", 3)):
+        written(root / f"a{ending}", kspace=transform(shift + image()))
+    store = opened(KSpace(), root, tmp_path / "cache")
+    assert len(set(store.ids)) == 6
+    assert len(set(store.groups.tolist())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"kspace": None}, "kspace is a group"),
+        ({"trnOrg": None}, "trnOrg is a group"),
+        ({"image": image()}, "its keys are image"),
+        ({}, "its keys are none"),
+        ({"kspace": image()[0]}, r"holds k-space \(12, 12\)"),
+        ({"kspace": image()[:0]}, r"holds k-space \(0, 12, 12\)"),
+        ({"kspace": image() * np.nan}, "no finite numbers"),
+        ({"kspace": image(), "mask": np.ones(12)}, "measured in part"),
+        ({"trnOrg": image(), "tstOrg": image(3, 12, 10)}, "several sizes"),
+        ({"trnOrg": np.ones((2, 8, 8))}, "expected complex slices"),
+    ],
+)
+def test_a_file_of_something_else_is_told(
+    tmp_path: Path, arrays: dict[str, Any], words: str
+) -> None:
+    written(tmp_path / "data" / "a.h5", **arrays)
+    with pytest.raises(InputError, match=words):
+        opened(KSpace(), tmp_path / "data", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", [b"", b"no array"])
+@pytest.mark.parametrize("ending", [".npy", ".h5"])
+def test_a_broken_file_is_told(tmp_path: Path, ending: str, content: bytes) -> None:
+    if ending == ".h5":
+        pytest.importorskip("h5py")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / f"a{ending}").write_bytes(content)
+    with pytest.raises(InputError, match=r"1 of 1 files .*cannot be used"):
+        opened(KSpace(), tmp_path / "data", tmp_path / "cache")
+
+
+def test_several_arrays_in_one_file_are_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with open(tmp_path / "data" / "a.npy", "wb") as file:
+        np.savez(file, x=np.ones((1, 8, 8, 2)))
+    with pytest.raises(InputError, match="several arrays"):
+        opened(KSpace(), tmp_path / "data", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 7), (3, 1, 5), (2, 8, 11)])
+def test_one_slice_and_odd_sizes_are_read(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    written(tmp_path / "data" / "a.h5", kspace=transform(image(*shape)))
+    store = opened(KSpace(), tmp_path / "data", tmp_path / "cache", size=17)
+    assert store.images.shape == (shape[0], 2, 17, 17)
+    assert np.isfinite(store.images).all()
+
+
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("nothing")
