@@ -16,13 +16,14 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from fedsim import Site
+from fedsim import InputError, Site
 from fedsim.clients.reconstruction import Reconstruction
 from fedsim.method import Adam
 from fedsim.models.auto_mri import ALPHAS, GATES, AutoMRI, corrected, moved
 from fedsim.wire import pack_state, tensor_record, tensors
 
 Order = Literal["together", "architecture_first"]
+Mean = Literal["corrected", "plain"]
 Losses = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 MEAN, HEARD = "mean", "heard"
 """Records of the client's state: the running mean, and of how many models."""
@@ -84,6 +85,8 @@ class FedAutoMRI(Reconstruction):
         beta: weight of the validation loss in the step of the logits; the paper does not give it.
         order: of a step of the search, see `milenas_step`.
         decay: gamma of the mean; the paper does not give it. 0: clients begin at what they heard.
+        mean: "corrected": as above; "plain": m begins at the first model that was heard, and is the
+            start itself.
     """
 
     payload_kind = "architecture"
@@ -94,17 +97,27 @@ class FedAutoMRI(Reconstruction):
     beta: NonNegativeFloat = 1.0
     order: Order = "together"
     decay: NonNegativeFloat = 0.9
+    mean: Mean = "corrected"
 
     def __post_init__(self) -> None:
         if self.decay >= 1:
             raise ValueError(f"decay must be below 1, not {self.decay}.")
 
+    def check_fits(self, model: nn.Module, task: object, clients: Sequence[str]) -> None:
+        """Refuse a model that is no search space."""
+        if not isinstance(model, AutoMRI):
+            raise ValueError(
+                f"it trains a super-net, and the model is a {type(model).__name__}: type "
+                "model.name=auto_mri"
+            )
+
     def search(self, content: RecordDict, site: Site) -> RecordDict:
         """Train weights and logits of the super-net; both travel."""
         model, names = self._model(content, site)
         if not len(site.val):
-            raise ValueError(
-                "the search needs validation slices at each client: set data.split.val above 0"
+            raise InputError(
+                f"client {site.name} has no validation slices, and the search needs some",
+                hint="set data.split.val to more",
             )
         model.to(site.device).train()
         weights = [v for n, v in model.named_parameters() if n not in (ALPHAS, GATES)]
@@ -140,6 +153,12 @@ class FedAutoMRI(Reconstruction):
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Train the derived network from this client's mean; only what it uses travels."""
         model, names = self._model(content, site)
+        if ALPHAS in names:
+            raise InputError(
+                "the client method fedautomri trains an architecture that the server derived, and "
+                "the server sent a whole super-net",
+                hint="type strategy.name=fedautomri, or client.name=reconstruction",
+            )
         names = [name for name in names if name != GATES]
         start, mean, heard = self._start(content, site, names)
         _fill(model, start)
@@ -160,8 +179,7 @@ class FedAutoMRI(Reconstruction):
     def _model(self, content: RecordDict, site: Site) -> tuple[AutoMRI, list[str]]:
         """The model with what was received, and the names of that; all else is zero."""
         model = site.new_model()
-        if not isinstance(model, AutoMRI):
-            raise ValueError(f"the search needs model.name=auto_mri, not a {type(model).__name__}")
+        assert isinstance(model, AutoMRI)  # `check_fits` has seen to it.
         received = tensors(content.array_records["arrays"])
         with torch.no_grad():
             for name, value in model.named_parameters():
@@ -171,14 +189,17 @@ class FedAutoMRI(Reconstruction):
 
     def _start(self, content: RecordDict, site: Site, names: list[str]) -> tuple[dict, dict, int]:
         """Where the client begins, and its mean with the model it heard in it."""
-        received = tensors(content.array_records["arrays"])
+        whole = tensors(content.array_records["arrays"])
+        received = {name: whole[name] for name in names}
         kept = site.state.array_records.get(MEAN)
-        mean = moved(
-            {} if kept is None else tensors(kept), {n: received[n] for n in names}, self.decay
-        )
+        before = {} if kept is None else tensors(kept)
         heard = 1
         if kept is not None:
             heard += int(site.state.metric_records[HEARD]["count"])  # type: ignore[arg-type]
+        if self.mean == "plain":
+            mean = moved(before or received, received, self.decay)
+            return mean, mean, heard
+        mean = moved(before, received, self.decay)
         return corrected(mean, self.decay, heard), mean, heard
 
 

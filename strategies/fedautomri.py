@@ -13,9 +13,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from pydantic import PositiveFloat
 
-from fedsim import Exchange, RoundState
+from fedsim import Exchange, InputError, RoundState, Server
 from fedsim.method import Aggregated, Arrays
-from fedsim.models.auto_mri import ALPHAS, GATES, derived, in_use, searching
+from fedsim.models.auto_mri import ALPHAS, GATES, AutoMRI, derived, in_use, searching
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.wire import tensor_record, tensors
 
@@ -45,6 +45,23 @@ class FedAutoMRI(FedAvg):
         if search >= 1:
             raise ValueError(f"search is a share of the rounds, below 1, not {search}.")
         self.search = search
+
+    def setup(self, server: Server) -> None:
+        """Refuse a model that is no search space, and rounds of which none is left to train."""
+        super().setup(server)
+        model = server.new_model()
+        if not isinstance(model, AutoMRI):
+            raise InputError(
+                "strategy 'fedautomri' derives an architecture from a super-net, and the model is "
+                f"a {type(model).__name__}",
+                hint="type model.name=auto_mri",
+            )
+        if self._searching() >= server.rounds:
+            raise InputError(
+                f"strategy.search={self.search} leaves none of {server.rounds} rounds to train "
+                "what was found",
+                hint="set rounds to more, or strategy.search to less",
+            )
 
     def phase(self, server_round: int) -> str:
         """ "search" in the first rounds, "train" in the others."""

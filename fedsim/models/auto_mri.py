@@ -157,10 +157,10 @@ class AutoMRI(Unrolled):
         width: channels in cells.
         cells: how many.
         unrolls: see `fedsim.models.modl.Unrolled`.
-        weight: lambda at first.
+        weight: lambda at first, above 0.01.
 
     Raises:
-        ValueError: other channels, or a size below one.
+        ValueError: other channels, a size below one, or too small a weight.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ from fedsim.tasks.reconstruction import MADE_FOR, zero_filled
 ITERATIONS = 10
 TOLERANCE = 1e-6
 LEAST = 0.01
-"""The least lambda: below it float32 loses what the network says of k-space that was not measured,
-for the tolerance is one of the whole right side."""
+"""What lambda stays above: below it float32 loses what the network says of k-space that was not
+measured, for the tolerance is one of the whole right side."""
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -111,7 +111,10 @@ class Unrolled(nn.Module):
 
     Args:
         unrolls: how many.
-        weight: lambda at first; it is learned.
+        weight: lambda at first; it is learned, and stays above `LEAST`.
+
+    Raises:
+        ValueError: no unrolls, or a weight that is no more than `LEAST`.
     """
 
     made_for: ClassVar[str] = MADE_FOR
@@ -119,9 +122,17 @@ class Unrolled(nn.Module):
     def __init__(self, unrolls: int, weight: float) -> None:
         super().__init__()
         require_positive(unrolls=unrolls)
+        if weight <= LEAST:
+            raise ValueError(f"weight must be above {LEAST}, not {weight}.")
         self.unrolls = unrolls
-        # Its logarithm, so that no step makes it negative.
-        self.log_weight = nn.Parameter(torch.tensor([math.log(weight)]))
+        # The logarithm of what is above the least: a bound at which the gradient ends would hold
+        # whatever a step has brought there.
+        self.log_weight = nn.Parameter(torch.tensor([math.log(weight - LEAST)]))
+
+    @property
+    def weight(self) -> Tensor:
+        """Lambda, [1]."""
+        return LEAST + self.log_weight.exp()
 
     def denoise(self, images: Tensor) -> Tensor:
         """The denoiser D."""
@@ -130,7 +141,7 @@ class Unrolled(nn.Module):
     def forward(self, given: Tensor) -> Tensor:
         """Complex images [n, 2, H, W] of zero-filled images and masks [n, 3, H, W]."""
         measured, masks = given[:, :2], (given[:, 2:] > 0.5).to(given.dtype)
-        images, weight = measured, self.log_weight.exp().clamp_min(LEAST)
+        images, weight = measured, self.weight
         for _ in range(self.unrolls):
             images = consistent(self.denoise(images), measured, masks, weight)
         return images
@@ -145,10 +156,10 @@ class MoDL(Unrolled):
         width: channels between the first and the last convolution.
         layers: convolutions, two or more.
         unrolls: see `Unrolled`.
-        weight: lambda at first.
+        weight: lambda at first, above 0.01.
 
     Raises:
-        ValueError: other channels, fewer than two layers, or a size below one.
+        ValueError: other channels, fewer than two layers, a size below one, or too small a weight.
     """
 
     def __init__(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from flwr.app import MetricRecord, RecordDict
 
-from fedsim.clients.fedautomri import FedAutoMRI, Order, milenas_step
+from fedsim.clients.fedautomri import HEARD, MEAN, FedAutoMRI, Mean, Order, milenas_step
+from fedsim.wire import tensor_record
 
 
 def stepped(beta: float, order: Order) -> tuple[float, float]:
@@ -28,6 +33,23 @@ def test_weights_by_the_new_logits() -> None:
 
 def test_without_beta_the_validation_loss_has_no_part() -> None:
     assert stepped(0.0, "together") == pytest.approx((1.025, 0.55))
+
+
+@pytest.mark.parametrize(
+    ("mean", "want"),
+    [("corrected", [1, 1.526316, 2.439114]), ("plain", [1, 1.1, 1.39])],
+)
+def test_where_a_client_begins(mean: Mean, want: list[float]) -> None:
+    """By hand: 0.9 * 1 + 0.1 * 2 = 1.1, and 0.9 * 1.1 + 0.1 * 4 = 1.39."""
+    client, site = FedAutoMRI(decay=0.9, mean=mean), SimpleNamespace(state=RecordDict())
+    found = []
+    for heard in (1.0, 2.0, 4.0):
+        sent = RecordDict({"arrays": tensor_record({"w": np.float32([heard])})})
+        start, kept, count = client._start(sent, site, ["w"])
+        site.state[MEAN] = tensor_record(kept)
+        site.state[HEARD] = MetricRecord({"count": count})
+        found.append(float(start["w"][0]))
+    assert found == pytest.approx(want, abs=1e-5)
 
 
 def test_a_decay_of_one_is_refused() -> None:

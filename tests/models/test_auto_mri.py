@@ -18,7 +18,7 @@ from fedsim.models.auto_mri import (
     moved,
     told,
 )
-from fedsim.models.modl import MoDL, conjugate_gradients, consistent
+from fedsim.models.modl import LEAST, MoDL, conjugate_gradients, consistent
 from fedsim.tasks.reconstruction import Sampling, model_input, zero_filled
 
 
@@ -138,6 +138,31 @@ def test_a_record_is_solved_by_itself() -> None:
         alone = images[k : k + 1], zero_filled(images[k : k + 1], mask[k : k + 1])
         one = consistent(*alone, mask[k : k + 1], weight)
         assert torch.allclose(one[0], whole[k], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.05, LEAST])
+def test_data_consistency_leaves_a_residual_of_a_millionth(weight: float) -> None:
+    truth, network = torch.randn(2, 3, 2, 24, 20, generator=chance())
+    mask = Sampling(centre=64).masks(3, (24, 20), chance())
+    right = zero_filled(truth, mask) + weight * network
+    found = consistent(network, zero_filled(truth, mask), mask, torch.tensor([weight]))
+    left = (zero_filled(found, mask) + weight * found - right).flatten(1).norm(dim=1)
+    assert float((left / right.flatten(1).norm(dim=1)).max()) <= 1e-6
+
+
+@pytest.mark.parametrize("model", [MoDL, AutoMRI])
+def test_lambda_is_learned_and_stays_above_its_least(model: type) -> None:
+    torch.manual_seed(0)
+    mask = Sampling(centre=64).masks(2, (16, 16), chance())
+    given = model_input(torch.randn(2, 2, 16, 16, generator=chance()), mask)
+    net = model(3, 16, width=2, unrolls=1, weight=0.05)
+    assert float(net.weight.detach()) == pytest.approx(0.05)
+    net.log_weight.data -= 4.0  # As many bad steps would.
+    assert LEAST < float(net.weight.detach()) < 0.011
+    net(given).square().sum().backward()
+    assert abs(float(net.log_weight.grad)) > 0
+    with pytest.raises(ValueError, match=r"weight must be above 0\.01"):
+        model(3, 16, weight=0.01)
 
 
 def test_a_full_mask_and_no_weight_give_back_what_was_measured() -> None:

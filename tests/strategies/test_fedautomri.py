@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
-from fedsim import Observer, run
+from fedsim import InputError, Observer, run
 from fedsim.models.auto_mri import in_use, searching
+from fedsim.strategies.fedautomri import FedAutoMRI
 
 SMALL = (
     "rounds=3",
@@ -73,6 +75,47 @@ def test_pictures_are_drawn(whole: Path) -> None:
     names = {path.name for path in (whole / "reconstruction").iterdir()}
     assert names == {"slices.png", "slices.csv", "architecture.png", "architecture.csv"}
     assert "Reconstructions" in (whole / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["rounds=1"], "leaves none of 1 rounds to train"),
+        (["data.split.val=0.0"], "scanner-1 has no validation slices"),
+        (["model={name: modl, width: 2}"], r"the model is a MoDL: type\s+model.name=auto_mri"),
+        (["strategy={name: fedavg}"], "type strategy.name=fedautomri"),
+        (
+            ["model={name: modl, width: 2}", "client={name: reconstruction, steps: 1}"],
+            r"derives an architecture .* the model is a MoDL",
+        ),
+        (["data.acceleration=16"], "2 lines in the middle are more than the 1 of 16"),
+        (["privacy={noise_multiplier: 1, expected_batch: 2}"], "'fedautomri' has no private form"),
+        (["privacy={noise_multiplier: 1, unit: client}"], "needs a strategy that averages models"),
+    ],
+)
+def test_what_does_not_go_together_is_one_error(
+    keys: list[str], words: str, tmp_path: Path
+) -> None:
+    small = [key for key in SMALL if not ("{name: modl" in str(keys) and key.startswith("model."))]
+    small = [key for key in small if not ("client={" in str(keys) and key.startswith("client."))]
+    with pytest.raises(InputError, match=words):
+        run("brain_recon_fedautomri", *small, *keys, "resources.backend=inline", runs=tmp_path)
+
+
+def test_logits_are_averaged_by_samples_as_weights_are() -> None:
+    first = ArrayRecord({"alphas": Array(np.zeros((9, 8), np.float32))})
+    second = ArrayRecord({"alphas": Array(np.full((9, 8), 4.0, np.float32))})
+    replies = []
+    for record, slices in ((first, 3), (second, 1)):
+        metrics = MetricRecord({"num-examples": slices, "loss": 0.0})
+        content = RecordDict({"arrays": record, "metrics": metrics})
+        asked = Message(RecordDict(), dst_node_id=1, message_type="train")
+        replies.append(Message(content, reply_to=asked))
+    strategy = FedAutoMRI()
+    strategy.content(1, first, ConfigRecord())
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert np.array_equal(arrays["alphas"].numpy(), np.full((9, 8), 1.0, np.float32))
 
 
 def test_two_runs_have_the_same_bits(whole: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WINDOW = 7
+from fedsim.tasks.reconstruction.task import SMALLEST
+
+WINDOW = SMALLEST
 """Side of the window of SSIM, in pixels, as scikit-image and fastMRI have it."""
 _LEAST = 1e-20
 

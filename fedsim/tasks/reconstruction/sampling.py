@@ -49,6 +49,14 @@ class Sampling:
         if self.centre < 1:
             raise ValueError(f"centre must be at least one line, not {self.centre}.")
 
+    def require_fit(self, size: tuple[int, int]) -> None:
+        """Raise ValueError where the middle alone is more than is measured of slices [H, W]."""
+        centre = centre_lines(self.centre, size[1])
+        if self.pattern == "lines":
+            _lines_wanted(size[1], self.acceleration, centre)
+        else:
+            _points_wanted(size, self.acceleration, centre)
+
     def mask(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         """One mask, float32 [H, W] of zeros and ones."""
         draw = line_mask if self.pattern == "lines" else poisson_mask
@@ -82,12 +90,7 @@ def line_mask(
         ValueError: the middle alone has more columns than are measured.
     """
     height, width = size
-    wanted = max(1, round(width / acceleration))
-    if centre > wanted:
-        raise ValueError(
-            f"{centre} lines in the middle are more than the {wanted} of {width} lines that an "
-            f"acceleration of {acceleration:g} measures: choose fewer, or a smaller acceleration."
-        )
+    wanted = _lines_wanted(width, acceleration, centre)
     columns = torch.zeros(width)
     start = width // 2 - centre // 2
     columns[start : start + centre] = 1
@@ -121,12 +124,7 @@ def poisson_mask(
         ValueError: the square alone has more points than are measured.
     """
     height, width = size
-    wanted = max(1, round(height * width / acceleration))
-    if centre**2 > wanted:
-        raise ValueError(
-            f"a square of {centre} x {centre} points in the middle is more than the {wanted} "
-            f"points that an acceleration of {acceleration:g} measures: choose a smaller one."
-        )
+    wanted = _points_wanted(size, acceleration, centre)
     order = torch.randperm(height * width, generator=generator).tolist()
     low, high, best = 0.0, float(max(size)), None
     for _ in range(_BISECTIONS):
@@ -142,6 +140,28 @@ def poisson_mask(
         low, high = (slope, high) if found > wanted else (low, slope)
     assert best is not None
     return best
+
+
+def _lines_wanted(width: int, acceleration: float, centre: int) -> int:
+    """How many lines are measured; ValueError where those in the middle are more."""
+    wanted = max(1, round(width / acceleration))
+    if centre > wanted:
+        raise ValueError(
+            f"{centre} lines in the middle are more than the {wanted} of {width} lines that an "
+            f"acceleration of {acceleration:g} measures: choose fewer, or a smaller acceleration."
+        )
+    return wanted
+
+
+def _points_wanted(size: tuple[int, int], acceleration: float, centre: int) -> int:
+    """How many points are measured; ValueError where those in the middle are more."""
+    wanted = max(1, round(size[0] * size[1] / acceleration))
+    if centre**2 > wanted:
+        raise ValueError(
+            f"a square of {centre} x {centre} points in the middle is more than the {wanted} "
+            f"points that an acceleration of {acceleration:g} measures: choose a smaller one."
+        )
+    return wanted
 
 
 def _thrown(size: tuple[int, int], order: list[int], slope: float) -> Tensor:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MADE_FOR = "k-space"
 """What client methods and models declare that go with this task."""
 
+SMALLEST = 7
+"""Side of the smallest slices, the window of SSIM."""
+
 _BATCH = 16
 _MASK_SEED = 0
 """Of the masks that records are scored with: the same in all runs, whatever their seed."""
@@ -64,7 +67,25 @@ class Reconstruction(Task):
 
     @classmethod
     def of(cls, scenario: Scenario, store: Any, clients: Sequence[str]) -> Reconstruction:
-        """The slices' size, and the sampling that the data set was given."""
+        """The slices' size, and the sampling that the data set was given.
+
+        Raises:
+            InputError: slices of this size cannot be measured or scored so.
+        """
+        if store.size < SMALLEST:
+            raise InputError(
+                f"slices of {store.size} x {store.size} pixels are too small to be scored: SSIM "
+                f"looks at windows of {SMALLEST} x {SMALLEST}",
+                hint=f"set data.size to {SMALLEST} or more",
+            )
+        try:
+            store.sampling.require_fit((store.size, store.size))
+        except ValueError as error:
+            raise InputError(
+                f"k-space of {store.size} x {store.size} points cannot be measured so: {error}",
+                hint="data.acceleration says how much is measured, data.centre (of 256 lines) how "
+                "much of it lies in the middle",
+            ) from error
         return cls(store.size, store.sampling)
 
     @classmethod

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from fedsim.errors import InputError
 from fedsim.tasks.reconstruction import (
+    Reconstruction,
     Sampling,
     centre_lines,
     from_kspace,
@@ -58,6 +62,23 @@ def test_poisson_points_are_as_many_as_asked_and_denser_in_the_middle() -> None:
 def test_what_cannot_be_measured_is_refused(sampling: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         sampling()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("size", "sampling", "words"),
+    [
+        (6, Sampling(), "6 x 6 pixels are too small"),
+        (64, Sampling(acceleration=16), "6 lines in the middle"),
+        (64, Sampling("poisson", 4.0, 200), "a square of 50 x 50 points"),
+    ],
+)
+def test_slices_that_cannot_be_measured_or_scored_are_told_before_a_run(
+    size: int, sampling: Sampling, words: str
+) -> None:
+    store = SimpleNamespace(size=size, sampling=sampling)
+    with pytest.raises(InputError, match=words):
+        Reconstruction.of(SimpleNamespace(), store, ["a"])  # type: ignore[arg-type]
+    assert Reconstruction.of(SimpleNamespace(), SimpleNamespace(size=7, sampling=Sampling()), ["a"])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
