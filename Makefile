@@ -19,7 +19,7 @@ WORKERS ?= 2
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup scenario table matrix league unlearning fewshot split curve bench test test-fast lint docs clean
+.PHONY: help setup scenario table matrix league unlearning fewshot split reconstruction curve bench test test-fast lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -96,6 +96,15 @@ split: $(READY) ## Lost packets by aggregator (docs/methods/split.md), some hour
 	done
 	$(VENV)/bin/fedsim compare runs/split/lesion_split_* --columns jaccard --tests \
 	  --matrix client.packet_loss,client.lossy,strategy client.cut
+
+# Seed by seed, so that a table that was cut short has whole seeds.
+RECON = $(addprefix brain_recon_,modl fedautomri fedavg fedprox local centralised)
+
+reconstruction: $(READY) ## The table of reconstruction (docs/results.md), half an hour: make reconstruction
+	for seed in 0 1 2; do \
+	  $(VENV)/bin/fedsim sweep $(RECON) --seed $$seed --backend inline --quiet --runs runs/reconstruction || exit; \
+	done
+	$(VENV)/bin/fedsim compare runs/reconstruction --baseline brain_recon_modl --markdown runs/reconstruction/table.md
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
