@@ -74,6 +74,17 @@ _VOLUMES: dict[str, Any] = _IMAGES | {
     "model": {"name": "unet", "channels": [4, 8]},
     "client": {"name": "segmentation", "steps": 2, "batch_size": 2},
 }
+_KSPACE: dict[str, Any] = _IMAGES | {
+    "data": {
+        "name": "kspace",
+        "size": 16,
+        "embedded": {"patients": 6, "per_patient": 2},
+        "split": {"val": 0.2, "test": 0.2},
+    },
+    "federation": {"participation": 0.6, "partition": {"name": "natural"}},
+    "model": {"name": "auto_mri", "width": 2, "cells": 1, "unrolls": 1},
+    "client": {"name": "reconstruction", "steps": 2, "batch_size": 2},
+}
 # What a method of each payload meets: the strategy, and the client method.
 _PARTNERS: dict[str, dict[str, Any]] = {
     "images": {
@@ -115,6 +126,14 @@ _KINDS: dict[str, dict[str, Any]] = {
     },
 }
 _LABELLED = 0.5
+_KSPACE_PARTNERS: dict[str, dict[str, Any]] = {
+    "nothing": {
+        "strategy": {"name": "local_only"},
+        "client": {"name": "local_reconstruction", "steps": 2, "batch_size": 2},
+    },
+}
+# The small scenario of each task, and the partners of its methods.
+_TASKS = {"volumes": (_VOLUMES, _VOLUME_PARTNERS), "k-space": (_KSPACE, _KSPACE_PARTNERS)}
 _FEW = {"steps": 3, "epochs": 4, "batch_size": 8, "iterations": 1, "images_per_class": 1}
 
 
@@ -215,10 +234,10 @@ class Bench:
     def values(self) -> dict[str, Any]:
         """The small scenario, with the plugin in it and what goes with it."""
         factory = self.factory
-        volumes = data_of(factory) == "volumes"
-        values = dict(_VOLUMES if volumes else _IMAGES)
+        task = data_of(factory)
+        small, partners = _TASKS.get(task, (_IMAGES, _PARTNERS))
+        values = dict(small)
         if self.group in ("strategies", "clients"):
-            partners = _VOLUME_PARTNERS if volumes else _PARTNERS
             values |= partners.get(payload_of(factory), {})
             values |= _counterpart(self.group, factory)
             values["federation"] = values["federation"] | _labels(self.group, factory, values)
@@ -242,7 +261,7 @@ class Bench:
                 values["federation"].pop("clients")
             return values
         if self.group == "datasets":
-            own = {} if volumes else {"split": values["data"]["split"]}
+            own = {} if task == "volumes" else {"split": values["data"]["split"]}
             stand_in = {"embedded": values["data"]["embedded"]} if _takes(factory, values) else {}
             block = {"size": values["data"]["size"]} | own | stand_in | block
         return values | {block_key(self.group): block}
