@@ -7,19 +7,21 @@ with Federated Features" (2022). The server's half is `strategies/creff.py`, the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from flwr.app import RecordDict
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim import InputError, Site
 from fedsim.clients.long_tail import LongTail, LongTailLoss
 from fedsim.losses import class_gradients
-from fedsim.method import Augmentation, load_received
+from fedsim.method import load_received
 from fedsim.statistics import head_inputs
 from fedsim.wire import tensor_record, tensors
 
 
+@dataclass(eq=False)
 class CReFF(LongTail):
     """Train as `long_tail` does, and send the mean gradients of the classes that the site has.
 
@@ -27,36 +29,15 @@ class CReFF(LongTail):
     of the received model, before anything is trained.
 
     Args:
-        loss: of the local training, as in `long_tail`; the paper's is "cross_entropy".
-        epochs, steps, batch_size, learning_rate, momentum, weight_decay, augment: as in
-            `supervised`.
+        loss: of the local training; the paper's is "cross_entropy". It and all others are as in
+            `long_tail`.
     """
 
     payload_kind = "class_gradients"
     made_for = "images"
     side_by_side = True
 
-    def __init__(
-        self,
-        loss: LongTailLoss = "cross_entropy",
-        epochs: PositiveInt = 1,
-        steps: PositiveInt | None = None,
-        batch_size: PositiveInt = 32,
-        learning_rate: PositiveFloat = 0.01,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 0.0,
-        augment: Augmentation = "none",
-    ) -> None:
-        super().__init__(
-            loss,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            augment=augment,
-        )
+    loss: LongTailLoss = "cross_entropy"
 
     @property
     def discloses(self) -> tuple[str, ...]:

@@ -7,22 +7,24 @@ Medical Image Classification" (2023). E1 to E5 are its equations, in their order
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from flwr.app import MetricRecord, RecordDict
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from fedsim import InputError, Site
-from fedsim.clients.long_tail import LongTail, LongTailLoss
+from fedsim.clients.long_tail import LongTail
 from fedsim.losses import class_means, divergence, rescue_factor
-from fedsim.method import Penalty, load_received, proximal_term, update
+from fedsim.method import Augmentation, Penalty, load_received, proximal_term, update
 
 _BATCH = 64
 Pairs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
+@dataclass(eq=False)
 class FedMAS(LongTail):
     """Train with a long-tail loss, and towards what a frozen network makes of the same images.
 
@@ -32,11 +34,10 @@ class FedMAS(LongTail):
     model. The classes' own distances do not leave the client.
 
     Args:
-        loss: as in `long_tail`; the paper's is "balanced_softmax".
         alignment: weight of the distance in the loss, lambda_f.
         normalise: "paper" multiplies the distances as they are (E3), "code" divides both by their
-            sums over the classes first, which can invert the order of clients.
-        epochs, steps, batch_size, learning_rate, momentum, weight_decay: as in `supervised`.
+            sums over the classes first, which can invert the order of clients. All other parameters
+            are as in `long_tail`, but for `augment`, which there is not.
     """
 
     payload_kind = "rescue_factor"
@@ -44,29 +45,9 @@ class FedMAS(LongTail):
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     side_by_side = False
 
-    def __init__(
-        self,
-        loss: LongTailLoss = "balanced_softmax",
-        alignment: NonNegativeFloat = 3.0,
-        normalise: Literal["paper", "code"] = "paper",
-        epochs: PositiveInt = 1,
-        steps: PositiveInt | None = None,
-        batch_size: PositiveInt = 32,
-        learning_rate: PositiveFloat = 0.01,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 0.0,
-    ) -> None:
-        super().__init__(
-            loss,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-        )
-        self.alignment: float = alignment
-        self.normalise: Literal["paper", "code"] = normalise
+    alignment: NonNegativeFloat = 3.0
+    normalise: Literal["paper", "code"] = "paper"
+    augment: Augmentation = field(default="none", init=False)  # Vectors are of images as they are.
 
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained arrays, and the rescue factor among the metrics."""

@@ -5,6 +5,7 @@ The losses and their papers: `fedsim/losses/long_tail.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -34,6 +35,7 @@ LongTailLoss = Literal[
 ]
 
 
+@dataclass(eq=False)
 class LongTail(Supervised):
     """Train as `supervised` does, with a loss for classes of very different sizes.
 
@@ -57,41 +59,28 @@ class LongTail(Supervised):
     private = "none"
     side_by_side = True
 
-    def __init__(
-        self,
-        loss: LongTailLoss = "balanced_softmax",
-        tau: PositiveFloat = 1.0,
-        gamma: NonNegativeFloat = 2.0,
-        max_margin: PositiveFloat = 0.5,
-        scale: PositiveFloat = 1.0,
-        beta: NonNegativeFloat = 0.9999,
-        deferred: PositiveFloat = 0.8,
-        epochs: PositiveInt = 1,
-        steps: PositiveInt | None = None,
-        batch_size: PositiveInt = 32,
-        learning_rate: PositiveFloat = 0.01,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 0.0,
-        augment: Augmentation = "none",
-    ) -> None:
-        if beta >= 1:
-            raise ValueError(f"beta lies below 1, not at {beta}.")
-        if deferred > 1:
-            raise ValueError(f"deferred is a share of the rounds, at most 1, not {deferred}.")
-        super().__init__(
-            epochs,
-            steps,
-            batch_size,
-            learning_rate,
-            momentum,
-            weight_decay,
-            class_balanced=loss == "inverse_frequency",
-            augment=augment,
-        )
-        self.loss: LongTailLoss = loss
-        self.tau, self.gamma = tau, gamma
-        self.max_margin, self.scale = max_margin, scale
-        self.beta, self.deferred = beta, deferred
+    loss: LongTailLoss = "balanced_softmax"
+    tau: PositiveFloat = 1.0
+    gamma: NonNegativeFloat = 2.0
+    max_margin: PositiveFloat = 0.5
+    scale: PositiveFloat = 1.0
+    beta: NonNegativeFloat = 0.9999
+    deferred: PositiveFloat = 0.8
+    epochs: PositiveInt = 1
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    learning_rate: PositiveFloat = 0.01
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+    augment: Augmentation = "none"
+
+    def __post_init__(self) -> None:
+        if self.beta >= 1:
+            raise ValueError(f"beta lies below 1, not at {self.beta}.")
+        if self.deferred > 1:
+            raise ValueError(f"deferred is a share of the rounds, at most 1, not {self.deferred}.")
+        self.class_balanced = self.loss == "inverse_frequency"
+        self.class_weights = None
 
     def private_steps(self, units: int, expected_batch: int) -> int:
         """Refuse: the counts depend on all records."""

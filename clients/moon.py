@@ -6,16 +6,17 @@ Li, He and Song, "Model-Contrastive Federated Learning" (2021). Method card: `do
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from fedsim import Site
 from fedsim.clients.long_tail import LongTail, LongTailLoss
 from fedsim.losses import model_contrast
-from fedsim.method import Augmentation, Correction, Penalty, added, teacher_of
+from fedsim.method import Correction, Penalty, added, teacher_of
 from fedsim.statistics import watched_head
 from fedsim.wire import load_state, pack_state
 
@@ -23,6 +24,7 @@ PREVIOUS = "previous"
 """The record of a client's state with the model that it trained last."""
 
 
+@dataclass(eq=False)
 class Moon(LongTail):
     """Train as `long_tail` does, and contrast the model's features with those of two others.
 
@@ -32,9 +34,7 @@ class Moon(LongTail):
     Args:
         mu: weight of the contrast in the loss (Eq. 4); 0: `long_tail`.
         temperature: tau of the contrast.
-        loss: as in `long_tail`; the paper's is "cross_entropy".
-        epochs, steps, batch_size, learning_rate, momentum, weight_decay, augment: as in
-            `supervised`.
+        loss: the paper's is "cross_entropy"; it and all others are as in `long_tail`.
     """
 
     made_for = "images"
@@ -42,31 +42,9 @@ class Moon(LongTail):
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     side_by_side = True
 
-    def __init__(
-        self,
-        mu: NonNegativeFloat = 1.0,
-        temperature: PositiveFloat = 0.5,
-        loss: LongTailLoss = "cross_entropy",
-        epochs: PositiveInt = 1,
-        steps: PositiveInt | None = None,
-        batch_size: PositiveInt = 32,
-        learning_rate: PositiveFloat = 0.01,
-        momentum: NonNegativeFloat = 0.9,
-        weight_decay: NonNegativeFloat = 0.0,
-        augment: Augmentation = "none",
-    ) -> None:
-        super().__init__(
-            loss,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            augment=augment,
-        )
-        self.mu = mu
-        self.temperature = temperature
+    loss: LongTailLoss = "cross_entropy"
+    mu: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 0.5
 
     def fit(
         self,

@@ -12,7 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from fedsim import InputError, Result, run
-from fedsim.clients.long_tail import LongTail, LongTailLoss
+from fedsim.clients.creff import CReFF
+from fedsim.clients.fed_mas import FedMAS
+from fedsim.clients.long_tail import LongTail
+from fedsim.clients.moon import LongTailLoss, Moon
 from fedsim.losses import effective_weights
 from tests.engine.test_bits import assert_same
 
@@ -90,6 +93,16 @@ def test_margins_are_for_the_clients_own_counts() -> None:
     shares = torch.tensor([6.0, 3.0, 1.0]) / 10
     found = LongTail().criterion(site([0] * 6 + [1] * 3 + [2]))(logits, targets)
     torch.testing.assert_close(found, F.cross_entropy(logits + shares.log(), targets))
+
+
+@pytest.mark.parametrize("method", [Moon, CReFF, FedMAS])
+def test_methods_with_these_losses_take_their_parameters(method: type[LongTail]) -> None:
+    assert method(loss="focal", gamma=1.0).gamma == 1.0
+    assert method(loss="inverse_frequency").class_balanced
+    with pytest.raises(ValueError, match="beta lies below 1"):
+        method(beta=1.0)
+    with pytest.raises(TypeError, match="class_balanced"):
+        method(class_balanced=True)  # type: ignore[call-arg]
 
 
 def test_weights_are_deferred() -> None:
