@@ -57,7 +57,9 @@ class FedMAS(LongTail):
         pairs = _pairs(model, site)
         before = self._before(model, site, pairs)
         loss, during = self._fit_aligned(model, site, pairs, proximal_term(model, content))
-        factor = rescue_factor(before, during, self.normalise)
+        # What diverged is refused for its arrays, which are no numbers, either.
+        known = bool(torch.isfinite(before).all() and torch.isfinite(during).all())
+        factor = rescue_factor(before, during, self.normalise) if known else 0.0
         metrics = MetricRecord({"num-examples": len(site.train)})
         metrics["loss"], metrics["rescue-factor"] = loss, factor
         return RecordDict({"arrays": update(model, content), "metrics": metrics})

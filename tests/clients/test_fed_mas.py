@@ -14,7 +14,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
-from fedsim import InputError, Result, run
+from fedsim import InputError, Result, RunError, run
 from fedsim.engine.assembly import buffers_of
 from fedsim.strategies.fed_mas import FedMAS
 from fedsim.wire import pack_state, tensor_record, tensors
@@ -71,6 +71,14 @@ def test_without_alignment_it_is_the_balanced_softmax(run_small: Callable[..., R
                       "strategy.weighting=uniform")  # fmt: skip
     left, right = (load_file(one.folder / "model.safetensors") for one in (mas, plain))
     assert all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def test_a_client_that_diverges_is_named_and_its_classes_are_not(
+    run_small: Callable[..., Result],
+) -> None:
+    with pytest.raises(RunError, match="its training diverged") as stopped:
+        run_small("client.learning_rate=1e20")
+    assert "Distances" not in str(stopped.value)
 
 
 def reply(value: float, factor: object) -> Any:
