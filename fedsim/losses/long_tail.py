@@ -133,7 +133,8 @@ def _require(logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> No
     if counts is None:
         return
     if counts.shape != logits.shape[1:] or (counts < 0).any() or not (counts > 0).any():
-        raise ValueError(
-            f"Counts are {logits.shape[1]} numbers, one a class, at least 0 and not all 0, but "
-            f"they are {counts.tolist()}."
+        below, above = int((counts < 0).sum()), int((counts > 0).sum())
+        raise ValueError(  # What they are stays at the client.
+            f"Counts are {logits.shape[1]} numbers, one a class, at least 0 and not all 0, but of "
+            f"{len(counts)} are {below} below and {above} above 0."
         )

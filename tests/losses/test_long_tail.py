@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused(beta: float) -> None:
         effective_weights(COUNTS, beta)
     with pytest.raises(ValueError, match="No class"):
         effective_weights(torch.zeros(3))
-    with pytest.raises(ValueError, match="Counts"):
+    with pytest.raises(ValueError, match="of 2 are 0 below and 2 above 0"):
         balanced_softmax(torch.zeros(1, 3), torch.tensor([0]), torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="Logits"):
         focal(torch.zeros(3), torch.tensor([0]))
