@@ -167,7 +167,7 @@ def test_flowers_own_strategies_pass_and_are_sampled_by_fedsims_seed() -> None:
     assert "not the same ones" in said["rounds with different clients"]
 
 
-@pytest.mark.parametrize("name", ["supervised", "scaffold"])
+@pytest.mark.parametrize("name", ["supervised", "scaffold", "reconstruction", "fedautomri"])
 def test_built_in_clients_pass(name: str) -> None:
     said = passes("clients", name)
     assert said["nothing is kept on the object"] == "a new object for each message: the same bits"
@@ -199,7 +199,7 @@ def test_built_in_partitions_pass(name: str) -> None:
     assert said["the number of clients"] == "4 clients, as asked for"
 
 
-@pytest.mark.parametrize("name", ["cnn"])
+@pytest.mark.parametrize("name", ["cnn", "modl"])
 def test_built_in_models_pass(name: str) -> None:
     assert passes("models", name)["gradients"].startswith("reach all ")
 
