@@ -228,6 +228,7 @@ LONG = {
     "asynchronous": (*ASYNCHRONOUS[:2], "rounds=4"),
     "buffers": (*BUFFERED, "model={name: odd_models.Odd}", "strategy=server_momentum"),
     "local": (*BUFFERED, "federation.local=head"),
+    "compressed": (*BUFFERED, "wire={codec: int4, sparsify: {topk: 0.1}, error_feedback: true}"),
     "state": (*BUFFERED, *pulled(1.0, 2.0, 3.0, 4.0)),
 }
 
