@@ -22,7 +22,12 @@ from tests.strategies.quadratics import (
 )
 
 REGULARISED = "client.name=tests.strategies.quadratics.Regularised"
-FEDDYN = ("strategy={name: feddyn, alpha: 1.0}", REGULARISED, "client.steps=100")
+FEDDYN = (
+    "strategy={name: feddyn, alpha: 1.0}",
+    REGULARISED,
+    "client.steps=25",
+    "client.learning_rate=0.2",
+)
 
 
 def test_it_reaches_the_optimum_where_fedavg_does_not(tmp_path: Path) -> None:
