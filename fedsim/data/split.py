@@ -53,16 +53,22 @@ def split_records(
     count = max(len(classes), int(labels.max()) + 1)
     names = [repr(classes[c]) if c < len(classes) else str(c) for c in range(count)]
     required = range(count) if classes else np.unique(labels).tolist()
+    held = {c: len(np.unique(groups[labels == c])) for c in required}
     problems = [
         Problem(
             f"class {names[c]}",
-            f"has {held} groups (patients or lesions) for {len(used)} sides ({', '.join(used)}); "
-            "a group cannot be on two",
+            f"has {few} group{'s' if few != 1 else ''} (patients or lesions) for {len(used)} sides "
+            f"({', '.join(used)}); a group cannot be on two",
         )
-        for c in required
-        if (held := len(np.unique(groups[labels == c]))) < len(used)
+        for c, few in held.items()
+        if few < len(used)
     ]
-    hint = "leave these classes out, or set data.split.val=0"
+    # Without validation there are two sides: that helps classes of two groups alone.
+    fewer_sides = "set data.split.val=0, " if val > 0 and min(held.values(), default=2) >= 2 else ""
+    hint = (
+        f"{fewer_sides}leave these classes out, or take more of them "
+        "(of generated images: a larger data.embedded.images)"
+    )
     if problems:
         raise InputError("some classes are too small to split", problems, hint)
     rng = Streams(seed).numpy("split")

@@ -141,6 +141,19 @@ def test_a_class_too_small_is_named_by_its_name():
     assert set(labels[parts["test"]]) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("groups", "val", "offered"), [(2, 0.1, True), (1, 0.1, False), (1, 0.0, False)]
+)
+def test_no_validation_is_advised_only_where_the_split_then_works(groups, val, offered):
+    labels = np.repeat([0, 1], [9, groups])
+    with pytest.raises(InputError) as caught:
+        split_records(labels, np.arange(len(labels)), 0 * labels, val=val, test=0.1, seed=0)
+    assert ("data.split.val=0" in caught.value.hint) is offered
+    assert "data.embedded.images" in caught.value.hint
+    noun = "group" if groups == 1 else "groups"
+    assert f"has {groups} {noun} (" in caught.value.problems[0].message
+
+
 def test_classes_in_the_same_groups_are_placed_together():
     labels, groups = np.array([0, 1, 0, 1, 0, 1]), np.array([0, 0, 1, 1, 2, 2])
     parts = split_records(labels, groups, 0 * labels, val=0.1, test=0.1, seed=0)
