@@ -224,7 +224,7 @@ def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:
         )
         problems.append((document.place(path), message))
     if len(hides) > 1:
-        message = f"{dotted(LABELLED_GROUPS)}: {dotted(LABELLED)} says it, too: leave one out"
+        message = f"{dotted(LABELLED_GROUPS)}: {dotted(LABELLED)} says it, too: set one to null"
         problems.append((document.place(LABELLED_GROUPS), message))
     return problems
 

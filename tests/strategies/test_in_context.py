@@ -161,7 +161,7 @@ def refused(go: Callable[..., Result], *words: str) -> str:
         (("federation.labelled_groups=50",), "50 patients or cases are wanted"),
         (("federation.labelled_groups=0",), "expected at least 1, got 0"),
         (("federation.labelled_groups=1.5",), "expected a whole number, got 1.5"),
-        (("federation.labelled=0.5",), "leave one out"),
+        (("federation.labelled=0.5",), "set one to null"),
         (("model={name: unet}",), "needs a network with a support set"),
         (("client=local_segmentation",), "expects others; with it go: in_context"),
         (("model.capacity=1",), "set model.capacity"),
