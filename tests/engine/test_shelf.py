@@ -159,7 +159,9 @@ def test_fast_mode_gives_one_result_and_says_who_trains_together(
 ) -> None:
     fast = (*(AVERAGED | OWN)[method], "resources.fast=true", "rounds=2")
     one, two = (go(*fast, f"resources.threads={threads}") for threads in (1, 2))
-    assert one.metrics == two.metrics
+    # Who trains alone has PyTorch's threads, whose sums round as their number says.
+    within = 0 if method in SIDE_BY_SIDE else 1e-5
+    assert one.metrics == pytest.approx(two.metrics, abs=within, rel=0)
     computing = json.loads((one.folder / "run.json").read_text())["computing"]
     wanted = "side by side: 3 of 3 clients" if method in SIDE_BY_SIDE else None
     assert computing["together"] == wanted

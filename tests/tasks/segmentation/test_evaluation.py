@@ -76,6 +76,7 @@ def test_dice_of_slices_is_pooled_over_the_slices_that_hold_the_structure() -> N
             "dice/ball": np.mean(volumewise),
             "dice/box": np.mean(volumewise),
             "dice_2d": 2 / 3,
+            "jaccard": np.mean([3 / 14, 1]),
         }
     )
 
