@@ -111,9 +111,14 @@ _LISTED, _FIRST = 60, 8  # names that are all told, and how many of more
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest valid name, or the list of the valid ones.
 
-    Of many, such as the records of a data set, the first ones are listed.
+    Where several names end in this one as a word, all of them are told: `epsilon` may be any of
+    `max_epsilon` and `target_epsilon`. Of many, such as the records of a data set, the first ones
+    are listed.
     """
     valid = sorted(valid)
+    ends = [one for one in valid if one.endswith(f"_{name}")]
+    if 1 < len(ends) <= _FIRST:
+        return f" (did you mean {' or '.join(map(repr, ends))}?)"
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f" (did you mean {close[0]!r}?)"

@@ -11,3 +11,9 @@ def test_of_many_valid_names_the_first_are_listed() -> None:
     assert nearest("x", names).endswith("record-0006, record-0007 and 1992 more)")
     assert nearest("x", names[:60]).count("record") == 60
     assert nearest("x", []) == ""
+
+
+def test_of_several_names_that_end_in_a_word_none_is_chosen() -> None:
+    valid = ("max_epsilon", "target_epsilon", "noise_multiplier")
+    assert nearest("epsilon", valid) == " (did you mean 'max_epsilon' or 'target_epsilon'?)"
+    assert nearest("epsilon", valid[1:]) == " (did you mean 'target_epsilon'?)"
