@@ -181,7 +181,7 @@ def test_classes_too_small_to_split_are_one_error(desk: Path) -> None:
     class_folders(desk / "tiny", {"a": 1, "b": 5})
     code, output = typed("start", "tiny", "--out", "tiny.yaml")
     assert code == 2
-    assert "class 'a': has 1 groups" in output
+    assert "class 'a': has 1 group (" in output
     assert not (desk / "tiny.yaml").exists()
 
 
