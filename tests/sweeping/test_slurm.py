@@ -7,40 +7,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedsim import run
-from fedsim.cli import main
 from fedsim.errors import RunError
 from fedsim.sweeping import slurm
 from fedsim.sweeping.cells import fingerprints, plan
 from fedsim.sweeping.slurm import Job, Slurm
-from tests.engine.conftest import TINY
+from tests.sweeping.conftest import Typed
 
-Typed = Callable[..., tuple[int, str, str]]
 SLURM = ("--launcher", "slurm", "--slurm", "time=10")
-
-
-@pytest.fixture
-def typed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types a command in a folder that holds tiny.yaml; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "tiny.yaml").write_text(TINY)
-
-    def go(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
 
 
 def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> None:

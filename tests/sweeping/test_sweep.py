@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim import Result, run
-from fedsim.cli import main
 from fedsim.folder.runfolder import RunFolder
 from fedsim.locks import is_taken, take
 from fedsim.sweeping import capacity, scheduler
@@ -30,27 +28,7 @@ from fedsim.sweeping.scheduler import Sweep
 from fedsim.sweeping.signals import Signals
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
-
-Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types a command in a folder that holds tiny.yaml; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FEDSIM_DATA", raising=False)
-    (tmp_path / "tiny.yaml").write_text(TINY)
-
-    def go(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go
+from tests.sweeping.conftest import Typed
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -14,9 +13,7 @@ import pytest
 
 from fedsim.cli import main
 from fedsim.sweeping import scheduler
-from tests.engine.conftest import TINY
-
-Typed = Callable[..., tuple[int, str, str]]
+from tests.sweeping.conftest import typed  # noqa: F401 - a fixture
 
 
 class Trials:
@@ -53,22 +50,3 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     stand_in = SimpleNamespace(Popen=found, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
     monkeypatch.setattr(scheduler, "subprocess", stand_in)
     return found
-
-
-@pytest.fixture
-def typed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Typed:
-    """Types a command in a folder that holds tiny.yaml; returns exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FEDSIM_DATA", raising=False)
-    (tmp_path / "tiny.yaml").write_text(TINY)
-
-    def go(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return go

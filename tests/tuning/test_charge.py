@@ -13,7 +13,8 @@ from fedsim.privacy.accounting import Entry, epsilon_rdp
 from fedsim.scenario import load
 from fedsim.tuning.charge import cost_of_a_trial
 from fedsim.tuning.space import parse
-from tests.tuning.conftest import Trials, Typed
+from tests.sweeping.conftest import Typed
+from tests.tuning.conftest import Trials
 
 PRIVATE = (
     "privacy={noise_multiplier: 2.0, delta: 1e-3, expected_batch: 16, unit: record}",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedsim.scenario import load
-from tests.tuning.conftest import Trials, Typed
+from tests.sweeping.conftest import Typed
+from tests.tuning.conftest import Trials
 
 LEAGUE = """\
 passes: 1

@@ -17,7 +17,8 @@ from fedsim.observers.telling import Observers
 from fedsim.report.rows import find_runs
 from fedsim.sweeping import signals
 from fedsim.tuning import trials as trials_module
-from tests.tuning.conftest import Trials, Typed
+from tests.sweeping.conftest import Typed
+from tests.tuning.conftest import Trials
 
 TUNE = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", "rounds=1", "--batch", "2")
 
