@@ -110,65 +110,73 @@ def best_round(record: Record, metric_name: str) -> tuple[int, float] | None:
 
 def metric_megabytes(record: Record) -> Picture | None:
     """The same metrics over what was sent to get there."""
-    names = _headline(record)
-    if not names:
-        return None
-    rows = [
-        (
-            row["round"],
-            row["mb_up_total"] + row["mb_down_total"],
-            *(row["metrics"].get(name) for name in names),
-        )
-        for row in record.rounds
-    ]
-    figure, (axes,) = frame(record, f"Test metrics over traffic{record.positive}")
-    for k, name in enumerate(names):
-        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, record, name)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)")
-    axes.set_ylabel(_measured(record, names))
-    legend_above(axes)
-    return Picture(
-        "metric_megabytes",
-        "Test metrics over traffic",
+    sent = [row["mb_up_total"] + row["mb_down_total"] for row in record.rounds]
+    return _metrics_over(
+        record,
+        sent,
+        ("metric_megabytes", "mb_total", "traffic"),
+        ("MB sent so far, up and down, all clients together (MB = 10⁶ bytes)", "MB sent so far"),
         "The same values, over the megabytes counted on the wire until then.",
-        f"{_ends(record, names, rows, 2)} {rows[-1][1]:.3f} MB were sent in all.",
-        png(figure),
-        ("round", "mb_total", *names),
-        rows,
-        [_plot(record, names, rows, 1, axis("MB sent so far", [row[1] for row in rows], low=0))],
+        "{:.3f} MB were sent in all.",
     )
 
 
 def metric_hours(record: Record) -> Picture | None:
     """The same metrics over simulated time; None in a run without a clock."""
+    hours = [row.get("simulated_hours") for row in record.rounds]
+    if hours[:1] in ([], [None]):
+        return None
+    return _metrics_over(
+        record,
+        hours,
+        ("metric_hours", "simulated_hours", "simulated hours"),
+        ("simulated hours", "simulated hours"),
+        "The same values, over the time that the run would have taken by its simulated clock.",
+        "The clock stands at {:.3g} hours in the end.",
+    )
+
+
+def _metrics_over(
+    record: Record,
+    places: Sequence[Any],
+    words: tuple[str, str, str],
+    labels: tuple[str, str],
+    what: str,
+    end: str,
+) -> Picture | None:
+    """The test metrics over what a run has used by the end of each round.
+
+    Args:
+        places: a number for each round.
+        words: the picture's name, the column of `places` in its table, and what the title says.
+        labels: of the axis, and of that of the interactive picture.
+        what: what is seen.
+        end: the last place in words, with a field for it.
+    """
     names = _headline(record)
-    if not names or record.rounds[0].get("simulated_hours") is None:
+    if not names:
         return None
     rows = [
-        (
-            row["round"],
-            row["simulated_hours"],
-            *(row["metrics"].get(name) for name in names),
-        )
-        for row in record.rounds
+        (row["round"], place, *(row["metrics"].get(name) for name in names))
+        for row, place in zip(record.rounds, places, strict=True)
     ]
-    figure, (axes,) = frame(record, f"Test metrics over simulated hours{record.positive}")
-    for k, name in enumerate(names):
-        _line(axes, [row[1] for row in rows], [row[2 + k] for row in rows], k, record, name)
+    name, column, over = words
+    figure, (axes,) = frame(record, f"Test metrics over {over}{record.positive}")
+    for k, metric in enumerate(names):
+        _line(axes, places, [row[2 + k] for row in rows], k, record, metric)
     axes.set_xlim(left=0)
-    axes.set_xlabel("simulated hours")
+    axes.set_xlabel(labels[0])
     axes.set_ylabel(_measured(record, names))
     legend_above(axes)
     return Picture(
-        "metric_hours",
-        "Test metrics over simulated hours",
-        "The same values, over the time that the run would have taken by its simulated clock.",
-        f"{_ends(record, names, rows, 2)} The clock stands at {rows[-1][1]:.3g} hours in the end.",
+        name,
+        f"Test metrics over {over}",
+        what,
+        f"{_ends(record, names, rows, 2)} {end.format(places[-1])}",
         png(figure),
-        ("round", "simulated_hours", *names),
+        ("round", column, *names),
         rows,
-        [_plot(record, names, rows, 1, axis("simulated hours", [row[1] for row in rows], low=0))],
+        [_plot(record, names, rows, 1, axis(labels[1], places, low=0))],
     )
 
 

@@ -137,9 +137,12 @@ def _understands(strategy: Any, client: Any) -> bool:
     expects, sends = capabilities(strategy), capabilities(client)
     if not expects.payload or not sends.payload:
         return True
-    if expects.payload != sends.payload or expects.payload_kind == sends.payload_kind:
-        return expects.payload == sends.payload
-    return expects.payload != "arrays" and not (expects.payload_kind and sends.payload_kind)
+    if expects.payload != sends.payload:
+        return False
+    if expects.payload_kind == sends.payload_kind:
+        return True
+    one_sided = not expects.payload_kind or not sends.payload_kind
+    return one_sided and expects.payload != "arrays"
 
 
 def without_unlabelled(found: dict[str, tuple[str, Any]]) -> str:
@@ -199,22 +202,28 @@ def without_travelling_model(found: dict[str, tuple[str, Any]]) -> str:
     Args:
         found: group -> the name and the class of the plugin that a scenario names.
     """
+    return "; ".join(_no_model(found))
+
+
+def _no_model(found: dict[str, tuple[str, Any]]) -> tuple[str, ...]:
+    """Why no model travels, and what to type; () where one does."""
     for group, role in (("strategies", "strategy"), ("clients", "client method")):
         name, factory = found.get(group, ("", None))
         declared = capabilities(factory)
-        sent = declared.payload
+        sent, why = declared.payload, f"with {role} {name!r} no model travels: "
         if sent == "nothing":
             return (
-                f"with {role} {name!r} no model travels: each client keeps its own; leave the "
-                "key out, or type strategy.name=fedavg and a client method that sends its model"
+                f"{why}each client keeps its own",
+                "leave the key out, or type strategy.name=fedavg and a client method that sends "
+                "its model",
             )
         if declared.one_shot or sent in ("images", "statistics"):
             told = PAYLOADS[sent if sent == "statistics" else "images"]
             return (
-                f"with {role} {name!r} no model travels: clients send {told}; for "
-                "one that does type strategy.name=fedavg and a client method that trains it"
+                f"{why}clients send {told}",
+                "for one that does type strategy.name=fedavg and a client method that trains it",
             )
-    return ""
+    return ()
 
 
 def without_compression(found: dict[str, tuple[str, Any]]) -> str:
@@ -227,8 +236,8 @@ def without_compression(found: dict[str, tuple[str, Any]]) -> str:
         name, factory = found.get(group, ("", None))
         if why := capabilities(factory).exact:
             return f"with {role} {name!r} {why}"
-    if why := without_travelling_model(found):
-        return f"{why.partition('; ')[0]}, and compression is for models"
+    if told := _no_model(found):
+        return f"{told[0]}, and compression is for models"
     return ""
 
 
