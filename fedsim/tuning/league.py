@@ -24,6 +24,7 @@ from fedsim.report.rows import Row
 from fedsim.report.statistics import Measure, measure
 from fedsim.scenario import Scenario, load
 from fedsim.tuning.space import parse
+from fedsim.tuning.study import Sampler
 
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _SAME = ("epochs", "steps", "batch_size")
@@ -74,6 +75,7 @@ class League(_Block):
         passes: rounds times passes of every method.
         trials: of the tuning of every method in every setting.
         tuning_seed: of the tunings; none of `seeds`.
+        sampler: how values are chosen, see `fedsim.tuning.study.Study`.
         seeds: of the runs that are compared.
         baseline: the method that differences are taken from.
         settings: by name.
@@ -83,6 +85,7 @@ class League(_Block):
     passes: float = Field(gt=0)
     trials: int = Field(ge=1)
     tuning_seed: int = Field(ge=0)
+    sampler: Sampler = "tpe"
     seeds: tuple[int, ...] = Field(min_length=1)
     baseline: str
     settings: Mapping[str, Setting] = Field(min_length=1)

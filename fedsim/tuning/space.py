@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, log
 from typing import Any, Literal
 
 from fedsim.errors import InputError, Problem
@@ -56,6 +57,17 @@ class Range:
         rounded = float(f"{value:.{_DIGITS}g}")
         return _typed(min(max(rounded, self.low), self.high))
 
+    def at(self, place: float) -> float:
+        """The number at a place, from 0 (the least) to 1 (the largest)."""
+        if self.scale == "int":
+            count = int(self.high) - int(self.low) + 1
+            return int(self.low) + min(int(place * count), count - 1)
+        if self.scale == "log":
+            value = exp(log(self.low) + place * (log(self.high) - log(self.low)))
+        else:
+            value = self.low + place * (self.high - self.low)
+        return min(max(value, self.low), self.high)
+
     @property
     def ends(self) -> tuple[str, str]:
         """The least and the largest value, as they are typed."""
@@ -74,6 +86,10 @@ class Choice:
     def suggest(self, trial: Any) -> str:
         """The value that an Optuna trial suggests, as it is typed."""
         return str(trial.suggest_categorical(self.key, self.values))
+
+    def at(self, place: float) -> str:
+        """The value at a place, from 0 (the first) to 1 (the last)."""
+        return self.values[min(int(place * len(self.values)), len(self.values) - 1)]
 
 
 Dimension = Range | Choice

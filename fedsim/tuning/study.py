@@ -7,14 +7,14 @@ nothing else. So a tuning that is typed again asks for the same trials.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fedsim.errors import InputError
 from fedsim.tasks.metric import Better
 from fedsim.tuning.space import Dimension
 
-Sampler = Literal["tpe", "random"]
+Sampler = Literal["tpe", "random", "sobol"]
 _STARTUP = 5  # finished trials before one is stopped early
 
 Series = Sequence[tuple[int, float]]
@@ -39,7 +39,9 @@ class Study:
         better: which way scores are better.
         seed: of the suggestions.
         sampler: "tpe" learns from the trials before (Bergstra et al., "Algorithms for
-            Hyper-Parameter Optimization", 2011); "random" does not.
+            Hyper-Parameter Optimization", 2011); "random" does not, nor does "sobol", whose points
+            (Owen, "Scrambling Sobol' and Niederreiter-Xing Points", 1998) leave no part of the
+            space empty where trials are few.
         stop_from: the first round after which a trial may be stopped; None: none is. It is stopped
             where its best score so far is worse than the median of the earlier trials after the
             same round (Golovin et al., "Google Vizier", 2017), once five of them are finished.
@@ -65,11 +67,17 @@ class Study:
             if stop_from is None
             else optuna.pruners.MedianPruner(_STARTUP, stop_from),
         )
+        self._points = _points(len(self._space), seed) if sampler == "sobol" else None
         self._asked: list[Any] = []
         self._reported: list[int] = []
 
     def ask(self) -> dict[str, str]:
         """The values of the next trial: key -> what is typed."""
+        if self._points is not None:
+            point = next(self._points)
+            self._study.enqueue_trial(
+                {one.key: one.at(place) for one, place in zip(self._space, point, strict=True)}
+            )
         trial = self._study.ask()
         self._asked.append(trial)
         self._reported.append(0)
@@ -110,12 +118,21 @@ class Study:
 def _sampler(name: Sampler, seed: int) -> Any:
     import optuna
 
-    if name == "random":
+    if name != "tpe":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         # Trials of one batch keep their distance; Optuna calls that an experiment.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+
+
+def _points(dimensions: int, seed: int) -> Iterator[Sequence[float]]:
+    """Points of a scrambled Sobol' sequence, each of numbers from 0 to 1."""
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
+    while True:
+        yield sequence.random(1)[0].tolist()
 
 
 def versions() -> Mapping[str, str]:

@@ -88,7 +88,7 @@ def _one(league: League, place: Place, arguments: argparse.Namespace, console: C
         tuning = prepared_tuning(
             place.scenario,
             place.words,
-            Wanted(trials=league.trials, seed=league.tuning_seed),
+            Wanted(trials=league.trials, sampler=league.sampler, seed=league.tuning_seed),
             common,
             runs,
             console,

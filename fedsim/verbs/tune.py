@@ -47,9 +47,9 @@ def add(verbs: Verbs) -> None:
     )
     one.add_argument(
         "--sampler",
-        choices=("tpe", "random"),
+        choices=("tpe", "random", "sobol"),
         default="tpe",
-        help="tpe learns from the trials before; default: tpe",
+        help="tpe learns from the trials before, sobol spreads a few evenly; default: tpe",
     )
     one.add_argument(
         "--no-early-stop", action="store_true", help="let trials end that are clearly worse"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import log10
 
 import pytest
 
@@ -41,6 +42,26 @@ def test_tpe_learns_and_random_does_not() -> None:
     learned = [float(one["rate"]) for one in asked(0)[12:]]
     drawn = [float(one["rate"]) for one in asked(0, "random")[12:]]
     assert sorted(learned)[6] > 3 * sorted(drawn)[6]
+
+
+def test_four_points_of_sobol_leave_no_quarter_of_a_key_empty() -> None:
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    space = [
+        Range("rate", 1e-4, 1.0, "log"),
+        Range("momentum", 0.0, 0.8, "uniform"),
+        Range("steps", 1, 4, "int"),
+        Choice("size", ("8", "16", "32", "64")),
+    ]
+    study = Study(space, "higher", 3, "sobol")
+    asked = [study.ask() for _ in range(4)]
+    assert sorted(int(log10(float(one["rate"]))) for one in asked) == [-3, -2, -1, 0]
+    assert sorted(int(float(one["momentum"]) / 0.2) for one in asked) == [0, 1, 2, 3]
+    assert sorted(one["steps"] for one in asked) == ["1", "2", "3", "4"]
+    assert {one["size"] for one in asked} == {"8", "16", "32", "64"}
+    again = Study(space, "higher", 3, "sobol")
+    assert [again.ask() for _ in range(4)] == asked
+    other = Study(space, "higher", 4, "sobol")
+    assert [other.ask() for _ in range(4)] != asked
 
 
 @pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
