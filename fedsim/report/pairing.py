@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedsim.randomness import Streams
 from fedsim.report.rows import Row, Run
-from fedsim.report.statistics import REPLICATES, Measure, ends, measure, resamples
+from fedsim.report.statistics import REPLICATES, Measure, bootstrap_p, ends, measure, resamples
 from fedsim.report.tested import Tested
 
 # A score from predictions.npz and the same one from summary.json may differ by rounding only.
@@ -56,12 +56,26 @@ class Bootstrap:
         self, runs: Sequence[Run], metric: str, baseline: Sequence[Run] | None = None
     ) -> tuple[float, float] | None:
         """That of the runs' score, or of its difference; None without predictions."""
-        ours, theirs = _predictions(runs), _predictions(baseline or [])
+        found = self._resampled(runs, metric, baseline or [])
+        return None if found is None else ends(found)
+
+    def difference(
+        self, runs: Sequence[Run], metric: str, baseline: Sequence[Run]
+    ) -> tuple[tuple[float, float] | None, float | None]:
+        """Interval and two-sided p of the difference; None without predictions."""
+        found = self._resampled(runs, metric, baseline)
+        return (None, None) if found is None else (ends(found), bootstrap_p(found))
+
+    def _resampled(
+        self, runs: Sequence[Run], metric: str, baseline: Sequence[Run]
+    ) -> NDArray[np.float64] | None:
+        """The score, or its difference from the baseline's, on resamples, [REPLICATES]."""
+        ours, theirs = _predictions(runs), _predictions(baseline)
         if not ours or theirs is None or ours[0].metric != metric:
             return None
         scores = self._scores(ours, ours[0])
         others = self._scores(theirs, ours[0]) if theirs else 0.0
-        return None if scores is None or others is None else ends(scores - others)
+        return None if scores is None or others is None else scores - others
 
     def _scores(self, runs: Sequence[Tested], first: Any) -> NDArray[np.float64] | None:
         """float64 [REPLICATES], the runs' score on resamples of the records of `first`."""
@@ -117,8 +131,7 @@ def difference(row: Row, base: Row, metric: str, bootstrap: Bootstrap | None = N
     pairs = pairs_of(row, base)
     values = [(ours.value(metric), theirs.value(metric)) for ours, theirs in pairs]
     known = [None if a is None or b is None else a - b for a, b in values]
-    found = None
-    if bootstrap is not None and not trouble_of(row) and not trouble_of(base):
-        ours, theirs = zip(*pairs, strict=True)
-        found = bootstrap.interval(ours, metric, theirs)
-    return measure(known, found)
+    if bootstrap is None or trouble_of(row) or trouble_of(base):
+        return measure(known)
+    ours, theirs = zip(*pairs, strict=True)
+    return measure(known, *bootstrap.difference(ours, metric, theirs))

@@ -36,6 +36,7 @@ class Measure:
         n: runs that have a value.
         runs: runs there are.
         interval: low and high end of the bootstrap interval, or None.
+        p: of a difference, two-sided, by the same resamples; or None.
     """
 
     mean: float | None
@@ -43,9 +44,14 @@ class Measure:
     n: int
     runs: int
     interval: tuple[float, float] | None = None
+    p: float | None = None
 
 
-def measure(values: Sequence[float | None], interval: tuple[float, float] | None = None) -> Measure:
+def measure(
+    values: Sequence[float | None],
+    interval: tuple[float, float] | None = None,
+    p: float | None = None,
+) -> Measure:
     """Mean and sample standard deviation of the values that are known."""
     known = [value for value in values if value is not None]
     return Measure(
@@ -54,6 +60,7 @@ def measure(values: Sequence[float | None], interval: tuple[float, float] | None
         n=len(known),
         runs=len(values),
         interval=interval,
+        p=p,
     )
 
 
@@ -284,3 +291,23 @@ def ends(scores: NDArray[np.float64]) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.nanquantile(scores, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def bootstrap_p(differences: NDArray[np.float64]) -> float | None:
+    """Two-sided p that a difference is 0, by its resamples.
+
+    Twice the smaller share of resamples on either side of 0, the difference itself counted among
+    them, so that it is never 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+    section 4.2). It inverts the interval of `ends`.
+
+    Args:
+        differences: on resamples, [replicates]; those that are NaN do not count.
+
+    Returns:
+        Between 2 / (replicates + 1) and 1; None where all are NaN.
+    """
+    known = differences[~np.isnan(differences)]
+    if not len(known):
+        return None
+    smaller = min((known <= 0).sum(), (known >= 0).sum())
+    return min(1.0, 2 * (int(smaller) + 1) / (len(known) + 1))

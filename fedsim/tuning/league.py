@@ -20,8 +20,9 @@ from fedsim.raising import one_line
 from fedsim.report.columns import DIFFERENCE
 from fedsim.report.comparison import Comparison, Line, contains_zero
 from fedsim.report.csv_file import csv_bytes
+from fedsim.report.pairing import pairs_of
 from fedsim.report.rows import Row
-from fedsim.report.statistics import Measure, measure
+from fedsim.report.statistics import LEVEL, Measure, holm, measure
 from fedsim.scenario import Scenario, load
 from fedsim.tuning.space import parse
 from fedsim.tuning.study import Sampler
@@ -240,7 +241,11 @@ class Score:
         own: of clients' own models at home.
         mb: that crossed the wire, both ways.
         minutes: of a run.
-        difference: of the score to the baseline's, with a paired interval; None of the baseline.
+        difference: of the score to the baseline's, with a paired interval and its p; None of the
+            baseline.
+        corrected: that p after Holm's correction for all methods of the setting; None where there
+            is none.
+        one_sign: whether the difference has the same sign with every seed.
     """
 
     setting: str
@@ -252,21 +257,34 @@ class Score:
     mb: Measure
     minutes: Measure
     difference: Measure | None
+    corrected: float | None
+    one_sign: bool
 
     @property
-    def real(self) -> bool | None:
+    def apart(self) -> bool | None:
         """Whether the interval of the difference leaves out 0; None where there is none."""
         if self.difference is None or self.difference.interval is None:
             return None
         return not contains_zero(self.difference)
 
+    @property
+    def real(self) -> bool | None:
+        """Whether it does so for all methods together, and with every seed; None as of `apart`."""
+        if self.apart is None or self.corrected is None:
+            return None
+        return self.corrected <= 1 - LEVEL and self.one_sign
+
 
 def scores_of(setting: str, comparison: Comparison) -> list[Score]:
     """The lines of one setting, in the order of the comparison."""
-    return [_score(setting, line) for line in comparison.lines]
+    base = next((one.row for one in comparison.lines if DIFFERENCE not in one.measures), None)
+    found = {id(line): line.measures.get(DIFFERENCE) for line in comparison.lines}
+    tested = [key for key, one in found.items() if one is not None and one.p is not None]
+    corrected = dict(zip(tested, holm([found[key].p for key in tested]), strict=True))
+    return [_score(setting, line, base, corrected.get(id(line))) for line in comparison.lines]
 
 
-def _score(setting: str, line: Line) -> Score:
+def _score(setting: str, line: Line, base: Row | None, corrected: float | None) -> Score:
     row, main = line.row, line.row.task.headline
     summaries = [one.summary for run in row.runs for one in run.each]
     return Score(
@@ -279,7 +297,16 @@ def _score(setting: str, line: Line) -> Score:
         measure([one["mb_up_total"] + one["mb_down_total"] for one in summaries]),
         measure([one["wall_seconds"] / 60 for one in summaries]),
         line.measures.get(DIFFERENCE),
+        corrected,
+        base is not None and _one_sign(row, base, main),
     )
+
+
+def _one_sign(row: Row, base: Row, main: str) -> bool:
+    """Whether the difference of two rows has one sign with every seed that they have in common."""
+    pairs = [(ours.value(main), theirs.value(main)) for ours, theirs in pairs_of(row, base)]
+    signs = {None if a is None or b is None else (a > b) - (a < b) for a, b in pairs}
+    return signs in ({1}, {-1})
 
 
 def _worst_site(row: Row, position: int) -> float | None:
@@ -325,7 +352,8 @@ def _difference(one: Score) -> str:
     if found.interval is None:
         return f"{one.scale * found.mean:+.1f}"
     low, high = (one.scale * end for end in found.interval)
-    return f"{one.scale * found.mean:+.1f} [{low:+.1f}, {high:+.1f}]{' *' if one.real else ''}"
+    mark = " **" if one.real else " *" if one.apart else ""
+    return f"{one.scale * found.mean:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
 def lines(rows: Sequence[Sequence[str]]) -> str:
@@ -348,17 +376,21 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body)) + "\n"
 
 
+_TESTS = ("difference_p", "difference_p_holm", "difference_is_real")
+
+
 def csv(scores: Sequence[Score]) -> bytes:
     """The table as CSV, unrounded, a line for each method and setting."""
     names = ("score", "worst_site", "own_site", "mb", "minutes", "difference")
     header = ["setting", "method", "seeds"]
     header += [f"{name}_{what}" for name in names for what in ("mean", "sd")]
-    rows: list[list[Any]] = [[*header, "difference_low", "difference_high", "difference_is_real"]]
+    rows: list[list[Any]] = [[*header, "difference_low", "difference_high", *_TESTS]]
     for one in scores:
         row: list[Any] = [one.setting, one.method, one.score.n]
         for value in (one.score, one.worst, one.own, one.mb, one.minutes, one.difference):
             row += [None, None] if value is None else [value.mean, value.sd]
         ends = one.difference.interval if one.difference is not None else None
         row += [None, None] if ends is None else list(ends)
-        rows.append([*row, None if one.real is None else int(one.real)])
+        p = one.difference.p if one.difference is not None else None
+        rows.append([*row, p, one.corrected, None if one.real is None else int(one.real)])
     return csv_bytes(rows)

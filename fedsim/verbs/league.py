@@ -134,7 +134,9 @@ def _tell(league: League, runs: Path, console: Console) -> None:
     console.line()
     console.line(lines(rows))
     console.line(
-        "* the 95 % interval of the difference, on the same seeds and records, leaves out 0"
+        "* the 95 % interval of the difference, on the same seeds and records, leaves out 0\n"
+        "** it does so after Holm's correction for all methods of the setting, and the difference "
+        "has one sign with every seed"
     )
     for name, content in (("league.csv", csv(scores)), ("league.md", markdown(rows).encode())):
         write_whole(runs / name, content)

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from fedsim.report.statistics import (
+    LEVEL,
     Measure,
+    bootstrap_p,
+    ends,
     holm,
     interval,
     mean_auc,
@@ -276,3 +279,19 @@ def test_holms_correction_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.6]) == [1, 1]
     assert holm([]) == []
+
+
+def test_the_p_of_resamples_inverts_their_interval() -> None:
+    scores = np.arange(-10, 90) / 100.0  # 10 of 100 below 0, and one at 0.
+    assert bootstrap_p(scores) == bootstrap_p(-scores) == pytest.approx(2 * 12 / 101)
+    assert bootstrap_p(np.ones(1999)) == pytest.approx(2 / 2000)
+    assert bootstrap_p(np.zeros(9)) == 1
+    assert bootstrap_p(np.array([np.nan, 1.0, 1.0])) == pytest.approx(2 / 3)
+    assert bootstrap_p(np.array([np.nan])) is None
+    draws = np.random.default_rng(0)
+    for shift in (0.0, 1.8, 2.2, 4.0):
+        some = draws.normal(shift, 1, 2000)
+        low, high = ends(some)
+        p = bootstrap_p(some)
+        assert p is not None
+        assert (p <= 1 - LEVEL) == (not low <= 0 <= high)

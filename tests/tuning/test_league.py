@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.report.statistics import measure
 from fedsim.scenario import load
 from tests.sweeping.conftest import Typed
 from tests.tuning.conftest import Trials
@@ -49,6 +50,13 @@ def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
     ]
     assert all(one["seeds"] == "2" for one in found)
     assert [bool(one["difference_low"]) for one in found] == [False, True, False, True]
+    assert [bool(one["difference_p"]) for one in found] == [False, True, False, True]
+    for one in found[1::2]:
+        apart = float(one["difference_low"]) > 0 or float(one["difference_high"]) < 0
+        # One method beside the baseline: Holm's correction changes nothing.
+        assert one["difference_p_holm"] == one["difference_p"]
+        assert (float(one["difference_p"]) <= 0.05) == apart
+        assert (one["difference_is_real"] == "1") <= apart
     assert all(float(one["worst_site_mean"]) <= float(one["score_mean"]) for one in found[2:])
     assert out.count("written: runs/league") == 2
     markdown = Path("runs/league.md").read_text().splitlines()
@@ -96,6 +104,29 @@ def test_a_folder_of_data_goes_to_the_settings_on_these_data(typed: Typed, trial
     assert code == 0
     assert out.count(f"data.root={here}") == 4
     assert typed("league", "league.yaml", "--data", "ham10000=nowhere")[0] == 2
+
+
+def test_a_difference_is_real_after_correction_and_with_every_seed() -> None:
+    from fedsim.tuning.league import Score, table
+
+    none = measure([None])
+
+    def score(p: float, corrected: float, one_sign: bool) -> Score:
+        found = measure([0.02, 0.03], (0.01, 0.04) if p < 0.05 else (-0.01, 0.04), p)
+        rest = (none, none, none, none, none)
+        return Score("skewed", "moon", 100.0, *rest, found, corrected, one_sign)
+
+    assert [score(0.001, 0.02, True).real, score(0.001, 0.02, True).apart] == [True, True]
+    assert [score(0.01, 0.2, True).real, score(0.01, 0.2, True).apart] == [False, True]
+    assert score(0.001, 0.02, False).real is False
+    assert score(0.2, 0.2, True).apart is False
+    lines = table([score(0.001, 0.02, True), score(0.01, 0.2, True), score(0.2, 0.2, True)], "avg")
+    assert [line[-1] for line in lines] == [
+        "minus avg",
+        "+2.5 [+1.0, +4.0] **",
+        "+2.5 [+1.0, +4.0] *",
+        "+2.5 [-1.0, +4.0]",
+    ]
 
 
 def test_the_shelf_is_a_fair_league() -> None:
