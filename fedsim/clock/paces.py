@@ -20,6 +20,11 @@ HOUR = 3600.0
 MEGABYTE = 1e6
 USUAL_SPEED = 100.0
 """Records a second of a client of which nothing is said."""
+LONGEST = 1e12
+"""Seconds, 30,000 years: what ends later ends never. Hours of a day are lost in such numbers."""
+RATES = (1e-6, 1e12)
+"""Least and most records, or megabytes, a second."""
+_MANY = 1000  # periods in a task, from which on they are counted together
 _COLUMNS = ("client", "hour", "speed")
 
 
@@ -52,11 +57,14 @@ class Pace:
             start: seconds.
             down, up: bytes of the message and of its answer.
             work: records to train on, each as often as it is seen.
+
+        Returns:
+            Seconds; infinite, too, where it would be after `LONGEST`.
         """
         at = start
         for amount, rates in ((down, self.bandwidths), (work, self.speeds), (up, self.bandwidths)):
             at = self._after(at, amount, rates)
-        return at
+        return at if at <= LONGEST else math.inf
 
     def present_from(self, at: float) -> float:
         """The first moment, not before `at`, at which the client is there; infinite: never."""
@@ -73,6 +81,11 @@ class Pace:
         """When so much is done from `at` on, at these rates."""
         if amount <= 0 or math.isinf(at) or (self.leaves and not any(self.speeds)):
             return at if amount <= 0 else math.inf
+        periods = max(0, self._periods(amount, rates) - 1)
+        if periods > _MANY:
+            at, amount = at + periods * self.period, amount - periods * self._of_period(rates)
+        if at > LONGEST:
+            return math.inf
         for index, begin, end in self._stretches(at):
             rate = rates[index] if self.speeds[index] else 0.0
             if not rate:
@@ -84,6 +97,17 @@ class Pace:
                 return begin + needed
             amount -= rate * (end - begin)
         return math.inf
+
+    def _periods(self, amount: float, rates: Sequence[float]) -> int:
+        """Whole periods in which no more than so much is done."""
+        each = self._of_period(rates) if math.isfinite(self.period) else math.inf
+        return int(min(amount / each, LONGEST)) if each else 0
+
+    def _of_period(self, rates: Sequence[float]) -> float:
+        """How much is done in a period at these rates."""
+        ends = (*self.starts[1:], self.period)
+        stretches = zip(self.starts, ends, self.speeds, rates, strict=True)
+        return sum(rate * (end - start) for start, end, speed, rate in stretches if speed)
 
     def _stretches(self, at: float) -> Iterator[tuple[int, float, float]]:
         """Number, beginning and end of each stretch from `at` on, the first cut there."""
@@ -210,7 +234,7 @@ def _traced(path: Path, clients: Sequence[str], period: float | None) -> list[Pa
 def _numbers(row: Mapping[str, str | None]) -> tuple[float, float, float]:
     """Seconds, records a second and bytes a second of a line."""
     found = []
-    for name, least in (("hour", 0.0), ("speed", 0.0), ("bandwidth", 0.0)):
+    for name, least, most in (("hour", 0.0, 1e6), ("speed", *RATES), ("bandwidth", *RATES)):
         text = (row.get(name) or "").strip()
         if name == "bandwidth" and not text:
             found.append(math.inf)
@@ -219,9 +243,10 @@ def _numbers(row: Mapping[str, str | None]) -> tuple[float, float, float]:
             value = float(text)
         except ValueError:
             raise ValueError(f"{name} is {text!r}, no number") from None
-        if not least <= value < math.inf or (name == "bandwidth" and not value):
-            above = "above" if name == "bandwidth" else "at least"
-            raise ValueError(f"{name} is {text}: expected a finite number, {above} 0")
+        away = name == "speed" and not value
+        if not least <= value <= most and not away:
+            or_zero = "0, or " if name == "speed" else ""
+            raise ValueError(f"{name} is {text}: expected {or_zero}{least:g} to {most:g}")
         found.append(value)
     hour, speed, width = found
     return HOUR * hour, speed, MEGABYTE * width

@@ -8,6 +8,7 @@ machine is. What is held back is part of checkpoints.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from numpy.typing import NDArray
 
 from fedsim.clock import Agenda, Task, moved, paces_of, plan, weight
-from fedsim.clock.paces import HOUR
+from fedsim.clock.paces import HOUR, LONGEST
 from fedsim.engine.strategies import is_one_shot
 from fedsim.errors import InputError, RunError
 from fedsim.method.capabilities import capabilities
@@ -152,10 +153,8 @@ class Timing:
     def _task(self, number: int, client: int, start: float) -> Task:
         """What a client is asked for at a moment, where its message holds the model."""
         rounds = self._rounds
-        roles = rounds.buffers.roles
-        sizes = flower.tensors(rounds.arrays)
-        size = sum(sizes[name].nbytes for name in roles.order if name not in roles.constants)
-        end = self._end(number, client, start, size, size)
+        down, up = rounds.grid.payload.sizes(flower.tensors(rounds.arrays))
+        end = self._end(number, client, start, down, up)
         return Task(client, number, start, end, rounds.grid.drops_out(client))
 
     def _end(self, number: int, client: int, start: float, down: int, up: int) -> float:
@@ -165,8 +164,14 @@ class Timing:
         if jitter:
             draws = self._rounds.streams.numpy("clock-jitter", number, client, index)
             load *= float(np.exp(jitter * draws.standard_normal()))
-        late = self._rounds.grid.delay(client)
-        return self._paces[client].finish(start, down, load, up) + late
+        end = self._paces[client].finish(start, down, load, up) + self._rounds.grid.delay(client)
+        if end > LONGEST:
+            name = self._rounds.server.names[client]
+            raise RunError(
+                f"federation.clock: what client {client} ({name}) is asked in round {number} would "
+                f"not end within {LONGEST:g} simulated seconds: raise its speed, bandwidth or hours"
+            )
+        return end
 
     # --- The server waits ----------------------------------------------------------------------
 
@@ -289,7 +294,15 @@ def require_clock(prepared: Prepared) -> None:
     settings = prepared.scenario.federation.clock
     if settings is None:
         return
-    paces_of(settings, _records(prepared), prepared.streams)
+    paces = paces_of(settings, _records(prepared), prepared.streams)
+    loads = workloads(prepared)
+    for name, pace, load in zip(prepared.names, paces, loads, strict=True):
+        if math.isinf(pace.finish(0.0, 0.0, load, 0.0)):
+            raise InputError(
+                f"federation.clock: client {name!r} would not train within {LONGEST:g} simulated "
+                "seconds",
+                hint="raise its speed, or its hours",
+            )
     for why, hint in _in_the_way(prepared, settings):
         raise InputError(f"federation.clock.kind={settings.kind}: {why}", hint=hint)
 

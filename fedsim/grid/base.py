@@ -35,6 +35,7 @@ class BaseGrid(Grid):
     Attributes:
         round, exchange: the current round, and the number of the exchange in it, from 0; the loop
             sets them.
+        payload: what is done to models in messages.
         buffers: what goes past the strategy, and is added to its messages; the loop sets it.
         contexts: node id -> the client's `Context`, owned here.
         peak_rss_mb: peak memory of each worker process seen so far.
@@ -51,7 +52,7 @@ class BaseGrid(Grid):
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
         self.buffers = Buffers(job.roles)
-        self._payload = Payload(job.scenario.wire, job.roles, job.seed)
+        self.payload = Payload(job.scenario.wire, job.roles, job.seed)
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
         self.charged: set[int] | None = None
@@ -241,7 +242,7 @@ class BaseGrid(Grid):
         self._asked = 0
         states = {node: context.state for node, context in self.contexts.items()}
         whole = self.buffers.complete(sorted(messages, key=self.client), states)
-        ordered = self._payload.sent(whole)
+        ordered = self.payload.sent(whole)
         for message in ordered:
             self._require_charged(message)
             self._sent += 1
@@ -297,7 +298,7 @@ class BaseGrid(Grid):
         if isinstance(outcome, Failure):
             return outcome
         try:
-            return self._payload.arrived(message, outcome, self.round)
+            return self.payload.arrived(message, outcome, self.round)
         except ValueError as error:
             reason = f"sent a compressed model that cannot be read: {error}"
             return self.failure(self.client(message), "error", reason, reason)

@@ -259,6 +259,12 @@ Labelled = Annotated[StrictFloat, Field(gt=0, le=1)]
 """A share of training records whose labels are known."""
 
 
+Rate = Annotated[StrictFloat, Field(ge=1e-6, le=1e12)]
+"""Records, or megabytes, a second."""
+Hours = Annotated[StrictFloat, Field(ge=1e-3, le=1e6)]
+"""After which something begins again."""
+
+
 class Rates(Block):
     """A number for each client, by one of these.
 
@@ -269,10 +275,10 @@ class Rates(Block):
         clients: client name -> its own.
     """
 
-    lognormal: tuple[Positive, Annotated[StrictFloat, Field(ge=0)]] | None = None
-    uniform: tuple[Positive, Positive] | None = None
-    by_size: Positive | None = None
-    clients: dict[StrictStr, Positive] | None = None
+    lognormal: tuple[Rate, Annotated[StrictFloat, Field(ge=0, le=10)]] | None = None
+    uniform: tuple[Rate, Rate] | None = None
+    by_size: Rate | None = None
+    clients: dict[StrictStr, Rate] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Rates:
@@ -293,8 +299,8 @@ class Available(Block):
         period: hours.
     """
 
-    share: Annotated[StrictFloat, Field(gt=0, le=1)]
-    period: Positive = 24.0
+    share: Annotated[StrictFloat, Field(ge=1e-3, le=1)]
+    period: Hours = 24.0
 
 
 class Staleness(Block):
@@ -343,12 +349,12 @@ class Clock(Block):
     """
 
     kind: Literal["synchronous", "deadline", "buffered", "asynchronous"]
-    speed: Positive | Rates | None = None
-    bandwidth: Positive | Rates | None = None
+    speed: Rate | Rates | None = None
+    bandwidth: Rate | Rates | None = None
     available: Available | None = None
     jitter: Annotated[StrictFloat, Field(ge=0, le=10)] = 0.0
     trace: StrictStr | None = None
-    period: Positive | None = None
+    period: Hours | None = None
     deadline: Positive | None = None
     buffer: Count | None = None
     staleness: Staleness | None = None

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from fedsim.randomness import SERVER, Streams
 from fedsim.wire import flower
 from fedsim.wire.buffers import Roles, record_of
-from fedsim.wire.codecs import RANGE_SUFFIX, decode_tensors, encode_tensors
+from fedsim.wire.codecs import BYTES_PER_VALUE, RANGE_SUFFIX, decode_tensors, encode_tensors
 from fedsim.wire.compression import CODES, POSITIONS, RANGES, Compression, rows_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,28 @@ class Payload:
     settings: Wire | None
     roles: Roles
     seed: int
+
+    def sizes(self, model: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+        """Bytes of a model's arrays in a message, and in the answer to training.
+
+        Args:
+            model: name -> array, as the server has it.
+        """
+        travels = [name for name in self.roles.order if name not in self.roles.constants]
+        whole = sum(model[name].nbytes for name in travels)
+        coded = [model[n] for n in travels if n in self.roles.parameters and _has_codes(model[n])]
+        if self.settings is None or not coded:
+            return whole, whole
+        rest = whole - sum(value.nbytes for value in coded)
+        rows, down = rows_of([value.shape for value in coded]), self.settings.down
+        sent = BYTES_PER_VALUE[down] * sum(value.size for value in coded)
+        if down == "uint8":
+            sent += 8 * sum(count for count, _ in rows)
+        compression = Compression(self.settings)
+        return (
+            whole if down == "float32" else rest + sent,
+            whole if compression.lossless else rest + compression.bytes(rows),
+        )
 
     # --- The server's side -----------------------------------------------------------------------
 
@@ -170,7 +192,7 @@ class Payload:
             return None
         values = flower.tensors(record)
         named = (name for name in self.roles.order if name in self.roles.parameters)
-        return {n: values[n] for n in named if values[n].dtype.kind == "f" and values[n].size}
+        return {n: values[n] for n in named if _has_codes(values[n])}
 
     def _encoded(self, content: RecordDict) -> RecordDict:
         """A content with its model's parameters encoded; the same one where it has no model."""
@@ -191,6 +213,11 @@ class Payload:
     def _hashes(self, round: int) -> np.random.Generator:
         """The draws of a round's sketches, which the server and all clients make alike."""
         return Streams(self.seed).numpy("wire-sketch", round, SERVER)
+
+
+def _has_codes(value: NDArray[Any]) -> bool:
+    """Whether a parameter is of floating numbers: what else a model has travels as it is."""
+    return value.dtype.kind == "f" and value.size > 0
 
 
 def _alike(model: _Model, other: Mapping[str, NDArray[Any]]) -> bool:

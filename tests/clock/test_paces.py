@@ -52,6 +52,19 @@ def test_a_client_that_leaves_never_answers() -> None:
     assert Pace(speeds=(0.0,)).present_from(0.0) == math.inf
 
 
+def test_many_periods_are_counted_together_and_what_takes_for_ever_ends_never() -> None:
+    # An hour of work in each day.
+    pace = Pace((0.0, HOUR), (1.0, 0.0), (math.inf, math.inf), period=24 * HOUR)
+    day = 24 * HOUR
+    for days in (1_000, 1_003, 10_000, 1_000_000):
+        assert pace.finish(5.0, 0, days * HOUR, 0) == days * day + 5
+        assert pace.finish(0.0, 0, days * HOUR + 7, 0) == days * day + 7
+    assert pace.finish(0.0, 0, 1e30, 0) == math.inf
+    assert Pace(speeds=(1e-6,)).finish(0.0, 0, 1e9, 0) == math.inf
+    slow = Pace((0.0, 3.6e-3), (1e-6, 0.0), (1.0, 1.0), period=3.6)
+    assert slow.finish(0.0, 1e300, 1e9, 0) == math.inf
+
+
 def test_distributions_depend_on_the_seed_and_the_client_alone() -> None:
     one = paces(speed={"lognormal": [50, 0.8]})
     assert one == paces(speed={"lognormal": [50, 0.8]})
@@ -98,7 +111,10 @@ def test_a_trace_says_what_holds_from_which_hour(tmp_path: Path) -> None:
     [
         ("client,speed\na,1\n", "no column hour"),
         ("client,hour,speed\na,0,1\nb,0,fast\n", "speed is 'fast'"),
-        ("client,hour,speed\na,0,1\nb,-1,1\n", "at least 0"),
+        ("client,hour,speed\na,0,1\nb,-1,1\n", r"hour is -1: expected 0 to 1e\+06"),
+        ("client,hour,speed\na,0,1\nb,0,1e-300\n", r"speed is 1e-300: expected 0, or 1e-06 to"),
+        ("client,hour,speed,bandwidth\na,0,1,0\nb,0,1,1\n", "bandwidth is 0: expected 1e-06"),
+        ("client,hour,speed\na,0,1\nb,0,nan\n", "speed is nan"),
         ("client,hour,speed\na,0,1\n", "client 'b' is missing"),
         ("client,hour,speed\na,0,1\nb,0,1\nc,0,1\n", "there is no client 'c'"),
         ("client,hour,speed\na,0,1\nb,0,1\nb,2,0\n", "never comes back"),

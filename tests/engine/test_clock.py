@@ -72,6 +72,19 @@ def test_messages_take_time_by_their_counted_bytes(run_tiny: Run) -> None:
     assert timed.rounds[0]["simulated_hours"] == pytest.approx(most / 1000 / 3600, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "wire",
+    ["{codec: int4, sparsify: {topk: 0.05}}", "{codec: uint8, down: uint8}", "{down: float16}"],
+)
+def test_a_buffer_counts_messages_as_the_wire_makes_them(run_tiny: Run, wire: str) -> None:
+    clock = f"{CLOCK}={{kind: buffered, buffer: 4, speed: 1.0e+9, bandwidth: 0.001}}"
+    timed = run_tiny(clock, f"wire={wire}", "rounds=1")
+    rows = [json.loads(line) for line in (timed.folder / "traffic.jsonl").open()]
+    sizes = {row["direction"]: row["fields"]["arrays"] for row in rows}
+    seconds = 3600 * timed.rounds[0]["simulated_hours"]
+    assert seconds == pytest.approx((sizes["down"] + sizes["up"]) / 1000, rel=1e-4)
+
+
 def test_a_deadline_that_nobody_misses_changes_nothing(run_tiny: Run) -> None:
     waits = run_tiny(f"{CLOCK}.kind=synchronous", SLOW)
     limited = run_tiny(f"{CLOCK}={{kind: deadline, deadline: 1.0e+6}}", SLOW)
@@ -322,6 +335,10 @@ def test_dropouts_and_delays_are_simulated_in_time(run_tiny: Run) -> None:
         ((f"{CLOCK}={{kind: buffered, buffer: 5}}",), "there are 4 clients"),
         ((*BUFFERED, "faults.min_clients=3"), "asks for more"),
         (
+            (f"{CLOCK}={{kind: synchronous, speed: 1.0e-6}}", "client.steps=1000000"),
+            "would not train within 1e.12 simulated seconds",
+        ),
+        (
             (f"{CLOCK}={{kind: deadline, deadline: 1}}", "faults={delay: 1.0, deadline: 2.0}"),
             "faults.deadline",
         ),
@@ -352,6 +369,9 @@ def test_what_makes_no_sense_is_refused(run_tiny: Run, words: tuple[str, ...], w
         ("{kind: synchronous, speed: {uniform: [1, 2], by_size: 1}}", "expected one of"),
         ("{kind: asynchronous, staleness: {name: constant, a: 1}}", "constant has no a"),
         ("{kind: synchronous, trace: nowhere.csv}", "there is no file"),
+        ("{kind: synchronous, speed: 1.0e-300}", "at least 1e-06"),
+        ("{kind: synchronous, available: {share: 1.0e-300}}", "at least 0.001"),
+        ("{kind: synchronous, available: {share: 0.5, period: 1.0e-300}}", "at least 0.001"),
     ],
 )
 def test_keys_of_another_kind_are_refused(run_tiny: Run, block: str, why: str) -> None:
