@@ -19,7 +19,7 @@ from fedsim.tasks.metric import Metric
 from fedsim.terminal.console import Console
 from fedsim.tuning.charge import cost_of_a_trial
 from fedsim.tuning.outcome import Charge, write
-from fedsim.tuning.space import Choice, Dimension, parse
+from fedsim.tuning.space import Choice, Dimension, changes, parse
 from fedsim.tuning.study import Sampler, Study, require_optuna
 from fedsim.tuning.trials import VALIDATED, Plan, Tuning
 
@@ -185,9 +185,12 @@ def _checked(
         for value in one.values[1:] if isinstance(one, Choice) else one.ends[1:]:
             words = [*first[:position], f"{one.key}={value}", *first[position + 1 :]]
             try:
-                load(source, [*fixed, *words, VALIDATED, *common])
+                other = load(source, [*fixed, *words, VALIDATED, *common])
             except InputError as error:
                 problems += error.problems or [Problem(one.key, error.headline)]
+            else:
+                if why := changes(scenario, other):
+                    problems.append(Problem(one.key, f"with {value} {why}"))
     if problems:
         lines = list(dict.fromkeys(problems))
         raise InputError("the values to try are wrong", lines, hint="type: fedsim tune --help")

@@ -24,7 +24,7 @@ from fedsim.engine.privacy import privacy_plan
 from fedsim.privacy.accounting import ORDERS, epsilon_of_curve, rdp_curve
 from fedsim.privacy.selection import Stopping, rdp_of_best
 from fedsim.scenario import Scenario
-from fedsim.tuning.space import Choice, Dimension
+from fedsim.tuning.space import Choice, Dimension, Range
 
 _MOST_PLANS = 64
 _MOST_SEEDS = 16  # that are looked at: a partition that a seed draws unevenly shows by then
@@ -83,16 +83,16 @@ def cost_of_a_trial(
     if settings is None:
         return None
     worst, delta, differs = np.zeros(len(ORDERS)), settings.delta, False
-    corners = list(itertools.islice(_corners(space), _MOST_PLANS + 1))
-    if len(corners) > _MOST_PLANS:
+    choices = list(itertools.islice(_choices(space), _MOST_PLANS + 1))
+    if len(choices) > _MOST_PLANS:
         return Cost(None, delta, f"there are more than {_MOST_PLANS} combinations of choices")
     federations: dict[tuple[int, str], Federation] = {}
-    of_ends: dict[str, NDArray[np.float64]] = {}
-    of_seeds: dict[tuple[str, ...], NDArray[np.float64]] = {}
-    looked_at = [(seeds[0], *corner) for corner in corners]
-    looked_at += [(seed, *corners[0]) for seed in seeds[1:_MOST_SEEDS]]
-    for seed, key, words in looked_at:
-        scenario = load_with(words)
+    looked_at = [(seeds[0], chosen, key) for chosen in choices for key in ("", *_ranges(space))]
+    looked_at += [(seed, choices[0], "") for seed in seeds[1:_MOST_SEEDS]]
+    of_choices: dict[str, NDArray[np.float64]] = {}  # the lower ends of ranges with them
+    for seed, chosen, key in looked_at:
+        upper = {one.key: one.ends[1] for one in space if isinstance(one, Range) and one.key == key}
+        scenario = load_with(_words(space, chosen | upper))
         place = (seed, scenario.data.model_dump_json())
         if place not in federations:
             federations[place] = build_federation(scenario, seed, progress)
@@ -102,24 +102,25 @@ def cost_of_a_trial(
         if not plan.certified:
             return Cost(None, delta, "the mechanism has no proof")
         curve = np.max([rdp_curve(history) for history in plan.histories()], axis=0)
-        if key and not np.array_equal(of_ends.setdefault(key, curve), curve):
+        known = of_choices.setdefault(str(chosen), curve)
+        if key and not np.array_equal(known, curve):
             why = f"what a trial costs depends on {key}; give its values as choice(...)"
             return Cost(None, delta, why)
-        differs |= not np.array_equal(of_seeds.setdefault(words, curve), curve)
+        differs |= not np.array_equal(known, curve)
         worst = np.maximum(worst, curve)
     return Cost(worst, delta, differs=differs)
 
 
-def _corners(space: Sequence[Dimension]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Words of the choices, and of both ends of each range; with the range's key, or ""."""
+def _choices(space: Sequence[Dimension]) -> Iterator[dict[str, str]]:
+    """All combinations of the choices: key -> value."""
     choices = [one for one in space if isinstance(one, Choice)]
     for values in itertools.product(*(one.values for one in choices)):
-        chosen = {one.key: value for one, value in zip(choices, values, strict=True)}
-        yield "", _words(space, chosen)
-    for one in space:
-        if not isinstance(one, Choice):
-            for end in one.ends:
-                yield one.key, _words(space, {one.key: end})
+        yield {one.key: value for one, value in zip(choices, values, strict=True)}
+
+
+def _ranges(space: Sequence[Dimension]) -> list[str]:
+    """The keys that have a range."""
+    return [one.key for one in space if isinstance(one, Range)]
 
 
 def _words(space: Sequence[Dimension], values: dict[str, str]) -> tuple[str, ...]:

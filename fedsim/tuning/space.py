@@ -12,20 +12,22 @@ from math import exp, log
 from typing import Any, Literal
 
 from fedsim.errors import InputError, Problem
-from fedsim.scenario import yaml_lines
+from fedsim.scenario import Scenario, yaml_lines
 from fedsim.sweeping.cells import split_values
 
 _SPEC = re.compile(r"\s*(log|uniform|int|choice)\((.*)\)\s*", re.DOTALL)
 _DIGITS = 4  # of a number that is drawn from a range: it is typed again
 _FORMS = "log(1e-4,1e-1), uniform(0,0.9), int(1,5) or choice(16,32)"
 # What would make two trials answers to different questions, or a choice between guarantees.
+_DATA = "other data have other validation records"
+_GUARANTEE = "it is a choice between guarantees; type: fedsim curve"
 _SETTING = {
     "data.split": "another split has other validation records",
-    "data.name": "other data have other validation records",
-    "data.root": "other data have other validation records",
-    "data.embedded": "other data have other validation records",
+    "data": _DATA,
     "evaluation": "trials are compared by one and the same evaluation",
     "federation": "who holds what is the question, and no value to choose",
+    "adversary": "what clients do against the training is the question, and no value to choose",
+    "faults": "which clients fail is the question, and no value to choose",
     "seeds": "the best of several seeds is luck",
     "resources": "it changes the time, and not the model",
     "name": "it names the runs",
@@ -33,6 +35,19 @@ _SETTING = {
     "privacy.noise_multiplier": "less privacy scores better; type: fedsim curve",
     "privacy.delta": "less privacy scores better",
     "privacy.max_epsilon": "less privacy scores better",
+    "privacy": _GUARANTEE,
+}
+# What of these blocks may be tuned.
+_TUNED = {
+    "data": ("size", "patch", "window", "features"),
+    "privacy": (
+        "max_grad_norm",
+        "expected_batch",
+        "filter",
+        "augmentations",
+        "averaging",
+        "physical_batch",
+    ),
 }
 
 
@@ -132,8 +147,43 @@ def parse(words: Sequence[str]) -> tuple[list[Dimension], list[str]]:
     return space, fixed
 
 
+def changes(first: Scenario, other: Scenario) -> str:
+    """What another trial's scenario has otherwise than it may, with the reason; "": nothing.
+
+    Words that are none of the keys that are refused by name may change these, too: a block does, or
+    a profile.
+    """
+    ours, theirs = _questions(first), _questions(other)
+    for key in dict.fromkeys((*ours, *theirs)):
+        if ours.get(key) != theirs.get(key):
+            return f"{key} would change, which is not tuned: {_why(key)}"
+    return ""
+
+
+def _questions(scenario: Scenario) -> dict[str, Any]:
+    """Keys and values that are the same in all trials."""
+    values = scenario.resolved()
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key.partition(".")[0] for key in _SETTING):
+        block = values[key]
+        if isinstance(block, dict):
+            free = _TUNED.get(key, ())
+            found |= {f"{key}.{name}": inner for name, inner in block.items() if name not in free}
+        else:
+            found[key] = block
+    return found
+
+
 def _refused(key: str) -> str:
-    """Why a key is not tuned; "": it may be."""
+    """Why a key is not tuned; "": it may be, as far as its name tells."""
+    block, _, rest = key.partition(".")
+    if block in _TUNED and (not rest or rest.partition(".")[0] in _TUNED[block]):
+        return ""
+    return _why(key)
+
+
+def _why(key: str) -> str:
+    """Why a key is the same in all trials; "": it need not be."""
     return next((why for one, why in _SETTING.items() if f"{key}.".startswith(f"{one}.")), "")
 
 

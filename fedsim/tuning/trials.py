@@ -277,10 +277,12 @@ class Tuning(Sweep):
     def _tell(self, batch: Sequence[Trial]) -> None:
         """Read what the trials of a batch are worth, in order, and let the study learn of it."""
         for trial in batch:
-            entry = trial.entry
-            if entry is not None:
-                self._current[entry.number] = trial
-                self._settle(trial, entry)
+            if trial.entry is not None:
+                self._current[trial.entry.number] = trial
+                self._settle(trial, trial.entry)
+        # Only then: no trial of a batch is compared with another one of it, however often it was
+        # looked at while it ran.
+        for trial in batch:
             worst = trial.status == "stopped" or _diverged(trial.error)
             score = trial.score if trial.status == "done" else None
             self._study.tell(trial.number - 1, score, stopped=worst)

@@ -94,6 +94,16 @@ def test_what_cannot_be_certified_is_refused(
     assert not trials.commands
 
 
+@pytest.mark.parametrize("steps", ["1,null", "null,1"])
+def test_a_range_is_looked_at_with_every_choice(steps: str, typed: Typed, trials: Trials) -> None:
+    # What is a step where `steps` says so is a pass where it does not.
+    words = (f"client.steps=choice({steps})", "client.epochs=int(1,50)", *PRIVATE)
+    code, out, _ = typed("tune", "tiny.yaml", *words, "--dry-run")
+    assert code == 0
+    assert "UNCHARGED" in out
+    assert "depends on client.epochs" in out
+
+
 def test_an_uncharged_tuning_says_so(typed: Typed, trials: Trials) -> None:
     words = ("tune", "tiny.yaml", "privacy.expected_batch=int(8,64)", *PRIVATE, "--dry-run")
     code, out, _ = typed(*words)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fedsim import InputError
-from fedsim.tuning.space import Choice, Range, parse
+from fedsim.scenario import Scenario
+from fedsim.tuning.space import Choice, Range, changes, parse
+from tests.sweeping.conftest import Typed
 
 
 def test_words_with_a_form_are_tuned_and_the_others_hold_for_every_trial() -> None:
@@ -43,6 +47,10 @@ def test_words_with_a_form_are_tuned_and_the_others_hold_for_every_trial() -> No
         ("data.split.seed=choice(1,2)", "other validation records"),
         ("seeds=choice([0],[1])", "luck"),
         ("privacy.target_epsilon=log(1,8)", "type: fedsim curve"),
+        ("privacy.unit=choice(record,client)", "a choice between guarantees"),
+        ("data.positive=choice(a,b)", "other validation records"),
+        ("faults.dropout=uniform(0,0.5)", "which clients fail is the question"),
+        ("adversary=choice(null,{name: x, count: 1})", "is the question"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(word: str, told: str) -> None:
@@ -56,6 +64,47 @@ def test_a_key_is_given_once_and_there_is_something_to_tune() -> None:
         parse(["a=1", "a=int(1,2)"])
     with pytest.raises(InputError, match="nothing to tune"):
         parse(["a=1"])
+
+
+PRIVATE = "{noise_multiplier: 2.0, delta: 1e-3}"
+SCENARIO = {
+    "name": "tiny",
+    "data": {"name": "ham10000"},
+    "model": {"name": "cnn"},
+    "strategy": {"name": "fedavg"},
+    "client": {"name": "supervised"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"privacy": {"noise_multiplier": 2.0}}, "privacy.noise_multiplier would change"),
+        ({"privacy": {"noise_multiplier": 1.0, "unit": "client"}}, "choice between guarantees"),
+        ({"privacy": None}, "privacy"),
+        ({"data": {"name": "ham10000", "split": {"val": 0.3}}}, "data.split would change"),
+        ({"data": {"name": "ham10000", "sites": ["a"]}}, "data.sites would change"),
+        ({"faults": {"dropout": 0.5}}, "faults.dropout would change"),
+        ({"evaluation": {"every": 2}}, "evaluation.every would change"),
+        ({"privacy": {"noise_multiplier": 1.0, "expected_batch": 8}}, ""),
+        ({"data": {"name": "ham10000", "size": 16}, "client": {"name": "x", "steps": 4}}, ""),
+    ],
+)
+def test_a_block_may_not_change_what_its_keys_may_not(changed: Any, told: str) -> None:
+    first = SCENARIO | {"privacy": {"noise_multiplier": 1.0}}
+    one, other = (Scenario.model_validate(values) for values in (first, first | changed))
+    for found in (changes(one, other), changes(other, one)):
+        assert told in found
+        assert bool(found) == bool(told)
+
+
+def test_a_block_is_tuned_where_that_is_the_same_question(typed: Typed) -> None:
+    words = ("tune", "tiny.yaml", "rounds=1", "--dry-run")
+    code, _, err = typed(*words, f"privacy=choice(null,{PRIVATE})", "client.class_balanced=false")
+    assert code == 2
+    assert "privacy.mechanism would change" in err
+    code, _, err = typed(*words, "client=choice(supervised,{name: supervised, batch_size: 8})")
+    assert code == 0, err
 
 
 class Extreme:

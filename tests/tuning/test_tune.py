@@ -126,6 +126,15 @@ def test_a_trial_that_is_clearly_worse_is_stopped(typed: Typed, trials: Trials) 
     assert {one["status"] for one in rows()} == {"done"}
 
 
+def test_trials_of_one_batch_are_not_compared_with_each_other(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-6,1e-1)", "rounds=2")
+    code, _, err = typed(*words, "--batch", "8", "--trials", "8")
+    assert code == 0, err
+    scores = sorted(float(one["val_auc"]) for one in rows())
+    assert scores[0] < scores[4]  # Some are worse than the median of the others.
+    assert {one["status"] for one in rows()} == {"done"}
+
+
 class Watched:
     """A process that pauses after its first round, and goes on if it is left alone."""
 
