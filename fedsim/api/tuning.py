@@ -11,6 +11,7 @@ from fedsim.api.studies import require_jobs
 from fedsim.engine.federation import dataset_of, task_of
 from fedsim.errors import InputError, Problem
 from fedsim.files import file_name
+from fedsim.folder.runfolder import RunFolder
 from fedsim.privacy.selection import Stopping, draw_runs
 from fedsim.randomness import Streams, as_int
 from fedsim.scenario import Scenario, activate_plugins, load
@@ -18,7 +19,13 @@ from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_num
 from fedsim.tasks.metric import Metric
 from fedsim.terminal.console import Console
 from fedsim.tuning.charge import cost_of_a_trial
-from fedsim.tuning.outcome import Charge, write
+from fedsim.tuning.outcome import (
+    ABOUT,
+    Charge,
+    require_own_folder,
+    trials_before,
+    write,
+)
 from fedsim.tuning.space import Choice, Dimension, changes, parse
 from fedsim.tuning.study import Sampler, Study, require_optuna
 from fedsim.tuning.trials import VALIDATED, Plan, Tuning
@@ -125,7 +132,11 @@ def prepared_tuning(
     cells = plan([source], [*fixed, VALIDATED], [seed], [*first_words(space), *common])
     fetch_weights(cells, console.line)
     data = fingerprints(cells, console.preparing)
-    charge = _charge(space, load_with, seed, count, wanted, console)
+    folder = runs / "tuning" / file_name(name or first.name)
+    charged = count
+    if first.privacy is not None:
+        charged = max(count, trials_before(folder)) + _run_anew(first, folder, wanted)
+    charge = _charge(space, load_with, seed, count, charged, wanted, console)
     study = Study(
         space,
         measured.better,
@@ -133,7 +144,6 @@ def prepared_tuning(
         "random" if wanted.stopping else wanted.sampler,
         max(1, first.rounds // 4) if wanted.stop_early and not wanted.stopping else None,
     )
-    folder = runs / "tuning" / file_name(name or first.name)
     what = Plan(
         source,
         tuple(fixed),
@@ -159,8 +169,12 @@ def prepared_tuning(
         console,
         jobs,
         verbose,
-        lambda now: write(now, space, settings, folder),
+        lambda now: write(now, space, settings, folder) if now.trials or replaces else None,
     )
+    told = require_own_folder(tuning, space, settings, folder)
+    replaces = bool(told) or not (folder / ABOUT).exists()
+    if told:
+        console.line(told)
     return PreparedTuning(tuning, charge, folder)
 
 
@@ -218,10 +232,15 @@ def _charge(
     load_with: Any,
     seed: int,
     count: int,
+    charged: int,
     wanted: Wanted,
     console: Console,
 ) -> Charge | None:
     """What the tuning costs in privacy.
+
+    Args:
+        count: trials.
+        charged: those that are paid for where all are published.
 
     Raises:
         InputError: a random number of trials was asked for, and does not make it cheaper.
@@ -247,4 +266,25 @@ def _charge(
             )
     if cost is None:
         return None
-    return Charge(cost, count if wanted.stopping is None else wanted.trials, wanted.stopping)
+    return Charge(cost, charged if wanted.stopping is None else wanted.trials, wanted.stopping)
+
+
+def _run_anew(scenario: Scenario, folder: Path, wanted: Wanted) -> int:
+    """Trials that failed and are run anew with other noise: releases that are paid for, too.
+
+    Raises:
+        InputError: of a random number of trials each is run once.
+    """
+    assert scenario.privacy is not None
+    if scenario.privacy.noise == "seeded":  # The same noise: nothing is told that was not.
+        return 0
+    places = (folder / "trials" / scenario.name).glob("*/run.json")
+    records = (RunFolder(place.parent).read_json("run.json") for place in places)
+    failed = sum(record.get("status") == "failed" for record in records)
+    if failed and wanted.stopping is not None:
+        raise InputError(
+            f"--random-stopping: {failed} of the trials in {folder} failed; run anew they have "
+            "other noise, and are more trials than were drawn",
+            hint="mend what failed, and begin again: --name NAME",
+        )
+    return failed

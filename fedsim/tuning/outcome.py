@@ -20,7 +20,21 @@ from fedsim.tuning.space import Choice, Dimension
 from fedsim.tuning.study import versions
 from fedsim.tuning.trials import Tuning
 
+ABOUT = "tuning.json"
 _SHOWN = 10
+_ELSEWHERE = "give it a folder of its own: --name NAME"
+# Entries of tuning.json that decide which trials there are; with more of them the first are alike.
+_OF_TRIALS = (
+    "scenario",
+    "words",
+    "space",
+    "metric",
+    "seed",
+    "batch",
+    "sampler",
+    "stop_early",
+    "software",
+)
 
 
 @dataclass(frozen=True)
@@ -118,28 +132,10 @@ def best_words(tuning: Tuning) -> list[str] | None:
     return None if best is None else [*tuning.plan.words, *best.words]
 
 
-def write(
-    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
-) -> None:
-    """Write trials.csv and tuning.json into a folder.
-
-    Args:
-        settings: entries of tuning.json beside the trials.
-
-    Raises:
-        InputError: they cannot be written.
-    """
+def about(tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of tuning.json."""
     plan, best = tuning.plan, tuning.best
-    keys = [one.key for one in space]
-    header = ["trial", "status", plan.metric, "stopped_after", "rounds_scored", "seconds"]
-    rows: list[list[Any]] = [[*header, *keys, "seed", "run", "error"]]
-    for one in tuning.trials:
-        entry = one.entry
-        run = None if entry is None or entry.folder is None else str(entry.folder)
-        rows.append([one.number, one.status, one.score, one.stopped_at, one.rounds, one.seconds])
-        rows[-1] += [*(one.values[key] for key in keys), entry and entry.cell.seed, run]
-        rows[-1].append(one.error or None)
-    about = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "command": sys.argv,
         "scenario": plan.source,
@@ -162,10 +158,91 @@ def write(
             "command": best_command(tuning),
         },
     }
+
+
+def held(folder: Path) -> dict[str, Any] | None:
+    """What the tuning.json of a folder says; None: there is none.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / ABOUT} cannot be read: {error}", hint=_ELSEWHERE) from error
+    return found if isinstance(found, dict) else {}
+
+
+def trials_before(folder: Path) -> int:
+    """How many trials the tuning in a folder has; 0: there is none.
+
+    Raises:
+        InputError: its tuning.json cannot be read.
+    """
+    found = (held(folder) or {}).get("trials")
+    return found if isinstance(found, int) else 0
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Entries of tuning.json in which two tunings differ that have other trials therefore."""
+    by = [(told.get("privacy") or {}).get("by") for told in (one, other)]
+    found = [key for key in _OF_TRIALS if one.get(key) != other.get(key)]
+    return found if by[0] == by[1] else [*found, "privacy.by"]
+
+
+def require_own_folder(
+    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
+) -> str:
+    """What a person must know of another tuning in the same folder; "": there is none.
+
+    Raises:
+        InputError: this one is private: what it costs does not count the trials of another.
+    """
+    earlier = held(folder)
+    if earlier is None:
+        return ""
+    found = differences(earlier, about(tuning, space, settings))
+    if not found:
+        return ""
+    told = ", ".join(found)
+    if settings["privacy"] is not None:
+        raise InputError(
+            f"{folder} holds the trials of another tuning (another {told}), which are not counted "
+            "in what this one costs: where both are published their epsilons add up",
+            hint=_ELSEWHERE,
+        )
+    return (
+        f"{folder} held another tuning (another {told}): trials.csv and {ABOUT} are replaced, "
+        "its runs stay"
+    )
+
+
+def write(
+    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
+) -> None:
+    """Write trials.csv and tuning.json into a folder.
+
+    Args:
+        settings: entries of tuning.json beside the trials.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    plan, keys = tuning.plan, [one.key for one in space]
+    header = ["trial", "status", plan.metric, "stopped_after", "rounds_scored", "seconds"]
+    rows: list[list[Any]] = [[*header, *keys, "seed", "run", "error"]]
+    for one in tuning.trials:
+        entry = one.entry
+        run = None if entry is None or entry.folder is None else str(entry.folder)
+        rows.append([one.number, one.status, one.score, one.stopped_at, one.rounds, one.seconds])
+        rows[-1] += [*(one.values[key] for key in keys), entry and entry.cell.seed, run]
+        rows[-1].append(one.error or None)
     try:
         write_whole(folder / "trials.csv", csv_bytes(rows))
-        text = json.dumps(about, indent=2, allow_nan=False) + "\n"
-        write_whole(folder / "tuning.json", text.encode())
+        text = json.dumps(about(tuning, space, settings), indent=2, allow_nan=False) + "\n"
+        write_whole(folder / ABOUT, text.encode())
     except OSError as error:
         raise InputError(
             f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"

@@ -115,7 +115,7 @@ class Tuning(Sweep):
         console: where lines are printed.
         jobs: trials at a time; None: as many as cores and memory allow.
         verbose: logs with tracebacks.
-        after_batch: is called when a batch has ended.
+        after_batch: is called when a batch has ended, and before the first.
 
     Attributes:
         trials: those that were chosen so far.
@@ -156,6 +156,8 @@ class Tuning(Sweep):
             InputError: the folder of runs cannot be written.
         """
         self._begin()
+        if self._after_batch is not None:
+            self._after_batch(self)
         with self._signals:
             try:
                 while not self._signals.count and (batch := self.choose()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,69 @@ def test_the_best_of_a_random_number_is_certified(how: str, typed: Typed, trials
     assert f"the best of a random number of trials ({how}, mean 20) has epsilon" in out
     # Each trial has a seed, and with it noise, of its own.
     assert len(set(seeds(out))) == len(seeds(out))
+
+
+def charged() -> dict[str, Any]:
+    """What tuning.json says of privacy."""
+    found: dict[str, Any] = json.loads(Path("runs/tuning/tiny/tuning.json").read_text())["privacy"]
+    return found
+
+
+def test_a_folder_has_the_trials_of_one_private_tuning(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", *PRIVATE)
+    rate = "client.learning_rate=log(1e-3,1e-1)"
+    assert typed(*words, rate, "--trials", "2")[0] == 0
+    two = charged()["epsilon"]
+    # The second of two trials was published, too.
+    code, out, _ = typed(*words, rate, "--trials", "1")
+    assert code == 0
+    assert charged()["epsilon"] == two
+    assert "all 2 trials together" in out
+    count = len(trials.commands)
+    for other in (
+        ("client.learning_rate=log(1e-3,1)",),
+        (rate, "client.momentum=0.5"),
+        (rate, "--seed", "3"),
+        (rate, "--random-stopping", "geometric"),
+    ):
+        code, _, err = typed(*words, *other, "--trials", "2")
+        assert code == 2
+        assert "which are not counted in what this one costs" in err
+        assert "--name NAME" in err
+    assert len(trials.commands) == count
+
+
+def test_no_trials_of_a_random_number_are_written_down(
+    typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.api.tuning.draw_runs", lambda *_: 0)
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *PRIVATE)
+    code, out, err = typed(*words, "--trials", "3", "--random-stopping", "poisson")
+    assert code == 0, err
+    assert "the random number of trials is 0" in out
+    assert not trials.commands
+    found = json.loads(Path("runs/tuning/tiny/tuning.json").read_text())
+    assert (found["trials"], found["best"]) == (0, None)
+    assert found["privacy"]["epsilon"] > found["privacy"]["epsilon_of_a_trial"]
+
+
+def test_secret_noise_is_paid_for_at_every_attempt(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=choice(0.01,1e30)", *PRIVATE)
+    words += ("privacy.noise=secret", "--trials", "6")
+    assert typed(*words)[0] == 0
+    first = charged()["epsilon"]
+    failed = sum(
+        json.loads(one.read_text())["status"] == "failed"
+        for one in Path("runs/tuning/tiny/trials/tiny").glob("*/run.json")
+    )
+    assert failed == 1
+    code, out, _ = typed(*words)
+    assert code == 0
+    assert "all 7 trials together" in out
+    assert charged()["epsilon"] > first
+    code, _, err = typed(*words, "--random-stopping", "geometric")
+    assert code == 2
+    assert "are more trials than were drawn" in err
 
 
 def seeds(out: str) -> list[str]:

@@ -76,6 +76,21 @@ def test_typed_again_it_runs_nothing_and_typed_with_more_it_runs_the_rest(
     assert what(rows())[0][2] != what(first)[0][2]
 
 
+def test_another_tuning_in_the_same_folder_says_so(typed: Typed, trials: Trials) -> None:
+    assert "held another" not in "".join(typed(*TUNE, "--trials", "2")[1:])
+    assert "held another" not in "".join(typed(*TUNE, "--trials", "3")[1:])
+    other = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1)", "rounds=1", "--batch", "2")
+    code, out, err = typed(*other, "--trials", "2")
+    assert code == 0, err
+    assert "held another tuning (another space)" in out
+    assert len(rows()) == 2
+    assert len(list(Path(TRIALS).glob("*-seed0"))) == 5
+    Path("runs/tuning/tiny/tuning.json").write_text("{")
+    code, _, err = typed(*other)
+    assert code == 2
+    assert "tuning.json cannot be read" in err
+
+
 def test_interrupted_and_typed_again_it_ends_like_one_that_was_not(
     typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
