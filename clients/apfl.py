@@ -90,6 +90,10 @@ class APFLClient(Personal):
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     adaptive: bool = True
 
+    def workload(self, records: int) -> float:
+        """Each batch is seen by two models."""
+        return 2 * super().workload(records)
+
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained shared model; v, alpha and the mixture stay in the client's state."""
         model, state = site.new_model(), site.state

@@ -37,6 +37,10 @@ class DittoClient(Personal):
 
     pull: NonNegativeFloat = 0.1
 
+    def workload(self, records: int) -> float:
+        """Two trainings."""
+        return 2 * super().workload(records)
+
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained shared model; the own one stays in the client's state."""
         model, own = site.new_model(), self.own_model(site)

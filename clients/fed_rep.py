@@ -36,6 +36,11 @@ class FedRepClient(Personal):
 
     head_steps: PositiveInt = 10
 
+    def workload(self, records: int) -> float:
+        """The head's steps, and those of the body."""
+        head = self.taking(self.head_steps)
+        return sum(super(FedRepClient, one).workload(records) for one in (head, self))
+
     def train(self, content: RecordDict, site: Site) -> RecordDict:
         """Return the trained body; the engine keeps the head in the client's state."""
         model = site.new_model()

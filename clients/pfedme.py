@@ -109,6 +109,10 @@ class PFedMe(PFedMeClient, PersonalImages):
             for _ in range(self.inner_steps):
                 yield chosen
 
+    def workload(self, records: int) -> float:
+        """Each record of a pass is seen in all steps on its batch."""
+        return (1 if self.steps else self.inner_steps) * super().workload(records)
+
     def _total(self, site: Site) -> int:
         """`epochs` are passes over the images, whatever `inner_steps` is."""
         return self.steps or self.inner_steps * super()._total(site)

@@ -422,3 +422,17 @@ def test_bodies_are_under_one_head_until_they_are_tuned(go: Callable[..., Result
 def test_a_private_run_is_refused(method: str, go: Callable[..., Result]) -> None:
     with pytest.raises(InputError, match="no private form"):
         go(*RUNS[method], "privacy={target_epsilon: 4, delta: 1e-3}")
+
+
+@pytest.mark.parametrize(
+    ("method", "looked_at"),
+    [
+        (Ditto(epochs=3), 2 * 3 * 100),
+        (APFL(steps=4, batch_size=8), 2 * 32),
+        (FedRep(epochs=3, head_steps=5, batch_size=8), 300 + 40),
+        (PFedMe(epochs=3, inner_steps=5), 5 * 300),
+        (PFedMe(steps=10, inner_steps=5, batch_size=8), 80),
+    ],
+)
+def test_a_clock_is_told_of_every_step(method: Any, looked_at: int) -> None:
+    assert method.workload(100) == looked_at
