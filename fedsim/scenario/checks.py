@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from fedsim.errors import InputError, nearest
 from fedsim.method.capabilities import class_of, ill_declared
@@ -369,12 +369,15 @@ def _compressed_already(document: Document) -> str:
     return ""
 
 
-def _on(document: Document) -> dict[str, bool]:
-    """What of the data decides which plugins go with them."""
-    return {
-        "features": _learns_vectors(document),
-        "labelled": _all_labelled(document),
-    }
+class _On(TypedDict):
+    """What of the data decides which plugins go with them, as `fitting.misfits` has it."""
+
+    features: bool
+    labelled: bool
+
+
+def _on(document: Document) -> _On:
+    return {"features": _learns_vectors(document), "labelled": _all_labelled(document)}
 
 
 def _check_adversary(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:
@@ -494,7 +497,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
             problems += wrong
             if not wrong:
                 here = {"clients": (block["name"], found)}
-                why = misfits(registry, others | here, **on).get("clients")
+                why = misfits(registry, others | here, client_key=dotted(at), **on).get("clients")
                 if not why and of_records:
                     why = without_private_form(registry, here)
                 if not why and _all_labelled(document):

@@ -53,6 +53,7 @@ def misfits(
     *,
     features: bool = False,
     labelled: bool = True,
+    client_key: str = "client",
 ) -> dict[str, str]:
     """Group -> why its plugin does not go with the others, and which would.
 
@@ -61,6 +62,7 @@ def misfits(
         found: group -> the name and the class of the plugin that a scenario names.
         features: whether a frozen network turns the data into vectors.
         labelled: whether all labels are known: what learns without labels is no advice then.
+        client_key: where the client method is written, as one types it.
     """
 
     def advised(one: Any) -> bool:
@@ -87,22 +89,22 @@ def misfits(
     expected, sent = payload_of(expecting), payload_of(sending)
     given = capabilities(sending).payload_kind
     if not _understands(expecting, sending) and not {"strategies", "clients"} & wrong.keys():
-        fit = _names(
+        task = kind or "images"
+        clients = _fitting(
             registry,
             "clients",
-            lambda one: (
-                _understands(expecting, one) and made_for(one, kind or "images") and advised(one)
-            ),
+            lambda one: _understands(expecting, one) and made_for(one, task) and advised(one),
+        )
+        strategies = _fitting(
+            registry,
+            "strategies",
+            lambda one: _understands(one, sending) and made_for(one, task),
         )
         wrong["clients"] = (
-            f"{client!r} sends {PAYLOADS[sent]}, but strategy {strategy!r} expects "
-            f"{'others' if expected == sent else PAYLOADS[expected]}; with it go: {fit}"
+            f"{client!r} sends {_sent(sending, expected)}, but strategy {strategy!r} expects "
+            f"{_sent(expecting, sent)}; with {strategy!r} {_to_type(client_key, clients)}; with "
+            f"{client!r} {_to_type('strategy', strategies)}"
         )
-        if expected == sent and given:
-            own = _names(
-                registry, "strategies", lambda one: capabilities(one).payload_kind == given
-            )
-            wrong["clients"] += f"; {client!r} goes with strategy {own}"
     model, network = found.get("models", ("", None))
     asked = capabilities(network).payload_kind
     if asked and sent and given != asked and not {"clients", "models"} & wrong.keys():
@@ -126,6 +128,29 @@ def misfits(
             f"client keeps its own model; with it go: {fit}"
         )
     return wrong
+
+
+def _sent(half: Any, other: str) -> str:
+    """What a half of a method sends or expects, in words.
+
+    Args:
+        half: the class of a strategy or of a client method.
+        other: the payload of the other half; where it is the same, the kind is named, too.
+    """
+    declared = capabilities(half)
+    told, kind = PAYLOADS[declared.payload], declared.payload_kind.replace("_", " ")
+    if declared.payload != other:
+        return told
+    return f"{told} of the kind {kind!r}" if kind else f"{told} alone"
+
+
+def _to_type(key: str, names: list[str]) -> str:
+    """Which plugins go with another, and what to type for one of them."""
+    if not names:
+        return "goes none that is installed"
+    if len(names) == 1:
+        return f"type {key}={names[0]}"
+    return f"type {key}=NAME, one of: {', '.join(names)}"
 
 
 def _understands(strategy: Any, client: Any) -> bool:
@@ -243,6 +268,11 @@ def without_compression(found: dict[str, tuple[str, Any]]) -> str:
 
 def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
     """The registered plugins of a group that fit, as words."""
+    return ", ".join(_fitting(registry, group, fits)) or "none that is installed"
+
+
+def _fitting(registry: Registry, group: str, fits: Callable[[Any], bool]) -> list[str]:
+    """The names of a group's registered plugins that fit."""
     names = []
     for name in registry.names(group):
         try:
@@ -250,4 +280,4 @@ def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
                 names.append(name)
         except InputError:  # It cannot be imported: no advice.
             continue
-    return ", ".join(names) or "none that is installed"
+    return names

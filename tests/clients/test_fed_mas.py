@@ -136,7 +136,7 @@ def test_a_factor_that_is_none_is_refused(factor: float) -> None:
         (("model.network=unet",), "cannot be constructed|no parts|unet"),
         (("client.normalise=both",), "paper"),
         (("resources.precision=bfloat16",), "trains in float32 alone"),
-        (("client={name: supervised, batch_size: 8}",), "with it go: fed_mas"),
+        (("client={name: supervised, batch_size: 8}",), "with 'fed_mas' type client=fed_mas"),
     ],
 )
 def test_what_does_not_go_is_one_error(

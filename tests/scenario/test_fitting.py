@@ -15,6 +15,7 @@ from tests.shipped import needed
 
 VOLUMES = "data={name: promise12, size: 16}"
 NATURAL = "federation={partition: natural}"
+PLAIN = "type client=NAME, one of: fed_rep, head_first, long_tail, moon, supervised"
 
 
 def _refused(name: str, *overrides: str) -> str:
@@ -30,65 +31,75 @@ def _refused(name: str, *overrides: str) -> str:
         (
             ["strategy=gdd", "client=supervised"],
             "client: 'supervised' sends models, but strategy 'gdd' expects images with labels; "
-            "with it go: distill, random_selection",
+            "with 'gdd' type client=NAME, one of: distill, random_selection; with 'supervised' "
+            "type strategy=NAME, one of: fed_ncl, fedadagrad, fedadam, fedavg, ",
         ),
         (
             ["strategy=fedavg", "client=distill"],
             "client: 'distill' sends images with labels, but strategy 'fedavg' expects models; "
-            "with it go: fed_rep, head_first, long_tail, moon, supervised\n",
+            f"with 'fedavg' {PLAIN}; with 'distill' type strategy=gdd\n",
         ),
         (
             ["strategy=server_momentum", "client=random_selection"],
-            "strategy 'server_momentum' expects models; with it go: fed_rep, head_first, "
-            "long_tail, moon, supervised\n",
+            f"strategy 'server_momentum' expects models; with 'server_momentum' {PLAIN}; with "
+            "'random_selection' type strategy=gdd\n",
         ),
         (
             ["strategy=flwr.serverapp.strategy.FedAdam", "client=distill"],
-            "expects models; with it go: fed_rep, head_first, long_tail, moon, supervised\n",
+            f"expects models; with 'flwr.serverapp.strategy.FedAdam' {PLAIN}; ",
         ),
         (
             ["strategy=local_only", "client=supervised"],
             "'supervised' sends models, but strategy 'local_only' expects no model: each keeps its "
-            "own; with it go: local",
+            "own; with 'local_only' type client=local; ",
         ),
         (
             ["strategy=feature_gram", "client=feature_means"],
-            "client: 'feature_means' sends statistics of feature vectors, but strategy "
-            "'feature_gram' expects others; with it go: feature_gram; 'feature_means' goes with "
-            "strategy feature_means\n",
+            "client: 'feature_means' sends statistics of feature vectors of the kind 'feature "
+            "means', but strategy 'feature_gram' expects statistics of feature vectors of the kind "
+            "'feature gram'; with 'feature_gram' type client=feature_gram; with 'feature_means' "
+            "type strategy=feature_means\n",
         ),
         (
             ["strategy=feature_means", "client=supervised"],
             "'supervised' sends models, but strategy 'feature_means' expects statistics of feature "
-            "vectors; with it go: feature_means\n",
+            "vectors; with 'feature_means' type client=feature_means; ",
         ),
         (
             ["strategy=gdd", "client=feature_means"],
-            "expects images with labels; with it go: distill, random_selection",
+            "expects images with labels; with 'gdd' type client=NAME, one of: distill, "
+            "random_selection; with 'feature_means' type strategy=feature_means\n",
         ),
         (
             ["strategy=fedavg", "client=local"],
-            "expects models; with it go: fed_rep, head_first, long_tail, moon, supervised\n",
+            f"expects models; with 'fedavg' {PLAIN}; with 'local' type strategy=local_only\n",
         ),
         (
             ["client=scaffold"],
-            "client: 'scaffold' sends models, but strategy 'fedavg' expects others; with it go: "
-            "fed_rep, head_first, long_tail, moon, supervised; 'scaffold' goes with strategy "
-            "scaffold\n",
+            "client: 'scaffold' sends models of the kind 'control variates', but strategy 'fedavg' "
+            f"expects models alone; with 'fedavg' {PLAIN}; with 'scaffold' type "
+            "strategy=scaffold\n",
         ),
         (
             ["client=fednova", "strategy=fedadam"],
-            "'fednova' sends models, but strategy 'fedadam' expects others; with it go: fed_rep, "
-            "head_first, long_tail, moon, supervised; 'fednova' goes with strategy fednova\n",
+            "'fednova' sends models of the kind 'normalised update', but strategy 'fedadam' "
+            f"expects models alone; with 'fedadam' {PLAIN}; with 'fednova' type strategy=fednova\n",
         ),
         (
             ["client=feddyn", "strategy=scaffold"],
-            "'feddyn' sends models, but strategy 'scaffold' expects others; with it go: scaffold; "
-            "'feddyn' goes with strategy feddyn\n",
+            "'feddyn' sends models of the kind 'dynamic regularisation', but strategy 'scaffold' "
+            "expects models of the kind 'control variates'; with 'scaffold' type client=scaffold; "
+            "with 'feddyn' type strategy=feddyn\n",
         ),
         (
             ["strategy=feddyn"],
-            "'supervised' sends models, but strategy 'feddyn' expects others; with it go: feddyn\n",
+            "'supervised' sends models alone, but strategy 'feddyn' expects models of the kind "
+            "'dynamic regularisation'; with 'feddyn' type client=feddyn; with 'supervised' type "
+            "strategy=NAME, one of: ",
+        ),
+        (
+            ["federation.overrides={client-1: {client: {name: scaffold, epochs: 1}}}"],
+            "'fedavg' type federation.overrides.client-1.client=NAME, one of: fed_rep, ",
         ),
         (
             ["client=segmentation"],

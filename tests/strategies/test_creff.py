@@ -207,8 +207,8 @@ def test_the_classifier_learns_all_classes_alike() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (FEDAVG[:1], "type strategy=creff|expects others"),
-        (FEDAVG[1:], "with it go: creff"),
+        (FEDAVG[:1], "with 'creff' type strategy=creff"),
+        (FEDAVG[1:], "with 'creff' type client=creff"),
         (("model={name: cnn, width: 4, trainable: ['features.*']}",), "does not travel"),
         (("strategy.features=0",), "features"),
         (("privacy={noise_multiplier: 1.0}",), "no private form"),

@@ -83,10 +83,11 @@ def test_pictures_are_drawn(whole: Path) -> None:
         (["rounds=1"], "leaves none of 1 rounds to train"),
         (["data.split.val=0.0"], "scanner-1 has no validation slices"),
         (["model={name: modl, width: 2}"], r"the model is a MoDL: type\s+model.name=auto_mri"),
-        (["strategy={name: fedavg}"], "'fedautomri' goes with strategy fedautomri"),
+        (["strategy={name: fedavg}"], "with 'fedautomri' type strategy=fedautomri"),
         (
             ["model={name: modl, width: 2}", "client={name: reconstruction, steps: 1}"],
-            "strategy 'fedautomri' expects others; with it go: fedautomri",
+            "strategy 'fedautomri' expects models of the kind 'architecture'; with 'fedautomri' "
+            "type client=fedautomri",
         ),
         (["data.acceleration=16"], "2 lines in the middle are more than the 1 of 16"),
         (["privacy={noise_multiplier: 1, expected_batch: 2}"], "'fedautomri' has no private form"),

@@ -64,12 +64,12 @@ def test_h_survives_a_restart() -> None:
 
 
 def test_a_client_without_alpha_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expects others"):
+    with pytest.raises(InputError, match="expects models alone"):
         weights_after(tmp_path, "rounds=1", REGULARISED)
     with pytest.raises((InputError, RunError), match="needs the server's alpha"):
         weights_after(tmp_path, "rounds=1", REGULARISED, SILENT_AVERAGE)
 
 
 def test_a_server_without_its_clients_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expects others; with it go: feddyn"):
+    with pytest.raises(InputError, match="with 'feddyn' type client=feddyn"):
         weights_after(tmp_path, "rounds=1", FEDDYN[0])

@@ -68,7 +68,7 @@ def test_adamw_is_refused() -> None:
 
 
 def test_a_client_that_says_no_reach_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expects others; with it go: fednova"):
+    with pytest.raises(InputError, match="with 'fednova' type client=fednova"):
         weights_after(tmp_path, "rounds=1", NOVA)
     with pytest.raises((InputError, RunError), match="reach"):
         weights_after(tmp_path, "rounds=1", NOVA, SILENT)

@@ -163,7 +163,7 @@ def refused(go: Callable[..., Result], *words: str) -> str:
         (("federation.labelled_groups=1.5",), "expected a whole number, got 1.5"),
         (("federation.labelled=0.5",), "set one to null"),
         (("model={name: unet}",), "needs a network with a support set"),
-        (("client=local_segmentation",), "expects others; with it go: in_context"),
+        (("client=local_segmentation",), "with 'in_context' type client=in_context"),
         (("model.capacity=1",), "set model.capacity"),
         (("model.support=0",), "model.support: expected a number above 0"),
         (("model.draws=0",), "model.draws: expected a number above 0"),

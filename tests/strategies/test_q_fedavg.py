@@ -61,7 +61,7 @@ def test_it_rests_where_the_weighted_changes_cancel_and_the_worst_client_gains(
 
 
 def test_clients_that_say_no_loss_are_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expects others; with it go: q_fedavg"):
+    with pytest.raises(InputError, match="with 'q_fedavg' type client=q_fedavg"):
         weights_after(tmp_path, "rounds=1", q(1)[0])
     with pytest.raises(InputError, match="needs of each client the loss"):
         weights_after(tmp_path, "rounds=1", q(1)[0], SILENT)

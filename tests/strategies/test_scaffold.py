@@ -72,7 +72,7 @@ def test_the_control_variate_survives_a_restart() -> None:
 
 @pytest.mark.parametrize(("half", "silent"), [(SCAFFOLD[0], SILENT), (SCAFFOLD[1], SILENT_AVERAGE)])
 def test_one_half_without_the_other_is_one_error(half: str, silent: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expects others"):
+    with pytest.raises(InputError, match="of the kind 'control variates'"):
         weights_after(tmp_path, "rounds=1", half)
     with pytest.raises(InputError, match="control variate"):
         weights_after(tmp_path, "rounds=1", half, silent)
