@@ -38,6 +38,7 @@ class FedMix(Supervised):
     """
 
     payload_kind = "fed_mix"
+    proximal = False
     made_for = "images"
     keeps_state = True
     private = "none"

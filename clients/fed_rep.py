@@ -34,6 +34,8 @@ class FedRepClient(Personal):
         head_steps: steps in which the head is trained; `epochs` and `steps` are those of the body.
     """
 
+    proximal = True
+
     head_steps: PositiveInt = 10
 
     def workload(self, records: int) -> float:

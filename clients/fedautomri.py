@@ -90,6 +90,7 @@ class FedAutoMRI(Reconstruction):
     """
 
     payload_kind = "architecture"
+    proximal = False
     keeps_state = True
 
     architecture_rate: PositiveFloat = 3e-3

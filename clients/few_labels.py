@@ -53,6 +53,7 @@ class FewLabels(Client):
 
     private = "none"
     learns_unlabelled = True
+    proximal = True
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
 
     weight: NonNegativeFloat = 1.0

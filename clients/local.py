@@ -17,6 +17,7 @@ class Local(Supervised):
     """
 
     payload = "nothing"
+    proximal = False
     payload_kind = "own_model"
     keeps_state = True
     side_by_side = True

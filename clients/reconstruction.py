@@ -42,6 +42,7 @@ class Reconstruction(Client):
     """
 
     payload = "arrays"
+    proximal = True
     made_for = MADE_FOR
     keeps_state = False
     private = "none"
@@ -107,6 +108,7 @@ class LocalReconstruction(Reconstruction):
     """
 
     payload = "nothing"
+    proximal = False
     payload_kind = "own_model"
     keeps_state = True
 

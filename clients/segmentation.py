@@ -82,6 +82,7 @@ class Segmentation(Client):
     """
 
     payload = "arrays"
+    proximal = True
     made_for = "volumes"
     keeps_state = True
     private = "dp-sgd"
@@ -360,6 +361,7 @@ class LocalSegmentation(Segmentation):
     """
 
     payload = "nothing"
+    proximal = False
     payload_kind = "own_model"
     side_by_side = True
 

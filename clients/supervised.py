@@ -57,6 +57,7 @@ class Supervised(Client):
     """
 
     payload = "arrays"
+    proximal = True
     made_for: ClassVar[str | tuple[str, ...]] = ("images", "features")
     keeps_state = False
     private = "dp-sgd"

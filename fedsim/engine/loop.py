@@ -420,6 +420,7 @@ class Rounds:
         self.grid.begin_exchange(index)
         if self.privacy is not None:
             self.grid.charged = set()
+        clock = self.scenario.federation.clock
         state = RoundState(
             round=number,
             rounds=self.scenario.rounds,
@@ -428,6 +429,7 @@ class Rounds:
             arrays=self.buffers.begin(self.arrays),
             clients=self.server.sample_clients(),
             grid=self.grid,
+            proximal=(clock and clock.proximal) or 0.0,
         )
         if not isinstance(self.strategy, Strategy):
             return training(self.strategy, state)

@@ -46,6 +46,7 @@ class Capabilities:
         full_batch: its private form samples all units.
         sends_release: its answer in a private run is one release.
         learns_unlabelled: a client method learns from records without labels, too.
+        proximal: a client method adds the proximal term that a message asks for.
         simulates: what of a client method only a simulation does, in words.
         exact: why models must arrive as they were sent, in words; "" where they need not.
     """
@@ -64,6 +65,7 @@ class Capabilities:
     full_batch: bool = False
     sends_release: bool = False
     learns_unlabelled: bool = False
+    proximal: bool = False
     simulates: str = ""
     exact: str = ""
 
@@ -118,6 +120,7 @@ def capabilities(plugin: Any) -> Capabilities:
         full_batch=bool(said("full_batch", bool)),
         sends_release=bool(said("sends_release", bool)),
         learns_unlabelled=bool(said("learns_unlabelled", bool)),
+        proximal=bool(said("proximal", bool)),
         simulates=said("simulates", str) or "",
         exact=said("exact", str) or "",
     )
@@ -142,6 +145,7 @@ _SWITCHES = (
     "full_batch",
     "sends_release",
     "learns_unlabelled",
+    "proximal",
 )
 _BASES = ("fedsim.method.client", "fedsim.method.strategy")
 

@@ -117,6 +117,9 @@ class Client(ABC):
     """Whether it learns from `site.unlabelled`, too: refused without `federation.labelled`."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """What of `resources.precision` its training takes."""
+    proximal: ClassVar[bool] = False
+    """Whether its training adds the proximal term that a message's config may ask for
+    (`fedsim.method.proximal_term`)."""
     simulates: ClassVar[str] = ""
     """What of it only a simulation does, in words: then it is not deployed. "": nothing."""
     exact: ClassVar[str] = ""

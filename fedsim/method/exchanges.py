@@ -30,6 +30,9 @@ WITHOUT_FORGOTTEN = "without-forgotten"
 """Key of a message's config: the client trains without the records that it is asked to forget."""
 ANEW = "anew"
 """Key of a message's config: the client forgets first what its method kept of earlier rounds."""
+PROXIMAL = "proximal-mu"
+"""Key of a message's config: mu of the proximal term that the client adds to its loss, as Flower's
+FedProx has it."""
 
 Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
 """The new global arrays, or None to keep the old ones; and numbers for the round's metrics."""
@@ -108,6 +111,7 @@ class RoundState:
         arrays: the global parameters now.
         clients: the sampled clients of the round, ascending.
         grid: the nodes, in client order.
+        proximal: weight of the proximal term that clients are asked to add; 0: none.
     """
 
     round: int
@@ -117,6 +121,7 @@ class RoundState:
     arrays: ArrayRecord
     clients: Sequence[int]
     grid: Grid
+    proximal: float = 0.0
 
     def ask(
         self,
@@ -141,9 +146,10 @@ class RoundState:
 
 def training(strategy: FlowerStrategy, state: RoundState) -> Exchange:
     """The exchange that every Flower strategy has: `configure_train`, then `aggregate_train`."""
+    config = ConfigRecord({PROXIMAL: state.proximal} if state.proximal else {})
     return Exchange(
         TRAIN,
-        lambda: strategy.configure_train(state.round, state.arrays, ConfigRecord(), state.grid),
+        lambda: strategy.configure_train(state.round, state.arrays, config, state.grid),
         lambda replies: strategy.aggregate_train(state.round, replies),
         ("configure_train", "aggregate_train"),
     )

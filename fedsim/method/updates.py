@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.method.exchanges import PROXIMAL
 from fedsim.wire.arrays import load_state, pack_state, parameter_names, tensor_record, tensors
 from fedsim.wire.buffers import STAYS
 from fedsim.wire.codecs import Codec, decode_tensors, encode_tensors
@@ -107,7 +108,7 @@ def shared_parameters(model: nn.Module, content: RecordDict) -> dict[str, nn.Par
 
 def proximal_mu(content: RecordDict) -> float:
     """FedProx's mu, as the server's `config` has it; 0 for none."""
-    return cast(float, content.config_records["config"].get("proximal-mu", 0.0))
+    return cast(float, content.config_records["config"].get(PROXIMAL, 0.0))
 
 
 def _decoded(model: nn.Module, content: RecordDict) -> dict[str, NDArray[Any]]:

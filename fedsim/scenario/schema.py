@@ -346,6 +346,8 @@ class Clock(Block):
         buffer: of kind buffered, replies that the server waits for.
         staleness: of kinds buffered and asynchronous, what older replies count.
         mixing: of kind asynchronous, the weight of a reply to the current model; None: 0.6.
+        proximal: of kinds buffered and asynchronous, mu of mu/2 |w - w0|^2 in the clients' loss;
+            None: it is not added.
     """
 
     kind: Literal["synchronous", "deadline", "buffered", "asynchronous"]
@@ -359,6 +361,7 @@ class Clock(Block):
     buffer: Count | None = None
     staleness: Staleness | None = None
     mixing: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    proximal: Positive | None = None
 
     _needs: ClassVar[dict[str, str]] = {"deadline": "deadline", "buffered": "buffer"}
     _of_kinds: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -366,6 +369,7 @@ class Clock(Block):
         "buffer": ("buffered",),
         "staleness": ("buffered", "asynchronous"),
         "mixing": ("asynchronous",),
+        "proximal": ("buffered", "asynchronous"),
     }
 
     @field_validator("staleness", mode="before")

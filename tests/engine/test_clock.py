@@ -17,19 +17,29 @@ from safetensors.numpy import load_file
 from fedsim import InputError, Result, run
 from fedsim.api import resume
 from fedsim.cli import main
+from fedsim.clients.supervised import Supervised
 from fedsim.errors import Interruption
 from fedsim.folder.runfolder import RunFolder
 from tests.engine.conftest import GDD
 from tests.engine.test_bits import assert_same
 from tests.engine.test_privacy import PRIVATE
 from tests.engine.test_resume import QUIET, only, start, wait_for
+from tests.strategies.quadratics import CENTRE, CURVATURE, RATE, STEPS, weights_after
 
 CLOCK = "federation.clock"
 SLOW = f"{CLOCK}.speed={{lognormal: [20, 1.0]}}"
 BUFFERED = (f"{CLOCK}={{kind: buffered, buffer: 2}}", SLOW, "rounds=4")
 ASYNCHRONOUS = (f"{CLOCK}.kind=asynchronous", SLOW, "rounds=6")
 
+FLIPPED = "federation.overrides={client-0: {wrapper: {name: flip_labels}}}"
+
 Run = Callable[..., Result]
+
+
+class Rests(Supervised):
+    """A client method that adds no proximal term."""
+
+    proximal = False
 
 
 def model(result: Result) -> dict[str, np.ndarray]:
@@ -324,6 +334,19 @@ def test_dropouts_and_delays_are_simulated_in_time(run_tiny: Run) -> None:
     assert_same(result, run_tiny(*BUFFERED, faults, "rounds=6"))
 
 
+def test_fedasyncs_clients_are_held_near_the_model_that_they_were_sent(tmp_path: Path) -> None:
+    # Client 2 is first, and takes k steps of gradient descent on h/2 (w - b)^2 + mu/2 w^2 from 0.
+    mu, mixing, speeds = 2.0, 0.5, "{client-0: 1, client-1: 1, client-2: 1000}"
+    clock = f"kind: asynchronous, mixing: {mixing}, speed: {{clients: {speeds}}}"
+    curvature, centre = CURVATURE[2], CENTRE[2]
+    for held in (0.0, mu):
+        told = f", proximal: {held}" if held else ""
+        rest = curvature * centre / (curvature + held)
+        reached = rest * (1 - (1 - RATE * (curvature + held)) ** STEPS)
+        found = weights_after(tmp_path, "rounds=1", f"{CLOCK}={{{clock}{told}}}")
+        assert found == pytest.approx(mixing * reached, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -331,6 +354,19 @@ def test_dropouts_and_delays_are_simulated_in_time(run_tiny: Run) -> None:
         ((f"{CLOCK}.kind=asynchronous", "strategy=local_only", "client=local"), "keeps a model at"),
         ((*BUFFERED, "strategy=scaffold", "client=scaffold"), "takes_older"),
         ((*BUFFERED, "strategy.codec=uint8"), "has codec uint8"),
+        (
+            (*BUFFERED, f"{CLOCK}.proximal=0.1", "client.name=tests.engine.test_clock.Rests"),
+            "'tests.engine.test_clock.Rests' does not declare that it adds a proximal term",
+        ),
+        (
+            (
+                *BUFFERED,
+                f"{CLOCK}.proximal=0.1",
+                FLIPPED,
+                "client.name=tests.engine.test_clock.Rests",
+            ),
+            "does not declare that it adds a proximal term",
+        ),
         ((*BUFFERED, "strategy={name: flwr.serverapp.strategy.FedAvg}"), "rules of its own"),
         ((f"{CLOCK}={{kind: buffered, buffer: 5}}",), "there are 4 clients"),
         ((*BUFFERED, "faults.min_clients=3"), "asks for more"),
@@ -363,6 +399,7 @@ def test_what_makes_no_sense_is_refused(run_tiny: Run, words: tuple[str, ...], w
         ("{kind: buffered}", "needs buffer"),
         ("{kind: deadline}", "needs deadline"),
         ("{kind: synchronous, deadline: 3}", "deadline is of kind deadline"),
+        ("{kind: synchronous, proximal: 1.0}", "proximal is of kind buffered and asynchronous"),
         ("{kind: buffered, buffer: 2, mixing: 0.5}", "mixing is of kind asynchronous"),
         ("{kind: synchronous, period: 24}", "period is of a trace"),
         ("{kind: synchronous, speed: {uniform: [2, 1]}}", "low, high"),
