@@ -32,6 +32,7 @@ class Scaffold(FedAvg):
 
     payload_kind = "control_variates"
     linear = False
+    changes = (CONTROL,)
 
     def __init__(self, learning_rate: PositiveFloat = 1.0) -> None:
         super().__init__(weighting="uniform")

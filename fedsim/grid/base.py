@@ -20,7 +20,6 @@ from fedsim.randomness import Streams
 from fedsim.scenario.schema import Faults
 from fedsim.wire import flower
 from fedsim.wire.buffers import Buffers
-from fedsim.wire.payload import Payload
 
 # A strategy that waits for nodes asks again and again; nobody will ever come.
 _PATIENCE = 50
@@ -52,7 +51,7 @@ class BaseGrid(Grid):
     def __init__(self, job: Job, ledger: TrafficLedger, tick: Callable[[], None] | None) -> None:
         self.job, self._ledger, self._tick = job, ledger, tick
         self.buffers = Buffers(job.roles)
-        self.payload = Payload(job.scenario.wire, job.roles, job.seed)
+        self.payload = job.payload
         self.replies: Checkpoints | None = None
         self.failures: list[Failure] = []
         self.charged: set[int] | None = None

@@ -26,6 +26,7 @@ from flwr.clientapp import ClientApp
 from fedsim.grid.machine import on_gpu
 from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Steps, open_board
+from fedsim.method.capabilities import capabilities
 from fedsim.method.client import Client, Site, Task, as_client_app
 from fedsim.method.exchanges import ANEW, WITHOUT_FORGOTTEN
 from fedsim.method.memory import keep_memory
@@ -97,6 +98,15 @@ class Job:
     unlabelled: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    def payload(self) -> Payload:
+        """What is done to what messages carry, at both ends."""
+        wire, changes = self.scenario.wire, ()
+        if wire is not None:
+            strategy = default_registry().resolve("strategies", self.scenario.strategy.name)
+            changes = capabilities(strategy).changes
+        return Payload(wire, self.roles, self.seed, changes)
+
+    @property
     def names(self) -> list[str]:
         """Client names in client order."""
         return list(self.train)
@@ -117,7 +127,6 @@ class Worker:
         self.job = job
         self._tick = tick
         self._threads = threads or job.scenario.resources.threads
-        self._payload = Payload(job.scenario.wire, job.roles, job.seed)
         self._board = open_board(job.board, len(job.train))
         self._round, self._exchange = 0, 0
         self._steps: Steps | None = None
@@ -126,6 +135,7 @@ class Worker:
         self._first_buffers: dict[str, torch.Tensor] = {}
         self._own_apps: dict[str, ClientApp] = {}
         activate_plugins(job.scenario)
+        self._payload = job.payload
         if job.mode.fast:
             keep_memory()
 

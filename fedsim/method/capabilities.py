@@ -48,6 +48,7 @@ class Capabilities:
         learns_unlabelled: a client method learns from records without labels, too.
         proximal: a client method adds the proximal term that a message asks for.
         simulates: what of a client method only a simulation does, in words.
+        changes: records of replies beside the model that are changes of what the server sends.
         exact: why models must arrive as they were sent, in words; "" where they need not.
     """
 
@@ -67,6 +68,7 @@ class Capabilities:
     learns_unlabelled: bool = False
     proximal: bool = False
     simulates: str = ""
+    changes: tuple[str, ...] = ()
     exact: str = ""
 
     def words(self, group: str) -> dict[str, str]:
@@ -108,7 +110,7 @@ def capabilities(plugin: Any) -> Capabilities:
     return Capabilities(
         payload=payload if payload in PAYLOADS else "",
         payload_kind=said("payload_kind", str) or "",
-        made_for=_tasks(learns.made_for if of_task else said("made_for", str, tuple)),
+        made_for=_words(learns.made_for if of_task else said("made_for", str, tuple)),
         one_shot=bool(said("one_shot", bool)),
         local=bool(said("local", bool)),
         linear=said("linear", bool),
@@ -122,18 +124,20 @@ def capabilities(plugin: Any) -> Capabilities:
         learns_unlabelled=bool(said("learns_unlabelled", bool)),
         proximal=bool(said("proximal", bool)),
         simulates=said("simulates", str) or "",
+        changes=_words(said("changes", tuple)),
         exact=said("exact", str) or "",
     )
 
 
-def _tasks(told: Any) -> tuple[str, ...]:
-    """What a class declares as `made_for`: one word or several."""
+def _words(told: Any) -> tuple[str, ...]:
+    """What a class declares as one word or several."""
     several = (told,) if isinstance(told, str) else told or ()
     return tuple(one for one in several if isinstance(one, str) and one)
 
 
 _TEXTS = ("payload", "payload_kind", "private", "simulates", "exact")
 _TEXT_OR_SEVERAL = ("made_for",)
+_SEVERAL = ("changes",)
 _SWITCHES = (
     "one_shot",
     "local",
@@ -159,6 +163,7 @@ def ill_declared(plugin: Any) -> str:
     for names, known, wanted in (
         (_TEXTS, str, "a text"),
         (_TEXT_OR_SEVERAL, str | tuple, "a text, or a tuple of texts"),
+        (_SEVERAL, tuple, "a tuple of texts"),
         (_SWITCHES, bool, "True or False"),
     ):
         for name in names:

@@ -166,6 +166,12 @@ class Strategy(FlowerStrategy):
     """Why the models that clients send must arrive as they were sent, in words that go on "with
     this strategy"; then `wire` is refused. "": they may be compressed."""
 
+    changes: ClassVar[tuple[str, ...]] = ()
+    """Names of the records of replies that are changes, beside the model. The server adds them up
+    over the rounds, and sends a record of the same name, with arrays of the same names and shapes:
+    their sum so far. `wire` compresses both. What it leaves out of a change stays with the client,
+    and is added to its next one."""
+
     history: ClassVar[Keeps] = "none"
     """What `server.history` keeps of the clients' updates: nothing; "norms" of all rounds; the
     "last" round's updates, too; or those of all rounds ("full"). They are on disk."""

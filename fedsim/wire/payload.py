@@ -6,12 +6,15 @@ A strategy and a client method know nothing of it (`wire` of a scenario):
   is compressed. The server adds what arrives to the model that it sent, so a strategy is handed a
   model as without compression;
 * down: parameters are encoded as they are, where `wire.down` says so;
+* records that a strategy declares as changes (`Strategy.changes`): both ways alike. The server adds
+  them up, so what is left out of one always stays with the client and is added to its next one:
+  else its errors would add up, too;
 * error feedback: what compression left out of a change stays with the client, in its state, and is
   added to its next one (Seide et al., 2014; Karimireddy et al., "Error Feedback Fixes SignSGD and
   other Gradient Compression Schemes", 2019, Algorithm 2).
 
-Buffers, integer tensors, and records beside the model travel as they are. So does a model that is
-no numbers: who receives it must see that.
+Buffers, integer tensors, and other records beside the model travel as they are. So does a model
+that is no numbers: who receives it must see that.
 
 Compression comes after all that a client does: where its answer has noise, it is compressed noise
 and all, which costs no epsilon (post-processing).
@@ -51,11 +54,13 @@ class Payload:
         settings: the scenario's `wire`; None leaves all messages as they are.
         roles: what the tensors of the model's state are.
         seed: of the run.
+        changes: records beside the model that are changes, as the strategy declares them.
     """
 
     settings: Wire | None
     roles: Roles
     seed: int
+    changes: tuple[str, ...] = ()
 
     def sizes(self, model: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
         """Bytes of a model's arrays in a message, and in the answer to training.
@@ -106,19 +111,19 @@ class Payload:
         Raises:
             ValueError: what arrived was not made by `compress`.
         """
-        record = reply.content.array_records.get(self.roles.record) if reply.has_content() else None
-        if self.settings is None or record is None or CODES not in record:
+        if self.settings is None or not reply.has_content():
             return reply
-        start = self._model_in(message.content)
-        if start is None:
-            raise ValueError("a compressed model answers a message that had none.")
-        values = flower.tensors(record)
-        coded = {name: values[name] for name in (CODES, RANGES, POSITIONS) if name in values}
-        rows = rows_of([value.shape for value in start.values()])
-        change = Compression(self.settings).decode(coded, rows, lambda: self._hashes(round))
+        arrived = reply.content.array_records
+        coded = [n for n in (self.roles.record, *self.changes) if CODES in arrived.get(n, ())]
+        if not coded:
+            return reply
         content = RecordDict(dict(reply.content.items()))
-        plain = {name: array for name, array in record.items() if name not in coded}
-        content[self.roles.record] = _joined(_moved(start, change), plain, self.roles)
+        for name in coded:
+            model = name == self.roles.record
+            start = self._model_in(message.content) if model else _values(message.content, name)
+            if start is None:
+                raise ValueError(f"a compressed record {name!r} answers a message that had none.")
+            content[name] = self._decoded(arrived[name], start, round, moved=model)
         return flower.make_message(content, reply.metadata)
 
     # --- The client's side -----------------------------------------------------------------------
@@ -136,6 +141,9 @@ class Payload:
             found = {n: v for n, v in flower.tensors(record).items() if self._coded(n)}
             plain = {n: a for n, a in record.items() if n not in found and n not in ranges}
             content[self.roles.record] = _joined(decode_tensors(found), plain, self.roles)
+        for name in self.changes if self.settings.down != "float32" else ():
+            if (beside := content.array_records.get(name)) is not None:
+                content[name] = flower.tensor_record(decode_tensors(flower.tensors(beside)))
         return self._model_in(content) or {}
 
     def compress(
@@ -155,30 +163,58 @@ class Payload:
             round: the current one.
             rounding: the client's own draws.
         """
-        if self.settings is None or not start:
+        if self.settings is None or not start or Compression(self.settings).lossless:
             return
-        compression, after = Compression(self.settings), self._model_in(content)
-        if compression.lossless or after is None or not _alike(after, start):
+
+        def compress(name: str, changes: _Model, residual: str) -> None:
+            coded = self._coded_change(changes, state, residual, round, rounding)
+            if coded is None:
+                return
+            plain = {n: a for n, a in content.array_records[name].items() if n not in changes}
+            content[name] = record_of(dict(flower.tensor_record(coded, copy=False)) | plain)
+
+        after = self._model_in(content)
+        if after is None or not _alike(after, start):
             return
+        change = {n: after[n].astype(np.float64) - start[n] for n in start}
+        compress(self.roles.record, change, RESIDUAL if self.settings.error_feedback else "")
+        for name in self.changes:
+            if beside := _values(content, name):
+                compress(name, beside, f"{RESIDUAL}.{name}")
+
+    def _coded_change(
+        self,
+        changes: _Model,
+        state: RecordDict,
+        residual: str,
+        round: int,
+        rounding: np.random.Generator,
+    ) -> _Model | None:
+        """The arrays that stand for changes; None where they are no numbers.
+
+        Args:
+            changes: one after another.
+            state: of the client; has, and takes, what was left out.
+            residual: the record of the state with that; "": it is forgotten.
+            round: the current one.
+            rounding: the client's own draws.
+        """
+        assert self.settings is not None
+        compression = Compression(self.settings)
         change = np.concatenate(
-            [(after[n].astype(np.float64) - start[n]).reshape(-1) for n in start]
+            [value.astype(np.float64).reshape(-1) for value in changes.values()]
         )
-        feedback = self.settings.error_feedback
-        if feedback and RESIDUAL in state.array_records:
-            change += flower.tensors(state.array_records[RESIDUAL])["residual"]
+        if residual in state.array_records:
+            change += flower.tensors(state.array_records[residual])["residual"]
         if not np.isfinite(change).all():
-            return
+            return None
         vector = np.clip(change, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
-        rows = rows_of([value.shape for value in start.values()])
+        rows = rows_of([value.shape for value in changes.values()])
         coded = compression.encode(vector, rows, rounding, lambda: self._hashes(round))
-        if feedback:
+        if residual:
             left = vector - compression.decode(coded, rows, lambda: self._hashes(round))
-            state[RESIDUAL] = flower.tensor_record({"residual": left}, copy=False)
-        record = content.array_records[self.roles.record]
-        plain = {name: array for name, array in record.items() if name not in start}
-        content[self.roles.record] = record_of(
-            dict(flower.tensor_record(coded, copy=False)) | plain
-        )
+            state[residual] = flower.tensor_record({"residual": left}, copy=False)
+        return coded
 
     # --- Both ------------------------------------------------------------------------------------
 
@@ -194,16 +230,41 @@ class Payload:
         named = (name for name in self.roles.order if name in self.roles.parameters)
         return {n: values[n] for n in named if _has_codes(values[n])}
 
+    def _decoded(self, record: ArrayRecord, start: _Model, round: int, moved: bool) -> ArrayRecord:
+        """A record as it was before it was compressed.
+
+        Args:
+            record: as it arrived.
+            start: the arrays of the message that it answers.
+            round: the current one.
+            moved: whether it holds a model: then the changes are added to `start`.
+
+        Raises:
+            ValueError: it was not made by `compress`.
+        """
+        assert self.settings is not None
+        values = flower.tensors(record)
+        coded = {name: values[name] for name in (CODES, RANGES, POSITIONS) if name in values}
+        rows = rows_of([value.shape for value in start.values()])
+        change = Compression(self.settings).decode(coded, rows, lambda: self._hashes(round))
+        plain = {name: array for name, array in record.items() if name not in coded}
+        base = start if moved else {n: np.zeros_like(value) for n, value in start.items()}
+        return _joined(_moved(base, change), plain, self.roles if moved else Roles())
+
     def _encoded(self, content: RecordDict) -> RecordDict:
         """A content with its model's parameters encoded; the same one where it has no model."""
         assert self.settings is not None
         model = self._model_in(content)
-        if model is None or not all(np.isfinite(value).all() for value in model.values()):
+        if model is None or not _finite(model):
             return content
         fresh = RecordDict(dict(content.items()))
         record = content.array_records[self.roles.record]
         coded = flower.tensor_record(encode_tensors(model, self.settings.down), copy=False)
         fresh[self.roles.record] = record_of(dict(record) | dict(coded), self.roles.order)
+        for name in self.changes:
+            if (beside := _values(content, name)) and _finite(beside):
+                encoded = flower.tensor_record(encode_tensors(beside, self.settings.down))
+                fresh[name] = record_of(dict(content.array_records[name]) | dict(encoded))
         return fresh
 
     def _coded(self, name: str) -> bool:
@@ -218,6 +279,18 @@ class Payload:
 def _has_codes(value: NDArray[Any]) -> bool:
     """Whether a parameter is of floating numbers: what else a model has travels as it is."""
     return value.dtype.kind == "f" and value.size > 0
+
+
+def _values(content: RecordDict, name: str) -> _Model | None:
+    """The floating arrays of a record that have values, in order of names; None: no such record."""
+    if name not in content.array_records:
+        return None
+    found = flower.tensors(content.array_records[name])
+    return {n: found[n] for n in sorted(found) if _has_codes(found[n])}
+
+
+def _finite(model: _Model) -> bool:
+    return all(np.isfinite(value).all() for value in model.values())
 
 
 def _alike(model: _Model, other: Mapping[str, NDArray[Any]]) -> bool:

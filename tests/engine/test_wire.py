@@ -31,6 +31,7 @@ from tests.engine.test_resume import only, start, wait_for
 
 SPARSE = "wire={codec: int4, sparsify: {topk: 0.05}, error_feedback: true, down: uint8}"
 SKETCH = "wire={sketch: {rows: 3, columns: 0.1, topk: 0.02}, error_feedback: true}"
+SCAFFOLD = ("strategy=scaffold", "client=scaffold", "wire.codec=uint8")
 QUIET = Console(quiet=True)
 
 
@@ -40,10 +41,10 @@ def weights(result: Result) -> np.ndarray:
     return np.concatenate([v.reshape(-1) for _, v in sorted(found.items()) if v.dtype.kind == "f"])
 
 
-def fields(result: Result, direction: str) -> set[int]:
-    """Payload bytes of the record `arrays` in the messages that train."""
+def fields(result: Result, direction: str, record: str = "arrays") -> set[int]:
+    """Payload bytes of a record in the messages that train."""
     rows = lines(result, "traffic.jsonl")
-    return {row["fields"]["arrays"] for row in rows if row["direction"] == direction}  # type: ignore[index]
+    return {row["fields"][record] for row in rows if row["direction"] == direction}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,19 @@ def test_what_travels_has_the_bytes_of_the_formulas(
     assert fields(result, "down") == {bits[settings.down]}
 
 
+def test_control_variates_have_the_bytes_of_the_formulas_too(
+    run_tiny: Callable[..., Result],
+) -> None:
+    result = run_tiny(*SCAFFOLD, "rounds=1", "wire.down=uint8")
+    settings = load(result.folder / "scenario.yaml").wire
+    assert settings is not None
+    model = load_file(result.folder / "model.safetensors")
+    rows = rows_of([value.shape for value in model.values()])
+    size = sum(value.size for value in model.values())
+    assert fields(result, "up", "control") == {Compression(settings).bytes(rows)}
+    assert fields(result, "down", "control") == {size + 8 * sum(count for count, _ in rows)}
+
+
 def test_a_wire_that_changes_nothing_has_the_bits_of_none(run_tiny: Callable[..., Result]) -> None:
     assert_same(run_tiny("wire.codec=float32"), run_tiny())
 
@@ -95,9 +109,11 @@ def test_the_server_keeps_its_own_model_where_the_broadcast_is_rounded(
     assert (weights(first) != weights(last)).mean() > 0.5
 
 
-@pytest.mark.parametrize("wire", [SPARSE, SKETCH, "wire.codec=uint8"])
-def test_inline_and_ray_give_the_same_bits(wire: str, run_tiny: Callable[..., Result]) -> None:
-    words = (wire, "federation.participation=0.5", "rounds=3")
+@pytest.mark.parametrize("wire", [(SPARSE,), (SKETCH,), ("wire.codec=uint8",), SCAFFOLD])
+def test_inline_and_ray_give_the_same_bits(
+    wire: tuple[str, ...], run_tiny: Callable[..., Result]
+) -> None:
+    words = (*wire, "federation.participation=0.5", "rounds=3")
     assert_same(run_tiny(*words), run_tiny(*words, backend="ray", workers=2))
 
 

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAdam, FedMedian, QFedAvg
 
 from fedsim import Client, InputError, Strategy
 from fedsim.cli import main
-from fedsim.method.capabilities import Capabilities, capabilities
+from fedsim.method.capabilities import Capabilities, capabilities, ill_declared
 from fedsim.method.flower_strategies import filled_in
 from fedsim.privacy.client_level import require_client_level
 from fedsim.registry import default_registry
@@ -157,3 +157,16 @@ def test_the_list_shows_what_is_declared(capsys: pytest.CaptureFixture[str]) -> 
     assert listed["dirichlet"]["declares"] == {}
     assert main(["plugins", "fedavgg"]) == 2
     assert "did you mean 'fedavg'" in capsys.readouterr().err
+
+
+def test_changes_are_several_names() -> None:
+    class One(FedAvg):
+        changes: Any = "control"
+
+    class Several(FedAvg):
+        changes = ("control", "other")
+
+    assert ill_declared(One) == "One.changes is 'control', but must be a tuple of texts"
+    assert capabilities(One).changes == ()
+    assert not ill_declared(Several)
+    assert capabilities(Several).changes == ("control", "other")

@@ -159,6 +159,53 @@ def test_records_beside_the_model_are_exact() -> None:
     assert "#codes" in content["arrays"]
 
 
+def test_records_that_are_declared_as_changes_are_compressed_both_ways() -> None:
+    size = 40
+    wire = Payload(Wire(codec="int4", down="uint8"), ROLES, seed=3, changes=("control",))
+    total, state = np.zeros((4, size // 4), np.float32), RecordDict()
+    step = np.linspace(-1, 1, size, dtype=np.float32).reshape(4, -1) ** 3
+    for round in range(1, 30):
+        asked = message(control=tensor_record({"c.w": total, "c.n": np.array([3])}))
+        (sent,) = wire.sent([asked])
+        assert sent.content["control"]["c.w"].dtype == "uint8"  # type: ignore[index]
+        received = RecordDict(dict(sent.content.items()))
+        start = wire.opened(received)
+        known = tensors(received.array_records["control"])
+        assert np.abs(known["c.w"] - total).max() <= (np.ptp(total, axis=1).max() / 255)
+        assert known["c.n"] == 3
+        change = tensor_record({"c.w": step, "c.n": np.array([4])})
+        content = RecordDict({"arrays": tensor_record(MODEL), "control": change})
+        wire.compress(content, start, state, round, np.random.default_rng(round))
+        assert set(content.array_records["control"]) == {"#codes", "#ranges", "c.n"}
+        reply = wire.arrived(asked, Message(content, reply_to=asked), round)
+        found = tensors(reply.content.array_records["control"])
+        assert found["c.w"].shape == step.shape
+        assert found["c.n"] == 4
+        total = total + found["c.w"]
+    # Error feedback is not asked for, and of changes it is there: the sum is right to one rounding.
+    assert RESIDUAL not in state
+    (left,) = tensors(state.array_records[f"{RESIDUAL}.control"]).values()
+    assert np.abs(total + left.reshape(step.shape) - 29 * step).max() < 1e-4
+    assert 0 < np.abs(left).max() < 0.2
+
+
+def test_a_change_that_is_no_numbers_travels_as_it_is() -> None:
+    wire, state = Payload(Wire(codec="int4"), ROLES, 3, ("control",)), RecordDict()
+    asked = message(control=tensor_record({"c": np.zeros(3, np.float32)}))
+    wrong = tensor_record({"c": np.array([1, np.nan, 2], np.float32)})
+    content = RecordDict({"arrays": tensor_record(MODEL), "control": wrong})
+    wire.compress(content, wire.opened(asked.content), state, 1, np.random.default_rng(0))
+    assert content["control"] is wrong
+    assert not state
+
+
+def test_a_change_of_nothing_known_is_refused() -> None:
+    coded = RecordDict({"control": tensor_record({"#codes": np.zeros(3, np.uint8)})})
+    wire = Payload(Wire(codec="int4"), ROLES, 3, ("control",))
+    with pytest.raises(ValueError, match="'control' answers a message that had none"):
+        wire.arrived(message(), Message(coded, reply_to=message()), 1)
+
+
 def test_what_is_sent_and_what_is_kept_back_are_the_change() -> None:
     for how in ({"codec": "int4"}, {"sparsify": {"topk": 0.2}}):
         wire, state = payload(error_feedback=True, **how), RecordDict()
