@@ -27,6 +27,8 @@ from fedsim.terminal.console import Console
 from fedsim.terminal.printing import duration
 from fedsim.terminal.ticking import Ticker
 
+LEFT = ("waiting", "running", "elsewhere")
+"""What cells are that have not ended."""
 _POLL_SECONDS = 0.2
 _LOOK_AGAIN_SECONDS = 2.0  # at cells that another process runs
 _PATIENCE_SECONDS = 60.0  # with interrupted runs, before they are killed
@@ -85,20 +87,33 @@ class Sweep:
         self._begin()
         with self._signals:
             try:
-                self._skip_what_is_done()
-                while self._with("waiting", "running", "elsewhere") and not self._signals.count:
-                    self._collect()
-                    self._look_elsewhere()
-                    self._start_what_fits()
-                    time.sleep(_POLL_SECONDS)
+                self._run_all()
             finally:
                 self._stop()
         if self._signals.count:
             self._write("interrupted")
             return EXIT_INTERRUPTED
-        code = EXIT_RUN_FAILED if self._with("failed", "interrupted") else EXIT_DONE
+        code = EXIT_RUN_FAILED if self._failed() else EXIT_DONE
         self._write("failed" if code else "done")
         return code
+
+    def _run_all(self) -> None:
+        """Run the cells that there are, unless Ctrl-C comes."""
+        self._skip_what_is_done()
+        while self._with(*LEFT) and not self._signals.count:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Look once who has ended, and start who fits."""
+        self._collect()
+        self._look_elsewhere()
+        self._start_what_fits()
+        if self._with("running", "elsewhere"):
+            time.sleep(_POLL_SECONDS)
+
+    def _failed(self) -> bool:
+        """Whether what was run counts as failed."""
+        return bool(self._with("failed", "interrupted"))
 
     def _begin(self) -> None:
         """Write the record for the first time."""

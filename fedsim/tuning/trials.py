@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError
+from fedsim.errors import InputError
 from fedsim.folder.runfolder import RunFolder
 from fedsim.raising import one_line
 from fedsim.scenario import load
 from fedsim.sweeping.cells import Cell, Standing, fingerprints, require_cells, runs_of
 from fedsim.sweeping.entries import Entry
-from fedsim.sweeping.scheduler import Sweep
+from fedsim.sweeping.scheduler import LEFT, Sweep
 from fedsim.tasks.metric import Metric
 from fedsim.terminal.console import Console
 from fedsim.terminal.printing import duration
@@ -149,37 +149,21 @@ class Tuning(Sweep):
         finished = [one for one in self.trials if one.status == "done"]
         return max(finished, key=lambda one: sign * (one.score or 0.0), default=None)
 
-    def run(self) -> int:
-        """Run what is missing; the exit code.
-
-        Raises:
-            InputError: the folder of runs cannot be written.
-        """
-        self._begin()
+    def _run_all(self) -> None:
+        """Run batch after batch, unless Ctrl-C comes."""
         if self._after_batch is not None:
             self._after_batch(self)
-        with self._signals:
-            try:
-                while not self._signals.count and (batch := self.choose()):
-                    self._skip_what_is_done()
-                    while self._with("waiting", "running", "elsewhere"):
-                        if self._signals.count:
-                            break
-                        self._collect()
-                        self._stop_the_worse()
-                        self._look_elsewhere()
-                        self._start_what_fits()
-                        time.sleep(0.0 if not self._with("running", "elsewhere") else 0.2)
-                    else:
-                        self._tell(batch)
-            finally:
-                self._stop()
-        if self._signals.count:
-            self._write("interrupted")
-            return EXIT_INTERRUPTED
-        code = EXIT_RUN_FAILED if self.trials and self.best is None else EXIT_DONE
-        self._write("failed" if code else "done")
-        return code
+        while not self._signals.count and (batch := self.choose()):
+            super()._run_all()
+            if not self._with(*LEFT):
+                self._tell(batch)
+
+    def _turn(self) -> None:
+        self._stop_the_worse()
+        super()._turn()
+
+    def _failed(self) -> bool:
+        return bool(self.trials) and self.best is None
 
     # --- choosing ------------------------------------------------------------------------------
 
