@@ -26,6 +26,7 @@ from fedsim.tuning.outcome import (
     trials_before,
     write,
 )
+from fedsim.tuning.page import build_page
 from fedsim.tuning.space import Choice, Dimension, changes, parse
 from fedsim.tuning.study import Sampler, Study, require_optuna
 from fedsim.tuning.trials import VALIDATED, Plan, Tuning
@@ -81,7 +82,7 @@ class PreparedTuning:
     Attributes:
         tuning: its trials; `run` runs them.
         charge: what it costs in privacy; None where the trials are not private.
-        folder: where trials.csv and tuning.json are written.
+        folder: where trials.csv, tuning.json and index.html are written.
     """
 
     tuning: Tuning
@@ -161,6 +162,11 @@ def prepared_tuning(
         "stop_early": wanted.stop_early and not wanted.stopping,
         "privacy": None if charge is None else charge.record(),
     }
+
+    def told_after(now: Tuning) -> None:
+        if now.trials or replaces:
+            write(now, space, settings, build_page(now, space, charge), folder)
+
     tuning = Tuning(
         what,
         study,
@@ -169,7 +175,7 @@ def prepared_tuning(
         console,
         jobs,
         verbose,
-        lambda now: write(now, space, settings, folder) if now.trials or replaces else None,
+        told_after,
     )
     told = require_own_folder(tuning, space, settings, folder)
     replaces = bool(told) or not (folder / ABOUT).exists()

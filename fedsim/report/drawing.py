@@ -32,7 +32,7 @@ class Picture:
     """A figure, and the numbers it shows.
 
     Attributes:
-        name: name of its files, without suffix.
+        name: name of its files, without suffix; "": it has none.
         title: what it shows.
         caption: a sentence or two on how to read it.
         alt: what a reader who cannot see it must know.

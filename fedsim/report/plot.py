@@ -53,6 +53,7 @@ class Line:
         style: of the dashes, as `STYLES` of `drawing`.
         thin: one of many.
         dots: whether each point is marked.
+        joined: whether a line goes through the points.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Line:
     style: int = 0
     thin: bool = False
     dots: bool = False
+    joined: bool = True
 
     @property
     def drawn(self) -> Sequence[Point]:

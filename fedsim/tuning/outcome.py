@@ -220,12 +220,13 @@ def require_own_folder(
 
 
 def write(
-    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
+    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], page: str, folder: Path
 ) -> None:
-    """Write trials.csv and tuning.json into a folder.
+    """Write trials.csv, tuning.json and index.html into a folder.
 
     Args:
         settings: entries of tuning.json beside the trials.
+        page: of the tuning, as `fedsim.tuning.page` makes it.
 
     Raises:
         InputError: they cannot be written.
@@ -243,6 +244,7 @@ def write(
         write_whole(folder / "trials.csv", csv_bytes(rows))
         text = json.dumps(about(tuning, space, settings), indent=2, allow_nan=False) + "\n"
         write_whole(folder / ABOUT, text.encode())
+        write_whole(folder / "index.html", page.encode())
     except OSError as error:
         raise InputError(
             f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"

@@ -151,3 +151,4 @@ def _tell(prepared: PreparedTuning, console: Console) -> None:
             )
         console.line(prepared.charge.line())
     console.line(f"written: {seen_from(console.here, prepared.folder / 'trials.csv')}")
+    console.line(f"page: {seen_from(console.here, prepared.folder / 'index.html')}")

@@ -47,6 +47,10 @@ def test_the_best_by_validation_is_named_as_a_command(typed: Typed, trials: Tria
     line = f"fedsim run tiny.yaml rounds=1 client.learning_rate={best['client.learning_rate']}"
     assert line in out.splitlines()
     assert told()["best"]["command"] == line
+    page = Path("runs/tuning/tiny/index.html")
+    assert f"page: {page}" in out.splitlines()
+    assert "4 of 4 trials have ended" in page.read_text()
+    assert all(f"{float(one['val_auc']):.3f}" in page.read_text() for one in rows())
     for one in rows():
         run = Path(one["run"])
         last = json.loads((run / "rounds.jsonl").read_text().splitlines()[-1])
