@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedsim.data.building import fingerprint, keep_rows, new_folder, publish, write_records
+from fedsim.data.building import fingerprint, keep_rows, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
-from fedsim.data.dataset import Dataset, Embedded, Manifest, columns_of, usable
+from fedsim.data.dataset import Dataset, Embedded, Manifest, usable
 from fedsim.data.images import CHANNELS, Window, decode_files, doubts_note, window_note
 from fedsim.data.kept import (
-    found_whole,
     read_about,
     read_array,
     require_codes,
@@ -31,6 +30,7 @@ from fedsim.data.kept import (
     require_fingerprint,
     unusable,
 )
+from fedsim.data.preparing import store_of_files, store_of_stand_in, well_named
 from fedsim.data.source import (
     below,
     check_root,
@@ -44,7 +44,6 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
-from fedsim.data.table import alike_sites, one_name_each
 from fedsim.errors import InputError, Problem
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
@@ -178,32 +177,16 @@ def prepare(
     classes, labels = _positive_second(
         manifest.classes or tuple(dataset.classes), manifest.labels, positive
     )
-    named, told = one_name_each(manifest.groups)
-    told += alike_sites(manifest.sites)
-    manifest = replace(manifest, labels=labels, groups=named, notes=(*manifest.notes, *told))
+    manifest = well_named(replace(manifest, labels=labels))
 
-    def opened(folder: Path, checked: bool = False) -> Store:
-        store = Store.open(folder, checked)
-        rule = "" if positive or dataset.classes else _rule(classes)
-        notes = (*manifest.notes, *store.notes)
-        columns = columns_of(manifest, store.ids)
-        return replace(store, root=str(root), notes=notes, positive_rule=rule, columns=columns)
-
-    # Two folders: what was built without some images must not serve who did not allow that.
-    whole = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size, window)}"
-    partial = whole.with_name(whole.name + "-skipped")
-    for folder in (whole, partial) if skip_bad else (whole,):
-        if (store := found_whole(opened, folder)) is not None:
-            return store
-
-    deep: set[int] = set()
-    by_file: set[int] = set()
-    doubts: dict[int, str] = {}
-    with new_folder(cache) as building:
+    def build(folder: Path) -> bool:
+        deep: set[int] = set()
+        by_file: set[int] = set()
+        doubts: dict[int, str] = {}
         failures = decode_files(
             manifest.paths,
             size,
-            building / "images.npy",
+            folder / "images.npy",
             workers=workers,
             progress=progress,
             window=window,
@@ -211,7 +194,7 @@ def prepare(
             by_file=by_file.add,
             warned=doubts.__setitem__,
         )
-        content = digests(np.load(building / "images.npy", mmap_mode="r", allow_pickle=False))
+        content = digests(np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
         names = [below(path, root) for path in manifest.paths]
         broken = contradictions(content, labels, names, classes) | failures
         skipped = [f"{names[i]}: {why}" for i, why in sorted(broken.items())]
@@ -226,13 +209,13 @@ def prepare(
         )
         keep = [i for i in range(len(manifest.paths)) if i not in broken]
         if broken:
-            keep_rows(building / "images.npy", keep)
+            keep_rows(folder / "images.npy", keep)
         ids = [manifest.ids[i] for i in keep]
         patients = [manifest.groups[i] for i in keep]
         groups, notes = keep_together(content[keep], patients, ids)
         doubted = doubts_note({i: doubts[i] for i in keep if i in doubts}, names)
         write_records(
-            building,
+            folder,
             labels=labels[keep],
             groups=groups,
             sites=[manifest.sites[i] for i in keep],
@@ -248,9 +231,15 @@ def prepare(
             patients=patients,
             content=content[keep],
         )
-        folder = partial if broken or manifest.bad else whole
-        publish(building, folder)
-    return opened(folder, checked=True)
+        return bool(broken)
+
+    rule = "" if positive or dataset.classes else _rule(classes)
+
+    def opened(folder: Path, checked: bool) -> Store:
+        return replace(Store.open(folder, checked), positive_rule=rule)
+
+    folder = cache / f"{safe(name)}-{size}-{_files_key(manifest, root, classes, size, window)}"
+    return store_of_files(opened, manifest, root, folder, skip_bad, build)
 
 
 def _positive_second(
@@ -299,23 +288,25 @@ def _prepare_embedded(
     )
     key = hashed([FORMAT, origin(generator), parameters, positive])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
-    if (store := found_whole(Store.open, folder)) is not None:
-        return store
-    made = generated(generator, parameters, name, workers=workers, progress=progress)
-    ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
-    _check(name, made.labels, made.groups, made.sites, ids, made.classes)
-    shape = (len(ids), size, size, CHANNELS)
-    if made.images.shape != shape or made.images.dtype != np.uint8:
-        found = f"{made.images.dtype} {made.images.shape}"
-        raise plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
-    if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
-        found = f"{made.classes}, not {dataset.classes}"
-        raise plugin_error(name, [f"the stand-in's classes are {found}"])
-    classes, labels = _positive_second(tuple(made.classes), made.labels, positive)
-    with new_folder(cache) as building:
-        np.save(building / "images.npy", made.images)
+
+    def make() -> Embedded:
+        made: Embedded = generated(generator, parameters, name, workers=workers, progress=progress)
+        return made
+
+    def build(folder: Path, made: Embedded) -> None:
+        ids = [f"{safe(name)}-{i:06d}" for i in range(len(made.labels))]
+        _check(name, made.labels, made.groups, made.sites, ids, made.classes)
+        shape = (len(ids), size, size, CHANNELS)
+        if made.images.shape != shape or made.images.dtype != np.uint8:
+            found = f"{made.images.dtype} {made.images.shape}"
+            raise plugin_error(name, [f"the stand-in's images are {found}, not uint8 {shape}"])
+        if dataset.classes and tuple(made.classes) != tuple(dataset.classes):
+            found = f"{made.classes}, not {dataset.classes}"
+            raise plugin_error(name, [f"the stand-in's classes are {found}"])
+        classes, labels = _positive_second(tuple(made.classes), made.labels, positive)
+        np.save(folder / "images.npy", made.images)
         write_records(
-            building,
+            folder,
             labels=labels,
             groups=made.groups,
             sites=made.sites,
@@ -325,8 +316,8 @@ def _prepare_embedded(
             root=None,
             skipped=(),
         )
-        publish(building, folder)
-    return Store.open(folder, checked=True)
+
+    return store_of_stand_in(Store.open, folder, make, build)
 
 
 def _read_manifest(dataset: Dataset, name: str, root: Path, skip_bad: bool) -> Manifest:

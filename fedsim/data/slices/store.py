@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.building import group_codes, new_folder, publish
+from fedsim.data.building import group_codes
 from fedsim.data.copies import BYTES, Digests, digest, keep_together
-from fedsim.data.dataset import columns_of, usable
+from fedsim.data.dataset import usable
 from fedsim.data.kept import (
-    found_whole,
     read_about,
     read_array,
     require_codes,
@@ -29,6 +28,7 @@ from fedsim.data.kept import (
     unusable,
     write_about,
 )
+from fedsim.data.preparing import store_of_files, store_of_stand_in, well_named
 from fedsim.data.slices.dataset import Complex, EmbeddedSlices, SliceDataset, SliceManifest
 from fedsim.data.source import (
     below,
@@ -43,7 +43,6 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
-from fedsim.data.table import alike_sites, one_name_each
 from fedsim.errors import Problem
 from fedsim.raising import one_line
 from fedsim.tasks.reconstruction.sampling import Sampling
@@ -167,36 +166,24 @@ def prepare_slices(
     manifest: SliceManifest = usable(dataset.manifest, root, skip_bad)
     if not manifest.ids:
         raise plugin_error(name, ["no files"])
-    named, told = one_name_each(manifest.groups)
-    told += alike_sites(manifest.sites)
-    manifest = replace(manifest, groups=named, notes=(*manifest.notes, *told))
+    manifest = well_named(manifest)
 
-    def opened(folder: Path, checked: bool = False) -> SliceStore:
-        store = SliceStore.open(folder, checked)
-        notes, columns = (*manifest.notes, *store.notes), columns_of(manifest, store.ids)
-        return replace(store, root=str(root), notes=notes, columns=columns)
+    def build(folder: Path) -> bool:
+        made, broken = _read_all(dataset, manifest, size, progress)
+        refuse_broken(
+            list(broken.values()),
+            len(manifest.ids) - len(broken),
+            headline=f"{len(broken)} of {len(manifest.ids)} files of {name!r} cannot be used",
+            layout=dataset.layout,
+            skip_bad=skip_bad,
+        )
+        skipped = [*lines_below(manifest.bad, root)]
+        skipped += [f"{below(Path(one.where), root)}: {one.message}" for one in broken.values()]
+        _write(folder, made, source="path", root=str(root), skipped=skipped)
+        return bool(broken)
 
-    # Two folders: what was built without some files must not serve who did not allow that.
-    whole = cache / f"{safe(name)}-{size}-{_files_key(dataset, manifest, root, size)}"
-    partial = whole.with_name(whole.name + "-skipped")
-    for folder in (whole, partial) if skip_bad else (whole,):
-        if (store := found_whole(opened, folder)) is not None:
-            return store
-    made, broken = _read_all(dataset, manifest, size, progress)
-    refuse_broken(
-        list(broken.values()),
-        len(manifest.ids) - len(broken),
-        headline=f"{len(broken)} of {len(manifest.ids)} files of {name!r} cannot be used",
-        layout=dataset.layout,
-        skip_bad=skip_bad,
-    )
-    skipped = [*lines_below(manifest.bad, root)]
-    skipped += [f"{below(Path(one.where), root)}: {one.message}" for one in broken.values()]
-    with new_folder(cache) as building:
-        _write(building, made, source="path", root=str(root), skipped=skipped)
-        folder = partial if broken or manifest.bad else whole
-        publish(building, folder)
-    return opened(folder, checked=True)
+    folder = cache / f"{safe(name)}-{size}-{_files_key(dataset, manifest, root, size)}"
+    return store_of_files(SliceStore.open, manifest, root, folder, skip_bad, build)
 
 
 @dataclass(frozen=True)
@@ -301,21 +288,23 @@ def _prepare_embedded(
     )
     key = hashed(["slices", FORMAT, origin(generator), parameters])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
-    if (store := found_whole(SliceStore.open, folder)) is not None:
-        return store
-    made: EmbeddedSlices = generated(generator, parameters, name)
-    count = len(made.images)
-    if made.images.shape != (count, size, size) or not (
-        count and count == len(made.sites) == len(made.groups)
-    ):
-        raise plugin_error(name, [f"the stand-in's slices are {made.images.shape}"])
-    images = np.stack([normalised(one) for one in _complex(made.images)])
-    ids = [f"{safe(name)}-{i:06d}" for i in range(count)]
-    with new_folder(cache) as building:
+
+    def make() -> EmbeddedSlices:
+        made: EmbeddedSlices = generated(generator, parameters, name)
+        return made
+
+    def build(folder: Path, made: EmbeddedSlices) -> None:
+        count = len(made.images)
+        if made.images.shape != (count, size, size) or not (
+            count and count == len(made.sites) == len(made.groups)
+        ):
+            raise plugin_error(name, [f"the stand-in's slices are {made.images.shape}"])
+        images = np.stack([normalised(one) for one in _complex(made.images)])
+        ids = [f"{safe(name)}-{i:06d}" for i in range(count)]
         ready = _Made(images, made.sites, made.groups, ids)
-        _write(building, ready, source="embedded", root=None, skipped=[])
-        publish(building, folder)
-    return SliceStore.open(folder, checked=True)
+        _write(folder, ready, source="embedded", root=None, skipped=[])
+
+    return store_of_stand_in(SliceStore.open, folder, make, build)
 
 
 def _write(folder: Path, made: _Made, *, source: str, root: str | None, skipped: list[str]) -> None:

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.building import new_folder, publish
 from fedsim.data.copies import BYTES, Digests
-from fedsim.data.dataset import columns_of, usable
+from fedsim.data.dataset import usable
 from fedsim.data.kept import (
-    found_whole,
     read_about,
     read_array,
     require_codes,
@@ -28,6 +26,7 @@ from fedsim.data.kept import (
     require_fingerprint,
     unusable,
 )
+from fedsim.data.preparing import store_of_files, store_of_stand_in, well_named
 from fedsim.data.source import (
     below,
     check_root,
@@ -41,9 +40,13 @@ from fedsim.data.source import (
     safe,
     stand_in,
 )
-from fedsim.data.table import alike_sites, one_name_each
 from fedsim.data.volumes.case import BrokenCase, Prepared, read_case
-from fedsim.data.volumes.dataset import VolumeCase, VolumeDataset, VolumeManifest
+from fedsim.data.volumes.dataset import (
+    EmbeddedVolumes,
+    VolumeCase,
+    VolumeDataset,
+    VolumeManifest,
+)
 from fedsim.data.volumes.preparing import Preparation, prepare_volume
 from fedsim.data.volumes.reading import files_of
 from fedsim.data.volumes.writing import IMAGES, MASKS, StoreWriter, VolumesDigest
@@ -209,28 +212,14 @@ def prepare_volumes(
     check_root(name, root, dataset.layout)
     manifest: VolumeManifest = usable(dataset.manifest, root, skip_bad)
     _check(name, manifest)
-    named, told = one_name_each(manifest.groups)
-    told += alike_sites(manifest.sites)
-    manifest = replace(manifest, groups=named, notes=(*manifest.notes, *told))
+    manifest = well_named(manifest)
     _refuse_shared(manifest)
     options = [FORMAT, vars(how), dataset.orientation, dataset.channel]
     key = _files_key(manifest, root, [*options, lines_below(manifest.bad, root)])
 
-    def opened(folder: Path, checked: bool = False) -> VolumeStore:
-        store = VolumeStore.open(folder, checked)
-        notes, columns = (*manifest.notes, *store.notes), columns_of(manifest, store.ids)
-        return replace(store, root=str(root), notes=notes, columns=columns)
-
-    # Two folders: what was built without some cases must not serve who did not allow that.
-    whole = cache / f"{safe(name)}-{size}-{key}"
-    partial = whole.with_name(whole.name + "-skipped")
-    for folder in (whole, partial) if skip_bad else (whole,):
-        if (store := found_whole(opened, folder)) is not None:
-            return store
-
-    broken: dict[int, list[Problem]] = {}
-    with new_folder(cache) as building:
-        writer = StoreWriter(building)
+    def build(folder: Path) -> bool:
+        broken: dict[int, list[Problem]] = {}
+        writer = StoreWriter(folder)
         for i in range(len(manifest.ids)):
             try:
                 writer.add(_read(dataset, manifest, i, how))
@@ -238,8 +227,9 @@ def prepare_volumes(
                 broken[i] = error.problems
             if progress is not None:
                 progress(i + 1, len(manifest.ids))
+        wrong = [problem for problems in broken.values() for problem in problems]
         refuse_broken(
-            [problem for problems in broken.values() for problem in problems],
+            wrong,
             len(manifest.ids) - len(broken),
             headline=f"{len(broken)} of {len(manifest.ids)} cases of {name!r} cannot be used",
             layout=dataset.layout,
@@ -255,16 +245,13 @@ def prepare_volumes(
             root=str(root),
             skipped=[
                 *lines_below(manifest.bad, root),
-                *(
-                    f"{below(Path(problem.where), root)}: {problem.message}"
-                    for problems in broken.values()
-                    for problem in problems
-                ),
+                *(f"{below(Path(one.where), root)}: {one.message}" for one in wrong),
             ],
         )
-        folder = partial if broken or manifest.bad else whole
-        publish(building, folder)
-    return opened(folder, checked=True)
+        return bool(broken)
+
+    folder = cache / f"{safe(name)}-{size}-{key}"
+    return store_of_files(VolumeStore.open, manifest, root, folder, skip_bad, build)
 
 
 def _prepare_embedded(
@@ -280,11 +267,13 @@ def _prepare_embedded(
     )
     key = hashed(["volumes", FORMAT, origin(generator), parameters, vars(how)])
     folder = cache / f"{safe(name)}-embedded-{size}-{key}"
-    if (store := found_whole(VolumeStore.open, folder)) is not None:
-        return store
-    made = generated(generator, parameters, name)
-    with new_folder(cache) as building:
-        writer = StoreWriter(building)
+
+    def make() -> EmbeddedVolumes:
+        made: EmbeddedVolumes = generated(generator, parameters, name)
+        return made
+
+    def build(folder: Path, made: EmbeddedVolumes) -> None:
+        writer = StoreWriter(folder)
         names: list[tuple[str, str]] = []
         for case in _checked(name, made.cases, len(made.structures)):
             writer.add(Prepared(*prepare_volume(case.image, case.label, case.spacing, how)))
@@ -298,8 +287,8 @@ def _prepare_embedded(
             root=None,
             skipped=[],
         )
-        publish(building, folder)
-    return VolumeStore.open(folder, checked=True)
+
+    return store_of_stand_in(VolumeStore.open, folder, make, build)
 
 
 def _read(dataset: VolumeDataset, manifest: VolumeManifest, i: int, how: Preparation) -> Prepared:
