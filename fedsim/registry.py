@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from fedsim.errors import InputError, nearest
@@ -172,7 +172,13 @@ def default_registry() -> Registry:
 
 def _distribution(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution that registered an entry point."""
-    return (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+    return _named(entry.dist) if entry.dist else ("unknown", "")
+
+
+@functools.cache
+def _named(distribution: Distribution) -> tuple[str, str]:
+    """Its name and version: each of them parses its metadata whenever it is asked for."""
+    return distribution.name, distribution.version
 
 
 def _title(group: str, entry: EntryPoint) -> str:

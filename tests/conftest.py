@@ -7,6 +7,7 @@ both: its name and these two numbers repeat it.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 
@@ -124,15 +125,17 @@ def _painted(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _unsynced() -> Iterator[None]:
-    """Wait for no disk: of a small run that is a quarter, and what it guards is the power's end.
+def _unhindered() -> Iterator[None]:
+    """Wait for no disk, and ask git once: of a small run that is a third of the time.
 
-    A process that is killed loses nothing that it has written. Tests of what is synced, and of a
-    disk that fails at it, put their own in this one's place.
+    A process that is killed loses nothing that it has written; to sync guards against a power cut.
+    Tests of what is synced, and of a disk that fails at it, put their own in this one's place.
     """
+    from fedsim.folder import runfolder
+
     with pytest.MonkeyPatch.context() as patch:
-        # It knows a handle that is not open, too.
-        patch.setattr(os, "fsync", os.fstat)
+        patch.setattr(os, "fsync", os.fstat)  # Which refuses a handle that is not open, too.
+        patch.setattr(runfolder, "_git", functools.cache(runfolder._git))
         yield
 
 

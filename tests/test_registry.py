@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -24,6 +23,13 @@ from fedsim.registry import GROUPS, Registry, check_parameters, construct
 
 if TYPE_CHECKING:
     from nowhere import Unknown
+
+
+class Owner(NamedTuple):
+    """What a distribution says of itself."""
+
+    name: str
+    version: str = "2.1"
 
 
 class Average:
@@ -69,7 +75,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
     def make(*plugins: tuple[str, str, str, str]) -> Registry:
         found = EntryPoints(
             EntryPoint(name, value, f"fedsim.{group}")._for(  # type: ignore[attr-defined]
-                SimpleNamespace(name=owner, version="2.1")
+                Owner(owner)
             )
             for group, name, value, owner in plugins
         )
