@@ -33,7 +33,7 @@ RATE, STEPS = 0.05, 10
 
 SCENARIO = f"""\
 name: quadratics
-rounds: 60
+rounds: 30
 data:
   name: ham10000
   size: 16
@@ -47,6 +47,7 @@ client:
   steps: {STEPS}
   learning_rate: {RATE}
   momentum: 0
+evaluation: {{every: 1000}}
 resources: {{backend: inline}}
 plugins: [{Path(__file__).parents[2]}]
 """

@@ -42,7 +42,7 @@ def test_two_steps_of_the_papers_algorithm(strategy: FedOpt, second: list[float]
 def test_they_come_to_rest_where_fedavg_does(name: str, tmp_path: Path) -> None:
     # There, and only there, the mean change is 0. A large tau makes the rates alike: no hovering.
     how = f"strategy={{name: {name}, learning_rate: 1, tau: 1, beta_1: 0.5, weighting: uniform}}"
-    assert weights_after(tmp_path, how, "rounds=150") == pytest.approx(averaged(), abs=1e-3)
+    assert weights_after(tmp_path, how, "rounds=40") == pytest.approx(averaged(), abs=1e-3)
 
 
 def test_yogi_forgets_a_large_square_more_slowly_than_adam() -> None:

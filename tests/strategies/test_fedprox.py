@@ -9,7 +9,7 @@ import pytest
 from tests.strategies.quadratics import CENTRE, CURVATURE, averaged, weights_after
 
 PROX = "strategy={name: flwr.serverapp.strategy.FedProx, proximal_mu: %s}"
-MANY = ("client.steps=25", "client.learning_rate=0.15", "rounds=40")
+MANY = ("client.steps=25", "client.learning_rate=0.15", "rounds=20")
 
 
 def test_it_comes_to_rest_where_its_proximal_steps_cancel(tmp_path: Path) -> None:

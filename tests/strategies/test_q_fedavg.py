@@ -52,7 +52,7 @@ def test_without_q_it_is_fedavg(tmp_path: Path) -> None:
 def test_it_rests_where_the_weighted_changes_cancel_and_the_worst_client_gains(
     tmp_path: Path,
 ) -> None:
-    found = weights_after(tmp_path, *q(2), "rounds=120")
+    found = weights_after(tmp_path, *q(2), "rounds=60")
     pulls = losses(found)[:, None] ** 2 * (found - trained(found))
     assert pulls.sum(0) == pytest.approx(0, abs=1e-2 * abs(pulls).max())
     plain = averaged()

@@ -34,7 +34,7 @@ def test_it_reaches_the_optimum_where_fedavg_does_not(tmp_path: Path) -> None:
 
 
 def test_with_part_of_the_clients_a_round_it_reaches_the_optimum_too(tmp_path: Path) -> None:
-    some = ("rounds=200", "federation.participation=0.67")
+    some = ("rounds=60", "federation.participation=0.67")
     assert weights_after(tmp_path, *SCAFFOLD, *some) == pytest.approx(OPTIMUM, abs=1e-3)
 
 
