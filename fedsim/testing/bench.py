@@ -215,10 +215,7 @@ class Bench:
     @functools.cached_property
     def folder(self) -> Path:
         """A folder of the bench's own, which goes with it."""
-        path = tempfile.mkdtemp(prefix="fedsim-check-")
-        # Not a TemporaryDirectory, which warns where a test's own checks end with the process.
-        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
-        return Path(path)
+        return _folder_of(self)
 
     @functools.cached_property
     def factory(self) -> Any:
@@ -296,9 +293,13 @@ class Bench:
 
     @contextlib.contextmanager
     def own_cache(self, name: str = "cache") -> Iterator[None]:
-        """Prepare data below the bench's folder: a data set that changes must not be remembered."""
+        """Prepare data below the bench's folder: a data set that changes must not be remembered.
+
+        The data that other plugins are checked with are prepared once a process.
+        """
         before = os.environ.get("FEDSIM_CACHE")
-        os.environ["FEDSIM_CACHE"] = str(self.folder / name)
+        place = self.folder if self.group == "datasets" else _folder_of_process()
+        os.environ["FEDSIM_CACHE"] = str(place / name)
         try:
             yield
         finally:
@@ -389,6 +390,20 @@ class Bench:
         newest = sorted((copy / "checkpoint").glob("round-*"))[-1]
         newest.unlink()
         return self.go(resume=copy)
+
+
+def _folder_of(owner: object) -> Path:
+    """A new folder, which goes when its owner does."""
+    path = tempfile.mkdtemp(prefix="fedsim-check-")
+    # Not a TemporaryDirectory, which warns where a test's own checks end with the process.
+    weakref.finalize(owner, shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+@functools.cache
+def _folder_of_process() -> Path:
+    """A folder that goes at the end of the process."""
+    return _folder_of(Bench)
 
 
 def _ours(factory: Any) -> bool:
