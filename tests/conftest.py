@@ -8,6 +8,7 @@ both: its name and these two numbers repeat it.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import os
 
@@ -195,6 +196,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in STARTING_PROCESSES or "_ray_" in item.name:
             item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of all searches for garbage, of which Flower asks for many."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import pytest
 
 from fedsim import Result, run
+
+# Not forked from this process, which may hold threads of Ray; what they need is imported once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["fedsim.engine.running"])
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from fedsim.engine.checkpoint import Checkpoints
 from fedsim.models.split_unet import SplitUNet
 from fedsim.splitting import crossed
 from fedsim.terminal.console import Console
+from tests.engine.conftest import PROCESSES
 from tests.engine.test_bits import assert_same, lines, model
 
 SMALL = """\
@@ -48,7 +49,6 @@ STRATEGIES = {
     "fed_ncl": ("strategy={name: fed_ncl, since: 1}",),
 }
 SCORED = ("evaluation.on_clients=true", "client.lossy_scores=true")
-PROCESSES = multiprocessing.get_context("spawn")
 QUIET = Console(quiet=True)
 
 
@@ -63,10 +63,26 @@ def go(tmp_path: Path) -> Callable[..., Result]:
     return go
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Result]:
+    """A strategy's run from its begin to its end, made once."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "halves.yaml").write_text(SMALL)
+
+    @functools.cache
+    def of(strategy: str) -> Result:
+        words = (*STRATEGIES[strategy], *SCORED)
+        return run(folder / "halves.yaml", *words, runs=folder / "runs")
+
+    return of
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_inline_and_ray_give_the_same_bits(strategy: str, go: Callable[..., Result]) -> None:
+def test_inline_and_ray_give_the_same_bits(
+    strategy: str, whole: Callable[[str], Result], go: Callable[..., Result]
+) -> None:
     words = (*STRATEGIES[strategy], *SCORED)
-    assert_same(go(*words), go(*words, backend="ray", workers=2))
+    assert_same(whole(strategy), go(*words, backend="ray", workers=2))
 
 
 @pytest.mark.parametrize(
@@ -74,17 +90,16 @@ def test_inline_and_ray_give_the_same_bits(strategy: str, go: Callable[..., Resu
     [("fedavg", 0), ("auto_fedavg", 0), ("auto_fedavg", 1), ("auto_fedavg", 2), ("fed_ncl", 0)],
 )
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(
-    strategy: str, exchange: int, go: Callable[..., Result], tmp_path: Path
+    strategy: str, exchange: int, whole: Callable[[str], Result], tmp_path: Path
 ) -> None:
     words = (*STRATEGIES[strategy], *SCORED)
-    whole = go(*words)
     child = PROCESSES.Process(target=run_and_die, args=(words, tmp_path / "killed", exchange))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     (folder,) = [path for path in (tmp_path / "killed/halves").iterdir() if not path.is_symlink()]
     assert not (folder / "summary.json").exists()
-    assert_same(whole, resume(folder, [], QUIET))
+    assert_same(whole(strategy), resume(folder, [], QUIET))
 
 
 def run_and_die(words: tuple[str, ...], runs: Path, exchange: int) -> None:

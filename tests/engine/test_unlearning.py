@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -19,15 +18,12 @@ from fedsim.engine.criteria import record_losses
 from fedsim.errors import Interruption
 from fedsim.tasks.segmentation.metrics import dice
 from fedsim.terminal.console import Console
-from tests.engine.conftest import TINY
+from tests.engine.conftest import PROCESSES, TINY
 from tests.engine.test_bits import assert_same, model
 from tests.tasks.segmentation.test_evaluation import CPU, TASK, Threshold
 from tests.tasks.segmentation.volumes import Shapes
 
 QUIET = Console(quiet=True)
-# Not forked from this process, which may hold threads of Ray.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["fedsim.engine.running"])
 COMMON = ("client.steps=2", "evaluation.every=3")
 PROCEDURES: dict[str, tuple[str, int]] = {
     "scratch": ("", 5),
