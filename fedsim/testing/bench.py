@@ -115,6 +115,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "in_context": {
         "strategy": {"name": "in_context"},
         "client": {"name": "in_context"},
+        "data": _VOLUMES["data"] | {"size": 16},  # Its network is slow.
         "model": {
             "name": "in_context",
             "init": "in_context_phantom",

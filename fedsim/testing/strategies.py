@@ -103,6 +103,8 @@ def order(bench: Bench) -> str:
     """Replies in another order give the same model."""
     if capabilities(bench.run.made).order_matters:
         raise NotApplicable("it declares order_matters: replies come in client order in every run")
+    if len(bench.run.models) > 1:
+        raise NotApplicable("there is no global model")
 
     def turned(rounds: Rounds) -> None:
         aggregate = rounds.strategy.aggregate_train
@@ -116,8 +118,6 @@ def order(bench: Bench) -> str:
     everybody = "federation.participation=1.0"
     straight = bench.go(everybody, last=1)
     reverse = bench.go(everybody, last=1, around=turned)
-    if len(straight.models) > 1:
-        raise NotApplicable("there is no global model")
     far, where = 0.0, ""
     for name, value in straight.arrays.items():
         gap = _gap(value, reverse.arrays[name])
