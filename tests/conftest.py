@@ -19,7 +19,7 @@ import locale
 import random
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,9 @@ def seed_all(config: pytest.Config, name: str) -> None:
 @pytest.fixture(autouse=True)
 def _stated_seed(request: pytest.FixtureRequest) -> None:
     """Seed every test by its own name, so that neither order nor neighbours show in its draws."""
+    name, group = request.node.nodeid, request.node.get_closest_marker("xdist_group")
     # pytest-xdist names the group behind it.
-    seed_all(request.config, request.node.nodeid.removesuffix("@processes"))
+    seed_all(request.config, name.removesuffix(f"@{group.args[0]}") if group else name)
 
 
 class Paper:
@@ -196,6 +197,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in STARTING_PROCESSES or "_ray_" in item.name:
             item.add_marker(pytest.mark.xdist_group("processes"))
+        elif not item.get_closest_marker("xdist_group") and shares(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def shares(item: pytest.Item) -> bool:
+    """Whether a test needs what its module makes once: two workers would make it twice."""
+    module = item.nodeid.partition("::")[0]
+    known: Mapping[str, Any] = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    return any(
+        one.scope == "module" and one.baseid == module for found in known.values() for one in found
+    )
 
 
 @pytest.hookimpl(trylast=True)

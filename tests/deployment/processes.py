@@ -47,7 +47,8 @@ class Processes:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+            # Each time takes processor time of all that ask, and of the link.
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
         }
@@ -58,10 +59,13 @@ class Processes:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for process in reversed(self._started):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+        # The nodes take leave of the link, so that it ends after them.
+        for some in (self._started[1:], self._started[:1]):
+            for process in some:
+                process.terminate()
+            for process in some:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
         for process in self._started:
             # A session of its own: helpers that it started end with it.
             with suppress(ProcessLookupError):
