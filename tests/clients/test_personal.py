@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -341,12 +341,15 @@ RUNS: dict[str, tuple[str, ...]] = {
 LOCAL = ("strategy=local_only", f"client={{name: local, {STEPS}}}")
 
 
-@pytest.fixture
-def go(tmp_path: Path) -> Callable[..., Result]:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+@pytest.fixture(scope="module")
+def go(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Runs the tiny scenario; with the same words and options, once."""
+    folder = tmp_path_factory.mktemp("personal")
+    (folder / "tiny.yaml").write_text(TINY)
 
+    @functools.cache
     def go(*overrides: str, **options: Any) -> Result:
-        return run(tmp_path / "tiny.yaml", *overrides, runs=tmp_path / "runs", **options)
+        return run(folder / "tiny.yaml", *overrides, runs=folder / "runs", **options)
 
     return go
 
