@@ -7,7 +7,8 @@ which operations an edge has. So it travels, and is in each checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedsim.models.classifier import require_positive
-from fedsim.models.modl import Unrolled, require_input
+from fedsim.models.modl import Operator, Unrolled, require_input
 
 __all__ = ["ALPHAS", "GATES", "AutoMRI", "corrected", "derived", "in_use", "moved", "searching"]
 
@@ -39,6 +41,19 @@ ALPHAS, GATES = "alphas", "gates"
 """Names of the parameters that hold the logits, and the architecture."""
 
 
+def shape_of(name: str) -> tuple[int, int]:
+    """Kernel size and dilation of an operation of `OPERATIONS`."""
+    _, _, size, *dilated = name.split("_")
+    return int(size[0]), int(dilated[0][1:]) if dilated else 1
+
+
+SHAPES = {
+    shape: [k for k, name in enumerate(OPERATIONS) if shape_of(name) == shape]
+    for shape in dict.fromkeys(map(shape_of, OPERATIONS))
+}
+"""(kernel size, dilation) -> the operations that have them."""
+
+
 def edges_of(nodes: int) -> list[tuple[int, int]]:
     """(node, source) of each edge; sources 0 and 1 are the cell's inputs, 2 is node 0.
 
@@ -48,14 +63,16 @@ def edges_of(nodes: int) -> list[tuple[int, int]]:
 
 
 EDGES = edges_of(NODES)
+Leaving = list[list[tuple[Sequence[int], Operator]]]
+"""Of each source of a cell: nodes, and what computes images for them, one after another along the
+channels."""
 
 
 def operation(name: str, width: int) -> nn.Module:
     """An operation of `OPERATIONS` on `width` channels, which keeps height and width."""
-    kind, _, shape, *dilated = name.split("_")
-    size, dilation = int(shape[0]), int(dilated[0][1:]) if dilated else 1
+    size, dilation = shape_of(name)
     padding = dilation * (size // 2)
-    if kind == "sep":
+    if name.startswith("sep"):
         deep = nn.Conv2d(width, width, size, padding=padding, groups=width, bias=False)
         return nn.Sequential(deep, nn.Conv2d(width, width, 1), nn.ReLU())
     whole = nn.Conv2d(width, width, size, padding=padding, dilation=dilation)
@@ -118,6 +135,59 @@ def told(gates: NDArray[np.floating]) -> list[tuple[int, int, str]]:
     ]
 
 
+def as_convolution(layer: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Kernel [width, width, size, size] and bias [width] of what an operation is before its ReLU.
+
+    A separable convolution is linear, so it is one convolution, too.
+    """
+    first, second = layer[0], layer[1]
+    if isinstance(second, nn.Conv2d):
+        return second.weight * first.weight.transpose(0, 1), second.bias
+    return first.weight, first.bias
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The operations of one shape on all edges from one source, as one convolution.
+
+    Its channels are edges x operations x width.
+
+    Attributes:
+        kernel: [channels, width, size, size].
+        bias: [channels].
+        dilation: of the kernel.
+        mixture: sums the operations of an edge by their weights, [edges x width, channels, 1, 1].
+    """
+
+    kernel: Tensor
+    bias: Tensor
+    dilation: int
+    mixture: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """What the operations add to the edges, [n, edges x width, H, W], of [n, width, H, W]."""
+        padding = self.dilation * (self.kernel.shape[-1] // 2)
+        found = functional.conv2d(
+            images, self.kernel, self.bias, padding=padding, dilation=self.dilation
+        )
+        return functional.conv2d(found.relu(), self.mixture)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """All operations on all edges from one source."""
+
+    parts: Sequence[Wide]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The edges' images, [n, edges x width, H, W], of the source's, [n, width, H, W]."""
+        first, *others = self.parts
+        found = first(images)
+        for one in others:
+            found = found + one(images)
+        return found
+
+
 class Cell(nn.Module):
     """Three nodes that sum what their edges make of two inputs; the output is the nodes' sum."""
 
@@ -128,21 +198,60 @@ class Cell(nn.Module):
             nn.ModuleList(operation(name, width) for name in OPERATIONS) for _ in EDGES
         )
 
-    def forward(self, first: Tensor, second: Tensor, weights: Tensor, used: Any) -> Tensor:
-        """Images [n, width, H, W] of two such; `weights` and `used` are [edges, operations]."""
+    def forward(self, first: Tensor, second: Tensor, edges: Leaving) -> Tensor:
+        """Images [n, width, H, W] of two such, by `mixtures` or by what was `chosen`."""
         states = [layer(one) for layer, one in zip(self.before, (first, second), strict=True)]
-        nodes: list[Tensor | None] = [None] * NODES
-        for number, (node, source) in enumerate(EDGES):
+        nodes: dict[int, Tensor] = {}
+        for source, leaving in enumerate(edges):
             if source == len(states):
                 states.append(nodes[source - 2])
-            layer: nn.Module
-            for k, layer in enumerate(self.edges[number]):  # type: ignore[arg-type]
-                if used[number][k]:
-                    part = weights[number, k] * layer(states[source])
-                    before = nodes[node]
-                    nodes[node] = part if before is None else before + part
-        done = [one for one in nodes if one is not None]
-        return torch.stack(done).sum(dim=0)
+            for targets, operate in leaving:
+                found = operate(states[source]).split(first.shape[1], dim=1)
+                for node, part in zip(targets, found, strict=True):
+                    nodes[node] = nodes[node] + part if node in nodes else part
+        return torch.stack(list(nodes.values())).sum(dim=0)
+
+    def chosen(self, used: Sequence[Sequence[bool]]) -> Leaving:
+        """The operations in use, each by itself.
+
+        Args:
+            used: [edges, operations]; a node that is a source has one at least.
+        """
+        edges: Leaving = [[] for _ in range(NODES + 1)]
+        for number, (node, source) in enumerate(EDGES):
+            for k in np.flatnonzero(used[number]).tolist():
+                edges[source].append(((node,), self._layer(number, k)))
+        return edges
+
+    def mixtures(self, weights: Tensor) -> Leaving:
+        """All operations; those of one source and shape are computed together.
+
+        So few wide convolutions are made of many narrow ones, which take most of their time to
+        begin and to go through memory.
+
+        Args:
+            weights: of the operations, [edges, operations].
+        """
+        edges: Leaving = []
+        for source in range(NODES + 1):
+            here = [number for number, (_, start) in enumerate(EDGES) if start == source]
+            parts = [self._wide(here, shape, weights[here]) for shape in SHAPES]
+            edges.append([([EDGES[number][0] for number in here], Mixture(parts))])
+        return edges
+
+    def _wide(self, numbers: list[int], shape: tuple[int, int], weights: Tensor) -> Wide:
+        """The operations of a shape on some edges; their weights are [edges, operations]."""
+        kinds = SHAPES[shape]
+        parts = [as_convolution(self._layer(number, k)) for number in numbers for k in kinds]
+        kernel, bias = (torch.cat(part) for part in zip(*parts, strict=True))
+        sums = torch.block_diag(*weights[:, kinds].unsqueeze(1))
+        identity = torch.eye(kernel.shape[1], dtype=kernel.dtype, device=kernel.device)
+        return Wide(kernel, bias, shape[1], torch.kron(sums, identity)[:, :, None, None])
+
+    def _layer(self, edge: int, operation: int) -> nn.Sequential:
+        """An operation of an edge."""
+        found: nn.Sequential = self.edges[edge][operation]  # type: ignore[index,assignment]
+        return found
 
 
 class AutoMRI(Unrolled):
@@ -182,16 +291,29 @@ class AutoMRI(Unrolled):
         self.alphas = nn.Parameter(1e-3 * torch.randn(shape))
         self.gates = nn.Parameter(torch.ones(shape), requires_grad=False)
 
-    def denoise(self, images: Tensor) -> Tensor:
+    def denoiser(self) -> Operator:
         """The image less what the cells take for artefacts."""
-        mixed = searching(self.gates)
-        weights = torch.softmax(self.alphas, dim=1) if mixed else self.gates
-        used = self.gates.detach().bool().tolist()
-        first = second = self.stem(images)
-        for cell in self.cells:
-            first, second = second, cell(first, second, weights, used)
-        found: Tensor = images + self.out(second)
-        return found
+        cells: list[Cell] = list(self.cells)  # type: ignore[arg-type]
+        if searching(self.gates):
+            weights = torch.softmax(self.alphas, dim=1)
+            edges = [cell.mixtures(weights) for cell in cells]
+        else:
+            used = self.gates.detach().bool().tolist()
+            edges = [cell.chosen(used) for cell in cells]
+
+        def denoise(images: Tensor) -> Tensor:
+            first = second = self.stem(laid_out(images))
+            for cell, leaving in zip(cells, edges, strict=True):
+                first, second = second, cell(first, second, leaving)
+            found: Tensor = images + self.out(second)
+            return found
+
+        return denoise
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """The same images, channels last in memory: convolutions on a CPU are faster so."""
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cpu else images
 
 
 def moved(

@@ -107,7 +107,7 @@ def consistent(network: Tensor, measured: Tensor, masks: Tensor, weight: Tensor)
 class Unrolled(nn.Module):
     """Unrolls of MoDL around a denoiser whose weights are the same in all of them.
 
-    What derives from it makes `denoise`.
+    What derives from it makes `denoiser`.
 
     Args:
         unrolls: how many.
@@ -134,16 +134,16 @@ class Unrolled(nn.Module):
         """Lambda, [1]."""
         return LEAST + self.log_weight.exp()
 
-    def denoise(self, images: Tensor) -> Tensor:
-        """The denoiser D."""
+    def denoiser(self) -> Operator:
+        """The denoiser D of one pass: what all unrolls share of it is computed once, here."""
         raise NotImplementedError
 
     def forward(self, given: Tensor) -> Tensor:
         """Complex images [n, 2, H, W] of zero-filled images and masks [n, 3, H, W]."""
         measured, masks = given[:, :2], (given[:, 2:] > 0.5).to(given.dtype)
-        images, weight = measured, self.weight
+        images, weight, denoise = measured, self.weight, self.denoiser()
         for _ in range(self.unrolls):
-            images = consistent(self.denoise(images), measured, masks, weight)
+            images = consistent(denoise(images), measured, masks, weight)
         return images
 
 
@@ -183,10 +183,9 @@ class MoDL(Unrolled):
             parts.append(nn.Conv2d(before, after, 3, padding=1))
         self.network = nn.Sequential(*parts)
 
-    def denoise(self, images: Tensor) -> Tensor:
+    def denoiser(self) -> Operator:
         """The image less what the network takes for artefacts."""
-        found: Tensor = images + self.network(images)
-        return found
+        return lambda images: images + self.network(images)
 
 
 def require_input(in_channels: int) -> None:

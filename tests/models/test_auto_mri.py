@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -96,10 +98,41 @@ def test_a_mixture_with_one_weight_is_that_operation() -> None:
     alphas = torch.full((9, 8), -torch.inf)
     alphas[:, 5] = 0.0
     weights = torch.softmax(alphas, dim=1)
-    everything = [[True] * 8] * 9
     alone = [[k == 5 for k in range(8)]] * 9
-    whole = cell(images, images, weights, everything)
-    assert torch.allclose(whole, cell(images, images, weights, alone), atol=1e-6)
+    whole = cell(images, images, cell.mixtures(weights))
+    assert torch.allclose(whole, cell(images, images, cell.chosen(alone)), atol=1e-6)
+
+
+def plain(cell: Cell, first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor):
+    """E5 as it is written: sum_o w_o o(x) on each edge."""
+    states = [cell.before[0](first), cell.before[1](second)]
+    for node in range(3):
+        states.append(
+            sum(
+                weights[edge, k] * operation(states[source])
+                for edge, (to, source) in enumerate(EDGES)
+                if to == node
+                for k, operation in enumerate(cell.edges[edge])
+            )
+        )
+    return sum(states[2:])
+
+
+@pytest.mark.parametrize("width", [3, 8])
+def test_merged_operations_are_the_plain_mixture_and_its_gradient(width: int) -> None:
+    torch.manual_seed(0)
+    cell, logits = Cell(width), torch.randn(9, 8, generator=chance(2), requires_grad=True)
+    images = torch.randn(2, 2, width, 14, 10, generator=chance()).requires_grad_()
+    towards = torch.randn(2, width, 14, 10, generator=chance(1))
+    wanted = [logits, images, *cell.parameters()]
+
+    def found(compute: Callable) -> list[torch.Tensor]:
+        value = compute(*images, torch.softmax(logits, dim=1))
+        return [value.detach(), *torch.autograd.grad((value * towards).sum(), wanted)]
+
+    merged = found(lambda first, second, w: cell(first, second, cell.mixtures(w)))
+    for one, other in zip(merged, found(lambda *given: plain(cell, *given)), strict=True):
+        assert float((one - other).abs().max()) <= 1e-5 * float(other.abs().max())
 
 
 def test_a_derived_network_computes_with_what_is_in_use_alone() -> None:
