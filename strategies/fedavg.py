@@ -27,6 +27,7 @@ class FedAvg(Strategy):
     """
 
     payload = "arrays"
+    withdrawal = "model"
     linear = True
 
     def __init__(

@@ -132,6 +132,8 @@ class Remember(Remembering):
         codec, weighting: as of `fedavg`; every client counts alike by default, as in the papers.
     """
 
+    withdrawal = "history"
+
     def __init__(
         self,
         methods: dict[str, dict[str, Any]] | None = None,

@@ -25,8 +25,10 @@ from fedsim.engine.running import Starter, begin_after
 from fedsim.errors import InputError, Problem
 from fedsim.folder.identity import deployed_nodes, edited, refuse, run_record
 from fedsim.folder.runfolder import RunFolder
+from fedsim.method.capabilities import capabilities
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.scenario.fitting import those_that
 from fedsim.scenario.overrides import make_client
 from fedsim.unlearning.memories import Memory
 from fedsim.unlearning.procedures import (
@@ -39,9 +41,6 @@ from fedsim.unlearning.procedures import (
 )
 from fedsim.wire import tensor_record, tensors
 
-REMEMBERS = "remember"
-"""The strategy that keeps what procedures need."""
-_GOES_ON = ("fedavg", REMEMBERS)
 _OF_THE_TRAINING = ("train_rounds", "weighting", "codec")
 
 
@@ -127,11 +126,11 @@ class Finished:
                 hint="for another request alone, begin with its parent in run.json; to be without "
                 "both, train anew without both",
             )
-        if name not in _GOES_ON:
+        if not capabilities(default_registry().resolve("strategies", name)).withdrawal:
             raise InputError(
                 f"{self.path} is a run of strategy {name!r}: unlearning goes on from "
-                f"{' and '.join(_GOES_ON)} alone",
-                hint=f"type strategy={REMEMBERS} next time",
+                f"{' and '.join(_those_that_keep('model', 'history'))} alone",
+                hint=f"type {_with_history()} next time",
             )
 
     @property
@@ -227,7 +226,7 @@ class Finished:
         raise InputError(
             f"{asked.name} needs what this run did not keep",
             problems,
-            hint=f"next time train with strategy={REMEMBERS} (strategy.methods names procedures "
+            hint=f"next time train with {_with_history()} (strategy.methods names procedures "
             f"and their parameters); with this run still go: {', '.join(ready)}, with the "
             "parameters that it was told",
         )
@@ -329,6 +328,18 @@ class Finished:
         """What of the history a procedure uses, in words."""
         needed = procedure.memories([self.clients.index(asked.client)], len(self.clients))
         return ", ".join(memory.words for memory in needed) or "nothing that was kept"
+
+
+def _those_that_keep(*what: str) -> list[str]:
+    """The strategies whose finished runs keep something for unlearning."""
+    return those_that(
+        default_registry(), "strategies", lambda one: capabilities(one).withdrawal in what
+    )
+
+
+def _with_history() -> str:
+    """What to type for a run that keeps a history."""
+    return " or ".join(f"strategy={name}" for name in _those_that_keep("history"))
 
 
 _MEGABYTES = ("mb_up", "mb_down")

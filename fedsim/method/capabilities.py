@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ class Capabilities:
         linear: the model depends on the replies by a weighted sum of them alone; None: not
             declared.
         takes_older: replies to older models will do; None: not declared.
+        withdrawal: what a finished run keeps, from which a client can be taken out: "model" or
+            "history"; "": nothing. Of the class itself.
         order_matters: another order of the replies gives another model.
         needs_losses: replies are weighted by the training losses that clients report.
         keeps_state: a client keeps something from round to round; None: not declared.
@@ -59,6 +62,7 @@ class Capabilities:
     local: bool = False
     linear: bool | None = None
     takes_older: bool | None = None
+    withdrawal: str = ""
     order_matters: bool = False
     needs_losses: bool = False
     keeps_state: bool | None = None
@@ -115,6 +119,7 @@ def capabilities(plugin: Any) -> Capabilities:
         local=bool(said("local", bool)),
         linear=said("linear", bool),
         takes_older=said("takes_older", bool),
+        withdrawal=said("withdrawal", str) if "withdrawal" in _own(kind) else "",
         order_matters=bool(said("order_matters", bool)),
         needs_losses=bool(said("needs_losses", bool)),
         keeps_state=said("keeps_state", bool),
@@ -129,13 +134,18 @@ def capabilities(plugin: Any) -> Capabilities:
     )
 
 
+def _own(kind: Any) -> Mapping[str, Any]:
+    """What a class says of itself; of an object, what its class does."""
+    return vars(kind if isinstance(kind, type) else type(kind))
+
+
 def _words(told: Any) -> tuple[str, ...]:
     """What a class declares as one word or several."""
     several = (told,) if isinstance(told, str) else told or ()
     return tuple(one for one in several if isinstance(one, str) and one)
 
 
-_TEXTS = ("payload", "payload_kind", "private", "simulates", "exact")
+_TEXTS = ("payload", "payload_kind", "private", "simulates", "exact", "withdrawal")
 _TEXT_OR_SEVERAL = ("made_for",)
 _SEVERAL = ("changes",)
 _SWITCHES = (

@@ -180,6 +180,12 @@ class Strategy(FlowerStrategy):
     """Whether replies to older models will do, moved to the current one (`federation.clock`). None:
     not declared; then they do where the strategy is linear in whole models."""
 
+    withdrawal: ClassVar[str] = ""
+    """What a finished run of it keeps, from which a client can be taken out (`fedsim unlearn`): the
+    "model" alone; a "history", as `memories` in its state; or "", nothing that unlearning goes on
+    from. It averages models by its attributes `weighting` and `codec`. A class declares it of
+    itself; what derives from it declares it anew."""
+
     order_matters: ClassVar[bool] = False
     """Whether another order of the replies gives another model, beyond rounding. They are always
     handed on in client order; `fedsim check-plugin` asks."""

@@ -90,12 +90,12 @@ def misfits(
     given = capabilities(sending).payload_kind
     if not _understands(expecting, sending) and not {"strategies", "clients"} & wrong.keys():
         task = kind or "images"
-        clients = _fitting(
+        clients = those_that(
             registry,
             "clients",
             lambda one: _understands(expecting, one) and made_for(one, task) and advised(one),
         )
-        strategies = _fitting(
+        strategies = those_that(
             registry,
             "strategies",
             lambda one: _understands(one, sending) and made_for(one, task),
@@ -268,10 +268,10 @@ def without_compression(found: dict[str, tuple[str, Any]]) -> str:
 
 def _names(registry: Registry, group: str, fits: Callable[[Any], bool]) -> str:
     """The registered plugins of a group that fit, as words."""
-    return ", ".join(_fitting(registry, group, fits)) or "none that is installed"
+    return ", ".join(those_that(registry, group, fits)) or "none that is installed"
 
 
-def _fitting(registry: Registry, group: str, fits: Callable[[Any], bool]) -> list[str]:
+def those_that(registry: Registry, group: str, fits: Callable[[Any], bool]) -> list[str]:
     """The names of a group's registered plugins that fit."""
     names = []
     for name in registry.names(group):

@@ -167,8 +167,10 @@ def test_what_cannot_be_unlearned_is_refused(
     with pytest.raises(InputError, match="has unlearned already"):
         forget(again, "client-2", runs=tmp_path)
     robust = go("strategy=robust", "rounds=1")
-    with pytest.raises(InputError, match="is a run of strategy 'robust'"):
+    with pytest.raises(InputError, match="is a run of strategy 'robust'") as error:
         forget(robust, "client-1", runs=tmp_path)
+    assert "unlearning goes on from fedavg and remember alone" in str(error.value)
+    assert "type strategy=remember next time" in str(error.value)
 
 
 # --- The table -----------------------------------------------------------------------------------

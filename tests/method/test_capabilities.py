@@ -40,7 +40,7 @@ def test_undeclared_and_ill_declared_are_alike() -> None:
 
 
 def test_a_class_a_partial_and_an_object_declare_the_same() -> None:
-    expected = Capabilities(payload="arrays", linear=True)
+    expected = Capabilities(payload="arrays", linear=True, withdrawal="model")
     assert capabilities(FedAvg) == capabilities(partial(FedAvg, codec="uint8")) == expected
     assert capabilities(FedAvg()) == expected
 
@@ -157,6 +157,17 @@ def test_the_list_shows_what_is_declared(capsys: pytest.CaptureFixture[str]) -> 
     assert listed["dirichlet"]["declares"] == {}
     assert main(["plugins", "fedavgg"]) == 2
     assert "did you mean 'fedavg'" in capsys.readouterr().err
+
+
+def test_what_a_run_keeps_for_unlearning_is_not_inherited() -> None:
+    class Clipped(FedAvg):
+        """Another mean, from which no procedure goes on."""
+
+    class Declared(FedAvg):
+        withdrawal = "model"
+
+    assert capabilities(Clipped).withdrawal == capabilities(Clipped()).withdrawal == ""
+    assert capabilities(Declared).withdrawal == capabilities(Declared()).withdrawal == "model"
 
 
 def test_changes_are_several_names() -> None:
