@@ -140,10 +140,14 @@ def as_convolution(layer: nn.Sequential) -> tuple[Tensor, Tensor]:
 
     A separable convolution is linear, so it is one convolution, too.
     """
-    first, second = layer[0], layer[1]
-    if isinstance(second, nn.Conv2d):
-        return second.weight * first.weight.transpose(0, 1), second.bias
-    return first.weight, first.bias
+    *convolutions, _ = layer
+    first, last = convolutions[0], convolutions[-1]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    if last is first:
+        return first.weight, last.bias
+    return last.weight * first.weight.transpose(0, 1), last.bias
 
 
 @dataclass(frozen=True)
