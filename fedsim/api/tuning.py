@@ -12,6 +12,7 @@ from fedsim.engine.federation import dataset_of, task_of
 from fedsim.errors import InputError, Problem
 from fedsim.files import file_name
 from fedsim.folder.runfolder import RunFolder
+from fedsim.folder.tuned import ABOUT
 from fedsim.privacy.selection import Stopping, draw_runs
 from fedsim.randomness import Streams, as_int
 from fedsim.scenario import Scenario, activate_plugins, load
@@ -19,13 +20,7 @@ from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_num
 from fedsim.tasks.metric import Metric
 from fedsim.terminal.console import Console
 from fedsim.tuning.charge import cost_of_a_trial
-from fedsim.tuning.outcome import (
-    ABOUT,
-    Charge,
-    require_own_folder,
-    trials_before,
-    write,
-)
+from fedsim.tuning.outcome import Charge, require_own_folder, trials_before, write
 from fedsim.tuning.page import build_page
 from fedsim.tuning.space import Choice, Dimension, changes, parse
 from fedsim.tuning.study import Sampler, Study, require_optuna

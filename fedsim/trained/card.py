@@ -18,6 +18,7 @@ import yaml
 from fedsim.errors import InputError
 from fedsim.folder.identity import deployed_nodes
 from fedsim.folder.runfolder import CARD, MODEL, MODELS, RunFolder
+from fedsim.folder.tuned import price_of_choice
 from fedsim.pretrained.catalogue import CATALOGUE, PREFIX, Weights
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.randomness import Streams
@@ -360,6 +361,8 @@ def _privacy(facts: _Facts) -> str:
         claimed = summary.get("epsilon_claimed")
         told = "" if claimed is None else f", which claims epsilon {claimed:.3g}"
         lines.append(f"**No guarantee**: nothing is proved of the mechanism{told}.")
+    if price := price_of_choice(facts.record.path):
+        lines.append(f"**Chosen among trials**: {_plain(price)}")
     lines.append(f"Mechanism: {_plain(str(plan.get('mechanism')))}.")
     if plan.get("randomness"):
         lines.append(f"Randomness of the noise: {_plain(str(plan['randomness']))}.")

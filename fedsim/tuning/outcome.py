@@ -12,6 +12,7 @@ from typing import Any
 
 from fedsim.errors import InputError
 from fedsim.folder.runfolder import SCHEMA_VERSION, write_whole
+from fedsim.folder.tuned import ABOUT
 from fedsim.privacy.selection import Stopping
 from fedsim.report.csv_file import csv_bytes
 from fedsim.terminal.printing import duration
@@ -20,7 +21,6 @@ from fedsim.tuning.space import Choice, Dimension
 from fedsim.tuning.study import versions
 from fedsim.tuning.trials import Tuning
 
-ABOUT = "tuning.json"
 _SHOWN = 10
 _ELSEWHERE = "give it a folder of its own: --name NAME"
 # Entries of tuning.json that decide which trials there are; with more of them the first are alike.

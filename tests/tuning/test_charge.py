@@ -88,6 +88,18 @@ def test_a_folder_has_the_trials_of_one_private_tuning(typed: Typed, trials: Tri
     assert len(trials.commands) == count
 
 
+def test_card_and_page_of_a_trial_say_what_it_costs_to_choose_it(
+    typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.api.tuning.draw_runs", lambda *_: 1)
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *PRIVATE)
+    assert typed(*words, "--trials", "3", "--random-stopping", "geometric")[0] == 0
+    (run,) = Path("runs/tuning/tiny/trials/tiny").glob("*-seed0")
+    told = f"As the chosen one it has epsilon {charged()['epsilon']:.3g}"
+    assert told in (run / "MODEL_CARD.md").read_text()
+    assert told in (run / "report" / "index.html").read_text()
+
+
 def test_no_trials_of_a_random_number_are_written_down(
     typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:

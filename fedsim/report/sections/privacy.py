@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fedsim.folder.tuned import price_of_choice
 from fedsim.report.blocks import Block, Details, Figure, Heading, Items, Section, Text
 from fedsim.report.drawing import Picture
 from fedsim.report.many import MANY, TITLES, spread_rows
@@ -89,6 +90,8 @@ def _promise(record: Record, plan: Mapping[str, Any]) -> list[Block]:
     else:
         so_far = "" if record.summary else " so far"
         blocks += _words(epsilon, delta, one, so_far)
+    if price := price_of_choice(record.path):
+        blocks.append(Text(price, "warning"))
     if unit == "client":
         blocks.append(
             Text(
