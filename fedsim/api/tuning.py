@@ -157,6 +157,7 @@ def prepared_tuning(
         "stop_early": wanted.stop_early and not wanted.stopping,
         "privacy": None if charge is None else charge.record(),
     }
+    replaces: bool  # what lies there: before the first batch, too
 
     def told_after(now: Tuning) -> None:
         if now.trials or replaces:
