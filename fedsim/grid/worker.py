@@ -100,7 +100,7 @@ class Job:
     @property
     def payload(self) -> Payload:
         """What is done to what messages carry, at both ends."""
-        wire, changes = self.scenario.wire, ()
+        wire, changes = self.scenario.wire, tuple[str, ...]()
         if wire is not None:
             strategy = default_registry().resolve("strategies", self.scenario.strategy.name)
             changes = capabilities(strategy).changes

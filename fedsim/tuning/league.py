@@ -279,8 +279,8 @@ def scores_of(setting: str, comparison: Comparison) -> list[Score]:
     """The lines of one setting, in the order of the comparison."""
     base = next((one.row for one in comparison.lines if DIFFERENCE not in one.measures), None)
     found = {id(line): line.measures.get(DIFFERENCE) for line in comparison.lines}
-    tested = [key for key, one in found.items() if one is not None and one.p is not None]
-    corrected = dict(zip(tested, holm([found[key].p for key in tested]), strict=True))
+    tested = {key: one.p for key, one in found.items() if one is not None and one.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [_score(setting, line, base, corrected.get(id(line))) for line in comparison.lines]
 
 
