@@ -452,6 +452,11 @@ def verdict_of(scenario: Scenario, level: Level, seed: int | None, console: Cons
         f"for {subject.steps} steps at sampling rate {subject.sample_rate:.4g}"
         + ("" if subject.certified else ", without a guarantee")
     )
+    if scenario.federation.clock is not None and level != "mechanism":
+        console.line(
+            "  federation.clock: the audit trains without it, in rounds that wait for all who are "
+            "asked; epsilon does not depend on it"
+        )
     chosen = scenario.seeds[0] if seed is None else seed
     return verdict.audit(subject, level, chosen, say=console.line, watch=_Watch(console))
 
