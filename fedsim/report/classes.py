@@ -18,6 +18,9 @@ from fedsim.report.tested import Predictions
 _LEGEND = 2.9  # inches
 _LETTERS = 34
 _STEP = 1.012  # Between methods, as a factor of the axis, so that bars do not cover one another.
+_ALIKE = 1.1
+"""The largest count over the smallest, up to which classes stand beside each other instead."""
+_ASIDE = 0.03
 _HEADER = ("line", "class", "training_images", "recall", "sd", "seeds")
 
 
@@ -114,15 +117,18 @@ def picture(drawn: Classes) -> Picture:
     )
     figure, (axes,) = frame(heading, title, height=4.6, left=0.75, right=_LEGEND)
     table = []
+    alike = drawn.counts[-1] <= _ALIKE * drawn.counts[0]
+    # Over equal counts all recalls would stand above one another.
+    places = [float(k) for k in range(1, len(drawn.counts) + 1)] if alike else drawn.counts
     for k, (name, recalls) in enumerate(drawn.lines.items()):
-        aside = _STEP ** (k - (len(drawn.lines) - 1) / 2)
+        turn = k - (len(drawn.lines) - 1) / 2
         known = [
-            (count, one.mean, one.sd or 0.0)
-            for count, one in zip(drawn.counts, recalls, strict=True)
+            (place + _ASIDE * turn if alike else place * _STEP**turn, one.mean, one.sd or 0.0)
+            for place, one in zip(places, recalls, strict=True)
             if one.mean is not None
         ]
         axes.errorbar(
-            [count * aside for count, _, _ in known],
+            [place for place, _, _ in known],
             [mean for _, mean, _ in known],
             [sd for _, _, sd in known],
             label="\n".join(short(word, _LETTERS) for word in name.split(" ")),
@@ -136,17 +142,20 @@ def picture(drawn: Classes) -> Picture:
             (name, one, count, found.mean, found.sd, found.n)
             for one, count, found in zip(drawn.names, drawn.counts, recalls, strict=True)
         ]
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    if alike:
+        axes.set_xticks([])
+    else:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(-0.03, 1.03)
     above = axes.get_xaxis_transform()
-    for k, (name, count) in enumerate(zip(drawn.names, drawn.counts, strict=True)):
-        axes.axvline(count, color="#CCCCCC", linewidth=0.6, zorder=0)
+    for k, (name, place) in enumerate(zip(drawn.names, places, strict=True)):
+        axes.axvline(place, color="#CCCCCC", linewidth=0.6, zorder=0)
         # In turn at two heights: classes of like size lie close together.
         axes.text(
-            count,
+            place,
             1.01 + 0.045 * (k % 2),
             short(name, 14),
             transform=above,
@@ -154,7 +163,12 @@ def picture(drawn: Classes) -> Picture:
             va="bottom",
             fontsize=8,
         )
-    axes.set_xlabel("training images of the class, all clients together (logarithmic)")
+    most = f"{drawn.counts[0]:.4g}" + f" to {drawn.counts[-1]:.4g}" * (len(set(drawn.counts)) > 1)
+    axes.set_xlabel(
+        f"classes: each has {most} training images, all clients together"
+        if alike
+        else "training images of the class, all clients together (logarithmic)"
+    )
     axes.set_ylabel("recall on the test split")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     told = "; ".join(

@@ -97,3 +97,19 @@ def test_options_that_do_not_go_together(
 ) -> None:
     assert main(["compare", str(tmp_path), *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("counts", "alike"), [([5, 5, 5], True), ([5, 50, 500], False)])
+def test_classes_of_like_size_stand_beside_each_other(
+    counts: list[int], alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("fedsim.report.classes.png", lambda figure: drawn.append(figure) or b"")
+    found = classes(compared(row("ours", ALL_RIGHT), row("theirs", ALL_COMMON)))
+    picture(dataclasses.replace(found, counts=[float(count) for count in counts]))
+    (axes,) = drawn[0].axes
+    assert axes.get_xscale() == ("linear" if alike else "log")
+    assert ("each has 5 training images" in axes.get_xlabel()) == alike
+    line = sorted(axes.containers[0].lines[0].get_xdata())
+    steps = np.diff(line) if alike else np.diff(np.log10(line))
+    assert steps == pytest.approx(1)

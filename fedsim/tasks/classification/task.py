@@ -165,13 +165,28 @@ class Classification(ImageTask):
         }
 
     def notes(self, store: Any, clients: Mapping[str, np.ndarray]) -> list[str]:
-        """Clients with one class only."""
+        """Clients with one class only; groups of classes that tell none apart."""
         single = [
             f"{name} ({self.classes[store.labels[held[0]]]})"
             for name, held in clients.items()
             if len(held) and (store.labels[held] == store.labels[held[0]]).all()
         ]
-        return [f"clients with records of one class only: {some(single)}"] if single else []
+        told = [f"clients with records of one class only: {some(single)}"] if single else []
+        if len(self.groups) == 1:
+            told.append(self._one_group(np.bincount(store.labels, minlength=len(self.classes))))
+        return told
+
+    def _one_group(self, counts: np.ndarray) -> str:
+        """Why the scores of groups say nothing where all classes are of one, and what to type."""
+        (name,), least, most = self.groups, int(counts.min()), int(counts.max())
+        if least == most:
+            return f"evaluation.groups tells no classes apart: each has {most} records"
+        low, high = (int(np.quantile(counts, share)) for share in (1 / 3, 2 / 3))
+        tail, head = (low + 1, high) if low < high else (least, least)
+        return (
+            f"evaluation.groups tells no classes apart: all are {name!r}, with {least} to {most} "
+            f"records; type evaluation.groups='{{head: {head}, tail: {tail}}}'"
+        )
 
 
 def groups_of(scenario: Scenario, store: Any) -> dict[str, tuple[int, ...]]:

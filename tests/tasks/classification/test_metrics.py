@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from sklearn.metrics import f1_score
 
+from fedsim.tasks.classification import Classification
 from fedsim.tasks.classification.metrics import (
     calibration_error,
     classification_metrics,
@@ -237,3 +240,25 @@ def test_groups_of_classes_are_scored_by_themselves() -> None:
         "balanced_accuracy/tail": None,
         "accuracy/tail": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("counts", "limits", "told"),
+    [
+        ([4, 9, 20], {"tail": (0, 1, 2)}, "all are 'tail', with 4 to 20 records"),
+        ([4, 4, 20], {"head": (0, 1, 2)}, "all are 'head', with 4 to 20 records"),
+        ([7, 7, 7], {"medium": (0, 1, 2)}, "tells no classes apart: each has 7 records"),
+        ([4, 9, 20], {"head": (2,), "tail": (0, 1)}, ""),
+    ],
+)
+def test_groups_that_tell_no_classes_apart_are_said_with_what_to_type(
+    counts: list[int], limits: dict[str, tuple[int, ...]], told: str
+) -> None:
+    task = Classification(("a", "b", "c"), 3, 16, groups=limits)
+    notes = task.notes(SimpleNamespace(labels=np.repeat([0, 1, 2], counts)), {})
+    assert told in "".join(notes)
+    assert bool(notes) == bool(told)
+    if found := re.search(r"head: (\d+), tail: (\d+)", "".join(notes)):
+        head, tail = map(int, found.groups())
+        assert tail <= head
+        assert any(n > head for n in counts) != all(n > head for n in counts)
