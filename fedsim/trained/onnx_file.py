@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ TOLERANCE = 1e-4
 """Largest difference between the file's outputs and the model's that is accepted."""
 
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
+_OPERATION = re.compile(r"(?:[Ee]xport(?:ing)?|support(?:ed)?)[^.\n]*?(?:aten|prim)::(\w+)")
+_LETTERS = 200  # of an error
 _COUNTS = (1, 3)  # of inputs at a time, with which it is checked
 
 
@@ -81,7 +84,10 @@ def export_onnx(trained: TrainedModel) -> Exported:
         )
     except Exception as error:  # exporter and runtime let many kinds through
         name = trained.about.architecture
-        raise RunError(f"model {name!r} cannot be written as ONNX: {one_line(error)}") from error
+        raise RunError(
+            f"model {name!r} cannot be written as ONNX: {_why(error)}; model.safetensors of the "
+            "run folder is the same model"
+        ) from error
     finally:
         trained.model.to(trained.device)
     if not difference <= TOLERANCE:
@@ -90,6 +96,14 @@ def export_onnx(trained: TrainedModel) -> Exported:
             f"{difference:.2g}, and {TOLERANCE:g} is accepted; nothing was written"
         )
     return Exported(content, shape, difference)
+
+
+def _why(error: Exception) -> str:
+    """What the exporter or the runtime could not do, without the places in its own code."""
+    if found := _OPERATION.search(str(error)):
+        return f"the exporter has no form for its operation {found[1]}"
+    first = one_line(error).partition(" Defined at")[0]
+    return first if len(first) <= _LETTERS else f"{first[:_LETTERS]}…"
 
 
 def _required(name: str) -> Any:

@@ -15,8 +15,9 @@ import yaml
 
 from fedsim import InputError, load_model
 from fedsim.cli import main
+from fedsim.models.modl import MoDL
 from fedsim.trained.card import build_card, write_card
-from fedsim.trained.onnx_file import _WithProbabilities, export_onnx
+from fedsim.trained.onnx_file import _why, _WithProbabilities, _written, export_onnx
 from tests.trained.conftest import Trained
 
 
@@ -64,6 +65,19 @@ def test_onnx_of_a_network_of_slices_segments_them(segmenter: Trained, onnxrunti
         logits = trained.model(image)
     found = session.run(["logits"], {"images": image.numpy()})[0]
     np.testing.assert_allclose(found, logits.numpy(), rtol=0, atol=1e-4)
+
+
+def test_an_unrolled_network_that_cannot_be_written_is_one_short_sentence() -> None:
+    wrapped = _WithProbabilities(MoDL(3, 16, width=2, layers=2, unrolls=1)).eval()
+    with pytest.raises(RuntimeError) as error:
+        _written(wrapped, torch.zeros(1, 3, 16, 16))
+    assert len(str(error.value).splitlines()) > 5
+    assert _why(error.value) == "the exporter has no form for its operation zeros_like"
+
+
+def test_other_reasons_are_cut_short() -> None:
+    assert _why(ValueError("too\nlarge")) == "ValueError: too large"
+    assert len(_why(ValueError("x" * 999))) <= 201
 
 
 def test_a_file_that_says_something_else_is_not_written(
