@@ -65,8 +65,8 @@ matrix: $(READY) ## Attacks over defences (docs/results.md), three hours: make m
 	  evaluation.every=3 evaluation.inspect=true adversary='$(COLLUDE)' strategy='$(RULES)' --seeds 0 1 2 \
 	  --matrix adversary strategy
 
-# Two days on two cores (docs/tuning.md); stopped and typed again, it goes on.
-league: $(READY) ## The shelf, tuned alike, two days: make league DATA=DIR (HAM10000) HIPPOCAMPUS=DIR (MSD Task04)
+# Three hours on two cores; stopped and typed again, it goes on.
+league: $(READY) ## The shelf, tuned alike, three hours: make league DATA=DIR (HAM10000) HIPPOCAMPUS=DIR (MSD Task04)
 	@test -n "$(DATA)" -a -n "$(HIPPOCAMPUS)" || { echo 'which data? type: make league DATA=DIR HIPPOCAMPUS=DIR, the folders of HAM10000 and of MSD Task04' >&2; exit 2; }
 	$(VENV)/bin/fedsim league examples/league/shelf.yaml --backend inline --runs runs/league \
 	  --data ham10000="$(DATA)" --data msd="$(HIPPOCAMPUS)" $(ARGS)
