@@ -181,7 +181,7 @@ class Strategy(FlowerStrategy):
     not declared; then they do where the strategy is linear in whole models."""
 
     withdrawal: ClassVar[str] = ""
-    """What a finished run of it keeps, from which a client can be taken out (`fedsim unlearn`): the
+    """What a finished run of it keeps, from which a client can be taken out (`fedsim forget`): the
     "model" alone; a "history", as `memories` in its state; or "", nothing that unlearning goes on
     from. It averages models by its attributes `weighting` and `codec`. A class declares it of
     itself; what derives from it declares it anew."""

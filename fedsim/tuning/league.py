@@ -27,7 +27,6 @@ from fedsim.scenario import Scenario, load
 from fedsim.tuning.space import parse
 from fedsim.tuning.study import Sampler
 
-_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 _SAME = ("epochs", "steps", "batch_size")
 
 

@@ -40,8 +40,8 @@ class Study:
         seed: of the suggestions.
         sampler: "tpe" learns from the trials before (Bergstra et al., "Algorithms for
             Hyper-Parameter Optimization", 2011); "random" does not, nor does "sobol", whose points
-            (Owen, "Scrambling Sobol' and Niederreiter-Xing Points", 1998) leave no part of the
-            space empty where trials are few.
+            (scrambled as by Matousek, "On the L2-Discrepancy for Anchored Boxes", 1998) leave no
+            part of the space empty where trials are few.
         stop_from: the first round after which a trial may be stopped; None: none is. It is stopped
             where its best score so far is worse than the median of the earlier trials after the
             same round (Golovin et al., "Google Vizier", 2017), once five of them are finished.
@@ -127,7 +127,10 @@ def _sampler(name: Sampler, seed: int) -> Any:
 
 
 def _points(dimensions: int, seed: int) -> Iterator[Sequence[float]]:
-    """Points of a scrambled Sobol' sequence, each of numbers from 0 to 1."""
+    """Points of a scrambled Sobol' sequence, each of numbers from 0 to 1.
+
+    Optuna's own sampler of them draws at random until a trial is finished: the whole first batch.
+    """
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
