@@ -16,6 +16,7 @@ from fedsim.tuning.space import Dimension
 
 Sampler = Literal["tpe", "random", "sobol"]
 _STARTUP = 5  # finished trials before one is stopped early
+_WIDTH = 16  # keys of a Sobol' sequence, drawn or not
 
 Series = Sequence[tuple[int, float]]
 """Rounds, and the validation score after each."""
@@ -129,13 +130,16 @@ def _sampler(name: Sampler, seed: int) -> Any:
 def _points(dimensions: int, seed: int) -> Iterator[Sequence[float]]:
     """Points of a scrambled Sobol' sequence, each of numbers from 0 to 1.
 
+    A key's values depend on its place among the keys and not on how many follow it: methods that
+    share their first key are tried with the same values of it.
+
     Optuna's own sampler of them draws at random until a trial is finished: the whole first batch.
     """
     from scipy.stats import qmc
 
-    sequence = qmc.Sobol(dimensions, scramble=True, rng=seed)
+    sequence = qmc.Sobol(max(_WIDTH, dimensions), scramble=True, rng=seed)
     while True:
-        yield sequence.random(1)[0].tolist()
+        yield sequence.random(1)[0][:dimensions].tolist()
 
 
 def versions() -> Mapping[str, str]:

@@ -64,6 +64,16 @@ def test_four_points_of_sobol_leave_no_quarter_of_a_key_empty() -> None:
     assert [other.ask() for _ in range(4)] != asked
 
 
+@pytest.mark.parametrize("keys", [1, 2, 5])
+def test_values_of_sobol_do_not_depend_on_the_keys_that_follow(keys: int) -> None:
+    pytest.importorskip("optuna", reason="the extra tune is not installed")
+    space = [Range(f"key{place}", 0.0, 1.0, "uniform") for place in range(6)]
+    whole, first = Study(space, "higher", 3, "sobol"), Study(space[:keys], "higher", 3, "sobol")
+    for _ in range(4):
+        values = whole.ask()
+        assert first.ask() == {one.key: values[one.key] for one in space[:keys]}
+
+
 @pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
 def test_a_trial_below_the_median_is_stopped_after_the_first_rounds(better: str, sign: int) -> None:
     pytest.importorskip("optuna", reason="the extra tune is not installed")
