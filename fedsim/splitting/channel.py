@@ -22,6 +22,9 @@ MESSAGES = ("features-up", "features-down", "gradients-up", "gradients-down")
 its own, named `packets-<message>`."""
 
 _LEVELS = 255
+_ROUNDING = 1e-9
+_FOR_EVER = 2.0**53
+"""Packets, more than any message has: runs with a greater mean would not fit an int64."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class Channel:
             return
         if not 1 <= self.burst < math.inf:
             raise ValueError(f"burst is a number of packets, at least 1, not {self.burst}.")
-        if self.loss < 1 and self.burst < self.loss / (1 - self.loss):
-            least = self.loss / (1 - self.loss)
+        least = self.loss / (1 - self.loss) if self.loss < 1 else 1.0
+        # 0.9 / (1 - 0.9) is a little more than 9 in floating point.
+        if self.burst < least * (1 - _ROUNDING):
+            enough = math.ceil(least * 1000 * (1 - _ROUNDING)) / 1000
             raise ValueError(
                 f"burst is {self.burst}, but where {self.loss} of all packets are lost, and one "
-                f"arrives between two bursts, a burst has at least {least:.3g}."
+                f"arrives between two bursts, a burst has at least {enough}."
             )
 
     def arrives(self, shape: Sequence[int], generator: torch.Generator) -> Tensor | None:
@@ -84,7 +89,7 @@ class Channel:
             # Runs are without memory, so the first one, which began before, is as long as any.
             means = (burst, gap) if first else (gap, burst)
             pairs = torch.stack([_geometric(mean, generator) for mean in means], dim=1)
-            drawn.append(pairs.flatten().clamp(max=count))  # Longer ones would overflow.
+            drawn.append(pairs.flatten().clamp(max=count))  # Their sum would overflow.
         ends = torch.cat(drawn).cumsum(0)
         run = torch.searchsorted(ends, torch.arange(count), right=True)
         return run % 2 == (0 if first else 1)
@@ -94,7 +99,8 @@ def _geometric(mean: float, generator: torch.Generator, count: int = 256) -> Ten
     """Lengths of runs with this mean, int64 [count], each at least 1."""
     if mean <= 1:
         return torch.ones(count, dtype=torch.int64)
-    drawn = torch.empty(count, dtype=torch.float64).geometric_(1 / mean, generator=generator)
+    share = 1 / min(mean, _FOR_EVER)
+    drawn = torch.empty(count, dtype=torch.float64).geometric_(share, generator=generator)
     return drawn.to(torch.int64)
 
 

@@ -153,6 +153,27 @@ def test_the_gradient_passes_by_the_eight_bits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("loss", "burst", "lost"),
+    [(1e-20, 2.0, 0), (1e-320, 1.0, 0), (0.5, 1e300, 0), (1 - 2**-53, 2.0**53 - 1, 1)],
+)
+def test_runs_that_no_number_holds_have_no_end(loss: float, burst: float, lost: int) -> None:
+    arrives = Channel(loss, burst).arrives((2, 4, 25, 3), generator(4))
+    assert arrives is not None
+    assert set(arrives.flatten().tolist()) == {not lost}
+
+
+@pytest.mark.parametrize("loss", [0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999])
+def test_the_shortest_burst_that_is_told_goes(loss: float) -> None:
+    with pytest.raises(ValueError, match="at least") as told:
+        Channel(loss, 1.0)
+    least = float(str(told.value).rpartition(" ")[2].rstrip("."))
+    arrives = Channel(loss, least).arrives(SHAPE, generator())
+    assert arrives is not None
+    assert abs(arrives.float().mean().item() - (1 - loss)) < 0.05
+    assert Channel(loss, round(loss / (1 - loss), 10))
+
+
+@pytest.mark.parametrize(
     ("loss", "burst", "word"),
     [
         (-0.1, None, "packet_loss"),
