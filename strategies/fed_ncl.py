@@ -19,6 +19,8 @@ from fedsim.method import Arrays, Received, examples
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.wire import add_scaled, tensors
 
+_ROUNDING = 1e-12
+
 
 def divergences(
     sent: Mapping[str, NDArray[np.float32]], models: Sequence[Arrays], layers: Sequence[str]
@@ -61,9 +63,11 @@ def penalised(
 ) -> NDArray[np.float64]:
     """Divergences, times `penalty` of clients whose score is an outlier.
 
-    An outlier is further from the mean than `deviations` standard deviations of all scores.
+    An outlier is further from the mean than `deviations` standard deviations of all scores. Two
+    clients are one deviation away each, so with 1.0 neither is one, whatever is rounded.
     """
-    outlying = np.abs(scores - scores.mean()) > deviations * scores.std()
+    limit = deviations * scores.std() + _ROUNDING * np.abs(scores).max()
+    outlying = np.abs(scores - scores.mean()) > limit
     return moved * np.where(outlying, penalty, 1.0)[:, None]
 
 

@@ -43,6 +43,16 @@ def test_outliers_are_penalised_and_nobody_else() -> None:
     assert penalised(moved, np.ones(4), 1.0, 50.0).tolist() == moved.tolist()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_of_two_alike_groups_neither_is_an_outlier(times: int) -> None:
+    # Each score is one deviation from the mean; rounding would choose one of them at every fourth.
+    draws = np.random.default_rng(0)
+    for pair in draws.random((200, 2)) * 10.0 ** draws.integers(-6, 7, (200, 1)):
+        scores = np.repeat(pair, times)
+        assert (penalised(np.ones((2 * times, 1)), scores, 1.0, 50.0) == 1).all(), pair
+        assert (penalised(np.ones((2 * times, 1)), scores, 0.999, 50.0) == 50).all(), pair
+
+
 def test_the_weights_of_auto_fedavg() -> None:
     assert softmax([0.0, math.log(2)]).tolist() == pytest.approx([1 / 3, 2 / 3])
     assert softmax([1000.0, 1000.0]).tolist() == [0.5, 0.5]
