@@ -255,8 +255,12 @@ def _numbers(row: Mapping[str, str | None]) -> tuple[float, float, float]:
 def _stretches_of(
     path: Path, name: str, rows: Sequence[tuple[float, float, float]], period: float
 ) -> Pace:
-    """The pace of one client; before its first line it is as in that line."""
-    starts = [0.0, *(start for start, _, _ in rows[1:])]
+    """The pace of one client.
+
+    Before its first line it is as in the last one, where the trace begins again; else as in the
+    first.
+    """
+    starts = [start for start, _, _ in rows]
     if len(set(starts)) < len(starts):
         raise InputError(f"{path}: client {name!r} has two lines of one hour")
     if starts[-1] >= period:
@@ -265,8 +269,10 @@ def _stretches_of(
             f"begins again after {period / HOUR:g}",
             hint="raise federation.clock.period",
         )
+    if starts[0] and math.isfinite(period):
+        rows, starts = [rows[-1], *rows], [0.0, *starts]
     pace = Pace(
-        tuple(starts),
+        (0.0, *starts[1:]),
         tuple(speed for _, speed, _ in rows),
         tuple(width for *_, width in rows),
         period,

@@ -106,6 +106,22 @@ def test_a_trace_says_what_holds_from_which_hour(tmp_path: Path) -> None:
     assert again.present_from(5.5 * HOUR) == 7 * HOUR
 
 
+def test_hours_before_the_first_line_are_those_after_the_last_one_of_the_day_before(
+    tmp_path: Path,
+) -> None:
+    text = "client,hour,speed,bandwidth\na,18,0,2\na,8,10,1\nb,6,3,\n"
+    a, b = traced(tmp_path / "t.csv", text, period=24)
+    assert (a.starts, a.speeds) == ((0, 8 * HOUR, 18 * HOUR), (0, 10, 0))
+    assert a.bandwidths == (2e6, 1e6, 2e6)
+    assert a.present_from(0) == 8 * HOUR
+    # From 17 to 18 o'clock, and the rest on the next morning.
+    assert a.finish(17 * HOUR, 0, 2 * 10 * HOUR, 0) == (24 + 9) * HOUR
+    assert set(b.speeds) == {3.0}
+    # A trace that does not begin again says nothing of that time.
+    text = "client,hour,speed\na,8,10\na,18,5\nb,6,3\n"
+    assert traced(tmp_path / "t.csv", text)[0].starts == (0, 18 * HOUR)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -119,6 +135,7 @@ def test_a_trace_says_what_holds_from_which_hour(tmp_path: Path) -> None:
         ("client,hour,speed\na,0,1\nb,0,1\nc,0,1\n", "there is no client 'c'"),
         ("client,hour,speed\na,0,1\nb,0,1\nb,2,0\n", "never comes back"),
         ("client,hour,speed\na,0,1\nb,0,1\nb,2,3\nb,2,4\n", "two lines of one hour"),
+        ("client,hour,speed\na,0,1\nb,2,3\nb,2,4\n", "two lines of one hour"),
     ],
 )
 def test_a_trace_that_is_none_is_refused(tmp_path: Path, text: str, why: str) -> None:
@@ -129,3 +146,5 @@ def test_a_trace_that_is_none_is_refused(tmp_path: Path, text: str, why: str) ->
 def test_a_trace_is_no_longer_than_its_period(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="begins again after 2"):
         traced(tmp_path / "t.csv", "client,hour,speed\na,0,1\nb,0,1\nb,2,3\n", period=2)
+    with pytest.raises(InputError, match="line at hour 5"):
+        traced(tmp_path / "t.csv", "client,hour,speed\na,0,1\nb,5,3\n", period=2)
