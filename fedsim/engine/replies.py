@@ -71,7 +71,7 @@ class Replies:
                 continue
             self.read += 1
             self._note(client, reply)
-            self._rounds.buffers.take(reply.content)
+            self._rounds.buffers.take(reply.content, trained=self._trains)
             yield client, reply
 
     def _finish(self) -> None:

@@ -77,9 +77,18 @@ class Roles:
         """All that travels and is no parameter."""
         return self.averaged | self.constants
 
-    def model_in(self, content: RecordDict) -> str | None:
-        """The name of the record that holds the model: the agreed one, or the only one that can."""
+    def model_in(self, content: RecordDict, *, trained: bool = True) -> str | None:
+        """The name of the record that holds the model: the agreed one, or the only one that can.
+
+        Args:
+            content: of a message or a reply.
+            trained: whether it answers training, or asks for it. An answer to something else may
+                have another record with the names of the parameters, such as a gradient: no record
+                but the agreed one is a model then.
+        """
         found = self.models_in(content)
+        if not trained:
+            return self.record if self.record in found else None
         return found[0] if len(found) == 1 else None
 
     def models_in(self, content: RecordDict) -> list[str]:
@@ -200,9 +209,14 @@ class Buffers:
             completed.append(flower.make_message(made[id(content), send], message.metadata))
         return completed
 
-    def take(self, content: RecordDict) -> None:
-        """Leave only parameters in the model of a reply, and keep the buffers for the average."""
-        name = self.roles.model_in(content)
+    def take(self, content: RecordDict, *, trained: bool = True) -> None:
+        """Leave only parameters in the model of a reply, and keep the buffers for the average.
+
+        Args:
+            content: of the reply.
+            trained: whether it answers training.
+        """
+        name = self.roles.model_in(content, trained=trained)
         if name is None or not self.roles.buffers:
             return
         record = content.array_records[name]
@@ -346,14 +360,14 @@ def withhold(
         state: of the client; takes its own parts of the model, as training left them. None where
             nothing was trained.
         first: the first arrays of all that stays.
-        needed: whether the reply must hold the whole model. Where it need not, and does not, the
-            client's own parts stay as they were.
+        needed: whether the reply answers training, and must hold the whole model. Where it need
+            not, and does not, the client's own parts stay as they were.
 
     Raises:
         ValueError: the reply lacks what is to be kept, or holds it in another form.
         DivergedError: what is to be kept is no numbers.
     """
-    name = roles.model_in(content)
+    name = roles.model_in(content, trained=needed)
     if roles.local and state is not None and (needed or name is not None):
         record = content.array_records[name] if name else ArrayRecord()
         state[LOCAL] = _own_parts(roles, record, first or ArrayRecord())

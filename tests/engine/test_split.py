@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
@@ -185,6 +187,24 @@ def test_what_stays_at_clients_is_counted_nowhere(go: Callable[..., Result]) -> 
     convolutions["logits.bias"] = net.logits.bias
     sent = sum(4 * p.numel() for n, p in convolutions.items() if n not in held)
     assert fields(norms, "up")[0]["arrays"] == sent
+
+
+@pytest.mark.parametrize("rule", ["head", "norm"])
+def test_a_gradient_is_not_taken_for_the_part_that_stays(
+    rule: str, go: Callable[..., Result]
+) -> None:
+    words = ("rounds=1", f"federation.local={rule}")
+    plain, learned = go(*words), go(*words, "strategy=auto_fedavg")
+    start = "logits." if rule == "head" else "down.0.0.1."
+    for client in ("client-0", "client-1"):
+        one, other = (
+            load_file(result.folder / "models" / f"{client}.safetensors")
+            for result in (plain, learned)
+        )
+        own = [name for name in one if name.startswith(start)]
+        assert own
+        # Both trained alike from the same model, and validation changes nothing of it.
+        assert all(np.array_equal(one[name], other[name]) for name in own)
 
 
 def test_weights_that_are_learned_need_validation_cases(go: Callable[..., Result]) -> None:

@@ -316,6 +316,27 @@ def test_an_answer_that_cannot_be_kept_is_refused() -> None:
     assert LOCAL not in state
 
 
+def test_an_answer_to_something_else_than_training_may_hold_a_gradient() -> None:
+    model, roles, buffers, _, state = shared_norms()
+    values = tensors(pack_state(model.state_dict()))
+    gradient = RecordDict({"gradient": tensor_record({n: values[n] for n in roles.whole})})
+    withhold(roles, gradient, state, buffers.stays, needed=False)
+    assert LOCAL not in state
+    assert not roles.stays & set(gradient.array_records["gradient"])
+    # Nor are its numbers running statistics.
+    handed = buffers.begin(pack_state(model.state_dict()))
+    moved = {name: value + 1 for name, value in values.items() if value.dtype.kind == "f"}
+    for trained in (False, True):
+        buffers.take(RecordDict({"other": tensor_record(moved)}), trained=trained)
+        restored = tensors(buffers.restored(handed))
+        same = [np.array_equal(restored[n], values[n], equal_nan=True) for n in roles.averaged]
+        assert any(same) != trained
+    # A model by its agreed name is one in any answer.
+    answer = RecordDict({"arrays": tensor_record(values)})
+    withhold(roles, answer, state, buffers.stays, needed=False)
+    assert set(state.array_records[LOCAL]) == roles.local
+
+
 def test_an_infinite_mask_may_stay() -> None:
     model = Odd(2, 3, 8)
     roles = roles_of(model, sharing=sharing_of(rules(("cover", "head.*")), model))
