@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
+from numpy.typing import NDArray
 from torch import nn
 
 from fedsim.splitting.channel import Activations
 from fedsim.splitting.parts import Parts, require_cut
 from fedsim.wire.arrays import tensors
+from fedsim.wire.codecs import RANGE_SUFFIX
 
 _FLOAT32 = 4
 _RANGE = 2 * _FLOAT32
@@ -90,13 +93,25 @@ def link_record(
             left the server, and is taken off.
         answered: records of the reply, likewise.
         stays: names of what travels in neither (`federation.local`): it was not counted.
+
+    Integer tensors of a model (`fedsim.wire.buffers`) are in each message here, but travel down
+    once alone and never up: nothing is taken off for them.
     """
     counts = dict(crossing)
     travels = {name for record in sent.values() for name in record} - set(stays)
     for direction, records in (("down", sent), ("up", answered)):
         for record, arrays in records.items():
             # Counters of batch normalisation are in a state, and do not travel.
-            values = {name: value for name, value in tensors(arrays).items() if name in travels}
+            values = {
+                name: value
+                for name, value in tensors(arrays).items()
+                if name in travels and not _is_constant(name, value, arrays)
+            }
             held = sum(values[name].nbytes for name in parts.server_names(values))
             counts[f"{direction}/{record}"] = -held
     return ConfigRecord({name: int(count) for name, count in counts.items()})
+
+
+def _is_constant(name: str, value: NDArray[Any], arrays: ArrayRecord) -> bool:
+    """Whether an array is an integer tensor of the model, and no parameter that a codec made of."""
+    return value.dtype.kind not in "fc" and name + RANGE_SUFFIX not in arrays

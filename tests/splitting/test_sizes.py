@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord
 
 from fedsim.models.split_unet import SplitUNet
 from fedsim.splitting import crossed, link_record, step_bytes
-from fedsim.wire import pack_state
+from fedsim.wire import encode_tensors, pack_state, tensor_record
 
 MIB = 2**20
 PAPER = (32, 64, 128, 256, 512)
@@ -74,3 +75,16 @@ def test_the_servers_part_is_taken_off_both_messages() -> None:
     )
     assert held > 0
     assert dict(found) == {"up/features": 7, "down/arrays": -held, "up/arrays": -held}
+
+
+def test_integer_tensors_of_the_server_are_not_taken_off_where_they_did_not_travel() -> None:
+    parts = SplitUNet(2, 1, (16, 16), (4, 8)).parts("deep")
+    # A client has kept `table` from the first message: it is in all later ones, and in replies.
+    weights = {"down.1.weight": np.ones((5, 2), np.float32), "down.1.table": np.arange(9)}
+    coded = encode_tensors({"down.1.weight": weights["down.1.weight"]}, "uint8")
+    plain = tensor_record(weights)
+    found = link_record({}, parts, {"arrays": plain}, {"arrays": plain})
+    assert dict(found) == {"down/arrays": -40, "up/arrays": -40}
+    rounded = tensor_record(coded | {"down.1.table": np.arange(9)})
+    found = link_record({}, parts, {"arrays": rounded}, {"arrays": rounded})
+    assert dict(found) == {"down/arrays": -50, "up/arrays": -50}  # Ten bytes, and five ranges.
