@@ -91,7 +91,7 @@ class FedNCL(FedAvg):
             training loss; "v4" weights each layer by itself, and its score has no loss.
         penalty: what the divergence of outliers is multiplied by.
         since: the round from which there is a penalty.
-        deviations: standard deviations from which a client is an outlier; not given in the paper.
+        deviations: standard deviations beyond which a client is an outlier; not given in the paper.
     """
 
     linear = False
