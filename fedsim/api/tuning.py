@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fedsim.terminal.console import Console
 from fedsim.tuning.charge import cost_of_a_trial
 from fedsim.tuning.outcome import Charge, require_own_folder, trials_before, write
 from fedsim.tuning.page import build_page
-from fedsim.tuning.space import Choice, Dimension, changes, parse
+from fedsim.tuning.space import Choice, Dimension, changes, first_words, parse
 from fedsim.tuning.study import Sampler, Study, require_optuna
 from fedsim.tuning.trials import VALIDATED, Plan, Tuning
 
@@ -30,6 +30,8 @@ TRIALS = 30
 """Of a tuning for which no number was chosen."""
 BATCH = 4
 """Trials that are chosen at a time."""
+
+_LoadWith = Callable[[Sequence[str]], Scenario]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ class Wanted:
     stop_early: bool = True
     stopping: Stopping | None = None
     seed: int | None = None
+
+    @property
+    def chosen_by(self) -> Sampler:
+        """How values are chosen; those of a random number of trials depend on no trial before."""
+        return self.sampler if self.stopping is None else "random"
+
+    @property
+    def stops(self) -> bool:
+        """Whether trials are stopped early; none of a random number is."""
+        return self.stop_early and self.stopping is None
+
+    def count(self, seed: int) -> int:
+        """How many trials there are; a random number of them is drawn by the seed."""
+        if self.stopping is None:
+            return self.trials
+        return draw_runs(self.stopping, self.trials, Streams(seed).numpy("tuning-trials"))
 
     def require(self) -> None:
         """Raise InputError unless the numbers make sense."""
@@ -118,90 +136,69 @@ def prepared_tuning(
     def load_with(more: Sequence[str]) -> Scenario:
         return load(source, [*fixed, *more, VALIDATED, *common])
 
-    first = _checked(source, space, fixed, common)
+    first = _checked(space, load_with)
     activate_plugins(first)
     metric, measured = _metric(first, wanted)
     seed = first.seeds[0] if wanted.seed is None else wanted.seed
-    count = wanted.trials
-    if wanted.stopping is not None:
-        count = draw_runs(wanted.stopping, wanted.trials, Streams(seed).numpy("tuning-trials"))
+    count = wanted.count(seed)
     cells = plan([source], [*fixed, VALIDATED], [seed], [*first_words(space), *common])
     fetch_weights(cells, console.line)
     data = fingerprints(cells, console.preparing)
     folder = runs / "tuning" / file_name(name or first.name)
-    charged = count
-    if first.privacy is not None:
-        charged = max(count, trials_before(folder)) + _run_anew(first, folder, wanted)
-    charge = _charge(space, load_with, seed, count, charged, wanted, console)
+    paid = _paid(first, folder, count, wanted)
+    charge = _charge(space, load_with, seed, count, paid, wanted, console)
+    what = Plan(
+        source=source,
+        words=tuple(fixed),
+        common=tuple(common),
+        seed=seed,
+        own_seeds=wanted.stopping is not None,
+        count=count,
+        batch=count if wanted.stopping else wanted.batch,
+        metric=metric,
+        measured=measured,
+        best_round=first.evaluation.select == "pooled_val",
+    )
+    settings: dict[str, Any] = {
+        "sampler": wanted.chosen_by,
+        "stop_early": wanted.stops,
+        "privacy": None if charge is None else charge.record(),
+    }
+    other = require_own_folder(what, space, settings, folder)
+    if other:
+        console.line(other)
+    # Before the first batch, too: what lies there is of another tuning, or nothing does.
+    at_once = bool(other) or not (folder / ABOUT).exists()
+
+    def write_down(now: Tuning) -> None:
+        if now.trials or at_once:
+            write(now, space, settings, build_page(now, space, charge), folder)
+
     study = Study(
         space,
         measured.better,
         as_int(Streams(seed).sequence("tuning-values")) % 2**32,
-        "random" if wanted.stopping else wanted.sampler,
-        max(1, first.rounds // 4) if wanted.stop_early and not wanted.stopping else None,
+        wanted.chosen_by,
+        max(1, first.rounds // 4) if wanted.stops else None,
     )
-    what = Plan(
-        source,
-        tuple(fixed),
-        tuple(common),
-        seed,
-        wanted.stopping is not None,
-        count,
-        count if wanted.stopping else wanted.batch,
-        metric,
-        measured,
-        first.evaluation.select == "pooled_val",
-    )
-    settings: dict[str, Any] = {
-        "sampler": "random" if wanted.stopping else wanted.sampler,
-        "stop_early": wanted.stop_early and not wanted.stopping,
-        "privacy": None if charge is None else charge.record(),
-    }
-    replaces: bool  # what lies there: before the first batch, too
-
-    def told_after(now: Tuning) -> None:
-        if now.trials or replaces:
-            write(now, space, settings, build_page(now, space, charge), folder)
-
-    tuning = Tuning(
-        what,
-        study,
-        data,
-        folder / "trials",
-        console,
-        jobs,
-        verbose,
-        told_after,
-    )
-    told = require_own_folder(tuning, space, settings, folder)
-    replaces = bool(told) or not (folder / ABOUT).exists()
-    if told:
-        console.line(told)
+    tuning = Tuning(what, study, data, folder / "trials", console, jobs, verbose, write_down)
     return PreparedTuning(tuning, charge, folder)
 
 
-def first_words(space: Sequence[Dimension]) -> list[str]:
-    """Words of the first value of each key."""
-    ends = ((one.key, one.values if isinstance(one, Choice) else one.ends) for one in space)
-    return [f"{key}={values[0]}" for key, values in ends]
-
-
-def _checked(
-    source: str, space: Sequence[Dimension], fixed: Sequence[str], common: Sequence[str]
-) -> Scenario:
+def _checked(space: Sequence[Dimension], load_with: _LoadWith) -> Scenario:
     """The scenario with the first values, where each value is right with the first of the others.
 
     Raises:
         InputError: with all that is wrong.
     """
     first = first_words(space)
-    scenario = load(source, [*fixed, *first, VALIDATED, *common])
+    scenario = load_with(first)
     problems: list[Problem] = []
     for position, one in enumerate(space):
         for value in one.values[1:] if isinstance(one, Choice) else one.ends[1:]:
             words = [*first[:position], f"{one.key}={value}", *first[position + 1 :]]
             try:
-                other = load(source, [*fixed, *words, VALIDATED, *common])
+                other = load_with(words)
             except InputError as error:
                 problems += error.problems or [Problem(one.key, error.headline)]
             else:
@@ -231,18 +228,18 @@ def _metric(scenario: Scenario, wanted: Wanted) -> tuple[str, Metric]:
 
 def _charge(
     space: Sequence[Dimension],
-    load_with: Any,
+    load_with: _LoadWith,
     seed: int,
     count: int,
-    charged: int,
+    paid: int,
     wanted: Wanted,
     console: Console,
 ) -> Charge | None:
-    """What the tuning costs in privacy.
+    """What the tuning costs in privacy; None where its trials are not private.
 
     Args:
         count: trials.
-        charged: those that are paid for where all are published.
+        paid: those that are paid for where all are published.
 
     Raises:
         InputError: a random number of trials was asked for, and does not make it cheaper.
@@ -268,7 +265,18 @@ def _charge(
             )
     if cost is None:
         return None
-    return Charge(cost, charged if wanted.stopping is None else wanted.trials, wanted.stopping)
+    return Charge(cost, paid if wanted.stopping is None else wanted.trials, wanted.stopping)
+
+
+def _paid(scenario: Scenario, folder: Path, count: int, wanted: Wanted) -> int:
+    """Trials that are paid for where all are published: those of the folder count, too.
+
+    Raises:
+        InputError: as of `_run_anew`.
+    """
+    if scenario.privacy is None:
+        return count
+    return max(count, trials_before(folder)) + _run_anew(scenario, folder, wanted)
 
 
 def _run_anew(scenario: Scenario, folder: Path, wanted: Wanted) -> int:

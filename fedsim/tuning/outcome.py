@@ -19,7 +19,7 @@ from fedsim.terminal.printing import duration
 from fedsim.tuning.charge import VALIDATION, Cost
 from fedsim.tuning.space import Choice, Dimension
 from fedsim.tuning.study import versions
-from fedsim.tuning.trials import Tuning
+from fedsim.tuning.trials import Plan, Tuning
 
 _SHOWN = 10
 _ELSEWHERE = "give it a folder of its own: --name NAME"
@@ -132,9 +132,8 @@ def best_words(tuning: Tuning) -> list[str] | None:
     return None if best is None else [*tuning.plan.words, *best.words]
 
 
-def about(tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of tuning.json."""
-    plan, best = tuning.plan, tuning.best
+def _asked(plan: Plan, space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of tuning.json that are known before there are trials."""
     return {
         "schema_version": SCHEMA_VERSION,
         "command": sys.argv,
@@ -149,11 +148,19 @@ def about(tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any]) -
         "batch": plan.batch,
         **settings,
         "software": dict(versions()),
+    }
+
+
+def about(tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of tuning.json."""
+    best = tuning.best
+    return {
+        **_asked(tuning.plan, space, settings),
         "ended": len([one for one in tuning.trials if one.status != "waiting"]),
         "best": best
         and {
             "trial": best.number,
-            plan.metric: best.score,
+            tuning.plan.metric: best.score,
             "values": dict(best.values),
             "command": best_command(tuning),
         },
@@ -193,7 +200,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def require_own_folder(
-    tuning: Tuning, space: list[Dimension], settings: Mapping[str, Any], folder: Path
+    plan: Plan, space: list[Dimension], settings: Mapping[str, Any], folder: Path
 ) -> str:
     """What a person must know of another tuning in the same folder; "": there is none.
 
@@ -203,7 +210,7 @@ def require_own_folder(
     earlier = held(folder)
     if earlier is None:
         return ""
-    found = differences(earlier, about(tuning, space, settings))
+    found = differences(earlier, _asked(plan, space, settings))
     if not found:
         return ""
     told = ", ".join(found)

@@ -110,6 +110,12 @@ class Choice:
 Dimension = Range | Choice
 
 
+def first_words(space: Sequence[Dimension]) -> list[str]:
+    """Words of the first value of each key."""
+    ends = ((one.key, one.values if isinstance(one, Choice) else one.ends) for one in space)
+    return [f"{key}={values[0]}" for key, values in ends]
+
+
 def parse(words: Sequence[str]) -> tuple[list[Dimension], list[str]]:
     """The space, and the words that hold for every trial.
 

@@ -146,6 +146,17 @@ def test_a_trial_that_is_clearly_worse_is_stopped(typed: Typed, trials: Trials) 
     assert {one["status"] for one in rows()} == {"done"}
 
 
+def test_trials_of_a_random_number_know_nothing_of_each_other() -> None:
+    from fedsim.api.tuning import Wanted
+
+    one = Wanted(trials=20, stopping="geometric")
+    assert (one.chosen_by, one.stops) == ("random", False)
+    assert len({one.count(seed) for seed in range(5)}) > 1
+    assert one.count(3) == one.count(3)
+    plain = Wanted(trials=20, sampler="sobol")
+    assert (plain.chosen_by, plain.stops, plain.count(3)) == ("sobol", True, 20)
+
+
 def test_trials_of_one_batch_are_not_compared_with_each_other(typed: Typed, trials: Trials) -> None:
     words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-6,1e-1)", "rounds=2")
     code, _, err = typed(*words, "--batch", "8", "--trials", "8")
