@@ -38,7 +38,8 @@ def paired_tests(found: Matrix) -> list[PairedTest]:
     Cells without two common seeds, or that were tested on other records, are passed over.
     """
     name = found.metric.name
-    pairs, values = [], []
+    differences: dict[tuple[str, str, str], Measure] = {}
+    tested: dict[tuple[str, str, str], float] = {}
     for row in found.rows:
         for one, other in combinations(found.columns, 2):
             cells = [found.cells.get((row, column)) for column in (one, other)]
@@ -50,11 +51,11 @@ def paired_tests(found: Matrix) -> list[PairedTest]:
             scores = [(a.value(name), b.value(name)) for a, b in pairs_of(ours, theirs)]
             p = paired_t([a - b for a, b in scores if a is not None and b is not None])
             if p is not None:
-                pairs.append((row, one, other, difference(ours, theirs, name)))
-                values.append(p)
-    corrected = holm(values)
+                differences[row, one, other] = difference(ours, theirs, name)
+                tested[row, one, other] = p
+    corrected = holm(tested)
     return [
-        PairedTest(*pair, p, after) for pair, p, after in zip(pairs, values, corrected, strict=True)
+        PairedTest(*which, differences[which], p, corrected[which]) for which, p in tested.items()
     ]
 
 

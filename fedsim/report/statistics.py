@@ -9,8 +9,9 @@ Bootstrap, 1993, chapter 13).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ REPLICATES = 2000
 """Resamples of the test records behind an interval."""
 LEVEL = 0.95
 """How often an interval should cover what it estimates."""
+
+Test = TypeVar("Test", bound=Hashable)
 
 # Weights that are held at a time: records times replicates.
 _CELLS = 8_000_000
@@ -84,7 +87,7 @@ def paired_t(differences: Sequence[float]) -> float | None:
     return float(2 * stdtr(len(differences) - 1, -abs(mean) * len(differences) ** 0.5 / sd))
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm(values: Mapping[Test, float]) -> dict[Test, float]:
     """The p of each test after Holm's correction for all of them, in their order.
 
     Where those at most a are called different, the chance of one or more false calls is at most a,
@@ -92,13 +95,13 @@ def holm(values: Sequence[float]) -> list[float]:
     procedure", 1979).
 
     Args:
-        values: p of each test.
+        values: what is tested -> its p. A test that cannot be made has none, and does not count.
     """
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[place] = largest
-    return corrected
+    corrected, largest = {}, 0.0
+    for rank, test in enumerate(sorted(values, key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[test]))
+        corrected[test] = largest
+    return {test: corrected[test] for test in values}
 
 
 def mean_auc(

@@ -24,7 +24,7 @@ from fedsim.report.pairing import pairs_of
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, Measure, holm, measure
 from fedsim.scenario import Scenario, load
-from fedsim.tuning.space import parse
+from fedsim.tuning.space import first_words, parse
 from fedsim.tuning.study import Sampler
 
 _SAME = ("epochs", "steps", "batch_size")
@@ -205,8 +205,6 @@ def _first(place: Place) -> list[str]:
     """The words with the first value of each key that is tuned."""
     if not place.tuned:
         return list(place.words)
-    from fedsim.api.tuning import first_words
-
     space, fixed = parse(place.words)
     return [*fixed, *first_words(space)]
 
@@ -276,11 +274,12 @@ class Score:
 
 def scores_of(setting: str, comparison: Comparison) -> list[Score]:
     """The lines of one setting, in the order of the comparison."""
-    base = next((one.row for one in comparison.lines if DIFFERENCE not in one.measures), None)
-    found = {id(line): line.measures.get(DIFFERENCE) for line in comparison.lines}
-    tested = {key: one.p for key, one in found.items() if one is not None and one.p is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return [_score(setting, line, base, corrected.get(id(line))) for line in comparison.lines]
+    found = {line.row.name: line.measures.get(DIFFERENCE) for line in comparison.lines}
+    corrected = holm({row: one.p for row, one in found.items() if one and one.p is not None})
+    return [
+        _score(setting, line, comparison.baseline, corrected.get(line.row.name))
+        for line in comparison.lines
+    ]
 
 
 def _score(setting: str, line: Line, base: Row | None, corrected: float | None) -> Score:

@@ -275,10 +275,23 @@ def test_the_paired_t_test_is_that_of_scipy() -> None:
     assert paired_t([0.25, 0.25]) == 0
 
 
-def test_holms_correction_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.6]) == [1, 1]
-    assert holm([]) == []
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        # By hand: the k-th smallest of n times n + 1 - k, at least those before, at most 1. R's
+        # p.adjust and statsmodels' multipletests ("holm") say the same.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),
+        ([0.5, 0.01, 0.01], [0.5, 0.03, 0.03]),
+        ([0.9, 0.6], [1, 1]),
+        ([0.2], [0.2]),
+        ([], []),
+    ],
+)
+def test_holms_correction_by_hand(given: list[float], wanted: list[float]) -> None:
+    corrected = holm(dict(enumerate(given)))
+    assert list(corrected) == list(range(len(given)))
+    assert list(corrected.values()) == pytest.approx(wanted)
 
 
 def test_the_p_of_resamples_inverts_their_interval() -> None:

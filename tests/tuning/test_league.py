@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedsim.report.statistics import measure
 from fedsim.scenario import load
+from tests.report.test_compare import LABELS, Make, comparison, make  # noqa: F401 - a fixture
 from tests.sweeping.conftest import Typed
 from tests.tuning.conftest import Trials
 
@@ -127,6 +129,26 @@ def test_a_difference_is_real_after_correction_and_with_every_seed() -> None:
         "+2.5 [+1.0, +4.0] *",
         "+2.5 [-1.0, +4.0]",
     ]
+
+
+def test_each_p_is_corrected_for_those_of_all_methods(make: Make, tmp_path: Path) -> None:  # noqa: F811
+    from fedsim.tuning.league import scores_of
+
+    for seed in range(2):
+        make("avg", seed, strength=1.0)
+        make("near", seed, strength=1.03)
+        make("far", seed, strength=1.3)
+        # On other records there is no difference to test.
+        make("other", seed, strength=1.8, records=np.arange(LABELS.size) + 1)
+    found = scores_of("skewed", comparison(tmp_path, baseline="avg"))
+    assert [one.method for one in found] == ["avg", "far", "near", "other"]
+    p = {one.method: one.difference and one.difference.p for one in found}
+    assert p["avg"] is p["other"] is None
+    far, near = p["far"], p["near"]
+    assert far is not None
+    assert near is not None
+    assert 0 < far < near / 2
+    assert [one.corrected for one in found] == [None, 2 * far, near, None]
 
 
 def test_the_shelf_is_a_fair_league() -> None:
