@@ -86,6 +86,7 @@ class APFLClient(Personal):
     """
 
     payload_kind = "apfl"
+    proximal = False
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     adaptive: bool = True

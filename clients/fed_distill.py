@@ -31,6 +31,7 @@ class FedDistill(PersonalImages):
 
     payload = "statistics"
     payload_kind = "fed_distill"
+    proximal = False
 
     weight: NonNegativeFloat = 1.0
 

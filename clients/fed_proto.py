@@ -33,6 +33,7 @@ class FedProto(PersonalImages):
 
     payload = "statistics"
     payload_kind = "fed_proto"
+    proximal = False
 
     weight: NonNegativeFloat = 1.0
 

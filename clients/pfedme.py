@@ -42,6 +42,7 @@ class PFedMeClient(Personal):
     """
 
     payload_kind = "pfedme"
+    proximal = False
 
     pull: PositiveFloat = 1.0
     inner_steps: PositiveInt = 5

@@ -24,9 +24,8 @@ from fedsim.errors import InputError, RunError
 from fedsim.method.capabilities import capabilities
 from fedsim.method.client import Client
 from fedsim.method.strategy import Strategy, makes_exchanges
-from fedsim.method.wrapper import Wrapper
 from fedsim.randomness import SERVER
-from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.overrides import make_client
 from fedsim.scenario.schema import Clock, Staleness, joining
 from fedsim.wire import flower
 
@@ -332,8 +331,6 @@ def _in_the_way(prepared: Prepared, settings: Clock) -> Iterator[tuple[str, str]
         yield f"strategy {scenario.strategy.name!r} {why}", f"{waits}, or strategy.name=fedavg"
     if prepared.conspiracy is not None and prepared.conspiracy.knows is not None:
         yield "an adversary that changes what is sent must know all replies of a round", waits
-    if settings.proximal is not None and (why := _without_proximal_term(prepared)):
-        yield why, "type federation.clock.proximal=null, or client.name=supervised"
     clients, wanted = len(prepared.names), settings.buffer or 1
     if wanted > clients:
         yield (
@@ -347,17 +344,6 @@ def _in_the_way(prepared: Prepared, settings: Clock) -> Iterator[tuple[str, str]
             "asks for more",
             f"type faults.min_clients={wanted}",
         )
-
-
-def _without_proximal_term(prepared: Prepared) -> str:
-    """Whose client method has no proximal term, in words; "" where all have."""
-    for name in prepared.names:
-        client = make_client(prepared.scenario, name)
-        method = client.method if isinstance(client, Wrapper) else client
-        if not capabilities(method).proximal:
-            named = client_block(prepared.scenario, name)[0]
-            return f"client method {named!r} does not declare that it adds a proximal term"
-    return ""
 
 
 def older_refused(strategy: FlowerStrategy) -> str:

@@ -30,6 +30,7 @@ _DECLARED: dict[str, dict[str, Any]] = {
     "MultiKrum": {"linear": False},
     "Bulyan": {"linear": False},
     "QFedAvg": {"linear": False, "needs_losses": True},
+    "FedProx": {"asks_proximal": True},
 }
 """Class of Flower's -> what it would declare, and what derives from it (`fedsim.Strategy`)."""
 
@@ -85,6 +86,16 @@ def filled_in(
         if isinstance(rate, int | float):
             found["client_learning_rate"] = float(rate)
     return found
+
+
+def asks_proximal(strategy: Callable[..., Any], parameters: Mapping[str, Any]) -> bool:
+    """Whether a strategy has clients add a proximal term to their loss (FedProx, mu above 0)."""
+    while isinstance(strategy, functools.partial):
+        strategy = strategy.func
+    if not (isinstance(strategy, type) and declared_for(strategy).get("asks_proximal")):
+        return False
+    mu = parameters.get("proximal_mu")
+    return isinstance(mu, int | float) and mu > 0
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

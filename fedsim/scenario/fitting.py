@@ -208,6 +208,35 @@ def without_private_form(registry: Registry, found: dict[str, tuple[str, Any]]) 
     return f"{name!r} has no private form; with privacy go: {fit}"
 
 
+def without_proximal_term(
+    registry: Registry, found: dict[str, tuple[str, Any]], client_key: str = "client"
+) -> str:
+    """Why a client method that is asked for a proximal term adds none; "" where it does.
+
+    Args:
+        registry: where those that do are looked up.
+        found: group -> the name and the class of the plugin that a scenario names.
+        client_key: where the client method is written, as one types it.
+    """
+    (_, strategy), (name, factory) = (
+        found.get(group, ("", None)) for group in ("strategies", "clients")
+    )
+    own = capabilities(factory)
+    if own.proximal:
+        return ""
+    fit = those_that(
+        registry,
+        "clients",
+        lambda one: (
+            capabilities(one).proximal
+            and not capabilities(one).learns_unlabelled
+            and _understands(strategy, one)
+            and set(own.made_for) <= set(capabilities(one).made_for)
+        ),
+    )
+    return f"{name!r} does not declare that it adds a proximal term; {_to_type(client_key, fit)}"
+
+
 def without_precision(found: dict[str, tuple[str, Any]], precision: str) -> str:
     """Why the client method that a scenario names cannot train so precisely; "" where it can.
 

@@ -158,6 +158,35 @@ def test_pairs_that_do_not_go_together_are_refused_with_those_that_do(
     assert says in _refused("isic_iid_fedavg", *base, "model=convnet", *overrides)
 
 
+PROX = "strategy={name: flwr.serverapp.strategy.FedProx, proximal_mu: 0.1}"
+RESTS = "tests.engine.test_clock.Rests"
+"""A client method that adds no proximal term."""
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ((PROX, f"client={RESTS}"), "client"),
+        ((PROX, f"federation.overrides={{client-0: {{client: {{name: {RESTS}}}}}}}"),
+         "federation.overrides.client-0.client"),
+    ],
+)  # fmt: skip
+def test_fedprox_is_refused_where_a_client_leaves_its_term_out(
+    words: tuple[str, ...], key: str
+) -> None:
+    told = _refused("isic_noniid_fedavg", *words)
+    assert f"{key}: strategy 'flwr.serverapp.strategy.FedProx' asks for a proximal term" in told
+    assert f"{RESTS!r} does not declare that it adds a proximal term; type {key}=NAME" in told
+    assert "long_tail, supervised; or type" in told
+    assert told.rstrip().splitlines()[1].endswith("or type strategy=fedavg")
+
+
+def test_nobody_is_refused_who_is_not_asked_or_adds_the_term() -> None:
+    load("isic_noniid_fedavg", [PROX])
+    load("isic_noniid_fedavg", [PROX.replace("0.1", "0.0"), f"client={RESTS}"])
+    load("isic_noniid_fedavg", ["strategy=fedavg", f"client={RESTS}"])
+
+
 @pytest.mark.parametrize("verb", ["check", "run"])
 def test_the_verbs_refuse_them_before_anything_starts(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

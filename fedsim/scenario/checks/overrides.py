@@ -8,6 +8,7 @@ from fedsim.errors import InputError
 from fedsim.registry import Registry
 from fedsim.scenario.checks.keys import PRECISION, WIRE, Problems, all_labelled, dotted
 from fedsim.scenario.checks.pairs import on_data
+from fedsim.scenario.checks.proximal import no_proximal_term
 from fedsim.scenario.parameters import check_parameters, construct, is_factory
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.yaml_lines import Document, KeyPath
@@ -51,6 +52,7 @@ def check_overrides(document: Document, registry: Registry) -> Problems:
                     why = without_private_form(registry, here)
                 if not why and all_labelled(document):
                     why = without_unlabelled(here)
+                why = why or no_proximal_term(document, registry, others | here, at)
                 why = why or without_precision(here, document.get(PRECISION, "float32"))
                 if not why and document.get(WIRE) is not None:
                     why = without_compression(here)

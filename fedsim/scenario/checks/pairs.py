@@ -13,6 +13,7 @@ from fedsim.scenario.checks.keys import (
     dotted,
     learns_vectors,
 )
+from fedsim.scenario.checks.proximal import no_proximal_term
 from fedsim.scenario.checks.wires import check_wire
 from fedsim.scenario.schema import Scenario
 from fedsim.scenario.yaml_lines import Document
@@ -41,10 +42,10 @@ def check_pairs(document: Document, registry: Registry) -> Problems:
         for group, path in paths.items()
         if isinstance(name := document.get((*path, "name")), str)
     }
-    on = on_data(document)
+    misfit = misfits(registry, found, **on_data(document))
     problems = [
         (document.place((*paths[group], "name")), f"{dotted(paths[group])}: {why}")
-        for group, why in misfits(registry, found, **on).items()
+        for group, why in misfit.items()
     ]
     problems += check_adversary(document, found) or check_honesty(document, found)
     if why := without_travelling_model(found):
@@ -57,6 +58,8 @@ def check_pairs(document: Document, registry: Registry) -> Problems:
     if of_records and (why := without_private_form(registry, found)):
         problems.append((document.place(("privacy",)), f"client: {why}"))
     if all_labelled(document) and (why := without_unlabelled(found)):
+        problems.append((document.place(("client", "name")), f"client: {why}"))
+    if "clients" not in misfit and (why := no_proximal_term(document, registry, found)):
         problems.append((document.place(("client", "name")), f"client: {why}"))
     problems += check_wire(document, found)
     precision = document.get(PRECISION, "float32")
