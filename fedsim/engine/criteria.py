@@ -164,7 +164,8 @@ class Judge:
     def relearning(self, arrays: Mapping[str, NDArray[Any]]) -> int | None:
         """Rounds of the client's own training until its score is back; None: not within ten.
 
-        Back is the score of the model that was trained with all, but for 0.01.
+        Back is the score of the model that was trained with all, but for 0.01. The rounds have no
+        clock: they wait for the client, however late a deadline would find its reply.
         """
         task, wanted = self.prepared.task, task_merit(self.prepared.task, self.before["trained"])
         if wanted is None:
@@ -229,6 +230,7 @@ def measured(judge: Judge, asked: Asked, result: Result, history: float) -> dict
         "retrain_rounds": asked.rounds,
         "train_rounds": record.rounds,
         "training": _training(judge.finished),
+        "clock": None if record.federation.clock is None else record.federation.clock.kind,
         "falls": falls(judge.finished.scenario),
         "before": judge.before | {"backdoor": _backdoor(judge.finished.folder)},
         "after": judge.of(arrays) | {"backdoor": _backdoor(RunFolder(result.folder))},
@@ -459,6 +461,7 @@ def _read(folder: Path | RunFolder) -> dict[str, Any] | None:
         "parameters": {},
         "retrain_rounds": found["train_rounds"],
         "training": "",
+        "clock": None,
         "falls": False,
         **found,
     }
@@ -488,9 +491,15 @@ def _labels(some: Sequence[Mapping[str, Any]]) -> list[str]:
 def _about(name: str, some: Sequence[Mapping[str, Any]]) -> str:
     first = some[0]
     data = " (on the embedded stand-in)" if first["data_source"] == "embedded" else ""
+    # Where rounds wait for all, a clock changes nothing of them.
+    clock = (
+        " Relearned in: rounds without federation.clock, which wait for the client."
+        if first["clock"] == "deadline"
+        else ""
+    )
     return (
         f"{name}, after {first['train_rounds']} rounds with all{data}. Scores: "
-        f"{first['headline']}; the trained and unseen records are its own."
+        f"{first['headline']}; the trained and unseen records are its own.{clock}"
     )
 
 

@@ -106,6 +106,7 @@ class Finished:
         self.scenario = load(self.path / "scenario.yaml", [])
         activate_plugins(self.scenario)
         self._require_averaging()
+        self._require_rounds_that_wait()
         there = any((self.path / "checkpoint").glob(f"round-*{SUFFIX}"))
         found = Checkpoints(self.folder).latest() if there else None
         if found is None or found.round != self.scenario.rounds or found.exchange:
@@ -131,6 +132,15 @@ class Finished:
                 f"{self.path} is a run of strategy {name!r}: unlearning goes on from "
                 f"{' and '.join(_those_that_keep('model', 'history'))} alone",
                 hint=f"type {_with_history()} next time",
+            )
+
+    def _require_rounds_that_wait(self) -> None:
+        clock = self.scenario.federation.clock
+        if clock is not None and not clock.waits:
+            raise InputError(
+                f"{self.path} is a run with federation.clock.kind={clock.kind}: unlearning goes on "
+                "in rounds that wait for all who are asked, and it had none",
+                hint="type federation.clock.kind=synchronous, or deadline, next time",
             )
 
     @property

@@ -208,6 +208,28 @@ def test_the_table_has_a_row_for_each_procedure_and_one_for_before(table: Any) -
         assert told["relearning"] is None or 0 <= told["relearning"] <= 10
 
 
+def test_a_clock_goes_on_and_the_table_says_what_has_none(
+    go: Callable[..., Result], table: Any, tmp_path: Path
+) -> None:
+    clock = "federation.clock={kind: deadline, deadline: 60, speed: 20}"
+    late = go(*SHORT, clock, "strategy={name: fedavg, weighting: uniform}")
+    found = forget_all(late.folder, [Asked("client-1", "scratch", {}, 1, {})], tmp_path, QUIET)
+    (line,) = found.about.values()
+    assert line.endswith("rounds without federation.clock, which wait for the client.")
+    (file,) = tmp_path.rglob("rounds.jsonl")
+    hours = [json.loads(row)["simulated_hours"] for row in file.read_text().splitlines()]
+    assert hours == sorted(hours)
+    assert hours[-1] > late.rounds[-1]["simulated_hours"]
+    assert not any("clock" in line for line in table[0].about.values())
+
+
+def test_a_run_in_which_nobody_waited_is_refused(go: Callable[..., Result], tmp_path: Path) -> None:
+    clock = "federation.clock={kind: buffered, buffer: 2}"
+    result = go(*SHORT, clock, "strategy={name: fedavg, weighting: uniform}")
+    with pytest.raises(InputError, match=r"clock\.kind=buffered: unlearning goes on in rounds"):
+        forget(result, "client-1", "scratch", runs=tmp_path)
+
+
 def test_the_verb_prints_the_table_again(table: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found, runs = table
     assert main(["forget", str(runs), "--table"]) == EXIT_DONE
