@@ -84,6 +84,17 @@ def scenario_arguments(parser: argparse.ArgumentParser, required: bool = True) -
     parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks, Ray's output")
 
 
+def runs_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --runs."""
+    runs = Path("runs")
+    parser.add_argument("--runs", type=Path, default=runs, metavar="DIR", help="default: runs")
+
+
+def quiet_argument(parser: argparse.ArgumentParser) -> None:
+    """Add -q and --quiet."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+
+
 def resource_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --backend, --workers and --observe."""
     where = "where clients run: in this process, on Ray, or where the run ends first"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,21 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, Problem
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
+from fedsim.verbs.cells import (
+    cell_arguments,
+    interrupted,
+    name_argument,
+    print_failed,
+    print_forecast,
+    require_name,
+    sources_and_words,
+)
 from fedsim.verbs.seeds import parts_of, seed_arguments, seeds_of
-from fedsim.verbs.sweep import interrupted, print_failed, print_forecast, sweep_arguments
 
 if TYPE_CHECKING:
     from fedsim.api.studies import Cells, CurveResult
     from fedsim.sweeping.scheduler import Sweep
     from fedsim.terminal.console import Console
-
-_OVERRIDE = re.compile(r"[A-Za-z_][\w.-]*\s*=")
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 def add(verbs: Verbs) -> None:
@@ -59,16 +63,13 @@ def add(verbs: Verbs) -> None:
     )
     seed_arguments(one, "the seed 0")
     one.add_argument("--metric", metavar="NAME", help="default: the task's headline, such as auc")
-    one.add_argument(
-        "--name", metavar="NAME", help="folder below DIR/curves; default: the scenarios' names"
-    )
-    sweep_arguments(one)
+    name_argument(one, "curves", "the scenarios' names")
+    cell_arguments(one)
 
 
 def _curve(arguments: argparse.Namespace) -> int:
     sources, overrides, levels, seeds = _sort(arguments)
-    if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
-        raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
+    require_name(arguments)
     from fedsim.api.studies import drawn_curve, prepared_curve
     from fedsim.terminal.console import Console
 
@@ -115,8 +116,7 @@ def _sort(
     words += [word for word in dict.fromkeys(more) if word not in words]
     seeds, more = seeds_of(arguments)
     words += [word for word in more if word not in words]
-    overrides = [word for word in words if _OVERRIDE.match(word)]
-    sources = [word for word in words if not _OVERRIDE.match(word)]
+    sources, overrides = sources_and_words(words)
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
     return sources, overrides, levels, seeds or [0]

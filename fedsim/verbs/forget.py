@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.errors import EXIT_DONE, InputError, Problem
 from fedsim.lazy import uncollected
 from fedsim.terminal.printing import say
-from fedsim.verbs import Verbs
+from fedsim.verbs import Verbs, runs_argument
 
 if TYPE_CHECKING:
     from fedsim.engine.forgetting import Asked, Finished
@@ -43,7 +43,7 @@ def add(verbs: Verbs) -> None:
         "--rounds", type=int, metavar="N",
         help="of training on without them; default: as many as the run had",
     )  # fmt: skip
-    one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    runs_argument(one)
     one.add_argument("--dry-run", action="store_true", help="say what would be done, and its cost")
     one.add_argument("--table", action="store_true", help="the table of what was measured before")
     one.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, InputError
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, resource_overrides
-from fedsim.verbs.sweep import print_failed, sweep_arguments
+from fedsim.verbs.cells import cell_arguments, print_failed
 
 if TYPE_CHECKING:
     from fedsim.terminal.console import Console
@@ -32,7 +32,7 @@ def add(verbs: Verbs) -> None:
         metavar="NAME=DIR",
         help="folder of a data set, such as ham10000=DIR; may be given several times",
     )
-    sweep_arguments(one)
+    cell_arguments(one)
 
 
 def _league(arguments: argparse.Namespace) -> int:

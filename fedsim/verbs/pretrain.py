@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import EXIT_DONE, InputError, Problem
-from fedsim.verbs import Verbs, json_argument, print_json
+from fedsim.verbs import Verbs, json_argument, print_json, quiet_argument
 
 if TYPE_CHECKING:
     from fedsim.terminal.console import Console
@@ -63,7 +63,7 @@ def add(verbs: Verbs) -> None:
         "--out", type=Path, metavar="FILE", help="default: <model>-<method>-<seed>.safetensors"
     )
     json_argument(one)
-    one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    quiet_argument(one)
     one.add_argument("-v", "--verbose", action="store_true", help="tracebacks")
 
 

@@ -12,8 +12,10 @@ from fedsim.terminal.printing import say
 from fedsim.verbs import (
     Verbs,
     load_scenario,
+    quiet_argument,
     resource_arguments,
     resource_overrides,
+    runs_argument,
     scenario_arguments,
 )
 
@@ -27,12 +29,12 @@ def add(verbs: Verbs) -> None:
     one = verbs.add("run", _run, "Run a scenario.")
     scenario_arguments(one, required=False)
     resource_arguments(one)
-    one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    runs_argument(one)
     one.add_argument(
         "--dry-run", action="store_true", help="print traffic, epsilon, rough time, memory, disk"
     )
     one.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run folder")
-    one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    quiet_argument(one)
 
 
 def _run(arguments: argparse.Namespace) -> int:

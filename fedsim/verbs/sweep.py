@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,14 @@ from fedsim.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, nearest
 from fedsim.files import seen_from
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
-from fedsim.verbs import Verbs, require_whole, resource_arguments, resource_overrides
+from fedsim.verbs import Verbs, require_whole, resource_overrides
+from fedsim.verbs.cells import (
+    cell_arguments,
+    interrupted,
+    print_failed,
+    print_forecast,
+    sources_and_words,
+)
 from fedsim.verbs.compare import matrix_argument, matrix_text, require_matrix
 from fedsim.verbs.seeds import note, seed_arguments, seeds_of
 
@@ -22,8 +28,6 @@ if TYPE_CHECKING:
     from fedsim.sweeping.scheduler import Sweep
     from fedsim.sweeping.slurm import Slurm
     from fedsim.terminal.console import Console
-
-_AXIS = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 
 
 def add(verbs: Verbs) -> None:
@@ -42,7 +46,7 @@ def add(verbs: Verbs) -> None:
     )
     by_name(words)
     seed_arguments(one, "the files'")
-    sweep_arguments(one)
+    cell_arguments(one)
     one.add_argument(
         "--launcher",
         choices=("local", "slurm"),
@@ -57,16 +61,6 @@ def add(verbs: Verbs) -> None:
         help="an option of sbatch, such as time=04:00:00; may be given several times",
     )
     matrix_argument(one)
-
-
-def sweep_arguments(one: argparse.ArgumentParser) -> None:
-    """Add the options of verbs that run cells."""
-    one.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    one.add_argument("--jobs", type=int, metavar="N", help="cells at a time; default: what fits")
-    one.add_argument("--dry-run", action="store_true", help="list the cells and what would be done")
-    resource_arguments(one)
-    one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
-    one.add_argument("-v", "--verbose", action="store_true", help="logs with tracebacks")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -129,8 +123,7 @@ def _sort(arguments: argparse.Namespace) -> tuple[list[str], list[str], list[int
     """Scenarios, axes and seeds; --seeds takes all words after it, so some belong elsewhere."""
     seeds, more = seeds_of(arguments)
     words = [*arguments.overrides, *more]
-    axes = [word for word in words if _AXIS.match(word)]
-    sources = [word for word in words if not _AXIS.match(word)]
+    sources, axes = sources_and_words(words)
     if not sources:
         raise InputError("which scenarios?", hint="type: fedsim ls")
     return sources, axes, seeds
@@ -149,43 +142,6 @@ def _require_axes(keys: Sequence[str], axes: Sequence[str], scenarios: int) -> N
                 f"--matrix: the sweep does not vary {key}{nearest(key, varied)}",
                 hint=f"give its values: {key}=v1,v2",
             )
-
-
-def print_forecast(sweep: Sweep) -> None:
-    """Print what would be done with each cell."""
-    told = {
-        "done": "finished already: {}",
-        "resume": "would go on with {}",
-        "wait": "runs in another process",
-        "run": "would run",
-    }
-    forecast = sweep.forecast()
-    for entry, found in forecast:
-        why = f" ({found.why})" if found.why else ""
-        text = told[found.action].format(found.folder) + why
-        say(f"[{entry.number}/{len(forecast)}] {entry.cell.label}: {text}")
-    actions = [found.action for _, found in forecast]
-    say(
-        f"{len(actions)} cells: {actions.count('done')} finished, "
-        f"{actions.count('resume')} to go on with, {actions.count('wait')} in another process, "
-        f"{actions.count('run')} to run"
-    )
-
-
-def print_failed(sweep: Sweep, code: int) -> None:
-    """Print the cells that failed, and what repeats each, on standard error."""
-    # Where the sweep itself was interrupted, so were its cells.
-    told = ("failed",) if code == EXIT_INTERRUPTED else ("failed", "interrupted")
-    for entry in sweep.entries:
-        if entry.status in told:
-            text = f"{entry.status}: {entry.cell.label}: {entry.error}\n  again: {entry.repeat}"
-            say(text, file=sys.stderr)
-
-
-def interrupted(sweep: Sweep) -> str:
-    """How far an interrupted sweep has come, and what goes on with it."""
-    done, cells = len(sweep.finished()), len(sweep.entries)
-    return f"error: interrupted, {done} of {cells} finished; to go on, type the same command again"
 
 
 def _write_page(sweep: Sweep, console: Console) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,17 @@ from fedsim.files import seen_from
 from fedsim.terminal.completion import by_name
 from fedsim.terminal.printing import say
 from fedsim.verbs import Verbs, require_whole, resource_overrides
-from fedsim.verbs.sweep import print_forecast, sweep_arguments
+from fedsim.verbs.cells import (
+    cell_arguments,
+    name_argument,
+    print_forecast,
+    require_name,
+    sources_and_words,
+)
 
 if TYPE_CHECKING:
     from fedsim.api.tuning import PreparedTuning
     from fedsim.terminal.console import Console
-
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_WORD = re.compile(r"[A-Za-z_][\w.-]*\s*=")
 
 
 def add(verbs: Verbs) -> None:
@@ -62,28 +64,25 @@ def add(verbs: Verbs) -> None:
         "logarithmic, poisson), so that choosing the best is certified",
     )
     one.add_argument("--seed", type=int, metavar="K", help="default: the scenario's first")
-    one.add_argument(
-        "--name", metavar="NAME", help="folder below DIR/tuning; default: the scenario"
-    )
-    sweep_arguments(one)
+    name_argument(one, "tuning", "the scenario")
+    cell_arguments(one)
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    sources = [word for word in arguments.overrides if not _WORD.match(word)]
+    sources, words = sources_and_words(arguments.overrides)
     if len(sources) != 1:
         raise InputError(
             "which scenario?" if not sources else f"one scenario at a time, not {len(sources)}",
             hint="type: fedsim ls",
         )
-    if arguments.name is not None and not _FOLDER.fullmatch(arguments.name):
-        raise InputError(f"--name {arguments.name!r}: expected letters, digits, '_', '.', '+', '-'")
+    require_name(arguments)
     from fedsim.api.tuning import Wanted, prepared_tuning
     from fedsim.terminal.console import Console
 
     console = Console(quiet=arguments.quiet)
     prepared = prepared_tuning(
         sources[0],
-        [word for word in arguments.overrides if _WORD.match(word)],
+        words,
         Wanted(
             arguments.metric,
             arguments.trials,
