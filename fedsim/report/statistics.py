@@ -97,7 +97,8 @@ def holm(values: Mapping[Test, float]) -> dict[Test, float]:
     Args:
         values: what is tested -> its p. A test that cannot be made has none, and does not count.
     """
-    corrected, largest = {}, 0.0
+    corrected: dict[Test, float] = {}
+    largest = 0.0
     for rank, test in enumerate(sorted(values, key=values.__getitem__)):
         largest = max(largest, min(1.0, (len(values) - rank) * values[test]))
         corrected[test] = largest
