@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsim.models.classifier import require_positive
-from fedsim.models.modl import Operator, Unrolled, require_input
+from fedsim.models.modl import LAST_GAIN, Operator, Unrolled, begin, require_input
 
 __all__ = ["ALPHAS", "GATES", "AutoMRI", "corrected", "derived", "in_use", "moved", "searching"]
 
@@ -37,6 +37,9 @@ OPERATIONS = (
 NODES = 3
 KEPT = 2
 """Incoming edges of a node that an architecture keeps."""
+EDGE_GAIN = 0.5
+"""`fedsim.models.modl.begin` of an edge: He's, halved for the edges that a node adds, and again for
+the nodes that a cell adds."""
 ALPHAS, GATES = "alphas", "gates"
 """Names of the parameters that hold the logits, and the architecture."""
 
@@ -74,8 +77,12 @@ def operation(name: str, width: int) -> nn.Module:
     padding = dilation * (size // 2)
     if name.startswith("sep"):
         deep = nn.Conv2d(width, width, size, padding=padding, groups=width, bias=False)
-        return nn.Sequential(deep, nn.Conv2d(width, width, 1), nn.ReLU())
+        last = nn.Conv2d(width, width, 1)
+        begin(deep, 1.0)
+        begin(last, EDGE_GAIN)
+        return nn.Sequential(deep, last, nn.ReLU())
     whole = nn.Conv2d(width, width, size, padding=padding, dilation=dilation)
+    begin(whole, EDGE_GAIN)
     return nn.Sequential(whole, nn.ReLU())
 
 
@@ -198,6 +205,8 @@ class Cell(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.before = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(2))
+        for layer in self.before:
+            begin(layer, 1.0)  # type: ignore[arg-type]
         self.edges = nn.ModuleList(
             nn.ModuleList(operation(name, width) for name in OPERATIONS) for _ in EDGES
         )
@@ -291,6 +300,8 @@ class AutoMRI(Unrolled):
         self.stem = nn.Conv2d(2, width, 3, padding=1)
         self.cells = nn.ModuleList(Cell(width) for _ in range(cells))
         self.out = nn.Conv2d(width, 2, 3, padding=1)
+        begin(self.stem, 1.0)
+        begin(self.out, LAST_GAIN)
         shape = len(EDGES), len(OPERATIONS)
         self.alphas = nn.Parameter(1e-3 * torch.randn(shape))
         self.gates = nn.Parameter(torch.ones(shape), requires_grad=False)

@@ -23,6 +23,8 @@ TOLERANCE = 1e-6
 LEAST = 0.01
 """What lambda stays above: below it float32 loses what the network says of k-space that was not
 measured, for the tolerance is one of the whole right side."""
+LAST_GAIN = 0.1
+"""`begin` of a denoiser's last convolution: the network begins near to the image as it is."""
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -64,6 +66,20 @@ def conjugate_gradients(
         direction = residual + turn * direction
         energy = torch.where(open_, left, energy)
     return found
+
+
+def begin(layer: nn.Conv2d, gain: float = 2.0) -> None:
+    """Draw a convolution's weights so that its output has about the spread of its input.
+
+    He et al., "Delving Deep into Rectifiers" (2015): normal, of variance gain / fan-in; biases are
+    0. PyTorch's own are smaller, and by the last of a row of layers little is left of an image.
+
+    Args:
+        gain: 2 where a ReLU follows, 1 where none does, less where several outputs are added.
+    """
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.weight[0].numel()))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
@@ -180,7 +196,9 @@ class MoDL(Unrolled):
         parts: list[nn.Module] = []
         for number, (before, after) in enumerate(itertools.pairwise(sizes)):
             parts += [nn.ReLU()] if number else []
-            parts.append(nn.Conv2d(before, after, 3, padding=1))
+            layer = nn.Conv2d(before, after, 3, padding=1)
+            begin(layer, 2.0 if number + 1 < layers else LAST_GAIN)
+            parts.append(layer)
         self.network = nn.Sequential(*parts)
 
     def denoiser(self) -> Operator:

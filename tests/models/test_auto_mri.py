@@ -216,6 +216,21 @@ def test_the_gradient_of_a_solution_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("model", [MoDL, AutoMRI])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_image_is_kept_where_a_denoiser_begins(model: type, seed: int) -> None:
+    torch.manual_seed(seed)
+    images = torch.randn(4, 2, 24, 24, generator=chance())
+    net = model(3, 24, width=8, unrolls=1)
+    last = net.network[-1] if model is MoDL else net.out
+    seen: list[torch.Tensor] = []
+    last.register_forward_hook(lambda _, given, found: seen.extend([given[0], found]))
+    net.denoiser()(images)
+    features, change = (float(one.detach().std()) for one in seen)
+    assert 0.3 < features < 3
+    assert change < 1.5
+
+
+@pytest.mark.parametrize("model", [MoDL, AutoMRI])
 def test_other_channels_are_refused(model: type) -> None:
     with pytest.raises(ValueError, match="takes 3 channels"):
         model(1, 16)
