@@ -235,7 +235,8 @@ class Score:
         scale: what a printed score is multiplied by: 100 for per cent.
         score: of the headline, on the test split.
         worst: of the worst site in each run.
-        own: of clients' own models at home.
+        own: mean over sites of what a site has there, its client's own model or the one of all;
+            none where no method of the setting has own models, or clients are not sites.
         mb: that crossed the wire, both ways.
         minutes: of a run.
         difference: of the score to the baseline's, with a paired interval and its p; None of the
@@ -276,13 +277,20 @@ def scores_of(setting: str, comparison: Comparison) -> list[Score]:
     """The lines of one setting, in the order of the comparison."""
     found = {line.row.name: line.measures.get(DIFFERENCE) for line in comparison.lines}
     corrected = holm({row: one.p for row, one in found.items() if one and one.p is not None})
+    at_home = any(
+        run.value(f"{line.row.task.headline}@own") is not None
+        for line in comparison.lines
+        for run in line.row.runs
+    )
     return [
-        _score(setting, line, comparison.baseline, corrected.get(line.row.name))
+        _score(setting, line, comparison.baseline, corrected.get(line.row.name), at_home)
         for line in comparison.lines
     ]
 
 
-def _score(setting: str, line: Line, base: Row | None, corrected: float | None) -> Score:
+def _score(
+    setting: str, line: Line, base: Row | None, corrected: float | None, at_home: bool
+) -> Score:
     row, main = line.row, line.row.task.headline
     summaries = [one.summary for run in row.runs for one in run.each]
     return Score(
@@ -291,7 +299,7 @@ def _score(setting: str, line: Line, base: Row | None, corrected: float | None) 
         row.task.main.scale,
         line.measures[main],
         measure([_worst_site(row, position) for position in range(len(row.runs))]),
-        measure([run.value(f"{main}@own") for run in row.runs]),
+        measure([_own_site(row, n) if at_home else None for n in range(len(row.runs))]),
         measure([one["mb_up_total"] + one["mb_down_total"] for one in summaries]),
         measure([one["wall_seconds"] / 60 for one in summaries]),
         line.measures.get(DIFFERENCE),
@@ -309,17 +317,31 @@ def _one_sign(row: Row, base: Row, main: str) -> bool:
 
 def _worst_site(row: Row, position: int) -> float | None:
     """The score at the site where a run's model is worst; None where there is one site, or none."""
-    main, run = row.task.headline, row.runs[position]
-    values = [
-        float(value)
-        for name, value in run.summary["metrics"].items()
-        if name.startswith(f"{main}@")
-        and name.partition("@")[2] not in ("own", "others")
-        and value is not None
-    ]
+    values = _at_sites(row, position)
     if len(values) < 2:
         return None
     return min(values) if row.task.main.better == "higher" else max(values)
+
+
+def _own_site(row: Row, position: int) -> float | None:
+    """The mean over sites of what a site has: its client's own model, or the one of all."""
+    own = row.runs[position].value(f"{row.task.headline}@own")
+    if own is not None:
+        return own
+    values = _at_sites(row, position)
+    return sum(values) / len(values) if values else None
+
+
+def _at_sites(row: Row, position: int) -> list[float]:
+    """The scores of a run's model at each site that has one."""
+    prefix = f"{row.task.headline}@"
+    return [
+        float(value)
+        for name, value in row.runs[position].summary["metrics"].items()
+        if name.startswith(prefix)
+        and name.removeprefix(prefix) not in ("own", "others")
+        and value is not None
+    ]
 
 
 _HEADER = ("setting", "method", "seeds", "score", "worst site", "own site", "MB", "minutes")

@@ -166,3 +166,17 @@ def test_the_shelf_is_a_fair_league() -> None:
     assert all(one.tuned for one in found)
     assert len(league.seeds) == 3
     assert load("isic_sites_fedavg").data.name == "ham10000"
+
+
+def test_a_shared_model_is_a_reference_for_own_models_at_home(make: Make, tmp_path: Path) -> None:  # noqa: F811
+    from fedsim.tuning.league import scores_of
+
+    shared = {"auc@a": 0.6, "auc@b": 0.9, "auc@c": None}
+    for seed in range(2):
+        make("avg", seed, metrics=shared)
+    (alone,) = scores_of("sites", comparison(tmp_path, baseline="avg"))
+    assert alone.own.mean is None  # Nobody says that clients are sites.
+    for seed in range(2):
+        make("ditto", seed, metrics={"auc@a": 0.5, "auc@b": 0.5, "auc@own": 0.8, "auc@others": 0.2})
+    found = scores_of("sites", comparison(tmp_path, baseline="avg"))
+    assert [one.own.mean for one in found] == pytest.approx([0.75, 0.8])
