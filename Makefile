@@ -102,10 +102,9 @@ RECON = $(addprefix brain_recon_,modl fedautomri fedavg fedprox local centralise
 
 reconstruction: $(READY) ## The table of reconstruction (docs/results.md), half an hour: make reconstruction
 	for seed in 0 1 2; do \
-	  $(VENV)/bin/fedsim sweep $(RECON) --seed $$seed --backend inline --quiet --runs runs/reconstruction && \
-	  $(VENV)/bin/fedsim sweep brain_recon_modl model.width=13 model.unrolls=2 --seed $$seed --backend inline --quiet --runs runs/reconstruction || exit; \
+	  $(VENV)/bin/fedsim sweep $(RECON) --seed $$seed --backend inline --quiet --runs runs/reconstruction || exit; \
 	done
-	$(VENV)/bin/fedsim compare runs/reconstruction --baseline "brain_recon_modl model.unrolls=4" --markdown runs/reconstruction/table.md
+	$(VENV)/bin/fedsim compare runs/reconstruction --baseline brain_recon_modl --markdown runs/reconstruction/table.md
 
 # SEEDS is a count; typed again with more, only the new seeds run.
 curve: $(READY) ## Utility over epsilon: make curve NAME=isic_noniid_dpsgd [SEEDS=3] [EPSILONS="1 4 inf"]
