@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedsim import yaml_lines
 from fedsim.api.comparing import compare, load_runs
 from fedsim.engine import auditing
 from fedsim.errors import EXIT_INTERRUPTED, InputError, Problem
@@ -19,7 +20,7 @@ from fedsim.privacy import verdict
 from fedsim.privacy.verdict import Level, Verdict
 from fedsim.report import wire_curve
 from fedsim.report.privacy_curve import Curve, Point, curve_of, table
-from fedsim.scenario import Scenario, load, yaml_lines
+from fedsim.scenario import Scenario, load
 from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_cells, require_number
 from fedsim.sweeping.epsilons import CurveCell, plan_curve
 from fedsim.sweeping.scheduler import Sweep

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fedsim.data.building import fingerprint, keep_rows, write_records
 from fedsim.data.copies import BYTES, Digests, contradictions, digests, keep_together
@@ -45,6 +44,7 @@ from fedsim.data.source import (
     stand_in,
 )
 from fedsim.errors import InputError, Problem
+from fedsim.yaml_lines import write_value
 
 __all__ = ["Dataset", "Embedded", "Manifest", "Store", "prepare"]
 
@@ -265,7 +265,7 @@ def _rule(classes: Sequence[str]) -> str:
         return ""
     how = "the last by name" if list(classes) == sorted(classes) else "the second one"
     # As it is typed: 0 in YAML is a number, no a truth value, "0" and "no" are text.
-    plain = classes[0].isalpha() and yaml.safe_load(classes[0]) == classes[0]
+    plain = classes[0].isalpha() and write_value(classes[0]) == classes[0]
     word = shlex.quote(
         f"data.positive={classes[0] if plain else json.dumps(classes[0], ensure_ascii=False)}"
     )

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from fedsim import __version__
-from fedsim.errors import InputError
-from fedsim.scenario import Scenario, load, yaml_lines
+from fedsim import __version__, yaml_lines
+from fedsim.errors import InputError, problems_of
+from fedsim.scenario import Scenario, load
 
 if TYPE_CHECKING:
     from fedsim.engine.federation import Federation
@@ -68,18 +66,23 @@ class Facts:
             InputError: the file is missing or damaged, or another fedsim wrote it.
         """
         path = folder / FACTS
+        again = "write the app again: fedsim export NAME DIR"
         try:
-            values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml_lines.read_file(path)
+        except InputError as error:
+            raise InputError(
+                f"{path} is not what `fedsim export` wrote", problems_of(error), again
+            ) from error
+        try:
             if set(values) != {one.name for one in fields(cls)}:
                 raise ValueError("it has other keys")
             kept: dict[str, Any] = {
                 key: tuple(one) if isinstance(one, list) else one for key, one in values.items()
             }
             found = cls(**kept)
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"{path} is not what `fedsim export` wrote: {error}",
-                hint="write the app again: fedsim export NAME DIR",
+                f"{path} is not what `fedsim export` wrote: {error}", hint=again
             ) from error
         if found.version != __version__:
             raise InputError(

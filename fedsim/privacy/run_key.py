@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
-from fedsim import __version__
+from fedsim import __version__, yaml_lines
 from fedsim.grid.machine import on_gpu
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.sources import sources
 from fedsim.registry import default_registry
-from fedsim.scenario import yaml_lines
 from fedsim.scenario.overrides import own_plugins
 from fedsim.wire import flower
 from fedsim.wire.sharing import ALL

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, problems_of
 from fedsim.folder.identity import edited
 from fedsim.folder.runfolder import RunFolder, parsed, read_arrays
 from fedsim.report.shapes import wrong_in
@@ -24,6 +23,7 @@ from fedsim.report.tested import (
 )
 from fedsim.report.text import positive_note
 from fedsim.tasks.facts import TaskFacts
+from fedsim.yaml_lines import read_file
 
 NUMBER = (int, float)
 _Kinds = Mapping[str, tuple[type, ...]]
@@ -258,12 +258,11 @@ class _Reader:
     def yaml(self, name: str) -> tuple[str, dict[str, Any]]:
         """The text and the content of a YAML file."""
         try:
-            text = (self.folder / name).read_text(encoding="utf-8")
-            value = yaml.safe_load(text)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            self.fault(name, f"is not readable YAML: {error}")
+            value = read_file(self.folder / name)
+        except InputError as error:
+            self.problems += problems_of(error, str(self.folder / name))
             return "", {}
-        return text, value if self.require(name, value, {}) else {}
+        return (self.folder / name).read_text(encoding="utf-8"), value
 
     def numbers(
         self, where: str, parts: Mapping[str, Any], kinds: tuple[type, ...] = NUMBER

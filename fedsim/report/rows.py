@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.folder.identity import edited
 from fedsim.folder.runfolder import RunFolder, missing_of
@@ -25,6 +23,7 @@ from fedsim.report.shapes import refuse_misshapen
 from fedsim.report.tested import Folds, Overlaps, Tested, read_tested
 from fedsim.report.text import typed
 from fedsim.tasks.facts import TaskFacts
+from fedsim.yaml_lines import read_file
 
 # What may differ between runs of one method. Where the data lie does not matter: the fingerprint
 # says whether they are the same.
@@ -303,7 +302,7 @@ def finished(
             problems.append(Problem(str(folder.path), f"run.json has no entry {error}"))
         except InputError as error:
             problems += problems_of(error)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(Problem(str(folder.path), str(error)))
     if problems and damaged is None:
         raise InputError("some finished runs cannot be read", problems)
@@ -380,11 +379,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _read(folder: RunFolder, record: Mapping[str, Any]) -> Run:
-    config = yaml.safe_load((folder.path / "scenario.yaml").read_text(encoding="utf-8"))
-    parts = [config, record["data"]]
-    if isinstance(config, dict):
-        parts += [config.get("data") or {}, (config.get("data") or {}).get("split") or {}]
-    if not all(isinstance(part, dict) for part in parts):
+    config = read_file(folder.path / "scenario.yaml")
+    data = config.get("data") or {}
+    split = data.get("split") or {} if isinstance(data, dict) else {}
+    if not all(isinstance(part, dict) for part in (record["data"], data, split)):
         raise ValueError("run.json or scenario.yaml is not what a run writes")
     summary = folder.read_json("summary.json")
     rounds = folder.read_lines("rounds.jsonl")

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from rich import box
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -24,6 +23,7 @@ from fedsim.report.record import NUMBER
 from fedsim.report.rows import differing_of
 from fedsim.tasks.facts import TaskFacts
 from fedsim.terminal.printing import harmless
+from fedsim.yaml_lines import read_file
 
 _TAIL_BYTES = 4_000_000  # The end of rounds.jsonl that is read: the newest rounds, of any length.
 _WIDE = 104  # columns that all that is told takes
@@ -131,7 +131,7 @@ def look(folder: RunFolder, now: float) -> State:
     status = str(record["status"])
     if status == "running" and not taken:
         status = "stopped"
-    config = _config(folder)
+    config = read_file(folder.path / "scenario.yaml")
     rows, changed = _newest(folder)
     last = rows[-1] if rows else {}
     rounds = config.get("rounds")
@@ -220,18 +220,6 @@ def _run(one: State) -> Text:
 
 def _text(value: object) -> Text:
     return Text(harmless(str(value)))
-
-
-def _config(folder: RunFolder) -> Mapping[str, Any]:
-    path = folder.path / "scenario.yaml"
-    try:
-        require_regular(path)
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise damaged(path, "it holds no settings")
-    return found
 
 
 def _newest(folder: RunFolder) -> tuple[list[dict[str, Any]], float]:

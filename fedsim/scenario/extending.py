@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim import yaml_lines
 from fedsim.errors import InputError, Problem, problems_of
-from fedsim.scenario import yaml_lines
 from fedsim.scenario.files import Text, find, opening
 from fedsim.scenario.merging import EXTENDS, expand, over
-from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+from fedsim.yaml_lines import Document, KeyPath, Place
 
 _DEEPEST = 8
 # They say what a file is, so they are not inherited.

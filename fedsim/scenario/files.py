@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim import yaml_lines
 from fedsim.errors import InputError, nearest
 from fedsim.files import read_regular
-from fedsim.scenario import yaml_lines
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from fedsim.errors import nearest
 from fedsim.scenario.checks import Problems, dotted
 from fedsim.scenario.schema import DEFAULT_PROFILE, Scenario
-from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+from fedsim.yaml_lines import Document, KeyPath, Place
 
 EXTENDS = "extends"
 """The key that names the file which a file changes; gone once it is composed."""

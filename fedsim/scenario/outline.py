@@ -10,7 +10,7 @@ from typing import Any
 from fedsim.scenario.extending import compose
 from fedsim.scenario.files import find, header
 from fedsim.scenario.merging import EXTENDS
-from fedsim.scenario.yaml_lines import Document
+from fedsim.yaml_lines import Document
 
 
 @dataclass(frozen=True)

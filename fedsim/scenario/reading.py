@@ -21,9 +21,9 @@ from typing import Any, TypeGuard, get_args
 
 import pydantic
 
+from fedsim import yaml_lines
 from fedsim.errors import InputError, Problem, nearest
 from fedsim.registry import Registry, default_registry
-from fedsim.scenario import yaml_lines
 from fedsim.scenario.checks import (
     Problems,
     activate,
@@ -37,7 +37,7 @@ from fedsim.scenario.files import find
 from fedsim.scenario.merging import EXTENDS, OBSERVE, PROFILE_KEYS, apply_profile, observe, put
 from fedsim.scenario.parameters import explain
 from fedsim.scenario.schema import Block, Scenario
-from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+from fedsim.yaml_lines import Document, KeyPath, Place
 
 __all__ = ["activate_plugins", "load"]
 

@@ -27,8 +27,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from fedsim import yaml_lines
 from fedsim.files import file_name
-from fedsim.scenario import yaml_lines
 
 MOST_PIXELS = 16384
 """Height and width of an image, at most; one of it takes 0.8 GB."""

@@ -27,7 +27,7 @@ from fedsim.locks import is_taken
 from fedsim.pretrained.catalogue import package_of
 from fedsim.pretrained.fetching import fetch
 from fedsim.scenario import Scenario, activate_plugins, load
-from fedsim.scenario.yaml_lines import MOST_BITS
+from fedsim.yaml_lines import MOST_BITS
 
 # Top-level keys, and keys of `resources`, that change no bit of a run with a given seed.
 _WITHOUT_EFFECT = ("seeds", "description", "profiles", "observers")

@@ -36,9 +36,9 @@ from fedsim.scenario import Scenario, load
 from fedsim.scenario.checks import activate
 from fedsim.scenario.fitting import data_of, payload_of
 from fedsim.scenario.schema import Scenario as Schema
-from fedsim.scenario.yaml_lines import write
 from fedsim.testing.checking import CheckFailed, NotApplicable
 from fedsim.wire import flower
+from fedsim.yaml_lines import write
 
 SEED = 3  # With it, the clients of the two rounds differ.
 _FILE = "the scenario of the checks"

@@ -75,7 +75,7 @@ def clients_for(bench: Bench) -> int | None:
 
 def _given(bench: Bench) -> dict[str, Any]:
     """Parameters that overrides of the command line set."""
-    from fedsim.scenario.yaml_lines import Place, read_value
+    from fedsim.yaml_lines import Place, read_value
 
     start = "federation.partition."
     words = [word.removeprefix(start) for word in bench.overrides if word.startswith(start)]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -18,7 +17,6 @@ from fedsim.adapters import UnfitError, attach
 from fedsim.data.features.mapping import PREFIX, map_of
 from fedsim.data.features.pipeline import FeaturePipeline
 from fedsim.errors import InputError, Problem, problems_of
-from fedsim.files import read_regular
 from fedsim.folder.identity import edited, refuse, run_record
 from fedsim.folder.runfolder import RunFolder
 from fedsim.models.build import require_module
@@ -27,13 +25,13 @@ from fedsim.randomness import Streams, isolated
 from fedsim.registry import construct, default_registry
 from fedsim.scenario.checks import SUPPLIED, activate
 from fedsim.scenario.schema import Features
-from fedsim.scenario.yaml_lines import MOST_BYTES
 from fedsim.trained.about import About
 from fedsim.trained.files import SUFFIX, model_file, read_about
 from fedsim.trained.pictures import probabilities, read_picture
 from fedsim.trained.volumes import Segmented, read_prepared, segment_file
 from fedsim.wire import flower
 from fedsim.wire.sharing import head_paths
+from fedsim.yaml_lines import read_file
 
 
 @dataclass(frozen=True)
@@ -217,8 +215,8 @@ def _require_run(folder: Path) -> Path:
 
 def _plugins(folder: Path) -> list[str]:
     """The plugin folders of a run. The rest of its scenario, such as its data, may be elsewhere."""
-    try:
-        found = yaml.safe_load(read_regular(folder / "scenario.yaml", MOST_BYTES))
-        return [str(one) for one in found.get("plugins") or []]
-    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{folder / 'scenario.yaml'} cannot be read: {error}") from error
+    path = folder / "scenario.yaml"
+    found = read_file(path).get("plugins") or []
+    if not isinstance(found, list):
+        raise InputError(f"{path} cannot be read: its plugins are no list")
+    return [str(one) for one in found]

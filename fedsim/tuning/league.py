@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedsim.errors import InputError, Problem
-from fedsim.raising import one_line
 from fedsim.report.columns import DIFFERENCE
 from fedsim.report.comparison import Comparison, Line, contains_zero
 from fedsim.report.csv_file import csv_bytes
@@ -26,6 +24,7 @@ from fedsim.report.statistics import LEVEL, Measure, holm, measure
 from fedsim.scenario import Scenario, load
 from fedsim.tuning.space import first_words, parse
 from fedsim.tuning.study import Sampler
+from fedsim.yaml_lines import read_file
 
 _SAME = ("epochs", "steps", "batch_size")
 
@@ -125,10 +124,7 @@ def read_league(path: Path) -> League:
     Raises:
         InputError: with all that is wrong.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
+    values = read_file(path)
     try:
         league = League.model_validate(values)
     except ValidationError as error:

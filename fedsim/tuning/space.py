@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any, Literal
 
+from fedsim import yaml_lines
 from fedsim.errors import InputError, Problem
-from fedsim.scenario import Scenario, yaml_lines
+from fedsim.scenario import Scenario
 from fedsim.sweeping.cells import split_values
 
 _SPEC = re.compile(r"\s*(log|uniform|int|choice)\((.*)\)\s*", re.DOTALL)

@@ -113,7 +113,7 @@ def _asked(arguments: argparse.Namespace, finished: Finished, rounds: int) -> li
 
 def _parameters(words: Sequence[str]) -> dict[str, Any]:
     """The values of key=value."""
-    from fedsim.scenario.yaml_lines import Place, read_value
+    from fedsim.yaml_lines import Place, read_value
 
     found = {}
     for word in words:

@@ -199,7 +199,7 @@ def _target(arguments: argparse.Namespace) -> Path:
 
 def _parameters(words: list[str]) -> dict[str, Any]:
     """The model's parameters; InputError for other keys, and for what is not YAML."""
-    from fedsim.scenario.yaml_lines import Place, read_value
+    from fedsim.yaml_lines import Place, read_value
 
     found: dict[str, Any] = {}
     problems = []
@@ -218,6 +218,6 @@ def _parameters(words: list[str]) -> dict[str, Any]:
 
 
 def _written(value: Any) -> str:
-    from fedsim.scenario.yaml_lines import write_value
+    from fedsim.yaml_lines import write_value
 
     return write_value(value)

@@ -112,8 +112,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _cp(arguments: argparse.Namespace) -> int:
-    from fedsim import scenario
-    from fedsim.scenario import yaml_lines
+    from fedsim import scenario, yaml_lines
 
     text = scenario.standalone(arguments.name)
     if arguments.file.exists():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from fedsim.errors import InputError, Problem
-from fedsim.scenario.yaml_lines import MOST_BITS
+from fedsim.yaml_lines import MOST_BITS
 
 
 def seed_arguments(parser: argparse.ArgumentParser, default: str) -> None:

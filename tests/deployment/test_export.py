@@ -18,6 +18,7 @@ from fedsim.errors import InputError
 from fedsim.scenario import load
 from fedsim.scenario.files import names
 from tests.deployment.conftest import TINY
+from tests.yaml_bombs import YAML_BOMBS
 
 NAME = "isic_iid_fedavg"
 
@@ -187,7 +188,7 @@ def test_an_app_of_another_version_or_damaged_is_refused(exported: Callable[...,
     path.write_text(text.replace(__version__, "0.0.1"))
     with pytest.raises(InputError, match=r"of fedsim 0\.0\.1, and here is"):
         Facts.read(folder)
-    for wrong in ("", "version: 1", "- a", text + "more: 1\n"):
+    for wrong in ("", "version: 1", "- a", text + "more: 1\n", *YAML_BOMBS.values()):
         path.write_text(wrong)
         with pytest.raises(InputError, match="is not what `fedsim export` wrote"):
             Facts.read(folder)

@@ -33,6 +33,7 @@ from fedsim.report.rows import Row
 from fedsim.report.statistics import holm, interval
 from fedsim.report.table import printed
 from fedsim.report.tested import Predictions
+from tests.yaml_bombs import YAML_BOMBS
 
 DOCS = Path(__file__).parents[2] / "docs"
 LABELS = np.arange(200) % 4 // 3  # 50 of 200 are positive.
@@ -246,6 +247,19 @@ def test_damaged_runs_are_all_named(name: str, make: Make, tmp_path: Path) -> No
     with pytest.raises(InputError) as error:
         rows_of(find_runs([tmp_path / "runs"]))
     assert len(error.value.problems) == 2
+
+
+@pytest.mark.parametrize("bomb", YAML_BOMBS)
+def test_a_run_whose_settings_grow_without_end_is_named_and_the_others_are_compared(
+    bomb: str, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make("fine")
+    path = make("wrong") / "scenario.yaml"
+    path.write_text(YAML_BOMBS[bomb])
+    assert main(["compare", str(tmp_path / "runs")]) == 2
+    out, err = capsys.readouterr()
+    assert "fine" in out
+    assert f"{path}:" in err
 
 
 # --- Numbers -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from fedsim.errors import InputError
 from fedsim.report.page import write_report
 from fedsim.verbs import Verbs, report
 from tests.report.conftest import round_row, write_predictions
+from tests.yaml_bombs import YAML_BOMBS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -226,6 +227,10 @@ def test_a_finished_run_without_a_file_is_refused_by_its_name(
         ("summary.json", '{"metrics": 3}', "summary.json"),
         ("scenario.yaml", "a: [", "scenario.yaml"),
         ("scenario.yaml", "just text", "scenario.yaml"),
+        *[
+            pytest.param("scenario.yaml", bomb, "scenario.yaml", id=name)
+            for name, bomb in YAML_BOMBS.items()
+        ],
         ("predictions.npz", "no archive", "predictions.npz"),
     ],
 )

@@ -18,6 +18,7 @@ from fedsim.locks import held
 from fedsim.report.rows import find_runs
 from fedsim.report.watching import State, Watch, frame, look
 from fedsim.verbs import watch as verb
+from tests.yaml_bombs import YAML_BOMBS
 
 Make = Callable[..., Path]
 
@@ -116,6 +117,7 @@ def test_the_end_of_a_long_file_is_enough(make: Make, monkeypatch: pytest.Monkey
         ("rounds.jsonl", "{\n"),
         ("scenario.yaml", "- a\n"),
         ("scenario.yaml", "a: [\n"),
+        *[pytest.param("scenario.yaml", bomb, id=name) for name, bomb in YAML_BOMBS.items()],
     ],
 )
 def test_damaged_folders_are_named_and_the_others_are_shown(

@@ -26,6 +26,7 @@ from fedsim.trained.files import encoded, model_file, read_about
 from fedsim.wire import flower
 from tests.engine.conftest import PLUGINS
 from tests.trained.conftest import Trained
+from tests.yaml_bombs import YAML_BOMBS
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -222,3 +223,15 @@ def test_weights_are_those_of_the_run(classifier: Trained) -> None:
     state = load_model(classifier.folder).model.state_dict()
     for name, values in load_file(classifier.folder / "model.safetensors").items():
         np.testing.assert_array_equal(state[name].numpy(), values)
+
+
+@pytest.mark.parametrize(
+    "text", [*YAML_BOMBS.values(), "a: [", "plugins: 3"], ids=[*YAML_BOMBS, "open", "number"]
+)
+def test_a_run_whose_settings_cannot_be_read_is_named(text: str, tmp_path: Path) -> None:
+    # A run folder of an older fedsim, whose run.json has no digest of the settings.
+    record = {"scenario": "tiny", "seed": 0, "status": "done", "data": {"name": "x", "source": "x"}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (tmp_path / "scenario.yaml").write_text(text)
+    with pytest.raises(InputError, match=str(tmp_path / "scenario.yaml")):
+        load_model(tmp_path)

@@ -13,6 +13,7 @@ from fedsim.scenario import load
 from tests.report.test_compare import LABELS, Make, comparison, make  # noqa: F401 - a fixture
 from tests.sweeping.conftest import Typed
 from tests.tuning.conftest import Trials
+from tests.yaml_bombs import YAML_BOMBS
 
 LEAGUE = """\
 passes: 1
@@ -97,6 +98,16 @@ def test_an_unfair_or_wrong_league_is_refused(
     assert code == 2
     assert told in err
     assert not trials.commands
+
+
+@pytest.mark.parametrize(
+    "text", [*YAML_BOMBS.values(), "trials: [", "trials: 3\n"], ids=[*YAML_BOMBS, "open", "twice"]
+)
+def test_a_league_that_cannot_be_read_is_named(text: str, typed: Typed) -> None:
+    Path("league.yaml").write_text(LEAGUE + text)
+    code, _, err = typed("league", "league.yaml", "--dry-run")
+    assert code == 2
+    assert "  league.yaml:" in err
 
 
 def test_a_folder_of_data_goes_to_the_settings_on_these_data(typed: Typed, trials: Trials) -> None:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from fedsim.method.capabilities import class_of
 from fedsim.scenario.checks.keys import CLIENTS, Problems, dotted
-from fedsim.scenario.yaml_lines import Document, KeyPath
+from fedsim.yaml_lines import Document, KeyPath
 
 
 def check_minority(document: Document) -> Problems:

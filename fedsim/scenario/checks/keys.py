@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+from fedsim.yaml_lines import Document, KeyPath, Place
 
 CLIENTS: KeyPath = ("federation", "clients")
 LABELLED: KeyPath = ("federation", "labelled")

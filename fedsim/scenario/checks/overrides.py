@@ -11,7 +11,7 @@ from fedsim.scenario.checks.pairs import on_data
 from fedsim.scenario.checks.proximal import no_proximal_term
 from fedsim.scenario.parameters import check_parameters, construct, is_factory
 from fedsim.scenario.schema import Scenario
-from fedsim.scenario.yaml_lines import Document, KeyPath
+from fedsim.yaml_lines import Document, KeyPath
 
 
 def check_overrides(document: Document, registry: Registry) -> Problems:

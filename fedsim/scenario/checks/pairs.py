@@ -16,7 +16,7 @@ from fedsim.scenario.checks.keys import (
 from fedsim.scenario.checks.proximal import no_proximal_term
 from fedsim.scenario.checks.wires import check_wire
 from fedsim.scenario.schema import Scenario
-from fedsim.scenario.yaml_lines import Document
+from fedsim.yaml_lines import Document
 
 # The keys that say what of a model travels -> what they are where nothing is said.
 _SHARING = (

@@ -9,7 +9,7 @@ from typing import Any
 from fedsim.errors import InputError, nearest
 from fedsim.pretrained.catalogue import CATALOGUE, ELSEWHERE, RANDOM, SHIPPED, package_of
 from fedsim.scenario.checks.keys import LABELLED, MODEL_FILE, Problems, dotted, network_of
-from fedsim.scenario.yaml_lines import Document, KeyPath, Place
+from fedsim.yaml_lines import Document, KeyPath, Place
 
 # The keys that name weights: a file, a file of a package, or a name of the catalogue.
 _WEIGHTS: tuple[KeyPath, ...] = (("model", "init"), ("data", "features", "weights"))

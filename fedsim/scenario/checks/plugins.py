@@ -27,7 +27,7 @@ from fedsim.scenario.parameters import (
     parameter_names,
 )
 from fedsim.scenario.schema import Scenario, joining
-from fedsim.scenario.yaml_lines import Document, KeyPath
+from fedsim.yaml_lines import Document, KeyPath
 
 SUPPLIED = {"models": ("num_classes", "in_channels", "image_size", "patch", "in_features")}
 """Group -> the parameters that fedsim passes to its plugins' constructors."""

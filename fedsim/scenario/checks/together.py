@@ -7,7 +7,7 @@ from typing import Any
 from fedsim.scenario.checks.adversaries import check_minority
 from fedsim.scenario.checks.keys import CLIENTS, LABELLED, LABELLED_GROUPS, Problems, dotted
 from fedsim.scenario.parameters import shown
-from fedsim.scenario.yaml_lines import Document, KeyPath
+from fedsim.yaml_lines import Document, KeyPath
 
 
 def check_together(document: Document, wrong: dict[KeyPath, Any]) -> Problems:

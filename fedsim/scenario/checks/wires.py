@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedsim.scenario.checks.keys import WIRE, Problems
-from fedsim.scenario.yaml_lines import Document
+from fedsim.yaml_lines import Document
 
 
 def check_wire(document: Document, found: dict[str, tuple[str, Any]]) -> Problems:

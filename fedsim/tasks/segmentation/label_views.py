@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import InputError, Problem, nearest
-from fedsim.scenario.yaml_lines import KeyPath
+from fedsim.yaml_lines import KeyPath
 
 BACKGROUND = "background"
 

@@ -13,11 +13,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fedsim.errors import InputError, Problem
+from fedsim.files import read_regular
 
 KeyPath = tuple[Any, ...]
 """Keys (and positions in lists) from the top of a document to a value."""
@@ -170,6 +172,26 @@ def read(text: str, source: str) -> Document:
         problem = Problem(f"{source}:1", "expected lines of the form 'key: value'")
         raise InputError(f"{source} {what}", [problem])
     return Document(values, reader.places, reader.problems)
+
+
+def read_file(path: Path) -> dict[Any, Any]:
+    """The values of a YAML file of settings whose top level is a mapping: of anybody's file.
+
+    Raises:
+        InputError: it cannot be read, is longer than `MOST_BYTES`, is not YAML or not a mapping,
+            has more values than a person writes, or one that says something else than it looks
+            like; names the file.
+    """
+    try:
+        text = read_regular(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {why}") from error
+    document = read(text, str(path))
+    if document.problems:
+        problems = [Problem(str(place), why) for place, why in document.problems]
+        raise InputError(f"{path} is wrong", problems)
+    return document.values
 
 
 def read_value(text: str, place: Place) -> tuple[Any, list[tuple[Place, str]]]:
