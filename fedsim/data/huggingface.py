@@ -20,7 +20,7 @@ from fedsim.data.table import ONE_SITE
 from fedsim.errors import InputError, Problem, nearest
 
 _RECORDS = "records.json"
-_VERSION = 1  # of what is written into the cache
+_VERSION = 2  # of what is written into the cache
 _KNOWN = ("image", "label", "group", "site")
 
 
@@ -169,14 +169,22 @@ class HuggingFace(Dataset):
             problem = Problem(where, f"has only the class {', '.join(classes) or '(none)'}")
             raise InputError("a classifier needs at least two classes", [problem])
         names = [name for name in splits if name]
-        notes = [
+        pooled = [
             f"splits {', '.join(names)} are pooled; data.split decides what is for training and "
             "test"
+        ]
+        doubtful = [
+            f"column {name!r} is not read: if it is the {known}, write "
+            f"data.columns='{{{known}: {name}}}'"
+            for name, values in columns.items()
+            if (match := meant(name, ("group", "site"))) is not None
+            and (known := match[0]) not in chosen
+            and len(set(filter(None, values))) < sum(map(bool, values))
         ]
         return {
             **about,
             "classes": classes,
-            "notes": notes if len(names) > 1 else [],
+            "notes": [*(pooled if len(names) > 1 else []), *doubtful],
             "columns": columns,
         }
 

@@ -116,6 +116,30 @@ def test_a_saved_data_set_is_read(saved: Path) -> None:
     assert len(HuggingFace(subset="test").manifest(saved).paths) == 4
 
 
+def test_a_column_that_may_be_the_patient_is_named_and_not_used(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = sys.modules["datasets"].load_from_disk("")["train"]
+    features = {
+        {"patient": "study_subject_id"}.get(name, name): kind for name, kind in FEATURES.items()
+    }
+    renamed = [
+        {{"patient": "study_subject_id"}.get(name, name): value for name, value in row.items()}
+        for row in rows(16)
+    ]
+    monkeypatch.setattr(split, "features", features)
+    monkeypatch.setattr(split, "rows", renamed)
+    manifest = HuggingFace(subset="train").manifest(saved)
+    assert set(manifest.groups) == {""}
+    (note,) = manifest.notes
+    assert "'study_subject_id' is not read" in note
+    assert "data.columns='{group: study_subject_id}'" in note
+    columns = {"group": "study_subject_id"}
+    named = HuggingFace(subset="train", columns=columns).manifest(saved)
+    assert named.groups[:3] == ["P0", "P0", "P1"]
+    assert named.notes == ()
+
+
 def test_a_name_on_the_hub_needs_no_root(saved: Path) -> None:
     words = ["data={name: huggingface, hub: me/skin, size: 16}"]
     store = open_store(scenario.load("isic_iid_fedavg", words))

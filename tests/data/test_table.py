@@ -78,6 +78,10 @@ def test_the_same_table_by_other_hands(tmp_path, lines):
                 "donor_id",
                 "specimen",
                 "Patientennummer",
+                "Patienten-Nr",
+                "codigo_paciente",
+                "código_paciente",
+                "numero_paciente",
             )
         ],
         *[
@@ -97,7 +101,14 @@ def test_a_near_name_of_an_optional_column_is_refused(tmp_path, name, column):
 
 @pytest.mark.parametrize(
     "name",
-    ["patient_age", "age", "size", "side", "suite", "anatom_site_general", "note", "image_id", ""],
+    [
+        *("age", "size", "side", "suite", "anatom_site_general", "note", "image_id", ""),
+        *("patient_age", "age_of_patient", "age_patient", "edad_paciente", "patient_sex"),
+        *("n_patients", "num_patients", "number_of_patients", "Anzahl Patienten", "patient_count"),
+        *("subject_weight", "patient_smoking", "patient_diagnosis_code", "PatientBirthDate"),
+        *("is_patient", "inpatient", "is_inpatient", "patient_ok", "IssuerOfPatientID"),
+        *("fall", "falls", "fall_label", "ajcc_pt", "control_group", "age_group_id", "visits"),
+    ],
 )
 def test_other_columns_are_nobodys_business(tmp_path, name):
     assert meant(name, OPTIONAL) is None
@@ -109,6 +120,29 @@ def test_a_doubtful_name_counts_where_its_values_repeat(tmp_path):
     assert len(read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,y"]))) == 2
     with pytest.raises(InputError, match="'case_id'"):
         read(written(tmp_path, ["path,label,case_id", "1.png,a,x", "2.png,b,x"]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PatientID2", "patient2", "patientid2", "unique_patient_id", "UniquePatientID"),
+        *("study_subject_id", "hospital_patient_id", "deidentified_patient", "patient_id_hashed"),
+        *("patient_study_id", "ClinicalTrialSubjectID", "id_of_patient", "id_del_paciente"),
+        *("Fallnummer", "Fall-Nr", "Aktennummer", "nhs_number", "NHSNumber", "study_pt_id"),
+        *("medical record number", "medical_record_no", "Probandennummer", "caseid"),
+    ],
+)
+def test_a_name_that_holds_a_word_for_a_patient_counts_where_its_values_repeat(tmp_path, name):
+    assert meant(name, OPTIONAL) == ("group", False)
+    assert len(read(written(tmp_path, [f"path,label,{name}", "1.png,a,x", "2.png,b,y"]))) == 2
+    with pytest.raises(InputError, match=f"column '{name}'.*looks like the column 'group'"):
+        read(written(tmp_path, [f"path,label,{name}", "1.png,a,x", "2.png,b,x"]))
+
+
+@pytest.mark.parametrize("name", ["Klinik", "Klinikum", "Standort", "clinica"])
+def test_a_name_that_may_be_a_site_counts_where_its_values_repeat(tmp_path, name):
+    with pytest.raises(InputError, match=f"column '{name}'.*looks like the column 'site'"):
+        read(written(tmp_path, [f"path,label,{name}", "1.png,a,x", "2.png,b,x"]))
 
 
 @pytest.mark.parametrize("name", ["slide", "StudyInstanceUID", "SeriesInstanceUID", "sample_id"])
