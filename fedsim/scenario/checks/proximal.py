@@ -8,7 +8,7 @@ from fedsim.method.capabilities import class_of
 from fedsim.method.flower_strategies import asks_proximal
 from fedsim.registry import Registry
 from fedsim.scenario.checks.keys import dotted
-from fedsim.scenario.yaml_lines import Document, KeyPath
+from fedsim.yaml_lines import Document, KeyPath
 
 _CLOCK = ("federation", "clock", "proximal")
 
