@@ -34,7 +34,7 @@ def require(package: str, extra: str) -> None:
     if found is None or found.origin is None:
         raise ValueError(
             f"needs the package {package}, which is not installed; "
-            f"type: pip install 'fedsim-medical[{extra}]'"
+            f"type: pip install '.[{extra}]' in fedsim's folder"
         )
 
 

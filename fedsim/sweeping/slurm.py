@@ -72,7 +72,7 @@ class Slurm:
         except ImportError as error:
             raise InputError(
                 "the launcher slurm needs the package submitit",
-                hint="type: pip install 'fedsim-medical[slurm]'",
+                hint="type: pip install '.[slurm]' in fedsim's folder",
             ) from error
 
     def executor(self, folder: Path) -> Any:

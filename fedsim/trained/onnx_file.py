@@ -112,7 +112,8 @@ def _required(name: str) -> Any:
     except ImportError as error:
         raise InputError(
             f"ONNX files need the package {name}, which is not installed",
-            hint="type: pip install 'fedsim-medical[export]' (or: pip install onnx onnxruntime)",
+            hint="type: pip install '.[export]' in fedsim's folder "
+            "(or: pip install onnx onnxruntime)",
         ) from error
 
 

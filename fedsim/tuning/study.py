@@ -28,7 +28,7 @@ def require_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "tuning needs the package optuna", hint="type: pip install 'fedsim-medical[tune]'"
+            "tuning needs the package optuna", hint="type: pip install '.[tune]' in fedsim's folder"
         ) from error
 
 

@@ -231,7 +231,7 @@ def test_without_the_package_nothing_runs(
     words = ["run", "isic_noniid_dpsgd", "--observe", "mlflow", "--runs", str(tmp_path / "runs")]
     assert main(words) == 2
     err = capsys.readouterr().err
-    assert "pip install 'fedsim-medical[mlflow]'" in err
+    assert "pip install '.[mlflow]'" in err
     assert len(err.splitlines()) <= 4
     assert not (tmp_path / "runs").exists()
 

@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_named_once(tmp_path: Path) -> None:
 
 def test_without_the_package_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedsim.observers.tracking.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'fedsim-medical\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[tensorboard\]'"):
         TensorBoard()
 
 

@@ -97,5 +97,5 @@ def test_a_missing_package_is_a_sentence_with_what_to_type(
     monkeypatch.syspath_prepend(tmp_path)
     require("numpy", "frames")
     for name in ("no_such_tracker", "no_such_package"):
-        with pytest.raises(ValueError, match=r"pip install 'fedsim-medical\[mlflow\]'"):
+        with pytest.raises(ValueError, match=r"pip install '\.\[mlflow\]'"):
             require(name, "mlflow")

@@ -79,7 +79,7 @@ def test_without_slurm_or_submitit_it_says_what_to_type(
     monkeypatch.setitem(sys.modules, "submitit", None)
     code, out, err = typed("sweep", "tiny.yaml", *SLURM)
     assert (code, out) == (2, "")
-    assert "type: pip install 'fedsim-medical[slurm]'" in err
+    assert "type: pip install '.[slurm]'" in err
     assert not Path("runs").exists()
 
 

@@ -23,11 +23,9 @@ from tests.trained.conftest import Trained
 
 @pytest.fixture
 def onnxruntime() -> Any:
-    pytest.importorskip(
-        "onnx", reason="onnx is not installed: pip install 'fedsim-medical[export]'"
-    )
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install '.[export]'")
     return pytest.importorskip(
-        "onnxruntime", reason="onnxruntime is not installed: pip install 'fedsim-medical[export]'"
+        "onnxruntime", reason="onnxruntime is not installed: pip install '.[export]'"
     )
 
 
@@ -118,7 +116,7 @@ def test_what_is_to_be_installed_is_said(
     assert main(["export", str(classifier.folder), "--onnx"]) == 2
     told = capsys.readouterr().err
     assert f"need the package {missing}, which is not installed" in told
-    assert "pip install 'fedsim-medical[export]'" in told
+    assert "pip install '.[export]'" in told
     assert not (classifier.folder / "model.onnx").exists()
 
 

@@ -16,7 +16,7 @@ SPACE = [Range("rate", 1e-4, 1e-1, "log"), Choice("size", ("16", "32"))]
 
 def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"pip install 'fedsim-medical\[tune\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tune\]'"):
         require_optuna()
 
 

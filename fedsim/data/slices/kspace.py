@@ -215,6 +215,6 @@ def _h5py() -> Any:
     except ImportError as error:
         raise InputError(
             "files of fastMRI, CC359 and MoDL are HDF5, and h5py is not installed",
-            hint="pip install 'fedsim-medical[kspace]'",
+            hint="type: pip install '.[kspace]' in fedsim's folder",
         ) from error
     return h5py
