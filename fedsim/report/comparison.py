@@ -42,7 +42,8 @@ _COSTS = (
     Column("wall_seconds", "wall_seconds", "seconds", "s", "costs", 0),
 )
 
-_HOURS = Column("simulated_hours", "simulated_hours", "sim. hours", "h", "costs", 3)
+HOURS = Column("simulated_hours", "simulated_hours", "sim. hours", "h", "costs", 3)
+"""Of runs with a clock."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ def compare(
         column = score_column(metric, DIFFERENCE, f"{title} diff", name=name)
         found.append(replace(column, group="difference"))
     runs = [one for row in rows for run in row.runs for one in run.each]
-    timed = all(one.summary.get(_HOURS.key) is not None for one in runs)
-    costs = (*_COSTS, _HOURS) if timed else _COSTS
+    timed = all(one.summary.get(HOURS.key) is not None for one in runs)
+    costs = (*_COSTS, HOURS) if timed else _COSTS
     found += costs
     if reach is not None:
         name = f"mb_to_{main}_{reach:g}"

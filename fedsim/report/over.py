@@ -5,14 +5,15 @@ Such as the AUC over `data.split.fraction`, a line for each initialisation, or o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from fedsim.errors import InputError, Problem
-from fedsim.report.comparison import Comparison, Line
+from fedsim.report.comparison import HOURS, Comparison, Line
 from fedsim.report.drawing import COLOURS, STYLES, Picture, frame, marker, png, short, span
+from fedsim.report.rows import Run
 from fedsim.report.statistics import Measure
 from fedsim.report.text import typed
 
@@ -47,7 +48,8 @@ def over(comparison: Comparison, key: str) -> Over:
         comparison: the rows. Those that differ in `key` alone are one line; over a cost, each row
             is a point.
         key: a dotted key of the scenarios that holds numbers, such as `data.split.fraction`, or a
-            cost: `mb_up_total`, `mb_down_total`, `wall_seconds`.
+            cost: `mb_up_total`, `mb_down_total`, `wall_seconds`; `simulated_hours` where all runs
+            had a clock.
 
     Raises:
         InputError: a row has no number there, rows learned different tasks, or no row has a score.
@@ -57,6 +59,7 @@ def over(comparison: Comparison, key: str) -> Over:
     if len(metrics) > 1:
         raise InputError(f"--over {key}: rows have different scores: {', '.join(sorted(metrics))}")
     (metric,) = metrics
+    _require_clock(comparison, key)
     lines: dict[str, list[tuple[float, Measure]]] = {}
     problems = []
     names = _names(comparison, key, key in costs)
@@ -71,12 +74,45 @@ def over(comparison: Comparison, key: str) -> Over:
             f"--over {key}: not all rows can be drawn",
             problems,
             "name a key of the scenarios that was varied, such as data.split.fraction, or one of "
-            f"{', '.join(costs)}",
+            f"{', '.join(_costs(comparison, costs))}",
         )
     if not lines:
         raise InputError(f"--over {key}: no row has a score to draw")
     ordered = {name: sorted(points, key=lambda one: one[0]) for name, points in lines.items()}
     return Over(key, costs.get(key, key), ordered, comparison)
+
+
+def _require_clock(comparison: Comparison, key: str) -> None:
+    """Refuse simulated hours where runs had no clock, and name these alone."""
+    if key != HOURS.key:
+        return
+    problems = [
+        Problem(line.row.name, f"{one.folder.path} ran without a clock")
+        for line in comparison.lines
+        for one in _untimed(line)
+    ]
+    if not problems:
+        return
+    left = [line for line in comparison.lines if not _untimed(line)]
+    raise InputError(
+        f"--over {key}: not all rows can be drawn",
+        problems,
+        "leave these runs out: name the folder of each other run"
+        if left
+        else "runs with a block federation.clock have simulated hours",
+    )
+
+
+def _untimed(line: Line) -> list[Run]:
+    """A row's runs without a clock."""
+    runs = [one for run in line.row.runs for one in run.each]
+    return [one for one in runs if one.summary.get(HOURS.key) is None]
+
+
+def _costs(comparison: Comparison, known: Iterable[str]) -> list[str]:
+    """What can be on the axis, simulated hours included where some rows have them."""
+    timed = any(not _untimed(line) for line in comparison.lines)
+    return list(dict.fromkeys([*known, *([HOURS.key] if timed else [])]))
 
 
 def _setting(line: Line, key: str) -> float | None:

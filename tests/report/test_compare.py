@@ -1035,6 +1035,37 @@ def test_over_a_cost_each_row_is_a_point(make: Make, tmp_path: Path) -> None:
     assert picture(drawn).rows[0][:2] == ["a", 1.0]
 
 
+def test_over_simulated_hours_the_runs_without_a_clock_are_named_alone(
+    make: Make, tmp_path: Path
+) -> None:
+    timed = {"simulated_hours": 1.5}
+    make("a", summary=timed)
+    make("b", summary={"simulated_hours": 2.5})
+    assert over(comparison(tmp_path, intervals=False), "simulated_hours").lines.keys() == {"a", "b"}
+    old = [make("c"), make("a", 1, summary={"simulated_hours": None})]
+    with pytest.raises(InputError, match="not all rows can be drawn") as caught:
+        over(comparison(tmp_path, intervals=False), "simulated_hours")
+    told = {one.where: one.message for one in caught.value.problems}
+    assert told == {
+        "a": f"{old[1]} ran without a clock",
+        "c": f"{old[0]} ran without a clock",
+    }
+    assert caught.value.hint == "leave these runs out: name the folder of each other run"
+    with pytest.raises(InputError) as caught:
+        over(comparison(tmp_path, intervals=False), "data.nothing")
+    assert "simulated_hours" in caught.value.hint
+
+
+def test_hours_that_no_run_has_are_not_proposed(make: Make, tmp_path: Path) -> None:
+    two_methods(make, seeds=1)
+    with pytest.raises(InputError) as caught:
+        over(comparison(tmp_path, intervals=False), "simulated_hours")
+    assert caught.value.hint == "runs with a block federation.clock have simulated hours"
+    with pytest.raises(InputError) as caught:
+        over(comparison(tmp_path, intervals=False), "data.nothing")
+    assert "simulated_hours" not in caught.value.hint
+
+
 @pytest.mark.parametrize("key", ["data.split.fractions", "model.init", "data", "rounds.x"])
 def test_an_axis_without_numbers_names_the_rows(make: Make, tmp_path: Path, key: str) -> None:
     of_fractions(make)
