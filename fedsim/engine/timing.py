@@ -176,7 +176,11 @@ class Timing:
     # --- The server waits ----------------------------------------------------------------------
 
     def _waited_for(self, messages: Sequence[Message]) -> Iterator[Message]:
-        """The replies, as the grid hands them on; those after the deadline are failures."""
+        """The replies, as the grid hands them on; those after the deadline are failures.
+
+        The server gives up a late task at the deadline, and the clock with it: the next round asks
+        its client anew.
+        """
         rounds, limit = self._rounds, self._settings.deadline
         grid, start, ends = rounds.grid, self.now, [self.now]
         read, number, missing = len(rounds.traffic), grid.round, len(messages)
@@ -187,7 +191,7 @@ class Timing:
             down, up = (_bytes(rows, client, way) for way in ("down", "up"))
             end = self._end(number, client, start, down, up)
             late = limit is not None and end - start > limit
-            task = Task(client, number, start, end)
+            task = Task(client, number, start, start + limit if limit and late else end)
             self.work.append(_row(task, "late" if late else "used"))
             if late:
                 reason = f"needed {end - start:.1f} s, more than the deadline of {limit:g} s"

@@ -16,7 +16,7 @@ from fedsim.report.many import MANY, TITLES, quantiles
 from fedsim.report.pairing import Bootstrap, difference, trouble_of, why_unpaired
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, REPLICATES, Measure, measure
-from fedsim.report.text import positive_note
+from fedsim.report.text import positive_note, without_reply
 from fedsim.tasks.facts import EXTERNAL, TaskFacts
 from fedsim.tasks.metric import Metric
 from fedsim.tasks.words import spoken
@@ -370,8 +370,9 @@ def _notes(
             )
         if line.failed:
             rounds = "client-round" if line.failed == 1 else "client-rounds"
+            happened = without_reply(one for run in line.row.runs for one in run.failures)
             notes.append(
-                f"† some replies are missing: {line.failed} {rounds} failed ({line.row.name})."
+                f"† some replies are missing: {line.failed} {rounds} {happened} ({line.row.name})."
             )
     positive = {line.row.name: line.row.runs[0].data.get("positive") for line in lines}
     known = {one for one in positive.values() if isinstance(one, str)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.report.csv_file import csv_bytes
 from fedsim.report.phases import mark_phases
+from fedsim.report.text import without_reply
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,7 +170,7 @@ def round_axis(axes: Axes, record: Record) -> None:
             markeredgecolor="white",
             clip_on=False,
             zorder=5,
-            label="a client failed",
+            label=f"a client {without_reply(record.failures)}",
         )
 
 

@@ -26,6 +26,7 @@ from fedsim.report.phases import phase_lines
 from fedsim.report.plot import Area, Line, Plot, axis, bands
 from fedsim.report.record import NUMBER, Record
 from fedsim.report.seen_picture import seen
+from fedsim.report.text import without_reply
 from fedsim.report.traffic_picture import traffic
 from fedsim.report.work_picture import work
 
@@ -88,7 +89,7 @@ def metric_rounds(record: Record) -> Picture | None:
     return Picture(
         "metric_rounds",
         "Test metrics over rounds",
-        _selection(record) + (_CROSSES if record.failures else "") + _best(record, names[0], best),
+        _selection(record) + _crosses(record) + _best(record, names[0], best),
         _ends(record, names, rows, 2),
         png(figure),
         ("round", "failed", *names),
@@ -327,7 +328,12 @@ def _tighter(record: Record, last: float) -> str:
 
 
 _MANY_LINES = "Bands: the values of all, of 5 to 95 % and of 25 to 75 % of the clients."
-_CROSSES = " Crosses mark rounds in which a client failed."
+
+
+def _crosses(record: Record) -> str:
+    """What crosses mark, where there are some."""
+    happened = without_reply(record.failures)
+    return f" Crosses mark rounds in which a client {happened}." if happened else ""
 
 
 def _headline(record: Record) -> list[str]:
@@ -349,7 +355,7 @@ def round_places(record: Record) -> Any:
 
 
 def failed_rounds(record: Record) -> list[int]:
-    """Rounds in which a client failed."""
+    """Rounds in which a client failed or came late."""
     return sorted({one["round"] for one in record.failures})
 
 

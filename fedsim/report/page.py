@@ -25,6 +25,7 @@ from fedsim.report.sections import (
     running,
     traffic,
 )
+from fedsim.report.text import is_late
 
 
 def write_report(folder: Path, *, paths: bool = False) -> Path:
@@ -97,9 +98,15 @@ def _warnings(record: Record) -> list[str]:
         warnings.append(f"Not {name}, but its {record.note}. The numbers say nothing about {name}.")
     if record.run["status"] != "done":
         warnings.append(f"This run is not done: its status is {record.run['status']!r}.")
-    if record.failures:
+    late = sum(map(is_late, record.failures))
+    if failed := len(record.failures) - late:
         warnings.append(
-            f"{len(record.failures)} client messages led to no usable reply: the model has learned "
-            "from less than was planned. See Failed clients."
+            f"{failed} client messages led to no usable reply: the model has learned "
+            f"from less than was planned. See {running.title(record)}."
+        )
+    if late:
+        warnings.append(
+            f"{late} client messages came after the scenario's deadline and were not used. "
+            f"See {running.title(record)}."
         )
     return warnings

@@ -108,8 +108,13 @@ class Run:
 
     @property
     def failed(self) -> int:
-        """How often a client failed in a round."""
-        return sum(len(line["failed"]) for run in self.each for line in run.rounds)
+        """How often a client failed in a round, or came late."""
+        return len(self.failures)
+
+    @property
+    def failures(self) -> list[Any]:
+        """The entries of `failed` of all rounds."""
+        return [one for run in self.each for line in run.rounds for one in line["failed"]]
 
     @property
     def traffic(self) -> list[dict[str, Any]]:

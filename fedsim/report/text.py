@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedsim.files import seen_from
-from fedsim.folder.runfolder import MODELS
+from fedsim.folder.runfolder import MODELS, RunFolder
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.tasks.facts import EXTERNAL, TaskFacts
 
@@ -30,10 +30,8 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
     if masked is not None:
         privacy += f", if the sum is masked, which would take {masked:.3f} MB up"
     notes = filter(None, [summary.get("unit_note"), summary.get("trust_note")])
-    failed = summary["failed"]
-    missing = [f"INCOMPLETE: {failed} client message(s) failed, see rounds.jsonl"] if failed else []
     return [
-        *missing,
+        *_missing(summary["failed"], folder),
         "test: " + ", ".join(scores) + (" (on the embedded stand-in)" if stand_in else ""),
         *_own_models(summary["metrics"], task, folder),
         *filter(None, [positive_note((told.get("data") or {}).get("positive"))]),
@@ -44,6 +42,32 @@ def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_rss_mb']:.0f} MB of memory",
         f"run folder: {seen_from(here, folder)}",
     ]
+
+
+def without_reply(failures: Iterable[Any]) -> str:
+    """What messages without a usable reply did: "failed", "came late", or "failed or came late".
+
+    Args:
+        failures: entries of `failed` in rounds.jsonl; late is what came after a deadline.
+    """
+    late = sorted({is_late(one) for one in failures})
+    return " or ".join("came late" if one else "failed" for one in late)
+
+
+def is_late(failure: Any) -> bool:
+    """Whether an entry of `failed` in rounds.jsonl is a reply after a deadline of the scenario."""
+    return isinstance(failure, Mapping) and failure.get("kind") == "late"
+
+
+def _missing(count: int, folder: Path) -> list[str]:
+    """That so many messages led to no usable reply, where there are some."""
+    if not count:
+        return []
+    rows = RunFolder(folder).read_lines("rounds.jsonl")
+    late = sum(is_late(one) for row in rows for one in row["failed"])
+    lines = [(count - late, "INCOMPLETE: {} client message(s) failed, see rounds.jsonl")]
+    lines += [(late, "LATE: {} client message(s) came after the deadline, see rounds.jsonl")]
+    return [text.format(number) for number, text in lines if number]
 
 
 def page_lines(folder: Path, here: Path) -> list[str]:

@@ -21,7 +21,7 @@ from rich.progress import (
 from fedsim.observers.base import End, Finished, Observer, Run
 from fedsim.observers.base import Progress as Working
 from fedsim.randomness import SERVER
-from fedsim.report.text import closing_lines
+from fedsim.report.text import closing_lines, is_late
 from fedsim.tasks.facts import TaskFacts
 from fedsim.terminal.printing import duration, harmless
 
@@ -173,18 +173,18 @@ class Console(Observer):
         self._failed(row["failed"])
 
     def _failed(self, failures: Sequence[Mapping[str, Any]]) -> None:
-        """A line for each failed client; of many, one for each reason."""
+        """A line for each client that failed or was late; of many, one for each reason."""
         if len(failures) < _MANY:
             for failure in failures:
-                self.line(f"  {self._name(failure['client'])} failed: {failure['reason']}")
+                self.line(f"  {self._name(failure['client'])} {_what(failure)}")
             return
         reasons: dict[str, list[str]] = {}
         for failure in failures:
-            reasons.setdefault(failure["reason"], []).append(self._name(failure["client"]))
+            reasons.setdefault(_what(failure), []).append(self._name(failure["client"]))
         shown = sorted(reasons.items(), key=lambda item: -len(item[1]))[:_NAMED]
         for reason, names in shown:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            self.line(f"  {', '.join(names[:_NAMED])}{more} failed: {reason}")
+            self.line(f"  {', '.join(names[:_NAMED])}{more} {reason}")
         if len(reasons) > len(shown):
             self.line(f"  {len(reasons) - len(shown)} more reasons are in rounds.jsonl")
 
@@ -217,6 +217,11 @@ class Console(Observer):
         if self._live is not None:
             self._live.stop()
             self._live, self._bars = None, {}
+
+
+def _what(failure: Mapping[str, Any]) -> str:
+    """What became of a client's message, and why."""
+    return f"{'late' if is_late(failure) else 'failed'}: {failure['reason']}"
 
 
 def _epsilon(row: Mapping[str, Any], budget: float | None) -> str:

@@ -20,6 +20,7 @@ from fedsim.cli import main
 from fedsim.clients.supervised import Supervised
 from fedsim.errors import Interruption
 from fedsim.folder.runfolder import RunFolder
+from fedsim.report.text import closing_lines
 from tests.engine.conftest import GDD
 from tests.engine.test_bits import assert_same
 from tests.engine.test_privacy import PRIVATE
@@ -113,6 +114,12 @@ def test_who_misses_the_deadline_is_left_out_and_the_round_ends_there(run_tiny: 
         assert (late["client"], late["kind"]) == (3, "late")
         assert [one["outcome"] for one in row["work"]] == ["used", "used", "used", "late"]
         assert set(row["metrics_by_client"]) == {"0", "1", "2"}
+    # The server gives it up at the deadline: nobody works on two things at a time.
+    slow = [(one["from"], one["to"]) for one in works(result) if one["client"] == 3]
+    assert slow == [(0.0, 60 / 3600), (60 / 3600, 120 / 3600)]
+    assert closing_lines(result.summary, result.folder, Path())[0] == (
+        "LATE: 2 client message(s) came after the deadline, see rounds.jsonl"
+    )
 
 
 @pytest.mark.parametrize("words", [BUFFERED, ASYNCHRONOUS], ids=["buffered", "asynchronous"])

@@ -144,6 +144,23 @@ def test_failed_clients_are_listed_once_for_each_reason(make_run: Callable[..., 
     assert "1, 2, 3" in page.text
 
 
+def test_late_clients_are_told_from_failed_ones(make_run: Callable[..., Path]) -> None:
+    late = {"client": 1, "site": "south", "phase": "train", "kind": "late", "reason": "needed 9 s"}
+    rows = [round_row(n, failed=[late] if n > 1 else []) for n in (1, 2, 3)]
+    folder = make_run(rows)
+    text = Page(write_report(folder)).text
+    assert "2 client messages came after the scenario's deadline and were not used." in text
+    assert "See Late clients." in text
+    assert "Crosses mark rounds in which a client came late." in text
+    assert "ailed" not in text.partition("How to repeat it")[0].partition("Late clients")[0]
+    rows[0]["failed"] = [late | {"kind": "error", "reason": "no disk"}]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = Page(write_report(folder)).text
+    assert "1 client messages led to no usable reply" in text
+    assert "See Failed and late clients." in text
+    assert "Crosses mark rounds in which a client failed or came late." in text
+
+
 def test_results_of_sites_have_a_table_and_undefined_ones_say_so(
     make_run: Callable[..., Path],
 ) -> None:

@@ -99,3 +99,15 @@ def test_what_is_left_is_of_the_work_at_hand(
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "drawing images: 60 of 100"
     assert re.fullmatch(r"drawing images: 80 of 100, about \d+ s left", lines[3])
+
+
+def test_who_misses_a_deadline_is_late_and_has_not_failed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    late = {"kind": "late", "reason": "needed 46.1 s"}
+    few = told(capsys, 4, [{"client": 1, **late}, {"client": 2, "kind": "error", "reason": "x"}])
+    assert "client-1 late: needed 46.1 s" in few
+    assert "client-2 failed: x" in few
+    many = told(capsys, 100, [{"client": k, **late} for k in range(50)])
+    assert "more late: needed 46.1 s" in many
+    assert "failed" not in many

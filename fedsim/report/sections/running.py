@@ -10,6 +10,7 @@ from fedsim.report.blocks import Block, Code, Details, Items, Section, Text
 from fedsim.report.record import Record
 from fedsim.report.rendering import Table
 from fedsim.report.sections.words import plugin
+from fedsim.report.text import is_late
 from fedsim.tasks.words import spoken
 
 _FAILURES = 30  # Rows, and rounds in a row; rounds.jsonl has all.
@@ -49,7 +50,15 @@ def failures(record: Record) -> Section:
         blocks = [Table(caption, ("client", "phase", "kind", "reason", "rounds"), rows)]
     if len(rounds) > _FAILURES:
         blocks.append(Text(f"{len(rounds) - _FAILURES} more are in rounds.jsonl."))
-    return Section("failures", "Failed clients", blocks)
+    return Section("failures", title(record), blocks)
+
+
+def title(record: Record) -> str:
+    """What the section is called: a client that missed a deadline has not failed."""
+    late = {is_late(one) for one in record.failures}
+    if late == {True}:
+        return "Late clients"
+    return "Failed and late clients" if True in late else "Failed clients"
 
 
 def repeating(record: Record) -> Section:
