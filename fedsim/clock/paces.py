@@ -162,8 +162,12 @@ def _rates(
         mean = sum(records.values()) / len(records)
         return [told.by_size * max(count, 1) / mean for count in records.values()]
     if told.clients is not None:
-        _require_all(f"federation.clock.{key}.clients", told.clients, list(records))
-        return [float(told.clients[name]) for name in records]
+        where = f"federation.clock.{key}"
+        named = dict.fromkeys(records, told.others) if told.others is not None else {}
+        found = {**named, **told.clients}
+        hint = f"for all that are not named, type {where}.others={USUAL_SPEED:g}"
+        _require_all(f"{where}.clients", found, list(records), hint)
+        return [float(found[name]) for name in records]
     draws = [streams.numpy(f"clock-{key}", client=client) for client in range(len(records))]
     if told.uniform is not None:
         return [float(one.uniform(*told.uniform)) for one in draws]
@@ -188,17 +192,21 @@ def _shifted(
     return Pace(starts, there, (width,) * 3, period)
 
 
-def _require_all(where: str, named: Mapping[str, object], clients: Sequence[str]) -> None:
+def _require_all(
+    where: str, named: Mapping[str, object], clients: Sequence[str], hint: str = ""
+) -> None:
+    """Refuse names that no client has, and clients that are not named; `hint` is of the latter."""
     problems = [
         Problem(where, f"there is no client {name!r}{nearest(name, clients)}")
         for name in named
         if name not in clients
     ]
-    problems += [
-        Problem(where, f"client {one!r} is missing") for one in clients if one not in named
-    ]
+    missing = [one for one in clients if one not in named]
+    problems += [Problem(where, f"client {one!r} is missing") for one in missing]
     if problems:
-        raise InputError(f"{where} must name every client once", problems[:10])
+        raise InputError(
+            f"{where} must name every client once", problems[:10], hint if missing else ""
+        )
 
 
 def _traced(path: Path, clients: Sequence[str], period: float | None) -> list[Pace]:

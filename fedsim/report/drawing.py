@@ -135,6 +135,14 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def time_unit(hours: float) -> tuple[str, float]:
+    """The unit for a picture of a run that takes so many hours, and how many there are in one."""
+    for name, count in (("hours", 1.0), ("minutes", 60.0)):
+        if hours * count >= 1:
+            return name, count
+    return "seconds", 3600.0
+
+
 def short(name: str, letters: int = 32) -> str:
     """A name as a picture has room for it: of a longer one, its beginning and its end."""
     if len(name) <= letters:

@@ -19,6 +19,7 @@ from fedsim.report.drawing import (
     png,
     round_axis,
     short,
+    time_unit,
 )
 from fedsim.report.holdings import partition
 from fedsim.report.many import MANY, draw_bands, quantiles
@@ -125,15 +126,17 @@ def metric_megabytes(record: Record) -> Picture | None:
 def metric_hours(record: Record) -> Picture | None:
     """The same metrics over simulated time; None in a run without a clock."""
     hours = [row.get("simulated_hours") for row in record.rounds]
-    if hours[:1] in ([], [None]):
+    if not hours or None in hours:
         return None
+    unit, scale = time_unit(max(hours))
     return _metrics_over(
         record,
         hours,
-        ("metric_hours", "simulated_hours", "simulated hours"),
-        ("simulated hours", "simulated hours"),
+        ("metric_hours", "simulated_hours", f"simulated {unit}"),
+        (f"simulated {unit}", f"simulated {unit}"),
         "The same values, over the time that the run would have taken by its simulated clock.",
-        "The clock stands at {:.3g} hours in the end.",
+        f"The clock stands at {{:.3g}} {unit} in the end.",
+        scale,
     )
 
 
@@ -144,6 +147,7 @@ def _metrics_over(
     labels: tuple[str, str],
     what: str,
     end: str,
+    scale: float = 1.0,
 ) -> Picture | None:
     """The test metrics over what a run has used by the end of each round.
 
@@ -153,6 +157,7 @@ def _metrics_over(
         labels: of the axis, and of that of the interactive picture.
         what: what is seen.
         end: the last place in words, with a field for it.
+        scale: what places are multiplied with where they are drawn or told.
     """
     names = _headline(record)
     if not names:
@@ -161,10 +166,12 @@ def _metrics_over(
         (row["round"], place, *(row["metrics"].get(name) for name in names))
         for row, place in zip(record.rounds, places, strict=True)
     ]
+    drawn = [(number, scale * place, *values) for number, place, *values in rows]
+    at = [place for _, place, *_ in drawn]
     name, column, over = words
     figure, (axes,) = frame(record, f"Test metrics over {over}{record.positive}")
     for k, metric in enumerate(names):
-        _line(axes, places, [row[2 + k] for row in rows], k, record, metric)
+        _line(axes, at, [row[2 + k] for row in rows], k, record, metric)
     axes.set_xlim(left=0)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(_measured(record, names))
@@ -173,11 +180,11 @@ def _metrics_over(
         name,
         f"Test metrics over {over}",
         what,
-        f"{_ends(record, names, rows, 2)} {end.format(places[-1])}",
+        f"{_ends(record, names, rows, 2)} {end.format(at[-1])}",
         png(figure),
         ("round", column, *names),
         rows,
-        [_plot(record, names, rows, 1, axis(labels[1], places, low=0))],
+        [_plot(record, names, drawn, 1, axis(labels[1], at, low=0))],
     )
 
 

@@ -12,7 +12,17 @@ from typing import Any
 
 from fedsim.errors import InputError, Problem
 from fedsim.report.comparison import HOURS, Comparison, Line
-from fedsim.report.drawing import COLOURS, STYLES, Picture, frame, marker, png, short, span
+from fedsim.report.drawing import (
+    COLOURS,
+    STYLES,
+    Picture,
+    frame,
+    marker,
+    png,
+    short,
+    span,
+    time_unit,
+)
 from fedsim.report.rows import Run
 from fedsim.report.statistics import Measure
 from fedsim.report.text import typed
@@ -154,7 +164,11 @@ def picture(drawn: Over) -> Picture:
     """
     rows = [line.row for line in drawn.comparison.lines]
     metric = rows[0].task.main
-    title = f"{metric.title} over {drawn.label}"
+    label, scale = drawn.label, 1.0
+    if drawn.key == HOURS.key:
+        unit, scale = time_unit(max(at for points in drawn.lines.values() for at, _ in points))
+        label = f"simulated {unit}"
+    title = f"{metric.title} over {label}"
     stand_in = all(row.data == "embedded" for row in rows)
     data = ", ".join(sorted({row.data for row in rows}))
     seeds = span([len(row.seeds) for row in rows], "d")
@@ -164,7 +178,7 @@ def picture(drawn: Over) -> Picture:
     figure, (axes,) = frame(heading, title, height=4.4, left=0.85, right=_LEGEND)
     table = []
     for k, (name, points) in enumerate(drawn.lines.items()):
-        x = [at for at, _ in points]
+        x = [scale * at for at, _ in points]
         means = [one.mean or 0.0 for _, one in points]
         ends = [_ends(one) for _, one in points]
         style: dict[str, Any] = {
@@ -178,17 +192,18 @@ def picture(drawn: Over) -> Picture:
             [name, at, metric.name, one.mean, one.sd, *(one.interval or (None, None)), one.n]
             for at, one in points
         ]
-    places = sorted({at for points in drawn.lines.values() for at, _ in points})
+    places = sorted({scale * at for points in drawn.lines.values() for at, _ in points})
     if places[0] > 0 and places[-1] >= _FAR * places[0]:
         _logarithmic(axes, places)
     else:
         axes.locator_params(axis="x", nbins=5)
         axes.ticklabel_format(axis="x", useOffset=False)
-    axes.set_xlabel(drawn.label)
+    axes.set_xlabel(label)
     axes.set_ylabel(f"{metric.axis} on the test split")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     told = "; ".join(
-        f"{name}: " + ", ".join(f"{at:g}: {metric.text(one.mean or 0.0)}" for at, one in points)
+        f"{name}: "
+        + ", ".join(f"{scale * at:g}: {metric.text(one.mean or 0.0)}" for at, one in points)
         for name, points in drawn.lines.items()
     )
     return Picture(

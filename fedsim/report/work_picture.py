@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, short
+from fedsim.report.drawing import COLOURS, Picture, frame, legend_above, png, short, time_unit
 from fedsim.report.plot import Area, Axis, Line, Plot, axis
 from fedsim.report.record import Record
 
@@ -39,6 +39,8 @@ def work(record: Record) -> Picture | None:
     bars = [(number, one) for number, one in done if one["client"] in listed][:_BARS]
     # Of a task that outlives the run the picture shows what the run's time has room for.
     last = 1.05 * max(ends) or max(one["to"] for _, one in bars)
+    unit, scale = time_unit(max(ends))
+    last *= scale
     figure, (axes,) = frame(
         record, "Who worked when", height=1.7 + 0.24 * len(listed), left=_margin(record, listed)
     )
@@ -48,7 +50,7 @@ def work(record: Record) -> Picture | None:
         mine = [one for number, one in bars if _kind(number, one) == kind]
         for k, one in enumerate(mine):
             row = listed.index(one["client"])
-            left, right = one["from"], min(one["to"], last)
+            left, right = scale * one["from"], min(scale * one["to"], last)
             axes.barh(
                 row,
                 right - left,
@@ -63,14 +65,14 @@ def work(record: Record) -> Picture | None:
             edges = [(left, places - _HALF), (right, places - _HALF)]
             above = [(x, y + 2 * _HALF) for x, y in edges]
             areas.append(Area("" if k else label, edges, above, colour, 0.85))
-    steps = ends if len(ends) <= _STEPS else []
+    steps = [scale * at for at in ends] if len(ends) <= _STEPS else []
     for k, at in enumerate(steps):
         axes.axvline(at, color="black", linewidth=0.7, label="" if k else "server step")
     axes.set_xlim(0, last)
     axes.set_ylim(len(listed) - 0.5, -0.5)
     names = [short(record.client_name(client), 24) for client in listed]
     axes.set_yticks(range(len(listed)), names)
-    axes.set_xlabel("simulated hours")
+    axes.set_xlabel(f"simulated {unit}")
     legend_above(axes, columns=6)
     left_out = len(everybody) - len(listed)
     more = f" {left_out} more clients are in the CSV." if left_out else ""
@@ -84,8 +86,8 @@ def work(record: Record) -> Picture | None:
         "whether it answers the model that was current then or an older one, or was not used."
         + (" Lines are the server's steps." if steps else "")
         + more,
-        f"{len(everybody)} clients, {len(done)} tasks, {used} of them used; {max(ends):.3g} "
-        "simulated hours.",
+        f"{len(everybody)} clients, {len(done)} tasks, {used} of them used; "
+        f"{scale * max(ends):.3g} simulated {unit}.",
         png(figure),
         ("client", "asked_in_round", "ended_in_round", "from_hour", "to_hour", "outcome"),
         [
@@ -99,7 +101,7 @@ def work(record: Record) -> Picture | None:
             )
             for number, one in done
         ],
-        [_plot(areas, steps, names, last)],
+        [_plot(areas, steps, names, axis(f"simulated {unit}", [0.0, last], low=0.0, high=last))],
     )
 
 
@@ -116,7 +118,7 @@ def _margin(record: Record, clients: Sequence[int]) -> float:
     return 0.4 + 0.085 * longest
 
 
-def _plot(areas: Sequence[Area], steps: Sequence[float], names: Sequence[str], last: float) -> Plot:
+def _plot(areas: Sequence[Area], steps: Sequence[float], names: Sequence[str], time: Axis) -> Plot:
     """The same on a page."""
     count = len(names)
     ticks = [(float(count - 1 - row), name) for row, name in enumerate(names)]
@@ -126,7 +128,7 @@ def _plot(areas: Sequence[Area], steps: Sequence[float], names: Sequence[str], l
     ]
     return Plot(
         "",
-        axis("simulated hours", [0.0, last], low=0.0, high=last),
+        time,
         Axis("client", -0.5, count - 0.5, ticks),
         lines,
         areas,

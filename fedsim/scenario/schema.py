@@ -273,19 +273,23 @@ class Rates(Block):
         uniform: lowest and highest; drawn once.
         by_size: the mean over clients; that of a client is proportional to its training records.
         clients: client name -> its own.
+        others: beside `clients`, that of the clients that are not named there.
     """
 
     lognormal: tuple[Rate, Annotated[StrictFloat, Field(ge=0, le=10)]] | None = None
     uniform: tuple[Rate, Rate] | None = None
     by_size: Rate | None = None
     clients: dict[StrictStr, Rate] | None = None
+    others: Rate | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Rates:
-        told = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        known = [key for key in type(self).model_fields if key != "others"]
+        told = [key for key in known if getattr(self, key) is not None]
         if len(told) != 1:
-            known = ", ".join(type(self).model_fields)
-            raise PydanticCustomError("rates", f"expected one of {known}")
+            raise PydanticCustomError("rates", f"expected one of {', '.join(known)}")
+        if self.others is not None and self.clients is None:
+            raise PydanticCustomError("rates", "others goes with clients")
         if self.uniform is not None and self.uniform[0] > self.uniform[1]:
             raise PydanticCustomError("rates", "uniform: expected [low, high]")
         return self

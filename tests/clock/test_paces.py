@@ -76,6 +76,18 @@ def test_distributions_depend_on_the_seed_and_the_client_alone() -> None:
     assert [pace.speeds for pace in paces(speed={"lognormal": [50, 0]})] == [(50,), (50,)]
 
 
+def test_one_client_is_slow_and_the_others_have_one_speed() -> None:
+    told = {"clients": {"b": 1}, "others": 10}
+    slow = paces(speed=told, bandwidth={"clients": {"a": 2}, "others": 3})
+    assert [pace.speeds for pace in slow] == [(10,), (1,)]
+    assert [pace.bandwidths for pace in slow] == [(2e6,), (3e6,)]
+    with pytest.raises(InputError, match="there is no client 'c'"):
+        paces(speed={"clients": {"c": 1}, "others": 10})
+    with pytest.raises(InputError, match="client 'a' is missing") as caught:
+        paces(speed={"clients": {"b": 1}})
+    assert "federation.clock.speed.others=" in caught.value.hint
+
+
 def test_speeds_by_size_have_the_mean_that_was_asked_for() -> None:
     assert [pace.speeds for pace in paces(speed={"by_size": 50})] == [(25,), (75,)]
 

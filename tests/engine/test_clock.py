@@ -411,6 +411,8 @@ def test_what_makes_no_sense_is_refused(run_tiny: Run, words: tuple[str, ...], w
         ("{kind: synchronous, period: 24}", "period is of a trace"),
         ("{kind: synchronous, speed: {uniform: [2, 1]}}", "low, high"),
         ("{kind: synchronous, speed: {uniform: [1, 2], by_size: 1}}", "expected one of"),
+        ("{kind: synchronous, speed: {by_size: 1, others: 1}}", "others goes with clients"),
+        ("{kind: synchronous, speed: {others: 1}}", "expected one of"),
         ("{kind: asynchronous, staleness: {name: constant, a: 1}}", "constant has no a"),
         ("{kind: synchronous, trace: nowhere.csv}", "there is no file"),
         ("{kind: synchronous, speed: 1.0e-300}", "at least 1e-06"),

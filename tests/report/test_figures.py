@@ -275,6 +275,28 @@ def test_metrics_over_simulated_hours_and_who_worked_when(make_run: Callable[...
     assert "2 clients, 3 tasks, 1 of them used" in picture.alt
 
 
+@pytest.mark.parametrize(
+    ("hours", "unit", "end"),
+    [(1.0, "hours", 1), (0.5, "minutes", 30), (0.0125, "seconds", 45)],
+)
+def test_time_is_drawn_in_a_unit_that_can_be_read(
+    make_run: Callable[..., Path], hours: float, unit: str, end: int
+) -> None:
+    done = [{"client": 0, "asked": 1, "from": 0.0, "to": hours, "outcome": "used"}]
+    rows = [round_row(1, simulated_hours=hours / 2, work=[])]
+    folder = make_run([*rows, round_row(2, simulated_hours=hours, work=done)])
+    over, who = one(metric_hours, folder), one(work, folder)
+    assert over.title == f"Test metrics over simulated {unit}"
+    assert f"stands at {end} {unit}" in over.alt
+    assert f"{end} simulated {unit}" in who.alt
+    assert over.plots[0].x.label == who.plots[0].x.label == f"simulated {unit}"
+    assert [x for x, _ in over.plots[0].lines[0].points] == pytest.approx([end / 2, end])
+    assert [x for x, _ in who.plots[0].areas[0].upper] == pytest.approx([0, end])
+    # Files keep to hours.
+    assert [float(row["simulated_hours"]) for row in table(over)] == [hours / 2, hours]
+    assert [float(row["to_hour"]) for row in table(who)] == [hours]
+
+
 def test_a_run_without_a_clock_has_no_hours_to_draw(make_run: Callable[..., Path]) -> None:
     record = read_record(make_run([round_row(n, simulated_hours=None, work=None) for n in (1, 2)]))
     assert metric_hours(record) is work(record) is None
