@@ -12,6 +12,9 @@ from fedsim.folder.runfolder import MODELS, RunFolder
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.tasks.facts import EXTERNAL, TaskFacts
 
+_OF_TWO = ("sensitivity", "specificity")
+"""Scores of two classes that tell what means over them hide: a class that is never predicted."""
+
 
 def closing_lines(summary: Mapping[str, Any], folder: Path, here: Path) -> list[str]:
     """Metrics on the test split, traffic, privacy, time, and the folder as seen from `here`."""
@@ -100,7 +103,7 @@ def positive_note(positive: str | None, rule: str = "") -> str:
 
 def _scores(metrics: Mapping[str, float | None], task: TaskFacts, prefix: str) -> list[str]:
     """Metrics whose names begin with a prefix, as a reader calls them, in the task's order."""
-    known = [one.name for one in task.metrics if one.name in task.in_tables]
+    known = [one.name for one in task.metrics if one.name in (*task.in_tables, *_OF_TWO)]
     found = {name: metrics[prefix + name] for name in known if prefix + name in metrics}
     return [
         f"{task.title(name)} " + ("undefined" if value is None else task.text(name, value))
