@@ -1056,6 +1056,15 @@ def test_over_simulated_hours_the_runs_without_a_clock_are_named_alone(
     assert "simulated_hours" in caught.value.hint
 
 
+def test_less_than_an_hour_is_drawn_in_minutes(make: Make, tmp_path: Path) -> None:
+    make("a", summary={"simulated_hours": 0.25})
+    make("b", summary={"simulated_hours": 0.5})
+    drawn = picture(over(comparison(tmp_path, intervals=False), "simulated_hours"))
+    assert drawn.title == "AUC over simulated minutes"
+    assert "a: 15: " in drawn.alt
+    assert [row[1] for row in drawn.rows] == [0.25, 0.5]
+
+
 def test_hours_that_no_run_has_are_not_proposed(make: Make, tmp_path: Path) -> None:
     two_methods(make, seeds=1)
     with pytest.raises(InputError) as caught:
