@@ -128,7 +128,7 @@ def metric_hours(record: Record) -> Picture | None:
     hours = [row.get("simulated_hours") for row in record.rounds]
     if not hours or None in hours:
         return None
-    unit, scale = time_unit(max(hours))
+    unit, scale = time_unit(max(map(float, filter(None, hours)), default=0.0))
     return _metrics_over(
         record,
         hours,
