@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+TWICE_SECONDS = 1.0
+"""make and timeout tell their child, and its whole group besides: what comes within so many seconds
+of the first signal is the same interruption."""
 
 
 class Signals:
@@ -14,6 +19,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -41,4 +47,9 @@ class Signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.count:
+            self._first = now
+        elif now - self._first < TWICE_SECONDS:
+            return
         self.count += 1

@@ -23,6 +23,7 @@ from fedsim.locks import is_taken, take
 from fedsim.sweeping import capacity, scheduler
 from fedsim.sweeping import cells as cells_module
 from fedsim.sweeping import epsilons as epsilons_module
+from fedsim.sweeping import signals as signals_of_sweeps
 from fedsim.sweeping.cells import Cell, fingerprints, plan, split_values, standing
 from fedsim.sweeping.scheduler import Sweep
 from fedsim.sweeping.signals import Signals
@@ -421,6 +422,17 @@ def test_seeds_that_no_scenario_can_name_are_refused(typed: Typed, verb: str, di
     assert not out
     assert "256 bits" in err
     assert err.count("\n") <= 4
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(60.0, 1), (0.0, 2)])
+def test_what_comes_at_once_with_an_interruption_is_the_same_one(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, count: int
+) -> None:
+    monkeypatch.setattr(signals_of_sweeps, "TWICE_SECONDS", seconds)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.count == count
 
 
 def test_an_interruption_while_a_child_is_started_is_counted_and_does_not_reach_it() -> None:
