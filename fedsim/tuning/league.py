@@ -60,11 +60,13 @@ class Setting(_Block):
         scenario: name of a shipped one, or a file.
         words: "key=value" words that hold for all methods.
         methods: name of a list of the file.
+        instead: methods of that list that have other words here.
     """
 
     scenario: str
     words: tuple[str, ...] = ()
     methods: str
+    instead: Mapping[str, Method] = {}
 
 
 class League(_Block):
@@ -89,6 +91,11 @@ class League(_Block):
     baseline: str
     settings: Mapping[str, Setting] = Field(min_length=1)
     methods: Mapping[str, Mapping[str, Method]] = Field(min_length=1)
+
+    def methods_of(self, setting: str) -> Mapping[str, Method]:
+        """The methods of a setting by name, in the order of its list."""
+        about = self.settings[setting]
+        return {**self.methods[about.methods], **about.instead}
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,12 @@ def read_league(path: Path) -> League:
         if one.methods not in league.methods
     ]
     problems += [
+        Problem(f"{path}: settings.{name}.instead.{method}", f"{one.methods!r} has no such method")
+        for name, one in league.settings.items()
+        for method in one.instead
+        if method not in league.methods.get(one.methods, one.instead)
+    ]
+    problems += [
         Problem(f"{path}: methods.{name}", f"the baseline {league.baseline!r} is not among them")
         for name, one in league.methods.items()
         if league.baseline not in one
@@ -163,7 +176,7 @@ def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> l
     problems: list[Problem] = []
     found = []
     for setting, about in league.settings.items():
-        methods = league.methods[about.methods]
+        methods = league.methods_of(setting)
         base: Scenario | None = None
         for method in sorted(methods, key=lambda name: name != league.baseline):
             where = f"{setting}.{method}"
@@ -189,11 +202,7 @@ def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> l
 
 def _as_written(league: League, found: Sequence[Place]) -> list[Place]:
     """The places in the order of the file; the baseline's was read first."""
-    order = [
-        (name, method)
-        for name, one in league.settings.items()
-        for method in league.methods[one.methods]
-    ]
+    order = [(name, method) for name in league.settings for method in league.methods_of(name)]
     return sorted(found, key=lambda one: order.index((one.setting, one.method)))
 
 

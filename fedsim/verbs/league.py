@@ -124,8 +124,8 @@ def _tell(league: League, runs: Path, console: Console) -> None:
     from fedsim.tuning.league import csv, lines, markdown, scores_of, table
 
     scores = []
-    for setting, about in league.settings.items():
-        methods = [runs / setting / name for name in league.methods[about.methods]]
+    for setting in league.settings:
+        methods = [runs / setting / name for name in league.methods_of(setting)]
         there = [one for one in methods if one.is_dir()]
         if there:
             comparison = compared(there, [], baseline=league.baseline)

@@ -76,6 +76,11 @@ def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
     [
         ("baseline: fedavg", "baseline: fedprox", "the baseline 'fedprox' is not among them"),
         ("methods: images}", "methods: volumes}", "there is no list 'volumes'"),
+        (
+            "tiny.yaml, words: [federation.clients",
+            "tiny.yaml, instead: {moon: [rounds=1]}, words: [federation.clients",
+            "'images' has no such method",
+        ),
         ("tuning_seed: 100", "tuning_seed: 1", "one of the seeds that are compared"),
         ("trials: 2", "trials: 0", "greater than or equal to 1"),
         ("trials: 2", "tries: 2", "Extra inputs are not permitted"),
