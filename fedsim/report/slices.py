@@ -251,15 +251,18 @@ def architecture(gates: NDArray[np.float32], title: str, note: str = "") -> Pict
     axes.set_xlim(-0.6, NODES + 1.7)
     axes.set_ylim(-1.6, 1.6)
     places = {0: (0.0, 0.9), 1: (0.0, -0.9)}
-    places |= {2 + node: (node + 1.0, (0.7, -0.7, 0.5)[node % 3]) for node in range(NODES)}
+    # No edge from an input passes behind a node.
+    places |= {2 + node: (node + 1.0, (0.35, -0.95, 0.95)[node % 3]) for node in range(NODES)}
     end = (NODES + 1.2, 0.0)
     for node, source, name in edges:
         start, stop = places[source], places[2 + node]
         arrow = {"arrowstyle": "->", "color": "#444444", "shrinkA": 16, "shrinkB": 16}
         axes.annotate("", stop, start, arrowprops=arrow)
-        middle = (0.6 * start[0] + 0.4 * stop[0], 0.6 * start[1] + 0.4 * stop[1])
+        # Names of edges that cross stand apart.
+        along = (0.3, 0.75, 0.3)[node % 3] if source < 2 else 0.35
+        x, y = ((1 - along) * a + along * b for a, b in zip(start, stop, strict=True))
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "none", "pad": 0.1}
-        axes.text(*middle, name, fontsize=7, ha="center", va="center", bbox=box)
+        axes.text(x, y, name, fontsize=7, ha="center", va="center", bbox=box)
     for node in range(NODES):
         arrow = {"arrowstyle": "->", "color": "#BBBBBB", "shrinkA": 16, "shrinkB": 16}
         axes.annotate("", end, places[2 + node], arrowprops=arrow)
