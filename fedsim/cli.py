@@ -31,7 +31,7 @@ from fedsim.errors import (
     Problem,
     nearest,
 )
-from fedsim.raising import forget_signals, interrupted, note_signal, one_line
+from fedsim.raising import TWICE_SECONDS, forget_signals, interrupted, note_signal, one_line
 from fedsim.terminal.completion import complete
 from fedsim.terminal.printing import error, say
 from fedsim.verbs import (
@@ -130,7 +130,6 @@ _DISK = {
 # What a file system says of a name that cannot be one.
 _NAMES = {errno.ELOOP, errno.ENAMETOOLONG}
 _interruptions: list[float] = []
-_TWICE_SECONDS = 1.0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -138,8 +137,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     _interruptions.append(time.monotonic())
     note_signal(number)
     if len(_interruptions) > 1:
-        # make and timeout tell their child, and its whole group besides: twice is once then.
-        if _interruptions[-1] - _interruptions[0] < _TWICE_SECONDS:
+        if _interruptions[-1] - _interruptions[0] < TWICE_SECONDS:
             return
         # Not as an exception: it would fall into what closes the run, and leave a traceback.
         os.write(2, b"error: interrupted again; ended at once\n")

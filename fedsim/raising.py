@@ -47,6 +47,9 @@ def reraise_interruption(error: BaseException) -> None:
 
 
 _signals: list[int] = []
+TWICE_SECONDS = 1.0
+"""make and timeout tell their child, and its whole group besides: what comes within so many seconds
+of the first signal is the same interruption."""
 
 
 def note_signal(number: int) -> None:

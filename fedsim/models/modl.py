@@ -68,7 +68,7 @@ def conjugate_gradients(
     return found
 
 
-def begin(layer: nn.Conv2d, gain: float = 2.0) -> None:
+def begin(layer: nn.Conv2d, gain: float) -> None:
     """Draw a convolution's weights so that its output has about the spread of its input.
 
     He et al., "Delving Deep into Rectifiers" (2015): normal, of variance gain / fan-in; biases are

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-TWICE_SECONDS = 1.0
-"""make and timeout tell their child, and its whole group besides: what comes within so many seconds
-of the first signal is the same interruption."""
+from fedsim.raising import TWICE_SECONDS
 
 
 class Signals:

@@ -204,7 +204,7 @@ def test_a_second_interruption_ends_at_once_in_one_line(tmp_path: Path) -> None:
     code = """
 import signal, sys
 from fedsim import cli
-cli._TWICE_SECONDS = 0.0
+cli.TWICE_SECONDS = 0.0
 def slow(arguments):
     try:
         signal.raise_signal(signal.SIGINT)
