@@ -167,7 +167,11 @@ def test_trials_of_one_batch_are_not_compared_with_each_other(typed: Typed, tria
 
 
 class Watched:
-    """A process that pauses after its first round, and goes on if it is left alone."""
+    """A process that pauses after its first round, and goes on if it is left alone.
+
+    Attributes:
+        folder: its run's.
+    """
 
     def __init__(self, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.words, self.polls, self.ended = words, 0, False
@@ -180,6 +184,7 @@ class Watched:
         with monkeypatch.context() as patched:
             patched.setattr(Observers, "round", round)
             assert main(words) == EXIT_INTERRUPTED
+        self.folder = (Path(TRIALS) / "latest").resolve()
 
     def poll(self) -> int | None:
         """Exit code; None: it runs."""
@@ -188,7 +193,7 @@ class Watched:
             return EXIT_INTERRUPTED
         if self.polls < 3:
             return None
-        return main(["run", "--resume", str(max(Path(TRIALS).glob("*-seed0"))), "--quiet"])
+        return main(["run", "--resume", str(self.folder), "--quiet"])
 
     def terminate(self) -> None:
         """End it, as SIGTERM does."""
