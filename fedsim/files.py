@@ -1,4 +1,6 @@
-"""Files: names made of anybody's text, reading what may be no file at all, writing that lasts."""
+"""Files: names made of anybody's text, reading what may be no file at all, writing that lasts, and
+where prepared data lies.
+"""
 
 from __future__ import annotations
 
@@ -130,3 +132,11 @@ def _cut(text: str, most: int) -> str:
 def _folded(name: str) -> str:
     """What file systems that know neither case nor composition take for the same name."""
     return unicodedata.normalize("NFKD", name).casefold()
+
+
+def cache_folder() -> Path:
+    """Where prepared data lies: FEDSIM_CACHE, else the user's cache folder."""
+    base = os.environ.get("FEDSIM_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.api.studies import require_jobs
-from fedsim.engine.federation import dataset_of, task_of
 from fedsim.errors import InputError, Problem
+from fedsim.federation.opening import dataset_of, task_of
 from fedsim.files import file_name
 from fedsim.folder.runfolder import RunFolder
 from fedsim.folder.tuned import ABOUT

@@ -102,7 +102,7 @@ class HuggingFace(Dataset):
 
     def _exported(self, loaded: Any, where: str) -> Path:
         """The pictures and what is known of them, in the cache."""
-        from fedsim.engine.federation import cache_folder
+        from fedsim.files import cache_folder
 
         splits = self._splits(loaded, where)
         files = [

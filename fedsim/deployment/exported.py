@@ -13,7 +13,7 @@ from fedsim.errors import InputError, problems_of
 from fedsim.scenario import Scenario, load
 
 if TYPE_CHECKING:
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.tasks.task import Task
 
 SCENARIO = "scenario.yaml"

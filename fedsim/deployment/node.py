@@ -25,10 +25,11 @@ from fedsim.deployment.exported import Facts, exported_scenario
 from fedsim.deployment.greeting import HELLO, PROMISE, Greeting, addressed
 from fedsim.deployment.settings import RUN_DEFAULTS, NodeSettings
 from fedsim.engine.assembly import buffers_of
-from fedsim.engine.federation import build_federation, dataset_of, open_store, task_of
 from fedsim.engine.privacy import plan_of_units
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import FedsimError, InputError
+from fedsim.federation.building import build_federation
+from fedsim.federation.opening import dataset_of, open_store, task_of
 from fedsim.grid.worker import Job, Worker, device_for, units_of
 from fedsim.method.exchanges import EVALUATE, trains
 from fedsim.models.build import build_model, first_arrays

@@ -19,13 +19,15 @@ from fedsim.deployment.grid import DeployedGrid, Member
 from fedsim.deployment.settings import RunSettings
 from fedsim.engine import running
 from fedsim.engine.disclosures import released_without_privacy
-from fedsim.engine.federation import Federation, build_federation, dataset_of, task_of
 from fedsim.engine.prepare import Prepared, check_model
 from fedsim.engine.privacy import plan_of_units
 from fedsim.engine.result import Result
 from fedsim.engine.running import Starter
 from fedsim.engine.strategies import build_strategy
 from fedsim.errors import InputError, Problem
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
+from fedsim.federation.opening import dataset_of, task_of
 from fedsim.folder.identity import DEPLOYMENT
 from fedsim.grid.base import BaseGrid
 from fedsim.grid.worker import Job

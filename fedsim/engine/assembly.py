@@ -14,11 +14,11 @@ from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.engine.checkpoint import Checkpoints
-from fedsim.engine.federation import stand_in_note
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared
 from fedsim.engine.scoring import Scoring
 from fedsim.engine.strategies import history_of, quiet_flower
+from fedsim.federation.holdings import stand_in_note
 from fedsim.folder.runfolder import RunFolder
 from fedsim.grid.auto import AutoGrid
 from fedsim.grid.base import BaseGrid

@@ -19,6 +19,7 @@ from fedsim.engine.assembly import assembled
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.errors import FedsimError, InputError
+from fedsim.federation.clients import make_client
 from fedsim.grid.worker import device_for
 from fedsim.method.client import Client
 from fedsim.models.build import build_model
@@ -31,7 +32,6 @@ from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.releases import Releases
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
-from fedsim.scenario.overrides import make_client
 from fedsim.wire import flower
 
 # Candidates of membership inference: more of them raise the bound's cap, and its time.

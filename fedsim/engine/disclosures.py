@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsim.engine.federation import Federation
+from fedsim.federation.holdings import Federation
 from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.scenario import Scenario

@@ -23,13 +23,13 @@ from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
 from fedsim.engine.running import Starter, begin_after
 from fedsim.errors import InputError, Problem
+from fedsim.federation.clients import make_client
 from fedsim.folder.identity import deployed_nodes, edited, refuse, run_record
 from fedsim.folder.runfolder import RunFolder
 from fedsim.method.capabilities import capabilities
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario, activate_plugins, load
 from fedsim.scenario.fitting import those_that
-from fedsim.scenario.overrides import make_client
 from fedsim.unlearning.memories import Memory
 from fedsim.unlearning.procedures import (
     PREFIX,

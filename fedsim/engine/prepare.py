@@ -17,12 +17,14 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsim.adapters import require_used
 from fedsim.adversaries.conspiracy import Conspiracy, conspiracy
 from fedsim.engine.colluders import require_trial
-from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.inspection import require_inspectable
 from fedsim.engine.privacy import privacy_plan, with_unit
 from fedsim.engine.strategies import build_strategy, disclosed_by_client, is_one_shot
 from fedsim.engine.timing import require_clock
 from fedsim.errors import InputError, Problem
+from fedsim.federation.building import build_federation
+from fedsim.federation.clients import make_client
+from fedsim.federation.holdings import Federation
 from fedsim.grid.machine import require_resources
 from fedsim.grid.mode import Mode, mode_of
 from fedsim.method.client import Client
@@ -34,7 +36,7 @@ from fedsim.privacy.plan import PrivacyPlan
 from fedsim.raising import one_line, plugin_code
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario, activate_plugins
-from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.overrides import client_block
 from fedsim.scenario.parameters import blamed
 from fedsim.tasks.task import Task
 from fedsim.wire import flower

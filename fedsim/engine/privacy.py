@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedsim.engine.federation import Federation, cache_folder
 from fedsim.engine.strategies import trainings
 from fedsim.errors import InputError
+from fedsim.federation.clients import make_client
+from fedsim.federation.holdings import Federation
+from fedsim.files import cache_folder
 from fedsim.grid.worker import units_of
 from fedsim.method.capabilities import capabilities
 from fedsim.method.client import Client
@@ -24,7 +26,7 @@ from fedsim.privacy.secure_sum import (
 )
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
-from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.overrides import client_block
 from fedsim.scenario.schema import Privacy
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from fedsim.engine.assembly import MakeGrid, assembled
 from fedsim.engine.checkpoint import LINES, Checkpoint, Checkpoints
-from fedsim.engine.federation import build_federation
 from fedsim.engine.loop import Rounds
 from fedsim.engine.outcome import outcome
 from fedsim.engine.prepare import Prepared, prepare
 from fedsim.engine.result import Result
 from fedsim.engine.wording import describe_device, opening_lines, run_entries, title_line
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
 from fedsim.folder.identity import (
     deployed_nodes,
     edited,

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.errors import InputError, Problem
+from fedsim.federation.clients import make_client
 from fedsim.folder.history import FOLDER, LEVELS, NONE, History
 from fedsim.method.capabilities import capabilities
 from fedsim.method.flower_strategies import filled_in, refusal
@@ -24,7 +25,7 @@ from fedsim.raising import plugin_code
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import Scenario
 from fedsim.scenario.checks import refused_for_clients
-from fedsim.scenario.overrides import client_block, make_client
+from fedsim.scenario.overrides import client_block
 from fedsim.scenario.parameters import shown
 
 

@@ -21,11 +21,11 @@ from fedsim.clock import Agenda, Task, moved, paces_of, plan, weight
 from fedsim.clock.paces import HOUR, LONGEST
 from fedsim.engine.strategies import is_one_shot
 from fedsim.errors import InputError, RunError
+from fedsim.federation.clients import make_client
 from fedsim.method.capabilities import capabilities
 from fedsim.method.client import Client
 from fedsim.method.strategy import Strategy, makes_exchanges
 from fedsim.randomness import SERVER
-from fedsim.scenario.overrides import make_client
 from fedsim.scenario.schema import Clock, Staleness, joining
 from fedsim.wire import flower
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedsim.federation.clients import make_client
 from fedsim.grid.machine import on_gpu
 from fedsim.method.client import Client
 from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
 from fedsim.scenario import Scenario
-from fedsim.scenario.overrides import make_client
 
 if TYPE_CHECKING:
     from fedsim.tasks.task import Task

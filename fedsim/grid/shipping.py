@@ -184,7 +184,7 @@ class Keeper:
     """
 
     def __init__(self) -> None:
-        from fedsim.engine.federation import cache_folder
+        from fedsim.files import cache_folder
 
         self._open = contextlib.ExitStack()
         self._folder = self._open.enter_context(new_folder(cache_folder()))

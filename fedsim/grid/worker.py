@@ -23,6 +23,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsim.federation.clients import make_client
 from fedsim.grid.machine import on_gpu
 from fedsim.grid.mode import Mode
 from fedsim.grid.progress import Steps, open_board
@@ -37,7 +38,6 @@ from fedsim.privacy.releases import Releases
 from fedsim.randomness import Streams, isolated
 from fedsim.registry import default_registry
 from fedsim.scenario import Scenario, activate_plugins
-from fedsim.scenario.overrides import make_client
 from fedsim.scenario.schema import Privacy
 from fedsim.wire.buffers import HELD, LOCAL, Roles, receive, withhold
 from fedsim.wire.payload import Payload

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedsim.engine.federation import stand_in_note
 from fedsim.engine.prepare import Prepared
+from fedsim.federation.holdings import stand_in_note
 from fedsim.grid.worker import device_for
 from fedsim.observers.base import Finished, Observer, Run
 from fedsim.raising import one_line

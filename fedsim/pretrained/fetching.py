@@ -65,7 +65,7 @@ def _package(source: str | Package) -> Package:
 
 def _folder(package: Package) -> Path:
     """Where in the cache a package's file lies; another file of it lies elsewhere."""
-    from fedsim.engine.federation import cache_folder
+    from fedsim.files import cache_folder
 
     key = json.dumps([package.name, package.version, package.path, package.sha256])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]

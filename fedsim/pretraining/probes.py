@@ -108,7 +108,7 @@ def _of_all(fitted: Any, asked: NDArray[np.floating], classes: int) -> Floats:
 
 
 def probe(federation: Any) -> list[Probe]:
-    """Probe the vectors of a federation (`fedsim.engine.federation.Federation`).
+    """Probe the vectors of a federation (`fedsim.federation.holdings.Federation`).
 
     Both probes learn from the pooled training split, and are scored by the task's metrics.
 

@@ -22,7 +22,7 @@ from fedsim.wire import flower
 from fedsim.wire.sharing import ALL
 
 if TYPE_CHECKING:
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario import Scenario
 
 # Resources that change the last bits of what is computed.

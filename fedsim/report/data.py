@@ -16,7 +16,7 @@ from fedsim.report.text import aligned, positive_note, typed
 
 if TYPE_CHECKING:
     from fedsim.data.store import Store
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario import Scenario
 
 
@@ -26,7 +26,7 @@ def status_lines(only: str | None = None) -> list[str]:
     Args:
         only: tell of this data set alone, and how its folder must look.
     """
-    from fedsim.engine.federation import cache_folder
+    from fedsim.files import cache_folder
 
     lines = []
     base = os.environ.get("FEDSIM_DATA")
@@ -95,7 +95,7 @@ def class_lines(federation: Federation) -> list[str]:
 
 def save_partition(federation: Federation, scenario: Scenario, seed: int, path: Path) -> None:
     """Write the picture of who holds what."""
-    from fedsim.engine.federation import stand_in_note
+    from fedsim.federation.holdings import stand_in_note
 
     store, block = federation.store, scenario.federation.partition
     settings = ", ".join(f"{key}={typed(value)}" for key, value in block.parameters.items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.registry import default_registry
 
 if TYPE_CHECKING:
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario import Scenario
 
 
@@ -19,7 +19,7 @@ def status(only: str | None = None) -> dict[str, Any]:
     Args:
         only: tell of this data set alone.
     """
-    from fedsim.engine.federation import cache_folder
+    from fedsim.files import cache_folder
 
     base = os.environ.get("FEDSIM_DATA")
     found = []

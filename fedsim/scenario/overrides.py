@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import InputError, Problem, nearest
-from fedsim.randomness import Streams
-from fedsim.registry import construct, default_registry
 
 if TYPE_CHECKING:
-    from flwr.clientapp import ClientApp
-
-    from fedsim.method.client import Client
     from fedsim.scenario.schema import Appearance, Scenario
 
 PATH = ("federation", "overrides")
@@ -38,71 +33,6 @@ def client_block(scenario: Scenario, name: str | None) -> tuple[str, dict[str, A
     written = None if own is None else {"name": own.name, **own.parameters}
     block = merged(general, written)
     return block.pop("name"), block
-
-
-def make_client(scenario: Scenario, name: str | None) -> Client | ClientApp:
-    """The client method of a client, with what is wrapped around it.
-
-    Args:
-        scenario: a loaded one.
-        name: of the client; None: of those without an override.
-
-    Raises:
-        InputError: the name stands for no client method, or no wrapper.
-    """
-    from flwr.clientapp import ClientApp
-
-    from fedsim.method.client import Client
-    from fedsim.method.wrapper import Wrapper
-
-    method, parameters = client_block(scenario, name)
-    found = default_registry().resolve("clients", method)
-    client = found if isinstance(found, ClientApp) else construct(found, parameters)
-    if not isinstance(client, Client | ClientApp):
-        raise InputError(
-            f"client.name: {method!r} makes a {type(client).__name__}, not a client method",
-            hint="a client method derives from fedsim.Client; a flwr ClientApp may be named too",
-        )
-    client = _poisoned(scenario, name, client, method)
-    override = scenario.federation.overrides.get(name) if name is not None else None
-    if override is None or override.wrapper is None:
-        return client
-    block = override.wrapper
-    where = f"{'.'.join(PATH)}.{name}.wrapper.name"
-    if isinstance(client, ClientApp):
-        raise InputError(f"{where}: {method!r} is a Flower ClientApp, which cannot be wrapped")
-    wrapper = construct(
-        default_registry().resolve("wrappers", block.name), block.parameters, inner=client
-    )
-    if not isinstance(wrapper, Wrapper):
-        raise InputError(
-            f"{where}: {block.name!r} makes a {type(wrapper).__name__}, not a wrapper",
-            hint="a wrapper derives from fedsim.Wrapper",
-        )
-    return wrapper
-
-
-def _poisoned(
-    scenario: Scenario, name: str | None, client: Client | ClientApp, method: str
-) -> Client | ClientApp:
-    """The client method on poisoned records, where the client colludes in that."""
-    block = scenario.adversary
-    if block is None or block.clients is None or name not in block.clients:
-        return client
-    from flwr.clientapp import ClientApp
-
-    from fedsim.adversaries import DataPoisoning
-
-    adversary = construct(default_registry().resolve("adversaries", block.name), block.parameters)
-    if not isinstance(adversary, DataPoisoning):
-        return client
-    if isinstance(client, ClientApp):
-        raise InputError(
-            f"adversary.name: {method!r} is a Flower ClientApp, whose data cannot be poisoned"
-        )
-    from fedsim.adversaries.poisoned import Poisoned
-
-    return Poisoned(client, adversary)
 
 
 def with_colluders(scenario: Scenario, names: Sequence[str]) -> Scenario:
@@ -153,53 +83,6 @@ def require_clients(scenario: Scenario, names: Sequence[str]) -> None:
     ]
     if problems:
         raise InputError("overrides of clients that do not exist", problems)
-
-
-def records_to_forget(
-    scenario: Scenario, store: Any, train: Mapping[str, np.ndarray], streams: Streams
-) -> dict[str, np.ndarray]:
-    """Client name -> positions in the store of the training records that it is asked to forget.
-
-    Raises:
-        InputError: records or patients are named that are not with the client.
-    """
-    found: dict[str, np.ndarray] = {}
-    problems: list[Problem] = []
-    for client, (name, held) in enumerate(train.items()):
-        override = scenario.federation.overrides.get(name)
-        if override is None or override.forget is None:
-            continue
-        wanted = override.forget
-        if wanted.share is not None:
-            groups = np.unique(store.groups[held])
-            count = min(len(groups), max(1, round(wanted.share * len(groups))))
-            chosen = streams.numpy("forget", client=client).choice(groups, count, replace=False)
-            found[name] = held[np.isin(store.groups[held], chosen)]
-            continue
-        key = "records" if wanted.records else "patients"
-        titles = store.ids if wanted.records else store.patients
-        asked = set(wanted.records or wanted.patients)
-        here = [titles[i] if titles else "" for i in held.tolist()]
-        # A record without a name is nobody's.
-        asked.discard("")
-        found[name] = held[np.isin(np.array(here, dtype=object), list(asked))]
-        for title in sorted(asked - set(here)):
-            path = (*PATH, name, "forget", key)
-            near = nearest(title, [one for one in set(here) if one][:_LOOKED_AT])
-            why = f"is not with this client{near}"
-            if titles and title in titles:
-                why = (
-                    "is not with this client's training records: it is another client's, or one to "
-                    "validate or test with, which no model has learned"
-                )
-            message = f"{'.'.join(path)}: {title!r} {why}"
-            problems.append(Problem(scenario.place(*path), message))
-    if problems:
-        raise InputError("records to forget that are not there", problems)
-    return found
-
-
-_LOOKED_AT = 20  # names that a message may list
 
 
 def describe_overrides(

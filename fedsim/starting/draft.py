@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from fedsim.data.dataset import usable
-from fedsim.engine.federation import Federation, build_federation, open_store
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
+from fedsim.federation.opening import open_store
 from fedsim.registry import construct, default_registry
 from fedsim.scenario import load
 from fedsim.scenario.schema import Scenario

@@ -10,8 +10,8 @@ import numpy as np
 
 from fedsim.data.dataset import method_of, usable
 from fedsim.data.table import ONE_SITE
-from fedsim.engine.federation import dataset_of
 from fedsim.errors import InputError
+from fedsim.federation.opening import dataset_of
 from fedsim.starting.draft import Draft
 from fedsim.starting.found import Found
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedsim.engine.checkpoint import Checkpoints
-from fedsim.engine.federation import open_external, open_store
 from fedsim.errors import InputError, Problem, problems_of
+from fedsim.federation.opening import open_external, open_store
 from fedsim.folder.identity import edited, has_identity
 from fedsim.folder.runfolder import RunFolder, missing_of
 from fedsim.grid.machine import require_resources

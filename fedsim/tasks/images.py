@@ -11,7 +11,7 @@ from fedsim.tasks.keys import WINDOW
 from fedsim.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario.schema import Scenario
 
 

@@ -20,7 +20,7 @@ from fedsim.tasks.metric import Metric
 if TYPE_CHECKING:
     import torch
 
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario.schema import Scenario
 
 

@@ -20,10 +20,11 @@ import torch
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim.engine.assembly import assembled
-from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.loop import Rounds
 from fedsim.engine.prepare import prepare
 from fedsim.errors import InputError, Problem, RunError, problems_of
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
 from fedsim.folder.runfolder import RunFolder
 from fedsim.folder.storing import encode
 from fedsim.method.capabilities import capabilities

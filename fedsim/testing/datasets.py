@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.data.dataset import usable
-from fedsim.engine.federation import dataset_of, open_store, task_of
+from fedsim.federation.opening import dataset_of, open_store, task_of
 from fedsim.registry import construct
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, undisturbed

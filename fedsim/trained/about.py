@@ -16,7 +16,7 @@ from fedsim import __version__
 from fedsim.data.dataset import method_of
 from fedsim.data.images import Window
 from fedsim.data.volumes.preparing import Preparation
-from fedsim.engine.federation import dataset_of
+from fedsim.federation.opening import dataset_of
 from fedsim.scenario import Scenario
 from fedsim.scenario.schema import Adapter
 from fedsim.tasks.classification import Classification

@@ -14,8 +14,8 @@ from safetensors.numpy import save
 
 from fedsim.data.features.mapping import map_arrays
 from fedsim.data.features.store import FeatureStore
-from fedsim.engine.federation import Federation
 from fedsim.errors import InputError
+from fedsim.federation.holdings import Federation
 from fedsim.files import file_names, require_regular
 from fedsim.folder.runfolder import MODEL, MODELS, RunFolder, write_whole
 from fedsim.ledger.privacy import mechanism_name

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.privacy import privacy_plan
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
 from fedsim.privacy.accounting import ORDERS, epsilon_of_curve, rdp_curve
 from fedsim.privacy.selection import Stopping, rdp_of_best
 from fedsim.scenario import Scenario

@@ -48,7 +48,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _clean(arguments: argparse.Namespace) -> int:
-    from fedsim.engine.federation import cache_folder
+    from fedsim.files import cache_folder
     from fedsim.folder.cleaning import checkpoints, holds_runs, leftovers, remove, stores
 
     items: list[Item] = []

@@ -41,7 +41,8 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.what == "status":
         _status(arguments)
         return EXIT_DONE
-    from fedsim.engine.federation import build_federation, dataset_of, open_store, task_of
+    from fedsim.federation.building import build_federation
+    from fedsim.federation.opening import dataset_of, open_store, task_of
     from fedsim.scenario import activate_plugins
     from fedsim.terminal.console import Console
 

@@ -91,7 +91,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
             f"--images {arguments.images}: there is no such folder",
             hint=f"name a folder with images, or {_STAND_IN}",
         )
-    from fedsim.engine.federation import cache_folder
+    from fedsim.files import cache_folder
     from fedsim.pretraining import Pretraining, pretrain, public_images
     from fedsim.terminal.console import Console
 

@@ -17,7 +17,7 @@ from fedsim.verbs import (
 )
 
 if TYPE_CHECKING:
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.pretraining.probes import Probe
     from fedsim.tasks.facts import TaskFacts
 
@@ -40,7 +40,7 @@ def add(verbs: Verbs) -> None:
 
 def _probe(arguments: argparse.Namespace) -> int:
     scenario = load_scenario(arguments)
-    from fedsim.engine.federation import build_federation
+    from fedsim.federation.building import build_federation
     from fedsim.pretraining import probe
     from fedsim.scenario import activate_plugins
     from fedsim.terminal.console import Console

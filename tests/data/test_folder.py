@@ -11,8 +11,8 @@ from PIL import Image
 
 from fedsim.data.folder import ONE_SITE, Folder
 from fedsim.data.store import prepare
-from fedsim.engine.federation import build_federation
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
 from fedsim.scenario import load
 
 

@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 
 from fedsim import scenario
 from fedsim.data.huggingface import HuggingFace
-from fedsim.engine.federation import open_store
 from fedsim.errors import InputError
+from fedsim.federation.opening import open_store
 from fedsim.starting.looking import look
 
 

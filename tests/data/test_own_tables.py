@@ -11,8 +11,8 @@ from fedsim import scenario
 from fedsim.data.folder import Folder
 from fedsim.data.partition import Table
 from fedsim.data.volumes.table import Volumes
-from fedsim.engine.federation import build_federation
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
 from tests.starting.own import class_folders, picture, table
 
 

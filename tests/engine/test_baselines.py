@@ -113,7 +113,7 @@ def test_random_selection_sends_the_sites_own_images_and_says_so(
 
 
 def _store(result: Result) -> Store:
-    from fedsim.engine.federation import open_store
+    from fedsim.federation.opening import open_store
     from fedsim.scenario import load
 
     return open_store(load(str(result.folder / "scenario.yaml")))

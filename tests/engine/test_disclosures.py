@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from fedsim import Result
 from fedsim.engine.disclosures import released_without_privacy
-from fedsim.engine.federation import build_federation
 from fedsim.engine.privacy import privacy_plan, with_unit
+from fedsim.federation.building import build_federation
 from fedsim.method.client import Task
 from fedsim.models.build import first_arrays
 from fedsim.scenario import activate_plugins, load

@@ -136,7 +136,7 @@ def test_a_new_run_that_is_interrupted_goes_on(
 def test_records_leave_their_client_and_only_where_that_is_defined(
     remembered: Result, go: Callable[..., Result], tmp_path: Path
 ) -> None:
-    from fedsim.engine.federation import build_federation
+    from fedsim.federation.building import build_federation
     from fedsim.scenario import load
 
     federation = build_federation(load(str(remembered.folder / "scenario.yaml"), []), 0)

@@ -18,9 +18,10 @@ from safetensors.numpy import save_file
 from fedsim import InputError, Observer, Result, RunError
 from fedsim.api import estimate, resume
 from fedsim.engine.assembly import assembled
-from fedsim.engine.federation import Federation, build_federation
 from fedsim.engine.prepare import prepare
 from fedsim.engine.privacy import privacy_plan
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
 from fedsim.folder.cleaning import checkpoints
 from fedsim.models.build import first_arrays
 from fedsim.observers import Exchange

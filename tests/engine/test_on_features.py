@@ -15,9 +15,9 @@ from PIL import Image
 
 from fedsim import Result
 from fedsim.data.features import extracting
-from fedsim.engine.federation import build_federation
 from fedsim.engine.prepare import prepare
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
 from fedsim.folder.runfolder import RunFolder
 from fedsim.registry import default_registry
 from fedsim.scenario import activate_plugins, load
@@ -229,7 +229,7 @@ def test_another_code_of_a_network_makes_other_features(
 
 
 def test_volumes_have_none() -> None:
-    from fedsim.engine.federation import dataset_of, task_of
+    from fedsim.federation.opening import dataset_of, task_of
 
     scenario = load("prostate_centres_fedavg")
     changed = scenario.model_copy(

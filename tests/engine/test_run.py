@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from fedsim import ClientError, InputError, Result, RunError
-from fedsim.engine.federation import build_federation
 from fedsim.engine.strategies import disclosed_by_client
+from fedsim.federation.building import build_federation
 from fedsim.models.build import first_arrays
 from fedsim.scenario import activate_plugins, load
 from fedsim.wire.codecs import image_bytes

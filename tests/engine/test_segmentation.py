@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fedsim import InputError, Result, run
 from fedsim.api import resume
-from fedsim.engine import federation
+from fedsim.federation import building
 from fedsim.scenario import Scenario, load
 from fedsim.sweeping.cells import fingerprints, plan, standing
 from fedsim.terminal.console import Console
@@ -333,13 +333,13 @@ def test_who_was_at_a_site_outside_is_not_trained_on(
     path = tmp_path / "parts.yaml"
     path.write_text(SMALL)
     scenario = load(path, [*CENTRES, "evaluation.external.sites=[centre-2]"])
-    store = federation.open_store(scenario)
+    store = building.open_store(scenario)
     outside = np.flatnonzero(store.sites == store.site_names.index("centre-2"))
     inside = np.flatnonzero(store.sites == store.site_names.index("centre-1"))
     groups = np.array(store.groups)
     groups[inside[0]] = groups[outside[0]]  # one patient, scanned at both
-    monkeypatch.setattr(federation, "open_store", lambda *_: replace(store, groups=groups))
-    built = federation.build_federation(scenario, 0)
+    monkeypatch.setattr(building, "open_store", lambda *_: replace(store, groups=groups))
+    built = building.build_federation(scenario, 0)
     used = np.concatenate(list(built.split.values()))
     assert built.external is not None
     assert not set(groups[used]) & set(groups[built.external[1]])

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from sklearn.linear_model import Ridge
 
 from fedsim import InputError, Result, RunError
-from fedsim.engine.federation import build_federation
 from fedsim.engine.prepare import prepare
+from fedsim.federation.building import build_federation
 from fedsim.models.build import build_model, first_arrays
 from fedsim.privacy.secure_sum import masked_bytes
 from fedsim.report.text import closing_lines

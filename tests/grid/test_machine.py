@@ -110,7 +110,7 @@ def test_every_verb_refuses_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: 0)
-    for opens in ("fedsim.engine.federation.open_store", "fedsim.sweeping.cells.open_store"):
+    for opens in ("fedsim.federation.building.open_store", "fedsim.sweeping.cells.open_store"):
         monkeypatch.setattr(opens, lambda *_, **__: pytest.fail("data opened"))
     monkeypatch.chdir(tmp_path)
     verb, *options = words

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from fedsim.data.store import Store
-from fedsim.engine.federation import Federation
+from fedsim.federation.holdings import Federation
 from fedsim.method.client import Task
 from fedsim.report.leakage import (
     REAL_IMAGES,

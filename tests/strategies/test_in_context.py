@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from fedsim import Result, load, run
 from fedsim.api import resume
-from fedsim.engine.federation import build_federation
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
 from fedsim.folder.runfolder import RunFolder
 from fedsim.models.cross_network import CrossNetwork
 from fedsim.tasks.segmentation.support import unit_range

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedsim import Result, run
-from fedsim.engine.federation import build_federation
+from fedsim.federation.building import build_federation
 from fedsim.scenario import load
 
 PICTURES = """\

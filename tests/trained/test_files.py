@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from fedsim import InputError, __version__, load_model, run
 from fedsim.api import resume
 from fedsim.cli import main
-from fedsim.engine.federation import build_federation
+from fedsim.federation.building import build_federation
 from fedsim.folder.identity import edited, sealed
 from fedsim.models import SmallCNN
 from fedsim.models.build import first_arrays

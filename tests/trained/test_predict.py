@@ -247,7 +247,7 @@ def test_what_a_model_does_not_do_is_said(classifier: Trained, segmenter: Traine
 
 
 def test_a_volume_as_the_model_sees_it_is_that_of_the_store(segmenter: Trained) -> None:
-    from fedsim.engine.federation import build_federation
+    from fedsim.federation.building import build_federation
     from fedsim.scenario import load
 
     federation = build_federation(load(segmenter.folder / "scenario.yaml"), 0)

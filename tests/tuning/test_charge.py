@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedsim.engine.federation import build_federation
 from fedsim.engine.privacy import privacy_plan
+from fedsim.federation.building import build_federation
 from fedsim.privacy.accounting import Entry, epsilon_rdp
 from fedsim.scenario import load
 from fedsim.tuning.charge import cost_of_a_trial

@@ -16,7 +16,7 @@ import torch
 
 from fedsim.data.store import Store
 from fedsim.data.views import View
-from fedsim.engine.federation import Federation, stand_in_note
+from fedsim.federation.holdings import Federation, stand_in_note
 from fedsim.folder.runfolder import RunFolder, plain
 from fedsim.report.leakage.measure import (
     EXPLAINED,

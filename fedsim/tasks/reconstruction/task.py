@@ -16,7 +16,7 @@ from fedsim.tasks.task import Task
 if TYPE_CHECKING:
     import torch
 
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.scenario.schema import Scenario
     from fedsim.tasks.reconstruction.sampling import Sampling
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from fedsim.engine.federation import Federation
+    from fedsim.federation.holdings import Federation
     from fedsim.method.client import Site
     from fedsim.scenario.schema import Appearance, Scenario
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from fedsim.api import run
 from fedsim.cli import main
-from fedsim.engine.federation import Federation, build_federation
 from fedsim.errors import InputError
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
 from fedsim.scenario import load
 
 SCENARIO = """

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from fedsim import InputError, Result, load, run
-from fedsim.engine.federation import build_federation
+from fedsim.federation.building import build_federation
+from fedsim.federation.clients import make_client
 from fedsim.models.build import first_arrays
 from fedsim.privacy.run_key import run_digest
 from fedsim.scenario import activate_plugins
-from fedsim.scenario.overrides import make_client, merged, override_lines
+from fedsim.scenario.overrides import merged, override_lines
 from tests.engine.conftest import TINY
 from tests.engine.test_bits import model
 

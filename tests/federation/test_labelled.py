@@ -14,7 +14,8 @@ import torch
 from fedsim import InputError, Result, load
 from fedsim.api import resume
 from fedsim.data.split import labelled_share
-from fedsim.engine.federation import Federation, build_federation
+from fedsim.federation.building import build_federation
+from fedsim.federation.holdings import Federation
 from fedsim.models.build import first_arrays
 from fedsim.privacy.run_key import run_digest
 from fedsim.terminal.console import Console
