@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -107,9 +106,3 @@ class Backdoor(DataPoisoning):
             last = len(classes) - 1
             raise ValueError(f"target {self.target} is none of the classes 0 to {last}")
         return self.target
-
-
-def chequered(images: NDArray[np.uint8], size: int) -> None:
-    """Draw a black and white square into the lower right corner of images [k, H, W, C]."""
-    rows, columns = np.indices((size, size))
-    images[:, -size:, -size:, :] = np.where((rows + columns) % 2, 0, 255)[..., None]

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.adversaries.data import chequered
 from fedsim.data.views import View
 
 
@@ -28,6 +27,12 @@ class StampedView(View):
         found = super().pixels(positions)
         marked = self._marked if positions is None else self._marked[np.asarray(positions)]
         stamped = found[marked]
-        chequered(stamped, self._size)
+        _chequered(stamped, self._size)
         found[marked] = stamped
         return found
+
+
+def _chequered(images: NDArray[np.uint8], size: int) -> None:
+    """Draw a black and white square into the lower right corner of images [k, H, W, C]."""
+    rows, columns = np.indices((size, size))
+    images[:, -size:, -size:, :] = np.where((rows + columns) % 2, 0, 255)[..., None]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.testing.checking import Check, CheckFailed, NotApplicable, checks, kind_of
+from fedsim.testing.checking import Check, checks, kind_of
+from fedsim.testing.verdicts import CheckFailed, NotApplicable
 
 __all__ = [
     "Check",

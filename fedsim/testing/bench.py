@@ -37,7 +37,8 @@ from fedsim.scenario import Scenario, load
 from fedsim.scenario.checks import activate
 from fedsim.scenario.fitting import data_of, payload_of
 from fedsim.scenario.schema import Scenario as Schema
-from fedsim.testing.checking import CheckFailed, NotApplicable
+from fedsim.testing.dividing import clients_for
+from fedsim.testing.verdicts import CheckFailed, NotApplicable
 from fedsim.wire import flower
 from fedsim.yaml_lines import write
 
@@ -268,8 +269,6 @@ class Bench:
     @functools.cached_property
     def clients(self) -> int | None:
         """Clients that a partition is asked for; None where it knows them itself."""
-        from fedsim.testing.partitions import clients_for
-
         return clients_for(self) if self.group == "partitions" else None
 
     def scenario(self, *more: str) -> Scenario:

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import InputError, RunError
 from fedsim.registry import GROUPS, KINDS, default_registry
+from fedsim.testing.verdicts import ON_RAY, CheckFailed
 
 if TYPE_CHECKING:
     from fedsim.testing.bench import Bench
-
-
-class CheckFailed(AssertionError):
-    """The plugin breaks what fedsim asks of it; says what, and where."""
-
-
-class NotApplicable(Exception):
-    """The check says nothing of this plugin; says why."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +75,6 @@ def checks(
         found.pop(ON_RAY, None)
     bench = Bench(group, name, dict(parameters or {}), list(overrides), list(map(str, plugins)))
     return [Check(title, bench, function) for title, function in found.items()]
-
-
-ON_RAY = "the same bits on Ray"
-"""Name of the check that is asked for: it starts Ray."""
 
 
 def kind_of(name: str) -> str:

@@ -15,7 +15,7 @@ from fedsim.method.capabilities import capabilities
 from fedsim.method.faults import Failure
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, difference, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
+from fedsim.testing.verdicts import ON_RAY, CheckFailed, NotApplicable
 from fedsim.wire.flower import tensors
 
 

@@ -14,7 +14,7 @@ from fedsim.federation.opening import dataset_of, open_store, task_of
 from fedsim.registry import construct
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
+from fedsim.testing.verdicts import ON_RAY, CheckFailed, NotApplicable
 
 
 def _store(bench: Bench, cache: str = "cache") -> Any:

@@ -13,7 +13,7 @@ from fedsim.models.build import build_model
 from fedsim.randomness import Streams, isolated
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, Draws, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
+from fedsim.testing.verdicts import ON_RAY, CheckFailed, NotApplicable
 from fedsim.wire import flower
 
 _ROUNDING = 1e-3

@@ -3,84 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fedsim.errors import FedsimError, InputError
 from fedsim.raising import one_line, reraise_interruption
-from fedsim.registry import construct
 from fedsim.testing import strategies
 from fedsim.testing.bench import Bench, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
-
-_CLIENTS = 4
-_SITES = ("berlin", "lyon", "oslo")
-
-
-@dataclass(frozen=True)
-class Records:
-    """Records to divide: 300 of 120 patients, two classes, three sites."""
-
-    labels: np.ndarray
-    groups: np.ndarray
-    sites: np.ndarray
-
-
-def _records() -> Records:
-    draws = np.random.default_rng(5)
-    groups = np.sort(np.concatenate([np.arange(120), draws.integers(0, 120, 180)]))
-    site_of = draws.integers(0, len(_SITES), 120)
-    labels = (draws.random(300) < 0.3).astype(np.int64)
-    for values in (labels, groups, site_of):
-        values.flags.writeable = False  # They are shared with others.
-    sites = site_of[groups]
-    sites.flags.writeable = False
-    return Records(labels, groups.astype(np.int64), sites.astype(np.int64))
-
-
-def _assigned(bench: Bench, clients: int | None, seed: int = 0) -> dict[str, np.ndarray]:
-    partition = construct(bench.factory, bench.scenario().federation.partition.parameters)
-    return _divide(partition, clients, seed)
-
-
-def _divide(partition: Any, clients: int | None, seed: int = 0) -> dict[str, np.ndarray]:
-    records = _records()
-    found: dict[str, np.ndarray] = partition.assign(
-        labels=records.labels,
-        groups=records.groups,
-        sites=records.sites,
-        site_names=_SITES,
-        clients=clients,
-        rng=np.random.default_rng(seed),
-    )
-    return found
-
-
-def clients_for(bench: Bench) -> int | None:
-    """How many clients it takes: four, or None where it decides itself."""
-    try:
-        partition = construct(bench.factory, bench.parameters | _given(bench))
-    except InputError:  # Said, with its place, where the scenario is loaded.
-        return _CLIENTS
-    try:
-        _divide(partition, _CLIENTS)
-    except InputError:
-        return None
-    except BaseException as error:  # Said by the checks.
-        reraise_interruption(error)
-    return _CLIENTS
-
-
-def _given(bench: Bench) -> dict[str, Any]:
-    """Parameters that overrides of the command line set."""
-    from fedsim.yaml_lines import Place, read_value
-
-    start = "federation.partition."
-    words = [word.removeprefix(start) for word in bench.overrides if word.startswith(start)]
-    parts = [word.partition("=") for word in words]
-    return {key: read_value(text, Place("command line"))[0] for key, _, text in parts}
+from fedsim.testing.dividing import SITES, assigned, records_to_divide
+from fedsim.testing.verdicts import ON_RAY, CheckFailed, NotApplicable
 
 
 def complete(bench: Bench) -> str:
@@ -111,7 +42,7 @@ def complete(bench: Bench) -> str:
 def number(bench: Bench) -> str:
     """There are as many clients as were asked for."""
     if bench.clients is None:
-        return f"it decides itself: {len(_made(bench))} clients, of {len(_SITES)} sites"
+        return f"it decides itself: {len(_made(bench))} clients, of {len(SITES)} sites"
     parts = _made(bench)
     if len(parts) != bench.clients:
         raise CheckFailed(f"{bench.clients} clients were asked for, and there are {len(parts)}")
@@ -120,7 +51,7 @@ def number(bench: Bench) -> str:
 
 def together(bench: Bench) -> str:
     """Records of one patient stay together."""
-    groups = _records().groups
+    groups = records_to_divide().groups
     owners: dict[int, set[str]] = {}
     for name, part in _made(bench).items():
         for group in groups[part].tolist():
@@ -156,7 +87,7 @@ def too_many(bench: Bench) -> str:
     if bench.clients is None:
         raise NotApplicable("it decides itself how many clients there are")
     try:
-        parts = _assigned(bench, 121)
+        parts = assigned(bench, 121)
     except InputError as error:
         return f"refused: {error.headline}"
     except FedsimError:
@@ -176,7 +107,7 @@ def too_many(bench: Bench) -> str:
 
 def _made(bench: Bench, seed: int = 0) -> dict[str, np.ndarray]:
     try:
-        found = _assigned(bench, bench.clients, seed)
+        found = assigned(bench, bench.clients, seed)
     except FedsimError:
         raise
     except BaseException as error:

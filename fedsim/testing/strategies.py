@@ -18,7 +18,7 @@ from fedsim.method.exchanges import Exchange, RoundState
 from fedsim.method.faults import Simulated
 from fedsim.method.strategy import Strategy, makes_exchanges
 from fedsim.testing.bench import Bench, Draws, Ran, difference, finite, undisturbed
-from fedsim.testing.checking import ON_RAY, CheckFailed, NotApplicable
+from fedsim.testing.verdicts import ON_RAY, CheckFailed, NotApplicable
 from fedsim.wire.flower import tensor_record, tensors
 
 _ROUNDING = 1e-4  # of an array's largest value
