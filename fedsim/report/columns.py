@@ -29,6 +29,7 @@ class Column:
         printed: whether it is more than a line of the CSV.
         better: which way is better.
         spoken: the unit of what is printed, in words: "per cent", "dB", "".
+        long: what the title is short for; "": nothing.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Column:
     printed: bool = True
     better: Better = "higher"
     spoken: str = ""
+    long: str = ""
 
     @property
     def points(self) -> str:
@@ -79,4 +81,5 @@ def score_column(
         printed,
         metric.better,
         metric.spoken_unit,
+        metric.title if metric.short and not title else "",
     )

@@ -332,6 +332,8 @@ def _notes(
     notes = [f"Metrics{unit} on the test split; mean +- sd over seeds; MB = 10^6 bytes."]
     if less := [one.title for one in scores if one.better == "lower"]:
         notes.append(f"lower is better: {', '.join(less)}.")
+    if short := [f"{one.title} {one.long}" for one in scores if one.long and one.printed]:
+        notes.append(f"{'; '.join(short)}.")
     measures = [m for line in lines for m in line.measures.values()]
     if any(m.interval for m in measures):
         of = {line.row.task.records for line in lines}

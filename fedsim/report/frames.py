@@ -136,6 +136,8 @@ def points_frame(points: Sequence[Point]) -> pandas.DataFrame:
             "seed": point.seed,
             **point.summary["metrics"],
             "epsilon_reported": point.summary.get("epsilon"),
+            "unit": point.summary.get("unit"),
+            "delta": point.summary.get("delta"),
             "certified": point.certified,
             "audited": point.audited,
             "audit": point.verdict,

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from fedsim.errors import InputError, Problem
+from fedsim.privacy.accounting import UNIT_NAMES
 from fedsim.report.record import NUMBER
 from fedsim.report.statistics import Measure, measure
 from fedsim.tasks.facts import TaskFacts
@@ -30,6 +31,8 @@ HEADER = (
     "epsilon_reported",
     "certified",
     "data",
+    "unit",
+    "delta",
 )
 """Columns of curve.csv."""
 
@@ -85,6 +88,16 @@ class Point:
         return "claim above cap" if self._audit.get("claim_above_cap") else "consistent"
 
     @property
+    def unit(self) -> str | None:
+        """Whose epsilon it is: "record", "patient" or "client"; None without privacy."""
+        return self.summary.get("unit") if math.isfinite(self.epsilon) else None
+
+    @property
+    def delta(self) -> float | None:
+        """The delta of epsilon; None without privacy."""
+        return _number(self.summary.get("delta")) if math.isfinite(self.epsilon) else None
+
+    @property
     def _audit(self) -> Mapping[str, Any]:
         audit = self.summary.get("audit")
         return audit if isinstance(audit, Mapping) else {}
@@ -125,6 +138,12 @@ class Method:
         """Its name, and whom its epsilon trusts where it does."""
         trusts = any(one.summary.get("trust") == "secure_sum" for one in self.points)
         return f"{self.name} (secure sum)" if trusts else self.name
+
+    @property
+    def whose(self) -> str:
+        """Whose epsilon it is, in words, such as "patient or lesion"; "" where nothing says so."""
+        units = dict.fromkeys(one.unit for one in self.points)
+        return ", ".join(UNIT_NAMES[unit] for unit in units if unit in UNIT_NAMES)
 
     def measures(self, of: Callable[[Point], float | None]) -> dict[float, Measure]:
         """Mean and spread over seeds at each epsilon where there is a value."""
@@ -168,6 +187,17 @@ class Curve:
         return next(having, self.points[0].task)
 
     @property
+    def whose(self) -> str:
+        """Whose epsilon it is, in words, where that is the same for all methods; else ""."""
+        units = {method.whose for method in self.methods} - {""}
+        return units.pop() if len(units) == 1 else ""
+
+    def told(self, method: Method) -> str:
+        """A method's name, and whose its epsilon is, where methods differ in that."""
+        apart = method.whose and not self.whose
+        return f"{method.told}, for every {method.whose}" if apart else method.told
+
+    @property
     def notes(self) -> list[str]:
         """What the picture must say beside its lines."""
         points = self.points
@@ -180,6 +210,8 @@ class Curve:
             notes.append(
                 "secure sum: epsilon holds only if all clients are honest and mask their answers"
             )
+        if len({point.seed for point in points}) == 1:
+            notes.append("one seed: how much a value spreads is not known")
         if missing := self.expected - len(points):
             notes.append(f"{missing} of {self.expected} runs are missing")
         return notes
@@ -201,6 +233,8 @@ class Curve:
                 _number(point.summary.get("epsilon")),
                 point.certified,
                 "embedded" if point.data["source"] == "embedded" else point.data["name"],
+                point.unit,
+                point.delta,
             )
             for method in self.methods
             for points in method.levels.values()
@@ -248,7 +282,7 @@ def table(curve: Curve) -> str:
         for epsilon, points in method.levels.items():
             lines.append(
                 (
-                    method.told + ("" if method.certified else " (not certified)"),
+                    curve.told(method) + ("" if method.certified else " (not certified)"),
                     "none" if math.isinf(epsilon) else f"{epsilon:g}",
                     str(len(points)),
                     spread_words(one, measure([point.value(curve.metric) for point in points])),
@@ -257,7 +291,8 @@ def table(curve: Curve) -> str:
                     _audited(points),
                 )
             )
-    return "\n".join([*aligned(lines), *(f"{note}." for note in curve.notes)])
+    whose = [f"epsilon is for every {curve.whose}"] if curve.whose else []
+    return "\n".join([*aligned(lines), *(f"{note}." for note in [*whose, *curve.notes])])
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

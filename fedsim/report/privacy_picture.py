@@ -51,6 +51,7 @@ _BOUNDS: dict[str, tuple[dict[str, Any], str]] = {
         "audited bound, ε above its cap",
     ),
 }
+_LEAST_HEIGHT = 0.1  # of the axis of a fraction, such as an AUC
 _WIDE = 20.0  # Megabytes that differ by more get a logarithmic axis.
 
 
@@ -81,6 +82,7 @@ def picture(curve: Curve) -> Picture:
         _draw_utility(utility, curve, method, k, scale)
         _draw_megabytes(megabytes, method, k, scale)
     _draw_audits(utility, curve, scale)
+    _not_magnified(utility, curve)
     unit = f" ({curve.shown.plain_unit})" if curve.shown.plain_unit else ""
     utility.set_ylabel(f"{curve.metric_name} on the test split{unit}")
     chance = curve.shown.chance
@@ -88,7 +90,8 @@ def picture(curve: Curve) -> Picture:
         utility.axhline(chance, color="#999999", linewidth=1, label="chance")
     _megabyte_axis(megabytes, curve)
     ends = "smaller: more private" + ("; ∞: without privacy" if scale.without else "")
-    megabytes.set_xlabel(f"ε aimed at ({ends})")
+    whose = f" for every {curve.whose}" if curve.whose else ""
+    megabytes.set_xlabel(f"ε{whose}, aimed at ({ends})")
     _legend(utility, curve, scale)
     return Picture(
         "curve",
@@ -206,6 +209,15 @@ def _draw_audits(axes: Any, curve: Curve, scale: _Scale) -> None:
                 axes.plot([at], [height], **style, clip_on=False, zorder=4)
 
 
+def _not_magnified(axes: Any, curve: Curve) -> None:
+    """Give fractions an axis of a tenth at least: what two runs differ by looks no larger."""
+    if curve.shown.plain_unit:
+        return
+    low, high = axes.get_ylim()
+    if (missing := _LEAST_HEIGHT - (high - low)) > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
+
+
 def _kind(point: Point, scale: _Scale) -> str | None:
     """Which of `_BOUNDS` the audited bound of a point is; None without one."""
     if point.audited is None:
@@ -280,7 +292,8 @@ def _legend(axes: Any, curve: Curve, scale: _Scale) -> None:
             label = f"{method.name}\n(reference, no privacy)"
             handles.append(Line2D([], [], color=colour, linestyle="--", label=label))
         else:
-            label = method.told + ("" if method.certified else "\n(claimed, not certified)")
+            label = curve.told(method).replace(", for", "\nfor")
+            label += "" if method.certified else "\n(claimed, not certified)"
             handles.append(Line2D([], [], **_points_style(method, k), label=label))
     marks: list[Any] = []
     curves = [method for method in curve.methods if not method.reference]
@@ -311,14 +324,9 @@ def _subtitle(curve: Curve) -> str:
     data = ", ".join(dict.fromkeys(str(point.data["name"]) for point in points))
     seeds = sorted({point.seed for point in points})
     listed = ", ".join(map(str, seeds)) if len(seeds) < 7 else f"{seeds[0]} to {seeds[-1]}"
-    deltas = {d for point in points if (d := _delta(point)) is not None}
+    deltas = {d for point in points if (d := point.delta) is not None}
     delta = [f"delta {d:g}" for d in deltas] if len(deltas) == 1 else []
     return ", ".join([data, f"{'seed' if len(seeds) == 1 else 'seeds'} {listed}", *delta])
-
-
-def _delta(point: Point) -> float | None:
-    value = point.summary.get("delta")
-    return float(value) if value is not None and math.isfinite(point.epsilon) else None
 
 
 def _told(curve: Curve, method: Method) -> str:

@@ -8,6 +8,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,7 @@ def point(
         "mb_down_total": 0.5,
         "epsilon": None if math.isinf(epsilon) else 0.9 * epsilon,
         "delta": None if math.isinf(epsilon) else 1e-4,
+        "unit": None if math.isinf(epsilon) else "record",
         "certified": not math.isinf(epsilon),
         "audit": None if audited is None else {"epsilon_lower": audited},
     }
@@ -337,11 +339,36 @@ def test_the_csv_says_of_each_run_what_its_summary_says() -> None:
     ]
     drawn = picture(curve_of(points))
     assert drawn.csv.decode().splitlines() == [
-        "scenario,epsilon,seed,metric,value,mb_up,mb_down,audited,audit,epsilon_reported,certified,data",
-        "a,0.5,0,auc,0.6,0.25,0.5,,,0.45,False,embedded",
-        "a,0.5,1,auc,0.30000000000000004,0.25,0.5,0.125,consistent,0.45,True,embedded",
-        "b,inf,0,auc,,0.25,0.5,,,,False,ham10000",
+        "scenario,epsilon,seed,metric,value,mb_up,mb_down,audited,audit,epsilon_reported,certified,data"
+        ",unit,delta",
+        "a,0.5,0,auc,0.6,0.25,0.5,,,0.45,False,embedded,record,0.0001",
+        "a,0.5,1,auc,0.30000000000000004,0.25,0.5,0.125,consistent,0.45,True,embedded,record,0.0001",
+        "b,inf,0,auc,,0.25,0.5,,,,False,ham10000,,",
     ]
+
+
+def test_figure_and_table_say_whose_epsilon_it_is(figures: list[Any]) -> None:
+    alike = curve_of([point("a", 1.0), point("b", 1.0), point("local", INF, reference=True)])
+    assert "epsilon is for every record." in table(alike)
+    picture(alike)
+    assert figures[-1].axes[1].get_xlabel().startswith("ε for every record, aimed at")
+    other = curve_of([point("a", 1.0), point("b", 1.0, unit="patient")])
+    assert "epsilon is for every" not in table(other)
+    assert "b, for every patient or lesion" in table(other)
+    picture(other)
+    assert figures[-1].axes[1].get_xlabel().startswith("ε, aimed at")
+    assert {"a for every record", "b for every patient or lesion"} <= set(legend(figures[-1]))
+
+
+def test_what_two_runs_differ_by_is_not_magnified(figures: list[Any]) -> None:
+    curve = curve_of([point("a", 1.0, value=0.748), point("a", 8.0, value=0.733)])
+    assert "one seed: how much a value spreads is not known" in curve.notes
+    picture(curve)
+    low, high = figures[-1].axes[0].get_ylim()
+    assert high - low == pytest.approx(0.1)
+    assert (low + high) / 2 == pytest.approx(0.7405)
+    two = curve_of([point("a", 1.0, 0), point("a", 1.0, 1)])
+    assert not [note for note in two.notes if "one seed" in note]
 
 
 def test_the_figure_shows_means_and_spread_over_epsilon_and_level_lines(
@@ -441,7 +468,7 @@ def test_audits_that_could_not_bite_and_checks_that_failed_have_marks_of_their_o
     [
         ([point("a", 1.0)], 1, "embedded stand-in: generated images, not real data"),
         ([point("a", 1.0, data=REAL)], 1, ""),
-        ([point("a", 1.0, data=REAL)], 5, "4 of 5 runs are missing"),
+        ([point("a", 1.0, data=REAL)], 5, "4 of 6 runs are missing"),
         (
             [point("a", 1.0), point("b", 1.0, data=REAL)],
             2,
@@ -453,7 +480,10 @@ def test_audits_that_could_not_bite_and_checks_that_failed_have_marks_of_their_o
 def test_the_picture_says_what_its_numbers_are_not(
     figures: list[Any], points: list[Point], expected: int, note: str
 ) -> None:
-    picture(curve_of(points, expected=expected))
+    alone = curve_of(points, expected=expected)
+    both = [replace(one, seed=1) for one in points]
+    picture(curve_of([*points, *both], expected=expected + len(points)))
+    assert alone.notes[-1 if "missing" not in note else -2].startswith("one seed: ")
     written = [text.get_text() for text in figures[0].texts]
     assert (note in written) == bool(note)
     assert len(written) == (2 if note else 1)
@@ -487,4 +517,4 @@ def test_any_mixture_of_runs_can_be_drawn(number: int) -> None:
     ]
     curve = curve_of(points)
     assert Image.open(BytesIO(picture(curve).png)).size == (800, 680)
-    assert len(table(curve).splitlines()) == 2 + 9 * 5 + len(curve.notes)
+    assert len(table(curve).splitlines()) == 2 + 9 * 5 + 1 + len(curve.notes)  # and whose epsilon
