@@ -378,7 +378,15 @@ def _lines(
             f"{file.name} is missing",
             [Problem(str(file.parent), f"has no file {file.name}; expected {', '.join(columns)}")],
         ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        what = "" if wide else ": a spreadsheet program may have saved it in an older encoding"
+        raise InputError(
+            f"{file.name} cannot be read",
+            [Problem(f"{file}:{line}", f"is not {'UTF-16' if wide else 'UTF-8'} text{what}")],
+            'save it as UTF-8 CSV (in Excel: "CSV UTF-8")',
+        ) from error
+    except (OSError, csv.Error) as error:
         raise InputError(
             f"{file.name} cannot be read", [Problem(str(file), str(error))], "save it as UTF-8 CSV"
         ) from error

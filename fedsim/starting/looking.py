@@ -11,7 +11,7 @@ from fedsim.errors import InputError, Problem
 from fedsim.starting.folders import from_folders
 from fedsim.starting.found import Found, Setting
 from fedsim.starting.outlines import from_pairs, masks_of, with_structures
-from fedsim.starting.tables import from_tables
+from fedsim.starting.tables import from_tables, unread
 
 LAYOUTS = (
     "a folder of images for each class (JPEG, PNG, TIFF, DICOM); a .csv file with the columns "
@@ -40,8 +40,13 @@ def look(root: Path, label: str | None = None) -> Found:
     if found is not None and found.kind == "volumes":
         return with_structures(found, masks_of(found))
     if found is None:
-        found = from_pairs(root) or from_folders(root)
+        try:
+            found = from_pairs(root) or from_folders(root)
+        except InputError as error:
+            raise unread(root) or error from None
     if found is None:
+        if (wrong := unread(root)) is not None:
+            raise wrong
         sheets = tables_in(root, SPREADSHEETS)
         hint = f"understood are: {LAYOUTS}"
         if sheets:

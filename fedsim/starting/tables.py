@@ -88,6 +88,16 @@ def from_tables(root: Path, label: str | None) -> Found | None:
     )
 
 
+def unread(root: Path) -> InputError | None:
+    """Why a table of a folder cannot be read, the first of several; None: each can."""
+    for name in tables_in(root):
+        try:
+            columns_in(root / name)
+        except InputError as error:
+            return error
+    return None
+
+
 class _Files:
     """The files that the rows of a table may be about."""
 

@@ -141,6 +141,25 @@ def test_what_is_not_understood_says_what_is(tmp_path: Path, make: object, says:
     assert len(str(caught.value).splitlines()) < 6
 
 
+@pytest.mark.parametrize("made", [picture, lambda path, *_: None])
+def test_a_table_in_another_encoding_is_what_is_wrong(tmp_path: Path, made: object) -> None:
+    for number in range(4):
+        made(tmp_path / f"{number}.png", number, bool(number % 2))  # type: ignore[operator]
+    text = "Datei;Befund;Klinik\n0.png;gutartig;Köln\n1.png;bösartig;Köln\n"
+    (tmp_path / "liste.csv").write_text(text, encoding="cp1252")
+    with pytest.raises(InputError, match=r"liste\.csv cannot be read") as caught:
+        look(tmp_path)
+    assert "liste.csv:2: is not UTF-8 text" in str(caught.value)
+    assert "save it as UTF-8 CSV" in caught.value.hint
+
+
+def test_images_in_folders_of_classes_need_no_table_that_can_be_read(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / ("a", "b")[number % 2] / f"{number}.png", number, bool(number % 2))
+    (tmp_path / "notes.csv").write_bytes("Köln\n".encode("cp1252"))
+    assert look(tmp_path).layout == "a folder for each class"
+
+
 def test_volumes_without_masks_say_how_masks_are_called(tmp_path: Path) -> None:
     root = volumes(tmp_path, 2)
     for mask in root.glob("*_mask*"):
