@@ -95,16 +95,16 @@ def calibration(record: Record) -> Picture | None:
         title,
         "Of the records to which the model gives a probability, so many are so: on the straight "
         "line both agree, below it the model is too sure. Ten bins; one with few records jumps."
-        f"{several} Expected calibration error {found.error:.3f}, Brier score {found.brier:.3f} "
+        f"{several} Mean distance from it {found.error:.3f}, Brier score {found.brier:.3f} "
         "(both: 0 is best).",
-        f"Expected calibration error {found.error:.3f}; "
+        f"Mean distance from calibration {found.error:.3f}; "
         + ", ".join(f"{100 * x:.0f} % told, {100 * y:.0f} % so" for x, y in points),
         png(figure),
         header,
         rows,
         [
             Plot(
-                f"expected calibration error {found.error:.3f}",
+                f"mean distance from the line {found.error:.3f}",
                 shares(across),
                 shares(up),
                 [

@@ -310,6 +310,7 @@ def test_clients_of_one_class_and_patients_at_several_sites_are_said(scenario, t
     words = [f"data.root={root}", "federation={partition: natural}", "data.split.val=0"]
     found = built(scenario, root, *words[1:]).notes()
     assert "clients with records of one class only: z (a)" in found
+    assert "classes with fewer than 10 records, whose scores say little: b (8)" in found
     several = "patients (or lesions) with records at several sites: 1; each is with one client only"
     assert several in found
     assert main(["run", str(scenario), *words, "--runs", str(tmp_path / "runs")]) == 0

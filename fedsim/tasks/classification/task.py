@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fedsim.scenario.schema import Scenario
     from fedsim.tasks.task import Task
 
+_FEW = 10  # records of a class, below which a person is told
+
 
 @dataclass(frozen=True)
 class Classification(ImageTask):
@@ -165,15 +167,25 @@ class Classification(ImageTask):
         }
 
     def notes(self, store: Any, clients: Mapping[str, np.ndarray]) -> list[str]:
-        """Clients with one class only; groups of classes that tell none apart."""
+        """Classes of few records; clients with one class only; groups that tell none apart."""
         single = [
             f"{name} ({self.classes[store.labels[held[0]]]})"
             for name, held in clients.items()
             if len(held) and (store.labels[held] == store.labels[held[0]]).all()
         ]
         told = [f"clients with records of one class only: {some(single)}"] if single else []
+        counts = np.bincount(store.labels, minlength=len(self.classes))
+        few = [
+            f"{name} ({count})"
+            for name, count in zip(self.classes, counts, strict=True)
+            if count < _FEW
+        ]
+        if few:
+            told.append(
+                f"classes with fewer than {_FEW} records, whose scores say little: {some(few)}"
+            )
         if len(self.groups) == 1:
-            told.append(self._one_group(np.bincount(store.labels, minlength=len(self.classes))))
+            told.append(self._one_group(counts))
         return told
 
     def _one_group(self, counts: np.ndarray) -> str:
