@@ -38,6 +38,8 @@ def conjugate_gradients(
     """Solve operator(x) = right for each record by itself (Hestenes & Stiefel, 1952).
 
     A record whose relative residual is at most `tolerance` stays as it is, whatever the others do.
+    Each is solved at a size of about 1, so that no square leaves float32; of one with NaN or
+    infinite values the solution is NaN.
 
     Args:
         operator: symmetric and positive definite, on each record by itself.
@@ -48,12 +50,14 @@ def conjugate_gradients(
     Returns:
         x, like `right`.
     """
+    scale = _power_of_two(right)
+    right = right / scale
     found = torch.zeros_like(right)
     residual, direction = right, right
     energy = _dot(residual, residual)
     enough = energy * tolerance**2
     for _ in range(iterations):
-        open_ = energy > enough
+        open_ = (energy > enough) | ~energy.isfinite()
         if not bool(open_.any()):
             break
         image = operator(direction)
@@ -65,7 +69,7 @@ def conjugate_gradients(
         turn = torch.where(open_, left / torch.where(open_, energy, 1.0), 0.0)
         direction = residual + turn * direction
         energy = torch.where(open_, left, energy)
-    return found
+    return found * scale
 
 
 def begin(layer: nn.Conv2d, gain: float) -> None:
@@ -80,6 +84,14 @@ def begin(layer: nn.Conv2d, gain: float) -> None:
     nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.weight[0].numel()))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """Of each record the power of two about its largest number, [n, 1, ...]: to divide by it
+    changes no digit. 1 of zeros, and where the largest is no finite number."""
+    largest = values.detach().abs().amax(dim=tuple(range(1, values.dim())), keepdim=True)
+    usable = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    return usable / (2 * usable.frexp().mantissa)
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -173,6 +173,25 @@ def test_a_record_is_solved_by_itself() -> None:
         assert torch.allclose(one[0], whole[k], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-35, 1e-25, 1e25, 1e35])
+def test_no_size_of_numbers_is_taken_for_solved(size: float) -> None:
+    # Their squares are 0, or infinite, in float32.
+    images = torch.randn(2, 2, 16, 16, generator=chance())
+    mask, weight = Sampling(centre=64).masks(2, (16, 16), chance()), torch.tensor([0.05])
+    wanted = consistent(images, zero_filled(images, mask), mask, weight)
+    found = consistent(size * images, zero_filled(size * images, mask), mask, weight)
+    assert torch.allclose(found / size, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_what_is_no_number_is_not_taken_for_zero(wrong: float) -> None:
+    images = torch.randn(2, 2, 16, 16, generator=chance())
+    mask, weight = Sampling(centre=64).masks(2, (16, 16), chance()), torch.tensor([0.05])
+    measured = zero_filled(images, mask)
+    images[:, 0, 3, 3] = wrong
+    assert consistent(images, measured, mask, weight).isnan().all()
+
+
 @pytest.mark.parametrize("weight", [0.05, LEAST])
 def test_data_consistency_leaves_a_residual_of_a_millionth(weight: float) -> None:
     truth, network = torch.randn(2, 3, 2, 24, 20, generator=chance())

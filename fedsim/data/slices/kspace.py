@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedsim.data.phantom.brain import brain_stand_in
 from fedsim.data.slices.dataset import Complex, SliceDataset, SliceManifest
+from fedsim.data.slices.level import NOT_FINITE, levelled
 from fedsim.errors import InputError, Problem
 
 HDF5 = (".h5", ".hdf5")
@@ -143,13 +144,19 @@ def virtual_coil(images: NDArray[Any]) -> Complex:
 
     Returns:
         complex64 [slices, H, W].
+
+    Raises:
+        ValueError: values are NaN or infinite.
     """
     if images.shape[1] == 1:
         return images[:, 0].astype(np.complex64)
+    if not np.isfinite(images).all():
+        raise ValueError(NOT_FINITE)
     found = np.empty((len(images), *images.shape[2:]), dtype=np.complex64)
     for number, coils in enumerate(images):
         flat = coils.reshape(len(coils), -1)
-        _, vectors = np.linalg.eigh(flat @ flat.conj().T)
+        level = levelled(flat)  # So that products are neither 0 nor infinite.
+        _, vectors = np.linalg.eigh(level @ level.conj().T)
         found[number] = (vectors[:, -1].conj() @ flat).reshape(coils.shape[1:])
     return found
 

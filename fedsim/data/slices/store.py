@@ -30,6 +30,7 @@ from fedsim.data.kept import (
 )
 from fedsim.data.preparing import store_of_files, store_of_stand_in, well_named
 from fedsim.data.slices.dataset import Complex, EmbeddedSlices, SliceDataset, SliceManifest
+from fedsim.data.slices.level import NOT_FINITE, levelled
 from fedsim.data.source import (
     below,
     check_root,
@@ -214,7 +215,7 @@ def _read_all(
             numbers = [k for k, one in enumerate(found) if np.abs(one).max() > 0]
             if not numbers:
                 raise ValueError("all slices are zero")
-            parts.append(np.stack([normalised(fitted(found[k], size)) for k in numbers]))
+            parts.append(np.stack([normalised(fitted(levelled(found[k]), size)) for k in numbers]))
         except (OSError, ValueError, KeyError) as error:
             broken[i] = Problem(str(path), one_line(error))
         else:
@@ -232,7 +233,7 @@ def _complex(found: Complex) -> Complex:
     if found.ndim != 3 or found.dtype.kind != "c":
         raise ValueError(f"holds {found.dtype} {found.shape}, and no complex slices [n, H, W]")
     if not np.isfinite(found).all():
-        raise ValueError("holds values that are no finite numbers")
+        raise ValueError(NOT_FINITE)
     return found
 
 

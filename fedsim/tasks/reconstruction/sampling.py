@@ -144,7 +144,7 @@ def poisson_mask(
 
 def _lines_wanted(width: int, acceleration: float, centre: int) -> int:
     """How many lines are measured; ValueError where those in the middle are more."""
-    wanted = max(1, round(width / acceleration))
+    wanted = round(width / acceleration)
     if centre > wanted:
         raise ValueError(
             f"{centre} lines in the middle are more than the {wanted} of {width} lines that an "
@@ -155,7 +155,7 @@ def _lines_wanted(width: int, acceleration: float, centre: int) -> int:
 
 def _points_wanted(size: tuple[int, int], acceleration: float, centre: int) -> int:
     """How many points are measured; ValueError where those in the middle are more."""
-    wanted = max(1, round(size[0] * size[1] / acceleration))
+    wanted = round(size[0] * size[1] / acceleration)
     if centre**2 > wanted:
         raise ValueError(
             f"a square of {centre} x {centre} points in the middle is more than the {wanted} "

@@ -55,6 +55,33 @@ def test_one_coil_stays_as_it_is() -> None:
     assert np.array_equal(virtual_coil(image()[:, None]), image())
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_the_unit_of_k_space_is_of_no_account(size: float) -> None:
+    # Products of the coils' numbers are 0, or infinite, in float32.
+    maps = np.array([1.0, 0.5j, 0.1])[None, :, None, None]
+    coils = (image()[:, None] * maps).astype(np.complex64)
+    found = virtual_coil(np.complex64(size) * coils)
+    assert np.allclose(np.abs(found) / size, np.abs(virtual_coil(coils)), rtol=1e-4)
+
+
+def test_numbers_near_the_largest_are_fitted_as_others_are(tmp_path: Path) -> None:
+    for name, size in (("small", 1.0), ("large", 2.0**125)):
+        slices = (image() * size / np.abs(image()).max()).astype(np.complex64)
+        written(tmp_path / name / "one.hdf5", trnOrg=slices)
+    found = [
+        opened(KSpace(), tmp_path / name, tmp_path / "cache", size=8) for name in ("small", "large")
+    ]
+    assert np.array_equal(found[0].images, found[1].images)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_coils_that_hold_no_numbers_are_told_as_one_coil_is(wrong: float) -> None:
+    coils = np.ones((2, 3, 8, 8), np.complex64)
+    coils[1, 2, 3, 4] = wrong
+    with pytest.raises(ValueError, match="no finite numbers"):
+        virtual_coil(coils)
+
+
 def test_a_slice_of_another_size_shows_the_same_field_of_view() -> None:
     flat = np.full((12, 12), 2 + 1j, dtype=np.complex64)
     for size in (6, 12, 24):

@@ -54,6 +54,11 @@ def test_poisson_points_are_as_many_as_asked_and_denser_in_the_middle() -> None:
         (lambda: Sampling(centre=0), "centre must be at least one line"),
         (lambda: Sampling(acceleration=16).mask((64, 64), chance()), "6 lines in the middle"),
         (
+            lambda: Sampling(acceleration=1e9, centre=1).mask((64, 64), chance()),
+            "the 0 of 64 lines",
+        ),
+        (lambda: Sampling("poisson", 1e9, 1).mask((64, 64), chance()), "the 0 points"),
+        (
             lambda: Sampling("poisson", 4.0, 200).mask((64, 64), chance()),
             "a square of 50 x 50 points",
         ),
