@@ -7,26 +7,33 @@ on validation records; its best values are run with the seeds of the league.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from fedsim.errors import InputError, Problem
+from fedsim.errors import InputError, Problem, nearest
+from fedsim.files import file_name
+from fedsim.registry import default_registry
 from fedsim.report.columns import DIFFERENCE
 from fedsim.report.comparison import Comparison, Line, contains_zero
 from fedsim.report.csv_file import csv_bytes
 from fedsim.report.pairing import pairs_of
 from fedsim.report.rows import Row
 from fedsim.report.statistics import LEVEL, Measure, holm, measure
-from fedsim.scenario import Scenario, load
-from fedsim.tuning.space import first_words, parse
+from fedsim.scenario import Scenario, activate_plugins, load
+from fedsim.scenario.parameters import explain, shown
+from fedsim.tuning.space import Choice, Dimension, differs, first_words, parse
 from fedsim.tuning.study import Sampler
 from fedsim.yaml_lines import read_file
 
+OUTPUTS = ("league.csv", "league.md")
+"""Files beside the folders of the settings."""
 _SAME = ("epochs", "steps", "batch_size")
+# What of the question a method may be: what stays at clients, and whom its server waits for.
+_OF_METHODS = ("federation.local", "federation.clock", "name", "resources", "privacy", "seeds")
 
 
 class _Block(BaseModel):
@@ -45,7 +52,7 @@ class Method(_Block):
     """
 
     words: tuple[str, ...] = ()
-    passes: float = Field(default=1.0, gt=0)
+    passes: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -83,11 +90,11 @@ class League(_Block):
         methods: lists of methods, by the name that settings call them.
     """
 
-    passes: float = Field(gt=0)
-    trials: int = Field(ge=1)
-    tuning_seed: int = Field(ge=0)
+    passes: float = Field(gt=0, allow_inf_nan=False)
+    trials: StrictInt = Field(ge=1)
+    tuning_seed: StrictInt = Field(ge=0)
     sampler: Sampler = "tpe"
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field(min_length=1)
     baseline: str
     settings: Mapping[str, Setting] = Field(min_length=1)
     methods: Mapping[str, Mapping[str, Method]] = Field(min_length=1)
@@ -136,8 +143,8 @@ def read_league(path: Path) -> League:
         league = League.model_validate(values)
     except ValidationError as error:
         problems = [
-            Problem(f"{path}: {'.'.join(map(str, one['loc']))}", one["msg"])
-            for one in error.errors()
+            Problem(f"{path}: {'.'.join(map(str, where))}", _told(where, why))
+            for where, why in explain(error, values).items()
         ]
         raise InputError("the league is wrong", problems, hint="see docs/tuning.md") from error
     problems = [
@@ -158,9 +165,42 @@ def read_league(path: Path) -> League:
     ]
     if league.tuning_seed in league.seeds:
         problems.append(Problem(f"{path}: tuning_seed", "is one of the seeds that are compared"))
+    if len(set(league.seeds)) < len(league.seeds):
+        problems.append(Problem(f"{path}: seeds", "a seed is given twice"))
+    problems += [Problem(f"{path}: settings", why) for why in _no_folders(league.settings, OUTPUTS)]
+    problems += [
+        Problem(f"{path}: methods.{name}", why)
+        for name, one in league.methods.items()
+        for why in _no_folders(one, ("tuning",))
+    ]
     if problems:
         raise InputError("the league is wrong", problems, hint="see docs/tuning.md")
     return league
+
+
+def _told(where: tuple[Any, ...], why: str) -> str:
+    """What is wrong at a place of the file; of an unknown key, which there are."""
+    if why != "unknown key":
+        return why
+    blocks: dict[str, type[_Block]] = {"settings": Setting, "methods": Method}
+    block = League if len(where) == 1 else Method if "instead" in where else blocks[str(where[0])]
+    return why + nearest(str(where[-1]), block.model_fields)
+
+
+def _no_folders(names: Iterable[str], taken: Sequence[str]) -> list[str]:
+    """Why names cannot be those of folders beside each other.
+
+    Args:
+        taken: what else lies there.
+    """
+    found, seen = [], {one.casefold() for one in taken}
+    for name in names:
+        if name != file_name(name):
+            found.append(f"{name!r} is no name of a folder, which it is to be")
+        elif name.casefold() in seen:
+            found.append(f"{name!r} is the name of something else there, but for capitals")
+        seen.add(name.casefold())
+    return found
 
 
 def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> list[Place]:
@@ -175,6 +215,7 @@ def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> l
     """
     problems: list[Problem] = []
     found = []
+    named: set[str] = set()
     for setting, about in league.settings.items():
         methods = league.methods_of(setting)
         base: Scenario | None = None
@@ -183,20 +224,29 @@ def places(league: League, roots: Mapping[str, str], common: Sequence[str]) -> l
             words = [*about.words, *methods[method].words, f"name={method}"]
             try:
                 place = Place(setting, method, about.scenario, tuple(words))
-                scenario = load(about.scenario, [*_first(place), *common])
+                scenario = load(about.scenario, [*_variants(place)[0], *common])
+                named.add(scenario.data.name)
                 if (root := roots.get(scenario.data.name)) is not None:
                     place = Place(setting, method, about.scenario, (*words, f"data.root={root}"))
-                    scenario = load(about.scenario, [*_first(place), *common])
+                variants = [load(about.scenario, [*more, *common]) for more in _variants(place)]
             except InputError as error:
-                problems += error.problems or [Problem(where, error.headline)]
+                told = [str(one) for one in error.problems] or [error.headline]
+                # What is wrong with a setting is so with all its methods: the first tells.
+                said = {one.message for one in problems}
+                problems += [Problem(where, one) for one in told if one not in said]
                 continue
-            base = base or scenario
+            base = base or variants[0]
             found.append(place)
-            if told := _unequal(scenario, base, methods[method].passes, league.passes):
-                problems.append(Problem(where, told))
+            told = [_unequal(one, base, methods[method].passes, league.passes) for one in variants]
+            problems += [Problem(where, one) for one in dict.fromkeys(told) if one]
+    if not problems:
+        problems += [
+            Problem(f"--data {name}", f"no setting has such data{nearest(name, sorted(named))}")
+            for name in roots
+            if name not in named
+        ]
     if problems:
-        told_once = list(dict.fromkeys(problems))
-        raise InputError("the league is wrong", told_once, hint="see docs/tuning.md")
+        raise InputError("the league is wrong", problems, hint="see docs/tuning.md")
     return _as_written(league, found)
 
 
@@ -206,26 +256,51 @@ def _as_written(league: League, found: Sequence[Place]) -> list[Place]:
     return sorted(found, key=lambda one: order.index((one.setting, one.method)))
 
 
-def _first(place: Place) -> list[str]:
-    """The words with the first value of each key that is tuned."""
+def _variants(place: Place) -> list[list[str]]:
+    """Words of trials: with the first value of each key that is tuned, then with each other one.
+
+    Of a range both ends stand for what lies between them.
+    """
     if not place.tuned:
-        return list(place.words)
+        return [list(place.words)]
     space, fixed = parse(place.words)
-    return [*fixed, *first_words(space)]
+    first = first_words(space)
+    found = [[*fixed, *first]]
+    for position, one in enumerate(space):
+        others = (f"{one.key}={value}" for value in _values(one)[1:])
+        found += [[*fixed, *first[:position], word, *first[position + 1 :]] for word in others]
+    return found
+
+
+def _values(one: Dimension) -> tuple[str, ...]:
+    return one.values if isinstance(one, Choice) else one.ends
 
 
 def _unequal(scenario: Scenario, base: Scenario, passes: float, budget: float) -> str:
-    """Why a method trains more or less than the others; "": it does not."""
+    """Why a method trains more or less than the others, or on another problem; "": it does not."""
+    if key := differs(base, scenario, _OF_METHODS):
+        return f"{key} is another than that of the baseline: it belongs to the setting"
     spent = scenario.rounds * passes
     if abs(spent - budget) > 1e-9:
         return f"{scenario.rounds} rounds of {passes:g} passes are {spent:g}, and not {budget:g}"
     if passes != 1:
         return ""
-    ours, theirs = scenario.client.parameters, base.client.parameters
+    ours, theirs = _work(scenario), _work(base)
     for key in _SAME:
         if key in ours and key in theirs and ours[key] != theirs[key]:
-            return f"client.{key} is {ours[key]}, and {theirs[key]} of the baseline"
+            return f"client.{key} is {shown(ours[key])}, and {shown(theirs[key])} of the baseline"
     return ""
+
+
+def _work(scenario: Scenario) -> dict[str, Any]:
+    """What says how much a client trains in a round, its defaults among it."""
+    activate_plugins(scenario)
+    block = scenario.client
+    client = default_registry().build("clients", block.name, block.parameters)
+    found = {key: getattr(client, key) for key in _SAME if hasattr(client, key)}
+    if found.get("steps") is not None:
+        found.pop("epochs", None)  # Steps take the place of them.
+    return found
 
 
 # --- The table -----------------------------------------------------------------------------------

@@ -160,10 +160,21 @@ def changes(first: Scenario, other: Scenario) -> str:
     Words that are none of the keys that are refused by name may change these, too: a block does, or
     a profile.
     """
+    key = differs(first, other)
+    return f"{key} would change, which is not tuned: {_why(key)}" if key else ""
+
+
+def differs(first: Scenario, other: Scenario, but: Sequence[str] = ()) -> str:
+    """The first key by which two scenarios ask different questions; "": they ask the same.
+
+    Args:
+        but: keys that do not count, nor does what lies below them.
+    """
     ours, theirs = _questions(first), _questions(other)
     for key in dict.fromkeys((*ours, *theirs)):
-        if ours.get(key) != theirs.get(key):
-            return f"{key} would change, which is not tuned: {_why(key)}"
+        passed = any(f"{key}.".startswith(f"{one}.") for one in but)
+        if not passed and ours.get(key) != theirs.get(key):
+            return key
     return ""
 
 

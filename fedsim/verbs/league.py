@@ -55,14 +55,14 @@ def _league(arguments: argparse.Namespace) -> int:
     )
     if arguments.dry_run:
         return EXIT_DONE
-    failed = False
+    failed, finished = False, dict[tuple[str, str], list[Path]]()
     for one in found:
-        code = _one(league, one, arguments, console)
+        code, finished[one.setting, one.method] = _one(league, one, arguments, console)
         if code == EXIT_INTERRUPTED:
             say("error: interrupted; to go on, type the same command again", file=sys.stderr)
             return code
         failed |= code != EXIT_DONE
-    _tell(league, arguments.runs, console)
+    _tell(league, finished, arguments.runs, console)
     return EXIT_RUN_FAILED if failed else EXIT_DONE
 
 
@@ -75,8 +75,14 @@ def _roots(words: list[str]) -> dict[str, str]:
     return {name: str(Path(folder).resolve()) for name, _, folder in pairs}
 
 
-def _one(league: League, place: Place, arguments: argparse.Namespace, console: Console) -> int:
-    """Tune a method in a setting, and run its best values; the exit code."""
+def _one(
+    league: League, place: Place, arguments: argparse.Namespace, console: Console
+) -> tuple[int, list[Path]]:
+    """Tune a method in a setting, and run its best values.
+
+    Returns:
+        The exit code, and the folders of the runs that are finished.
+    """
     from fedsim.api.studies import prepared_sweep
     from fedsim.api.tuning import Wanted, prepared_tuning
     from fedsim.tuning.outcome import best_words
@@ -99,7 +105,7 @@ def _one(league: League, place: Place, arguments: argparse.Namespace, console: C
         code = tuning.run()
         best = best_words(tuning)
         if code == EXIT_INTERRUPTED or best is None:
-            return code
+            return code, []
         words = best
     sweep = prepared_sweep(
         [place.scenario],
@@ -114,22 +120,31 @@ def _one(league: League, place: Place, arguments: argparse.Namespace, console: C
     )
     code = sweep.run()
     print_failed(sweep, code)
-    return code
+    return code, [one.path for one in sweep.finished()]
 
 
-def _tell(league: League, runs: Path, console: Console) -> None:
-    """Print the table of what is finished, and write it."""
+def _tell(
+    league: League, finished: dict[tuple[str, str], list[Path]], runs: Path, console: Console
+) -> None:
+    """Print the table of this league's runs, and write it.
+
+    The folders may hold others: of an earlier state of the file, with other words or seeds.
+
+    Args:
+        finished: (setting, method) -> run folders.
+    """
     from fedsim.api.comparing import compared
     from fedsim.folder.runfolder import write_whole
     from fedsim.tuning.league import csv, lines, markdown, scores_of, table
 
     scores = []
     for setting in league.settings:
-        methods = [runs / setting / name for name in league.methods_of(setting)]
-        there = [one for one in methods if one.is_dir()]
-        if there:
-            comparison = compared(there, [], baseline=league.baseline)
-            scores += scores_of(setting, comparison)
+        methods = league.methods_of(setting)
+        if finished[setting, league.baseline]:
+            here = [folder for name in methods for folder in finished[setting, name]]
+            scores += scores_of(setting, compared(here, [], baseline=league.baseline))
+        else:
+            console.line(f"{setting} is left out: no run of {league.baseline} is finished there")
     rows = table(scores, league.baseline)
     console.line()
     console.line(lines(rows))

@@ -82,8 +82,8 @@ def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
             "'images' has no such method",
         ),
         ("tuning_seed: 100", "tuning_seed: 1", "one of the seeds that are compared"),
-        ("trials: 2", "trials: 0", "greater than or equal to 1"),
-        ("trials: 2", "tries: 2", "Extra inputs are not permitted"),
+        ("trials: 2", "trials: 0", "trials: expected at least 1, got 0"),
+        ("trials: 2", "tries: 2", "tries: unknown key (did you mean 'trials'?)"),
         ("passes: 1", "passes: 2", "1 rounds of 1 passes are 1, and not 2"),
         ('["rounds=1", "strategy', '["rounds=2", "strategy', "2 rounds of 1 passes are 2, and"),
         (
@@ -91,7 +91,43 @@ def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
             '["rounds=1", "client.batch_size=8", "strategy',
             "client.batch_size is 8, and 16 of the baseline",
         ),
-        ("momentum: 0.9", "momentun: 0.9", "momentun"),
+        ("momentum: 0.9", "momentun: 0.9", "skewed.fedavgm: command line"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds: a seed is given twice"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "seeds.1: expected at least 0, got -1"),
+        ("trials: 2", "trials: true", "trials: expected a whole number, got true"),
+        ("passes: 1", "passes: .inf", "passes: expected a finite number, got inf"),
+        ("skewed:", "a/b:", "settings: 'a/b' is no name of a folder"),
+        ("skewed:", "..:", "settings: '..' is no name of a folder"),
+        ("skewed:", "/tmp/x:", "settings: '/tmp/x' is no name of a folder"),
+        ("skewed:", "league.csv:", "'league.csv' is the name of something else"),
+        ("fedavgm:", "FedAvg:", "methods.images: 'FedAvg' is the name of something else"),
+        ("fedavgm:", "tuning:", "'tuning' is the name of something else"),
+        ("fedavgm:", "a b:", "skewed.a b: command line (name=a b)"),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=choice(1,2)", "strategy',
+            "sites.fedavgm: 2 rounds of 1 passes are 2, and not 1",
+        ),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=1", "client.batch_size=int(16,32)", "strategy',
+            "client.batch_size is 32, and 16 of the baseline",
+        ),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=1", "client={name: supervised}", "strategy',
+            "client.batch_size is 32, and 16 of the baseline",
+        ),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=1", "federation.participation=0.5", "strategy',
+            "federation.participation is another than that of the baseline",
+        ),
+        (
+            '["rounds=1", "strategy',
+            '["rounds=1", "evaluation.select=pooled_val", "strategy',
+            "evaluation.select is another than that of the baseline",
+        ),
     ],
 )
 def test_an_unfair_or_wrong_league_is_refused(
@@ -122,6 +158,37 @@ def test_a_folder_of_data_goes_to_the_settings_on_these_data(typed: Typed, trial
     assert code == 0
     assert out.count(f"data.root={here}") == 4
     assert typed("league", "league.yaml", "--data", "ham10000=nowhere")[0] == 2
+    code, _, err = typed("league", "league.yaml", "--data", f"ham1000={here}", "--dry-run")
+    assert code == 2
+    assert "--data ham1000: no setting has such data (did you mean 'ham10000'?)" in err
+
+
+def test_a_file_that_was_edited_tells_of_its_own_runs_alone(typed: Typed, trials: Trials) -> None:
+    before = LEAGUE.replace('"client.learning_rate=log(1e-3,1e-1)"', "client.learning_rate=0.1")
+    Path("league.yaml").write_text(before)
+    assert typed("league", "league.yaml")[0] == 0
+    after = before.replace("seeds: [0, 1]", "seeds: [1]").replace("rate=0.1", "rate=0.2")
+    Path("league.yaml").write_text(after.replace("momentum: 0.9", "momentum: 0.5"))
+    code, _, err = typed("league", "league.yaml")
+    assert code == 0, err
+    assert [(one["method"], one["seeds"]) for one in rows()] == 2 * [
+        ("fedavg", "1"),
+        ("fedavgm", "1"),
+    ]
+    assert len(list(Path("runs/skewed").glob("fedavg*/*seed*"))) == 4 + 2
+
+
+def test_a_setting_whose_baseline_failed_stops_no_other(typed: Typed, trials: Trials) -> None:
+    one = LEAGUE.replace('"client.learning_rate=log(1e-3,1e-1)"', "client.learning_rate=0.1")
+    own = "instead: {fedavg: [rounds=1, client.learning_rate=1.0e+30]}"
+    Path("league.yaml").write_text(one.replace("skewed: {", f"skewed: {{{own}, "))
+    code, out, _ = typed("league", "league.yaml")
+    assert code == 1
+    assert "skewed is left out: no run of fedavg is finished there" in out
+    assert [(row["setting"], row["method"]) for row in rows()] == [
+        ("sites", "fedavg"),
+        ("sites", "fedavgm"),
+    ]
 
 
 def test_a_difference_is_real_after_correction_and_with_every_seed() -> None:
