@@ -14,7 +14,7 @@ from typing import Annotated
 from flwr.app import Message
 from pydantic import Field
 
-from fedsim import InputError
+from fedsim import InputError, RunError
 from fedsim.method import Arrays, Received
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.wire import add_scaled, tensors
@@ -55,7 +55,7 @@ class QFedAvg(FedAvg):
 
         Raises:
             InputError: the reply says no loss, or no rate above 0.
-            ValueError: the loss is below 0, or not finite.
+            RunError: the loss has no power: it is below 0, not finite, or too large.
         """
         found = super().received(reply)
         metrics = reply.content.metric_records["metrics"]
@@ -67,8 +67,12 @@ class QFedAvg(FedAvg):
                 hint="type client=q_fedavg (client=q_fedavg_segmentation for volumes), or "
                 "strategy=fedavg",
             )
-        if not math.isfinite(loss) or loss < 0:
-            raise ValueError(f"q-FedAvg takes powers of losses, at least 0, but one is {loss!r}.")
+        if not _has_power(loss, self.q):
+            name = self.server.names[self.server.client_of(reply)]
+            raise RunError(
+                f"q-FedAvg takes powers of losses, at least 0, but that of site {name!r} is "
+                f"{loss!r}, and q is {self.q:g}; its training diverged: try a smaller learning rate"
+            )
         if not isinstance(rate, int | float) or not rate > 0:
             raise InputError(
                 f"strategy q_fedavg needs of each client its learning rate, and found {rate!r}",
@@ -88,3 +92,13 @@ class QFedAvg(FedAvg):
                 square += float((change * change).sum()) * lipschitz**2
             total += self.q * loss ** (self.q - 1) * square + lipschitz * loss**self.q
         return {name: sent[name] + change / total for name, change in sums.items()}
+
+
+def _has_power(loss: float, q: float) -> bool:
+    """Whether a loss is at least 0, and its power a number."""
+    if not loss >= 0:
+        return False
+    try:
+        return math.isfinite((loss + FLOOR) ** q * (loss + FLOOR))
+    except OverflowError:
+        return False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim import InputError
+from fedsim import InputError, RunError
 from fedsim.strategies.q_fedavg import FLOOR, QFedAvg
 from fedsim.wire import tensor_record
 from fedsim.wire.flower import configure_identity
+from tests.strategies import quadratics
 from tests.strategies.quadratics import (
     CENTRE,
     CURVATURE,
@@ -67,13 +69,24 @@ def test_clients_that_say_no_loss_are_one_error(tmp_path: Path) -> None:
         weights_after(tmp_path, "rounds=1", q(1)[0], SILENT)
 
 
-@pytest.mark.parametrize("loss", [-0.1, float("nan"), float("inf")])
-def test_a_loss_without_a_power_is_refused(loss: float) -> None:
+@pytest.mark.parametrize(
+    ("loss", "power"), [(-0.1, 1), (float("nan"), 1), (float("inf"), 0), (1e18, 20)]
+)
+def test_a_loss_without_a_power_is_refused(loss: float, power: float) -> None:
     configure_identity()  # Else a message cannot be made before a run.
     arrays = tensor_record({"w": np.zeros(1, np.float32)})
     metrics = MetricRecord({"num-examples": 1, "loss-before": loss, "rate": 0.1})
     reply = Message(RecordDict({"arrays": arrays, "metrics": metrics}), 1, "train")
-    strategy = QFedAvg()
+    strategy = QFedAvg(power)
+    strategy.server = SimpleNamespace(names=["north"], client_of=lambda _: 0)  # type: ignore[assignment]
     strategy.content(1, arrays, ConfigRecord())
-    with pytest.raises(ValueError, match="powers of losses"):
+    with pytest.raises(RunError, match=r"powers of losses.* 'north' is .*; its training diverged"):
         strategy.received(reply)
+
+
+def test_training_that_diverged_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quadratics, "CENTRE", 1e9 * CENTRE)
+    with pytest.raises(RunError, match=r"^q-FedAvg takes powers of losses.* 'client-0'"):
+        weights_after(tmp_path, "rounds=1", *q(20))
