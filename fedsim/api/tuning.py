@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from fedsim.api.studies import require_jobs
 from fedsim.errors import InputError, Problem
 from fedsim.federation.opening import dataset_of, task_of
 from fedsim.files import file_name
-from fedsim.folder.runfolder import RunFolder
+from fedsim.folder.identity import edited
+from fedsim.folder.runfolder import missing_of
 from fedsim.folder.tuned import ABOUT
 from fedsim.privacy.selection import Stopping, draw_runs
 from fedsim.randomness import Streams, as_int
 from fedsim.scenario import Scenario, activate_plugins, load
-from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, require_number
+from fedsim.sweeping.cells import fetch_weights, fingerprints, plan, record_of, require_number
 from fedsim.tasks.metric import Metric
 from fedsim.terminal.console import Console
 from fedsim.tuning.charge import cost_of_a_trial
@@ -280,7 +282,9 @@ def _paid(scenario: Scenario, folder: Path, count: int, wanted: Wanted) -> int:
 
 
 def _run_anew(scenario: Scenario, folder: Path, wanted: Wanted) -> int:
-    """Trials that failed and are run anew with other noise: releases that are paid for, too.
+    """Trials that are run anew with other noise: releases that are paid for, too.
+
+    They failed, or their run folder is gone or damaged.
 
     Raises:
         InputError: of a random number of trials each is run once.
@@ -288,13 +292,35 @@ def _run_anew(scenario: Scenario, folder: Path, wanted: Wanted) -> int:
     assert scenario.privacy is not None
     if scenario.privacy.noise == "seeded":  # The same noise: nothing is told that was not.
         return 0
-    places = (folder / "trials" / scenario.name).glob("*/run.json")
-    records = (RunFolder(place.parent).read_json("run.json") for place in places)
-    failed = sum(record.get("status") == "failed" for record in records)
-    if failed and wanted.stopping is not None:
+    runs = folder / "trials" / scenario.name
+    lost = sum(not (runs / name).is_dir() for name in _run_folders(folder))
+    failed = sum(_is_run_anew(place) for place in runs.glob("*/"))
+    if (failed or lost) and wanted.stopping is not None:
         raise InputError(
-            f"--random-stopping: {failed} of the trials in {folder} failed; run anew they have "
-            "other noise, and are more trials than were drawn",
+            f"--random-stopping: {failed + lost} of the trials in {folder} failed, or their run "
+            "folders are damaged or gone; run anew they have other noise, and are more trials than "
+            "were drawn",
             hint="mend what failed, and begin again: --name NAME",
         )
-    return failed
+    return failed + lost
+
+
+def _run_folders(folder: Path) -> set[str]:
+    """Names of the run folders that the trials.csv of a folder tells of; {} where there is none."""
+    try:
+        with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
+            return {Path(row["run"]).name for row in csv.DictReader(file) if row.get("run")}
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{folder / 'trials.csv'} cannot be read: {error}", hint="begin again: --name NAME"
+        ) from error
+
+
+def _is_run_anew(place: Path) -> bool:
+    """Whether what lies in a run folder does not stand for its trial."""
+    if place.is_symlink() or not ((place / "run.json").is_file() or missing_of(place)):
+        return False
+    record, wrong = record_of(place)
+    return bool(wrong) or record["status"] == "failed" or bool(edited(place, record))

@@ -294,7 +294,7 @@ def runs_of(
     for place in sorted((runs / cell.scenario.name).glob("*/")):
         if place.is_symlink() or not ((place / "run.json").is_file() or missing_of(place)):
             continue
-        record, wrong = _record_of(place)
+        record, wrong = record_of(place)
         problems += wrong
         if not wrong and record["seed"] == cell.seed:
             found.append((record, place))
@@ -311,7 +311,7 @@ def runs_of(
             damaged |= dict.fromkeys(wrong)
 
 
-def _record_of(place: Path) -> tuple[dict[str, Any], list[Problem]]:
+def record_of(place: Path) -> tuple[dict[str, Any], list[Problem]]:
     """The run.json of a run folder, and what is wrong with the folder's files."""
     if name := missing_of(place):
         return {}, [Problem(str(place / name), "is missing")]

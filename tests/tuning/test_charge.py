@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,32 @@ def test_secret_noise_is_paid_for_at_every_attempt(typed: Typed, trials: Trials)
     code, _, err = typed(*words, "--random-stopping", "geometric")
     assert code == 2
     assert "are more trials than were drawn" in err
+
+
+def test_a_trial_that_is_lost_is_paid_for_again(typed: Typed, trials: Trials) -> None:
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e-3,1e-1)", *PRIVATE)
+    words += ("privacy.noise=secret", "--trials", "3")
+    code, out, _ = typed(*words)
+    assert (code, len(trials.commands)) == (0, 3)
+    assert "all 3 trials together" in out
+    runs = sorted(Path("runs/tuning/tiny/trials/tiny").glob("*-seed0"))
+    shutil.rmtree(runs[0])
+    assert "all 4 trials together" in typed(*words, "--dry-run")[1]
+    with (runs[1] / "rounds.jsonl").open("a") as file:
+        file.write("{}\n")
+    code, out, _ = typed(*words, "--dry-run")
+    assert "all 5 trials together" in out
+    code, _, err = typed(*words, "--random-stopping", "geometric")
+    assert code == 2
+    assert "2 of the trials" in err
+
+
+def test_the_newest_trial_is_paid_for_once(typed: Typed, trials: Trials) -> None:
+    # `latest` leads to its folder, too.
+    words = ("tune", "tiny.yaml", "client.learning_rate=log(1e29,1e30)", *PRIVATE)
+    words += ("privacy.noise=secret", "--trials", "1")
+    assert typed(*words)[0] == 1
+    assert "all 2 trials together" in typed(*words, "--dry-run")[1]
 
 
 def seeds(out: str) -> list[str]:
