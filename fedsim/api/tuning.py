@@ -134,6 +134,8 @@ def prepared_tuning(
     require_jobs(jobs)
     wanted.require()
     space, fixed = parse(words)
+    if any(word.partition("=")[0].strip() == VALIDATED.partition("=")[0] for word in fixed):
+        raise InputError(f"a tuning sets {VALIDATED} itself", hint="leave it out")
 
     def load_with(more: Sequence[str]) -> Scenario:
         return load(source, [*fixed, *more, VALIDATED, *common])

@@ -16,7 +16,7 @@ from fedsim.errors import InputError, Problem
 from fedsim.scenario import Scenario
 from fedsim.sweeping.cells import split_values
 
-_SPEC = re.compile(r"\s*(log|uniform|int|choice)\((.*)\)\s*", re.DOTALL)
+_SPEC = re.compile(r"\s*(log|uniform|int|choice)\s*\((.*)\)\s*", re.DOTALL)
 _DIGITS = 4  # of a number that is drawn from a range: it is typed again
 _FORMS = "log(1e-4,1e-1), uniform(0,0.9), int(1,5) or choice(16,32)"
 # What would make two trials answers to different questions, or a choice between guarantees.
@@ -211,7 +211,7 @@ def _dimension(key: str, form: str, parts: Sequence[str]) -> Dimension:
     if form == "choice":
         if len(parts) < 2 or "" in parts:
             raise ValueError("expected at least two values, with commas between them")
-        if len(set(parts)) < len(parts):
+        if len(set(map(_read, parts))) < len(parts):
             raise ValueError("a value is given twice")
         return Choice(key, tuple(parts))
     if len(parts) != 2:
@@ -230,3 +230,11 @@ def _dimension(key: str, form: str, parts: Sequence[str]) -> Dimension:
 
 def _typed(value: float) -> str:
     return yaml_lines.write_value(value)
+
+
+def _read(text: str) -> str:
+    """What tells a value that is typed from others: 0.1 is the same as 0.10."""
+    try:
+        return repr(yaml_lines.read_value(text, yaml_lines.Place("choice"))[0])
+    except InputError:  # The scenario says what is wrong with it.
+        return text

@@ -252,6 +252,7 @@ def test_a_score_on_test_records_is_refused(metric: str, typed: Typed, trials: T
         (("tiny.yaml", "client.batch_size=choice(8,0)"), "client.batch_size"),
         (("tiny.yaml", "rounds=int(1,2)", "data.split.val=0"), "needs data.split.val above 0"),
         (("tiny.yaml", "rounds=int(1,2)", "--metric", "val_dice"), "has val_auc"),
+        (("tiny.yaml", "rounds=int(1,2)", "evaluation.val_scores=false"), "sets evaluation.val_sc"),
         (("tiny.yaml", "rounds=int(1,2)", "--trials", "0"), "expected at least 1"),
         (("tiny.yaml", "rounds=int(1,2)", "--batch", "0"), "expected at least 1"),
         (("tiny.yaml", "rounds=int(1,2)", "--name", "../x"), "--name"),
