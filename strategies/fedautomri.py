@@ -47,7 +47,7 @@ class FedAutoMRI(FedAvg):
         self.search = search
 
     def setup(self, server: Server) -> None:
-        """Refuse a model that is no search space, and rounds of which none is left to train."""
+        """Refuse a model that is no search space, or not all of it, and rounds that only search."""
         super().setup(server)
         model = server.new_model()
         if not isinstance(model, AutoMRI):
@@ -55,6 +55,12 @@ class FedAutoMRI(FedAvg):
                 "strategy 'fedautomri' derives an architecture from a super-net, and the model is "
                 f"a {type(model).__name__}",
                 hint="type model.name=auto_mri",
+            )
+        if stays := server.roles.stays:
+            raise InputError(
+                "strategy 'fedautomri' searches and derives with all of the super-net, and "
+                f"{len(stays)} of its arrays do not travel, such as {min(stays)!r}",
+                hint="leave out federation.local, model.trainable and model.adapter",
             )
         if self._searching() >= server.rounds:
             raise InputError(

@@ -92,6 +92,8 @@ def test_pictures_are_drawn(whole: Path) -> None:
         (["data.acceleration=16"], "2 lines in the middle are more than the 1 of 16"),
         (["privacy={noise_multiplier: 1, expected_batch: 2}"], "'fedautomri' has no private form"),
         (["privacy={noise_multiplier: 1, unit: client}"], "needs a strategy that averages models"),
+        (["model.trainable=[alphas]"], "its arrays do not travel, such as 'cells.0.before.0.bias'"),
+        (["federation.local=[stem.*]"], "2 of its arrays do not travel, such as 'stem.bias'"),
     ],
 )
 def test_what_does_not_go_together_is_one_error(
