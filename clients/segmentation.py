@@ -110,6 +110,10 @@ class Segmentation(Client):
         """Steps of a round, see `Client.private_steps`."""
         if self.private == "none":
             raise ValueError(f"{type(self).__name__} has no private form")
+        from fedsim.privacy import require_private_too
+
+        own = ("fit", "objective", "supervised")
+        require_private_too(self, Segmentation, own, ("_fit_private", "_losses"))
         if self.dice == "batch":
             raise ValueError(
                 "dice: batch makes the loss of each record depend on all others: set it to record"

@@ -90,6 +90,9 @@ class Supervised(Client):
         """Steps of a round, see `Client.private_steps`."""
         if self.private == "none":
             raise ValueError(f"{type(self).__name__} has no private form")
+        from fedsim.privacy import require_private_too
+
+        require_private_too(self, Supervised, ("fit", "criterion"), ("fit_private", "_losses"))
         if self.class_balanced and self.class_weights is None:
             raise ValueError(
                 "class_balanced makes each record's loss depend on all others: set it to false, "

@@ -4,9 +4,10 @@
 epsilon, `audit` bounds epsilon from below out of attack scores. None of them knows the engine, and
 none keeps state.
 
-A client method that has a private form needs four names of this package: it checks that records do
+A client method that has a private form needs five names of this package: it checks that records do
 not meet in its model (`require_uncoupled`), and learns from them by `Releases` alone, for instance
-with `fit_private`, to which it gives a `Loss`.
+with `fit_private`, to which it gives a `Loss`. What derives from it must change the private form,
+too, where it changes the plain one (`require_private_too`).
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from fedsim.lazy import lazily
 
 if TYPE_CHECKING:
     from fedsim.privacy.coupling import require_uncoupled
+    from fedsim.privacy.deriving import require_private_too
     from fedsim.privacy.releases import Releases
     from fedsim.privacy.training import Loss, fit_private
 
@@ -22,6 +24,7 @@ __all__ = [
     "Loss",
     "Releases",
     "fit_private",
+    "require_private_too",
     "require_uncoupled",
 ]
 
@@ -29,6 +32,7 @@ __getattr__ = lazily(
     __name__,
     {
         "require_uncoupled": "fedsim.privacy.coupling",
+        "require_private_too": "fedsim.privacy.deriving",
         "Releases": "fedsim.privacy.releases",
         "Loss": "fedsim.privacy.training",
         "fit_private": "fedsim.privacy.training",

@@ -358,6 +358,37 @@ def test_methods_without_a_private_form_are_refused(run_tiny: Callable[..., Resu
         run_tiny(PRIVATE[1], "client=misbehaving:foreign")
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("def criterion(self, site): return None", "overrides criterion"),
+        ("def fit(self, *a, **k): return 0.0", "overrides fit"),
+        ('private = "none"', "has no private form"),
+        ("def augmented(self, site): return None", ""),
+        (
+            "def criterion(self, site): return None\n"
+            "    def fit_private(self, *a, **k): super().fit_private(*a, **k)",
+            "",
+        ),
+    ],
+)
+def test_what_derives_from_a_private_method_changes_both_of_its_forms(
+    body: str, told: str, run_tiny: Callable[..., Result], tmp_path: Path
+) -> None:
+    # DP-SGD never calls `criterion`: the run would silently minimise another loss.
+    plugins, module = tmp_path / "plugins", f"deriving_{tmp_path.name}"
+    plugins.mkdir()
+    (plugins / f"{module}.py").write_text(
+        f"from fedsim.clients.supervised import Supervised\nclass Own(Supervised):\n    {body}\n"
+    )
+    words = (*PRIVATE, "rounds=1", f"client.name={module}:Own", f"plugins=[{plugins}]")
+    if not told:
+        run_tiny(*words)
+        return
+    with pytest.raises(InputError, match=told):
+        run_tiny(*words)
+
+
 def test_a_delta_that_allows_publishing_a_record_is_refused(
     run_tiny: Callable[..., Result],
 ) -> None:
