@@ -80,12 +80,13 @@ def metric_rounds(record: Record) -> Picture | None:
         (row["round"], len(row["failed"]), *(row["metrics"].get(name) for name in names))
         for row in record.rounds
     ]
-    figure, (axes,) = frame(record, f"Test metrics over rounds{record.positive}")
-    for k, name in enumerate(names):
-        _line(axes, [row[0] for row in rows], [row[2 + k] for row in rows], k, record, name)
-    axes.set_ylabel(_measured(record, names))
-    round_axis(axes, record)
-    legend_above(axes)
+    figure, panels = _panels(record, names, f"Test metrics over rounds{record.positive}")
+    for axes, shown in panels:
+        for k in shown:
+            at, values = [row[0] for row in rows], [row[2 + k] for row in rows]
+            _line(axes, at, values, k, record, names[k])
+        round_axis(axes, record)
+        legend_above(axes)
     best = best_round(record, names[0])
     return Picture(
         "metric_rounds",
@@ -95,7 +96,10 @@ def metric_rounds(record: Record) -> Picture | None:
         png(figure),
         ("round", "failed", *names),
         rows,
-        [_plot(record, names, rows, 0, round_places(record), best)],
+        [
+            _plot(record, names, shown, rows, 0, round_places(record), None if k else best)
+            for k, (_, shown) in enumerate(panels)
+        ],
     )
 
 
@@ -169,13 +173,13 @@ def _metrics_over(
     drawn = [(number, scale * place, *values) for number, place, *values in rows]
     at = [place for _, place, *_ in drawn]
     name, column, over = words
-    figure, (axes,) = frame(record, f"Test metrics over {over}{record.positive}")
-    for k, metric in enumerate(names):
-        _line(axes, at, [row[2 + k] for row in rows], k, record, metric)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(_measured(record, names))
-    legend_above(axes)
+    figure, panels = _panels(record, names, f"Test metrics over {over}{record.positive}")
+    for axes, shown in panels:
+        for k in shown:
+            _line(axes, at, [row[2 + k] for row in rows], k, record, names[k])
+        axes.set_xlim(left=0)
+        axes.set_xlabel(labels[0])
+        legend_above(axes)
     return Picture(
         name,
         f"Test metrics over {over}",
@@ -184,7 +188,7 @@ def _metrics_over(
         png(figure),
         ("round", column, *names),
         rows,
-        [_plot(record, names, drawn, 1, axis(labels[1], at, low=0))],
+        [_plot(record, names, shown, drawn, 1, axis(labels[1], at, low=0)) for _, shown in panels],
     )
 
 
@@ -366,10 +370,22 @@ def failed_rounds(record: Record) -> list[int]:
     return sorted({one["round"] for one in record.failures})
 
 
-def _measured(record: Record, names: Sequence[str]) -> str:
-    """What an axis of metrics shows, and in which unit where all have the same."""
-    units = {record.task.metric(name).plain_unit for name in names}
-    unit = units.pop() if len(units) == 1 else ""
+def _panels(
+    record: Record, names: Sequence[str], title: str
+) -> tuple[Any, list[tuple[Any, list[int]]]]:
+    """A figure with axes for each unit of metrics, and positions of the metrics that go there."""
+    apart: dict[str, list[int]] = defaultdict(list)
+    for k, name in enumerate(names):
+        apart[record.task.metric(name).plain_unit].append(k)
+    figure, panels = frame(record, title, rows=len(apart), height=1 + 2.8 * len(apart))
+    for axes, shown in zip(panels, apart.values(), strict=True):
+        axes.set_ylabel(_measured(record, names[shown[0]]))
+    return figure, list(zip(panels, apart.values(), strict=True))
+
+
+def _measured(record: Record, name: str) -> str:
+    """What an axis of a metric, and of those in its unit, shows."""
+    unit = record.task.metric(name).plain_unit
     return f"on the test split ({unit})" if unit else "on the test split"
 
 
@@ -386,20 +402,22 @@ def _best(record: Record, name: str, best: tuple[int, float] | None) -> str:
 def _plot(
     record: Record,
     names: Sequence[str],
+    shown: Sequence[int],
     rows: Sequence[Sequence[Any]],
     at: int,
     x: Any,
     best: tuple[int, float] | None = None,
 ) -> Plot:
-    """The metrics on a page; `rows` have x in column `at`, and values from the third on."""
+    """Some of the metrics on a page; `rows` have x in column `at`, and values from the third on."""
     lines = []
-    for k, name in enumerate(names):
+    for k in shown:
+        name = names[k]
         points = [(row[at], row[2 + k]) for row in rows if row[2 + k] is not None]
         last = record.task.text(name, points[-1][1])
         title = f"{record.task.title(name)} (last {last})"
         lines.append(Line(title, points, k, k, dots=bool(marker(len(points)))))
     values = [y for line in lines for _, y in line.points]
-    y_axis = axis(f"{_measured(record, names)}{record.positive}", values)
+    y_axis = axis(f"{_measured(record, names[shown[0]])}{record.positive}", values)
     if at == 0:
         lines += phase_lines(record.rounds, y_axis)
     return Plot(

@@ -81,6 +81,45 @@ def test_the_csvs_of_metrics_hold_the_numbers_of_the_rounds_unrounded(
     assert set(over_rounds[0]) == {"round", "failed", "auc"}  # Neither sites nor training metrics.
 
 
+def test_metrics_of_several_units_have_axes_of_their_own(
+    make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("fedsim.report.figures.png", lambda figure: seen.append(figure) or b"")
+    names = {"psnr": ("dB", 1.0), "ssim": ("%", 100.0), "gain": ("dB", 1.0)}
+    task = {
+        "name": "own",
+        "records": "slices",
+        "goal": "to reconstruct",
+        "headline": "psnr",
+        "in_rounds": list(names),
+        "in_tables": list(names),
+        "metrics": [
+            {"name": name, "title": name.upper(), "unit": unit, "scale": scale, "better": "higher"}
+            for name, (unit, scale) in names.items()
+        ],
+    }
+    values = [{"psnr": 20.0 + k, "ssim": 0.6 + k / 10, "gain": 1.0 + k} for k in (1, 2)]
+    rounds = [round_row(k + 1, metrics=one) for k, one in enumerate(values)]
+    folder = make_run(rounds, task=task)
+    for draw in (metric_rounds, metric_megabytes):
+        picture = one(draw, folder)
+        decibels, share = seen.pop().axes
+        assert (decibels.get_ylabel(), share.get_ylabel()) == (
+            "on the test split (dB)",
+            "on the test split",
+        )
+        assert [list(line.get_ydata()) for line in decibels.get_lines()] == [[21, 22], [2, 3]]
+        assert [list(line.get_ydata()) for line in share.get_lines()] == [[0.7, 0.8]]
+        assert [[line.name[:4] for line in plot.lines] for plot in picture.plots] == [
+            ["PSNR", "GAIN"],
+            ["SSIM"],
+        ]
+        assert picture.header[2:] == tuple(names)
+    assert len(one(metric_rounds, folder).plots[0].rings) == 1
+    assert not one(metric_rounds, folder).plots[1].rings
+
+
 def test_the_csv_of_traffic_adds_up_the_messages_of_each_round(
     make_run: Callable[..., Path],
 ) -> None:
