@@ -343,7 +343,8 @@ def drawn_curve(
             write_whole(folder / path, content)
     except OSError as error:
         raise InputError(
-            f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
+            f"cannot write in {folder}: {error.strerror}",
+            hint="choose another place: --runs DIR or --name NAME",
         ) from error
     return CurveResult(points, len(cells), found, drawn.png, drawn.csv, folder, over=over)
 

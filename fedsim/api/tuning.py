@@ -312,7 +312,7 @@ def _run_folders(folder: Path) -> set[str]:
     try:
         with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
             return {Path(row["run"]).name for row in csv.DictReader(file) if row.get("run")}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(

@@ -175,7 +175,7 @@ def held(folder: Path) -> dict[str, Any] | None:
     """
     try:
         found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / ABOUT} cannot be read: {error}", hint=_ELSEWHERE) from error
@@ -254,7 +254,8 @@ def write(
         write_whole(folder / "index.html", page.encode())
     except OSError as error:
         raise InputError(
-            f"cannot write in {folder}: {error.strerror}", hint="choose another: --name NAME"
+            f"cannot write in {folder}: {error.strerror}",
+            hint="choose another place: --runs DIR or --name NAME",
         ) from error
 
 

@@ -37,6 +37,7 @@ def add(verbs: Verbs) -> None:
 
 def _league(arguments: argparse.Namespace) -> int:
     from fedsim.api.studies import require_jobs
+    from fedsim.tasks.words import counted
     from fedsim.terminal.console import Console
     from fedsim.tuning.league import places, read_league
 
@@ -50,8 +51,8 @@ def _league(arguments: argparse.Namespace) -> int:
         for one in found:
             say(f"{one.setting} {one.method}: {' '.join(one.words)}")
     console.line(
-        f"{len(league.settings)} settings, {len(found)} methods in them: {tried} trials and {runs} "
-        f"runs of {league.passes:g} passes"
+        f"{counted(len(league.settings), 'settings')}, {counted(len(found), 'methods')} in them: "
+        f"{counted(tried, 'trials')} and {counted(runs, 'runs')}, passes: {league.passes:g}"
     )
     if arguments.dry_run:
         return EXIT_DONE

@@ -42,7 +42,7 @@ def test_a_league_is_tuned_run_and_told(typed: Typed, trials: Trials) -> None:
     Path("league.yaml").write_text(LEAGUE)
     code, out, err = typed("league", "league.yaml")
     assert code == 0, err
-    assert "2 settings, 4 methods in them: 4 trials and 8 runs of 1 passes" in out
+    assert "2 settings, 4 methods in them: 4 trials and 8 runs, passes: 1" in out
     assert len(trials.commands) == 4 + 8
     found = rows()
     assert [(one["setting"], one["method"]) for one in found] == [

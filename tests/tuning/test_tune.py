@@ -95,6 +95,15 @@ def test_another_tuning_in_the_same_folder_says_so(typed: Typed, trials: Trials)
     assert "tuning.json cannot be read" in err
 
 
+def test_runs_that_are_no_folder_are_said(typed: Typed, trials: Trials) -> None:
+    Path("file").touch()
+    code, _, err = typed(*TUNE, "--trials", "2", "--runs", "file")
+    assert code == 2
+    assert "Not a directory" in err
+    assert "choose another place: --runs DIR" in err
+    assert not trials.commands
+
+
 def test_interrupted_and_typed_again_it_ends_like_one_that_was_not(
     typed: Typed, trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
