@@ -201,7 +201,7 @@ def loops(scenario: Path, processes: int, threads: int) -> tuple[Weights, list[f
     everybody = range(len(work.clients))
     records = sum(client.records for client in work.clients)
     weights, seconds = work.first, []
-    with _pool(processes, threads, scenario) as part:
+    with _pool(processes, threads, scenario, work) as part:
         for number in range(1, work.rounds + 1):
             begun = time.perf_counter()
             shares = [(weights, list(everybody[p::processes]), number) for p in range(processes)]
@@ -219,21 +219,24 @@ _here: list[tuple[nn.Module, Federated]] = []
 
 @contextlib.contextmanager
 def _pool(
-    processes: int, threads: int, scenario: Path
+    processes: int, threads: int, scenario: Path, work: Federated
 ) -> Iterator[Callable[[Sequence[_Part]], list[Weights]]]:
     """What trains each part: this process or, of several parts, a process for each."""
     if processes == 1:
-        _begin(threads, scenario)
+        _begin(threads, work)
         yield lambda parts: [_train_part(part) for part in parts]
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _begin, (threads, scenario)) as pool:
+    with context.Pool(processes, _begin_from, (threads, scenario)) as pool:
         yield lambda parts: pool.map(_train_part, parts, chunksize=1)
 
 
-def _begin(threads: int, scenario: Path) -> None:
+def _begin_from(threads: int, scenario: Path) -> None:
+    _begin(threads, federated(scenario))
+
+
+def _begin(threads: int, work: Federated) -> None:
     torch.set_num_threads(threads)
-    work = federated(scenario)
     _here[:] = [(work.make(), work)]
 
 
