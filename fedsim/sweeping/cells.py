@@ -17,7 +17,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fedsim.engine.checkpoint import Checkpoints
 from fedsim.errors import InputError, Problem, problems_of
 from fedsim.federation.opening import open_external, open_store
 from fedsim.folder.identity import edited, has_identity
@@ -264,7 +263,7 @@ def standing(
             return Standing("wait", folder)
         elif not has_identity(record):
             why = why or f"an older fedsim began {folder}, which cannot go on"
-        elif wrong := Checkpoints(RunFolder(folder)).problems():
+        elif wrong := _problems_of_checkpoints(folder):
             why = why or "its checkpoints are damaged"
             if damaged is not None:
                 damaged |= dict.fromkeys(wrong)
@@ -273,6 +272,13 @@ def standing(
     if not locked and is_taken(cell.log(runs)):
         return Standing("wait")
     return Standing("resume", resumable) if resumable else Standing("run", why=why)
+
+
+def _problems_of_checkpoints(folder: Path) -> list[Problem]:
+    # Imports torch, which a sweep, or a job that begins a run, does without.
+    from fedsim.engine.checkpoint import Checkpoints
+
+    return Checkpoints(RunFolder(folder)).problems()
 
 
 def _fingerprint_of(data: Mapping[str, Any]) -> str:
