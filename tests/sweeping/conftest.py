@@ -15,11 +15,15 @@ Typed = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def typed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Typed:
     """Types a command in a folder that holds tiny.yaml; returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path / "cache"))
+    # One for all tests: none looks into it, and to draw the images takes longer than most runs.
+    monkeypatch.setenv("FEDSIM_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-typed"))
     monkeypatch.delenv("FEDSIM_DATA", raising=False)
     (tmp_path / "tiny.yaml").write_text(TINY)
 
