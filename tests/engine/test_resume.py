@@ -65,7 +65,9 @@ def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(
     overrides = METHODS[method]
     whole = run_tiny(*overrides)
     append = RunFolder.append
-    for moment in range(1, 4):
+    # What holds state of its own is cut where it has that of two rounds, or in its only one.
+    moments = {"fedavg": (1, 2, 3), "selected": (1, 3), "gdd": (1,), "gdd-evaluated": (1,)}
+    for moment in moments.get(method, (3,)):
         # Stop like a kill: in the middle of writing, with lines that the checkpoint must take back.
         written = 0
 
@@ -83,8 +85,6 @@ def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(
         folder = only(tmp_path / f"cut{moment}")
         assert folder is not None
         assert_same(whole, resume(folder, [], QUIET))
-        if method.startswith("gdd"):
-            break
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_sigkill_of_the_whole_group_loses_nothing(
 def test_replies_of_a_one_shot_run_are_stored_on_arrival(
     method: tuple[str, ...], tiny: Path, run_tiny: Callable[..., Result], tmp_path: Path
 ) -> None:
-    overrides = [*method, "client.iterations=40"]
+    overrides = [*method, "client.iterations=20"]
     whole = run_tiny(*overrides)
     process = start(tiny, tmp_path / "killed", *overrides, "--backend", "inline")
 
@@ -138,21 +138,16 @@ def test_replies_of_a_one_shot_run_are_stored_on_arrival(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(
-    signum: signal.Signals, tiny: Path, tmp_path: Path
-) -> None:
+def test_an_ended_run_exits_with_130_and_says_how_to_go_on(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fedsim", "run", str(tiny), "rounds=200", "--runs"]
     process = subprocess.Popen(
         [*command, str(tmp_path / "cut")],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        # A background job of a shell ignores SIGINT, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: only(tmp_path / "cut") is not None, process)  # type: ignore[arg-type]
     time.sleep(0.5)
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     folder = only(tmp_path / "cut")
     assert process.returncode == 130, err.decode()
@@ -162,19 +157,21 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_inside_an_exec_still_exits_with_130(
-    signum: signal.Signals, tiny: Path, tmp_path: Path
-) -> None:
-    client = f"client={{name: 'misbehaving:Interrupts', number: {int(signum)}}}"
+def test_an_interruption_inside_an_exec_still_exits_with_130(tiny: Path, tmp_path: Path) -> None:
+    # Both signals have one handler: this one is Ctrl-C, and the one above what a batch system does.
+    client = f"client={{name: 'misbehaving:Interrupts', number: {int(signal.SIGINT)}}}"
     process = subprocess.run(
         [sys.executable, "-m", "fedsim", "run", str(tiny), client, "--runs", str(tmp_path)],
         capture_output=True,
         text=True,
+        # A background job of a shell ignores SIGINT, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.returncode == 130
     assert "fedsim run --resume" in process.stderr
+    folder = only(tmp_path)
+    assert folder is not None
+    assert json.loads((folder / "run.json").read_text())["status"] == "interrupted"
 
 
 def test_only_the_last_two_checkpoints_are_kept(run_tiny: Callable[..., Result]) -> None:
