@@ -47,7 +47,7 @@ STARTING_PROCESSES = {
         "test_resume",
         "test_run",
     ),
-    *("test_cli", "test_curve", "test_deployment", "test_docs", "test_loopback", "test_packaging"),
+    *("test_cli", "test_curve", "test_docs", "test_loopback", "test_packaging"),
     *("test_secured", "test_slurm", "test_sweep"),
     *("test_tutorial_curves_and_tables", "test_tutorial_own_images", "test_walk"),
 }

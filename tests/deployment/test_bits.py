@@ -15,7 +15,7 @@ from tests.deployment.conftest import TINY, Nodes
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 
-CASES = {
+OVERRIDES = {
     "half of the clients, images encoded": (
         "federation.clients=4",
         "federation.participation=0.5",
@@ -34,23 +34,32 @@ CASES = {
     ),
     "a strategy of Flower's": ("strategy={name: flwr.serverapp.strategy.FedAdam}",),
 }
+CASES = {name: ("isic_iid_fedavg", *TINY, *words) for name, words in OVERRIDES.items()} | {
+    "volumes, of which each client has some labels": (
+        "hippocampus_partial_condist",
+        "rounds=1",
+        "client.steps=2",
+        "resources.backend=inline",
+        "data.embedded={cases: 24}",
+    ),
+}
 
 
-@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_nodes_have_the_bits_of_a_simulation(
-    overrides: tuple[str, ...],
+    case: tuple[str, ...],
     exported: Callable[..., Path],
     deploy: Callable[..., Result],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(PLUGINS)
-    words = (*TINY, *overrides)
-    folder = exported("isic_iid_fedavg", *words)
+    name, *words = case
+    folder = exported(name, *words)
     clients = 4 if "federation.clients=4" in words else 2
     nodes = Nodes(folder, [{"client": client} for client in range(clients)])
     deployed = deploy(folder, nodes)
-    simulated = run("isic_iid_fedavg", *words, runs=tmp_path / "simulated")
+    simulated = run(name, *words, runs=tmp_path / "simulated")
     ours, theirs = (load_file(one.folder / "model.safetensors") for one in (simulated, deployed))
     assert list(ours) == list(theirs)
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
