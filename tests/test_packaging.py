@@ -61,10 +61,11 @@ def test_the_wheel_runs_a_scenario_on_ray_from_an_empty_folder(tmp_path: Path) -
     assert len(written) == 3 + 5 * 4
     assert written <= set(files)
 
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    venv = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")]
+    subprocess.run(venv, check=True)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)]
-    subprocess.run(install, check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", str(wheel)], check=True)
     inner = next((tmp_path / "venv").glob("lib/python3*/site-packages"))
     (inner / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
