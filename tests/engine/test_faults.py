@@ -49,7 +49,7 @@ def test_a_client_that_raises_once_is_left_out_of_that_round_and_all_outputs_say
     assert "round 2/3 | 3 of 4 clients |" in shown
     assert "client-1 failed: RuntimeError: the scanner is on fire" in shown
     assert "INCOMPLETE: 1 client message" in closing_lines(result.summary, result.folder, Path())[0]
-    # The clients that were heard are the other three, and the error's report crossed the wire.
+    # The clients that were heard are the other three, and the error's text crossed the wire.
     assert set(result.rounds[1]["metrics_by_client"]) == {"0", "2", "3"}
     lines = (result.folder / "traffic.jsonl").read_text().splitlines()
     up = [json.loads(line) for line in lines]
