@@ -68,8 +68,8 @@ PAINTERS = (
 )
 # Of these, whose lines are on all pages, not even axes are made for modules that name no report.
 LINED = ("calibration", "curves", "figures", "traffic_picture", "work_picture")
-# Rows and lines of text that the report shares with the terminal have no figures.
-REPORT = re.compile(r"report(?!\.(?:rows|text)\b)")
+# Rows, phases and lines of text have no figures, and what a client reports has none.
+REPORT = re.compile(r"report(?!\.(?:phases|rows|text)\b|ed\b|s\b)")
 # A PNG of one white pixel.
 DOT = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63"
