@@ -93,8 +93,8 @@ def test_what_the_ledger_counts_is_what_crossed(both: dict[str, Both], name: str
     rows = [json.loads(line) for line in lines]
     for direction, counted in zip(("up", "down"), both[name].counted, strict=True):
         here = [row["bytes"] for row in rows if row["direction"] == direction]
-        most = sum(here) + 64 * len(here)
-        least = sum(here) - 64 * len(here) - SPARED.get((name, direction), 0)
+        most = sum(here) + 100 * len(here)
+        least = sum(here) - 100 * len(here) - SPARED.get((name, direction), 0)
         assert least <= counted <= most, direction
     # And what the simulation counted; a greeting is no part of one.
     simulated = both[name].simulated.folder / "traffic.jsonl"
