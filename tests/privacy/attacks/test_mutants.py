@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,11 +11,13 @@ from fedsim.privacy import rows
 from fedsim.privacy.attacks import Subject, coupled, release, training
 from fedsim.privacy.factored import FactoredGradients
 from fedsim.privacy.mechanisms import DPSGD, AlternatingReference, Mechanism, PrivateReference
+from fedsim.privacy.noise import Noise
 from fedsim.privacy.verdict import Verdict, audit
 from tests.privacy.attacks.mutants import MECHANISM, RUN, noise_times
 from tests.privacy.attacks.small import Small
 
-SEEDS = range(20)
+# A check that rejects one sound release in eight is seen by 24 audits (8 of each rule) with 96 %.
+SEEDS = range(8)
 
 
 def numbers(sigma: float) -> dict[str, float]:
@@ -32,6 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few releases an attack, at the mechanism's own values alone; few canaries."""
     monkeypatch.setattr(release, "TRIALS", 60)
     monkeypatch.setattr(release, "GRID", ())
+    monkeypatch.setattr(coupled, "DRAWS", 100)  # They find noise that is a tenth too small.
     monkeypatch.setattr(training, "CANARIES", 200)
     monkeypatch.setattr(training, "_WIDTH", 1024)
 
@@ -50,10 +55,7 @@ def test_a_broken_release_is_found(
 
 
 @pytest.mark.parametrize("rule", SOUND)
-def test_a_sound_release_passes_in_every_seed(
-    quick: None, monkeypatch: pytest.MonkeyPatch, rule: str
-) -> None:
-    monkeypatch.setattr(coupled, "DRAWS", 100)  # They find noise that is a tenth too small.
+def test_a_sound_release_passes_in_every_seed(quick: None, rule: str) -> None:
     for seed in SEEDS:
         found = of_mechanism(SOUND[rule], seed)
         assert found.exit_code == 0, found.line()
@@ -65,6 +67,12 @@ def test_the_gaussian_bound_alone_finds_noise_that_is_a_third_too_small(
     """The bound at one delta stays far below the claim: 2,500 releases a side, sigma 1."""
     noise_times(0.6)(monkeypatch)
     monkeypatch.setattr(release, "GRID", ())
+    scores = release.scores
+
+    def few_of_others(mechanism: Mechanism, attack: Any, rng: Noise, trials: int) -> Any:
+        return scores(mechanism, attack, rng, trials if attack.name == "outlier" else 60)
+
+    monkeypatch.setattr(release, "scores", few_of_others)
     found = of_mechanism(DPSGD(**numbers(1.0)), 0)
     outlier = next(one for one in found.details if one["attack"] == "outlier")
     assert outlier["audited_epsilon_plain"] < found.claimed - 0.5
@@ -124,7 +132,7 @@ def factored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sound_training_with_factors_passes(quick: None, factored: None) -> None:
-    for seed in range(5):
+    for seed in range(3):
         found = audit(Small(seed).subject, "run", seed)
         assert found.exit_code == 0, found.line()
 
