@@ -247,13 +247,28 @@ def _converted(parameter: inspect.Parameter, factory: Callable[..., Any], value:
     if parameter.default is None:
         hint = Union[hint, None]  # noqa: UP007 - `|` does not take every annotation
     try:
+        model = _model(hint, repr(hint))
+    except TypeError:  # a hint that cannot be hashed
+        model = _model.__wrapped__(hint, "")
+    if model is None:
+        return value
+    return model.model_validate({"value": value}).value
+
+
+@functools.lru_cache(maxsize=1024)
+def _model(hint: Any, _written: str) -> Any:
+    """A model with one `value` of a type; None where pydantic has no use for it.
+
+    Unions are alike in any order, but not what is said of them: how it is written counts, too.
+    """
+    try:
         model: Any = pydantic.create_model(
             "Parameter", __config__=_ANY_TYPE, value=(_strict(hint), ...)
         )
     except Exception:  # an annotation pydantic cannot use; what it raises then varies
-        return value
+        return None
     # Incomplete: a name deep inside the annotation cannot be found.
-    return model.model_validate({"value": value}).value if model.__pydantic_complete__ else value
+    return model if model.__pydantic_complete__ else None
 
 
 def _resolved(parameter: inspect.Parameter, factory: Any) -> Any:
