@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -373,14 +374,8 @@ def now() -> str:
 
 def environment() -> dict[str, Any]:
     """Versions, code, machine: what a reader needs to judge numbers."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = ""
     return {
-        "versions": versions,
+        "versions": dict(_versions()),
         "git_commit": _git_commit(),
         "command": sys.argv,
         "cpu": cpu(),
@@ -388,6 +383,18 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    """Versions of Python and of what numbers depend on; "" where it is not installed."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = ""
+    return versions
 
 
 def _git_commit() -> str | None:
