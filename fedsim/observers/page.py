@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from fedsim.lazy import uncollected
@@ -25,17 +26,20 @@ class Page(Observer):
             return
         # What draws and fills templates is imported when there is something to draw.
         with uncollected():
-            from fedsim.report.page import write_report
+            from fedsim.report.page import write_page
+            from fedsim.report.paths import hidden
+            from fedsim.report.record import read_record
             from fedsim.trained.card import write_card
 
+        record = functools.cache(lambda: hidden(read_record(end.folder)))  # Read once for both.
         try:
-            write_report(end.folder)
+            write_page(record(), paths=True)
         except Exception as error:
             self._say(
                 f"no report: {one_line(error)}; to try again, type: fedsim report {end.folder}"
             )
         try:
-            write_card(end.folder)
+            write_card(end.folder, record)
         except Exception as error:
             self._say(
                 f"no model card: {one_line(error)}; to try again, type: fedsim export "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,25 +95,27 @@ class _Facts:
         return found if isinstance(found, dict) else {}
 
 
-def write_card(folder: Path) -> Path:
+def write_card(folder: Path, read: Callable[[], Record] | None = None) -> Path:
     """Write the card of a finished run, unless there is one: people write into it.
+
+    `read` gives the record of the folder, paths hidden, where that has been read already.
 
     Raises:
         InputError: it is no run folder, or files of it are missing or damaged.
     """
     path = folder / CARD
     if not path.exists():
-        RunFolder(folder).write_text(CARD, build_card(folder))
+        RunFolder(folder).write_text(CARD, build_card(folder, read))
     return path
 
 
-def build_card(folder: Path) -> str:
-    """The card of a finished run, Markdown with YAML in front.
+def build_card(folder: Path, read: Callable[[], Record] | None = None) -> str:
+    """The card of a finished run, Markdown with YAML in front; `read` as in `write_card`.
 
     Raises:
         InputError: as `write_card`, or the run has not finished.
     """
-    record = hidden(read_record(folder))
+    record = read() if read else hidden(read_record(folder))
     if record.summary is None or record.run["status"] != "done":
         raise InputError(
             f"{folder} has not finished: there is no model to tell of",

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.delenv("FEDSIM_DATA", raising=False)
         # Nothing here looks at pages.
-        patch.setattr("fedsim.report.page.write_report", lambda _: None)
+        patch.setattr("fedsim.report.page.write_page", lambda _, paths: None)
         yield folder
 
 

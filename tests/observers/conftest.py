@@ -14,6 +14,7 @@ from fedsim import Observer, run
 from fedsim.api import resume
 from fedsim.errors import Interruption
 from fedsim.observers import Row
+from fedsim.report.record import Record
 from fedsim.terminal.console import Console
 
 SMALL = (
@@ -54,7 +55,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     names = [name for name in ("mlflow", "tensorboard") if importlib.util.find_spec(name)]
     words = (*SMALL, f"observers=[{', '.join(names)}]")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedsim.report.page.write_report", _page)
+        patch.setattr("fedsim.report.page.write_page", _page)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -66,7 +67,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     return Watched(place, folder, [json.loads(line) for line in lines], summary)
 
 
-def _page(folder: Path) -> None:
+def _page(record: Record, *, paths: bool) -> None:
     """A page in a moment."""
+    folder = record.path
     (folder / "report").mkdir(exist_ok=True)
     (folder / "report" / "index.html").write_text("a page")

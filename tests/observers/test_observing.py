@@ -16,6 +16,7 @@ from fedsim.api import resume
 from fedsim.cli import main
 from fedsim.errors import Interruption
 from fedsim.observers import Finished, Row, Run
+from fedsim.report.record import Record
 from fedsim.scenario import load
 from fedsim.terminal.console import Console
 from tests.engine.conftest import TINY
@@ -28,8 +29,9 @@ FAST = (
 )
 
 
-def page(folder: Path) -> None:
+def page(record: Record, *, paths: bool) -> None:
     """A page in a moment."""
+    folder = record.path
     (folder / "report").mkdir(exist_ok=True)
     (folder / "report" / "index.html").touch()
 
@@ -40,8 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         # Nothing here looks at pages, but for whether they are there.
-        patch.setattr("fedsim.report.page.write_report", page)
-        patch.setattr("fedsim.trained.card.write_card", lambda _: None)
+        patch.setattr("fedsim.report.page.write_page", page)
+        patch.setattr("fedsim.trained.card.write_card", lambda *_: None)
         yield folder
 
 
