@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -270,30 +271,27 @@ def test_a_run_cut_after_any_round_goes_on_to_the_same_bits(
     overrides = (*LONG[kind], "faults.min_clients=0")
     whole = run_tiny(*overrides)
     append = RunFolder.append
-    for moment in (1, 3):
-        rounds = 0
+    first = functools.partial(run, tmp_path / "tiny.yaml", *overrides, runs=tmp_path / "cut")
+    # One run, that is cut twice.
+    for moment, begin in ((1, first), (3, lambda: resume(only(tmp_path / "cut"), [], QUIET))):
 
         def stopping(self: RunFolder, name: str, row: dict, at: int = moment) -> None:
-            nonlocal rounds
             append(self, name, row)
-            rounds += name == "rounds.jsonl"
-            if rounds == at:
+            if name == "rounds.jsonl" and row["round"] == at:
                 raise Interruption
 
         with monkeypatch.context() as patch:
             patch.setattr(RunFolder, "append", stopping)
             with pytest.raises(KeyboardInterrupt):
-                run(tmp_path / "tiny.yaml", *overrides, runs=tmp_path / f"cut{moment}")
-        folder = only(tmp_path / f"cut{moment}")
-        assert folder is not None
-        resumed = resume(folder, [], QUIET)
-        if kind != "local":
-            assert_same(whole, resumed)
-            continue
-        assert whole.metrics == resumed.metrics
-        for name in [path.name for path in (whole.folder / "models").iterdir()]:
-            one, other = (load_file(done.folder / "models" / name) for done in (whole, resumed))
-            assert all(np.array_equal(one[key], other[key]) for key in one)
+                begin()
+    resumed = resume(only(tmp_path / "cut"), [], QUIET)
+    if kind != "local":
+        assert_same(whole, resumed)
+        return
+    assert whole.metrics == resumed.metrics
+    for name in [path.name for path in (whole.folder / "models").iterdir()]:
+        one, other = (load_file(done.folder / "models" / name) for done in (whole, resumed))
+        assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.slow
