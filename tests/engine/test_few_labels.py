@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +21,13 @@ IMAGES = ("pseudo_label", "mean_teacher", "fixmatch")
 VOLUMES = ("pseudo_label_segmentation", "mean_teacher_segmentation", "fed_cot")
 
 
-@pytest.fixture
-def go(tmp_path: Path) -> Callable[..., Result]:
-    """Runs a method with few labels: of images or of volumes, by its name."""
+@pytest.fixture(scope="module")
+def go(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Runs a method with few labels: of images or of volumes, by its name; each run is made once.
+
+    A test that goes on with a run does it in a copy.
+    """
+    tmp_path = tmp_path_factory.mktemp("few_labels")
     volumes = SMALL.replace(
         "labels:\n    clients: {client-0: [anterior], client-1: [posterior]}", ""
     )
@@ -29,6 +35,7 @@ def go(tmp_path: Path) -> Callable[..., Result]:
     for name, text in texts.items():
         (tmp_path / f"{name}.yaml").write_text(text)
 
+    @functools.cache
     def run_it(method: str, *overrides: str, **options: object) -> Result:
         kind = "volumes" if method in (*VOLUMES, "segmentation") else "images"
         own = "client.batch_size=16" if kind == "images" else "client.batch_size=4"
@@ -53,14 +60,18 @@ def test_with_nothing_to_learn_it_is_averaging_on_labelled_records_to_the_bit(
 
 
 @pytest.mark.parametrize("method", [*IMAGES, *VOLUMES])
-def test_a_resumed_run_ends_with_the_same_bits(method: str, go: Callable[..., Result]) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(
+    method: str, go: Callable[..., Result], tmp_path: Path
+) -> None:
     unsure = () if "teacher" in method or method == "fed_cot" else ("client.threshold=0.5",)
     words = ("rounds=3", *unsure)
-    whole, broken = go(method, *words), go(method, *words)
-    record = json.loads((broken.folder / "run.json").read_text())
-    (broken.folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    sorted((broken.folder / "checkpoint").glob("round-*.ckpt"))[-1].unlink()
-    assert_same(whole, resume(broken.folder, [], Console(quiet=True)))
+    whole, broken = go(method, *words), tmp_path / "broken"
+    shutil.copytree(whole.folder, broken)
+    record = json.loads((broken / "run.json").read_text())
+    (broken / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    sorted((broken / "checkpoint").glob("round-*.ckpt"))[-1].unlink()
+    (broken / "model.safetensors").unlink()
+    assert_same(whole, resume(broken, [], Console(quiet=True)))
     plain = model(go("segmentation" if method in VOLUMES else "supervised", "rounds=3"))
     assert any((model(whole)[name] != plain[name]).any() for name in plain)
 
