@@ -87,43 +87,59 @@ def test_the_server_s_work_survives_an_end_in_any_phase(
 ) -> None:  # fmt: skip
     save = Checkpoints.save
     wanted, rounds = whole(name), PROCEDURES[name][1]
-    # After the training, after the unlearning, and between.
-    for place in (3, 4, rounds - 1):
-        done: list[int] = []
+    folder: Path | None = None
+    # After the training, after the unlearning, and between: one run, stopped again and again.
+    for place in sorted({3, 4, rounds - 1}):
 
-        def stop(self: Checkpoints, checkpoint: Any, at: int = place, done: Any = done) -> None:
+        def stop(self: Checkpoints, checkpoint: Any, at: int = place) -> None:
             save(self, checkpoint)
-            if checkpoint.exchange == 0:
-                done.append(checkpoint.round)
             if checkpoint.exchange == 0 and checkpoint.round == at:
                 raise Interruption
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "save", stop)
             with pytest.raises(KeyboardInterrupt) as end:
-                go(*words(name))
-        assert_same(wanted, resume(Path(str(end.value)), [], QUIET))
+                go(*words(name)) if folder is None else resume(folder, [], QUIET)
+        folder = Path(str(end.value))
+    assert folder is not None
+    assert_same(wanted, resume(folder, [], QUIET))
 
 
 @pytest.mark.parametrize("name", PROCEDURES)
 def test_the_same_bits_after_a_kill_in_the_midst_of_any_phase(
-    name: str, whole: Callable[[str], Result], tmp_path: Path
-) -> None:
+    name: str, whole: Callable[[str], Result], go: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     wanted, rounds = whole(name), PROCEDURES[name][1]
-    for place in (2, 4, rounds):
-        runs = tmp_path / str(place)
-        runs.mkdir()
-        child = PROCESSES.Process(target=run_and_die, args=(words(name), runs, place))
-        child.start()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        (folder,) = [path for path in (runs / "tiny").iterdir() if not path.is_symlink()]
-        assert not (folder / "summary.json").exists()
-        assert_same(wanted, resume(folder, [], QUIET))
+    folder = cut_before(2, monkeypatch, lambda: go(*words(name)))
+    # The server's work of its own is where a kill is a real one.
+    child = PROCESSES.Process(target=resume_and_die, args=(folder, 4))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    cut_before(rounds, monkeypatch, lambda: resume(folder, [], QUIET))
+    assert_same(wanted, resume(folder, [], QUIET))
 
 
-def run_and_die(words: tuple[str, ...], runs: Path, place: int) -> None:
-    """Run until the work of a round is done; then SIGKILL, with nothing of it kept."""
+def cut_before(place: int, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], Result]) -> Path:
+    """Run until the work of a round is done, and keep nothing of it; the folder."""
+    save = Checkpoints.save
+
+    def stop(self: Checkpoints, checkpoint: Any) -> None:
+        if checkpoint.round == place and checkpoint.exchange == 0:
+            raise Interruption
+        save(self, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt) as end:
+            begin()
+    return Path(str(end.value))
+
+
+def resume_and_die(folder: Path, place: int) -> None:
+    """Go on until the work of a round is done; then SIGKILL, with nothing of it kept."""
     save = Checkpoints.save
 
     def die(self: Checkpoints, checkpoint: Any) -> None:
@@ -132,8 +148,7 @@ def run_and_die(words: tuple[str, ...], runs: Path, place: int) -> None:
         save(self, checkpoint)
 
     Checkpoints.save = die  # type: ignore[method-assign]  # the process ends by it
-    (runs / "tiny.yaml").write_text(TINY)
-    run(runs / "tiny.yaml", *words, runs=runs)
+    resume(folder, [], QUIET)
 
 
 @pytest.mark.parametrize("name", ["federaser", "pga", "ifu"])
