@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedsim.privacy.attacks import release
+from fedsim.privacy.attacks import coupled, release
 from fedsim.privacy.attacks.membership import lira, log_likelihood_ratio
 from fedsim.privacy.attacks.release import (
     GRID,
@@ -90,6 +90,7 @@ def test_independent_noise_is_too_small_for_a_target_alone_in_its_coordinate():
 )
 def test_no_attack_breaks_the_claim_of_a_sound_mechanism(mechanism, monkeypatch):
     monkeypatch.setattr(release, "GRID", GRID[:1])
+    monkeypatch.setattr(coupled, "DRAWS", 100)
     findings = list(attack_mechanism(mechanism, DELTA, sources(0), trials=200))
     assert len(findings) == 14
     assert findings[0].setting == setting_name(mechanism)
