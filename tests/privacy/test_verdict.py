@@ -12,7 +12,7 @@ import pytest
 from fedsim.engine import auditing
 from fedsim.errors import InputError
 from fedsim.folder.runfolder import plain
-from fedsim.privacy.attacks import Subject, release
+from fedsim.privacy.attacks import Subject, coupled, release
 from fedsim.privacy.attacks.checks import Check
 from fedsim.privacy.audit import LowerBound, gaussian_epsilon
 from fedsim.privacy.mechanisms import DPSGD
@@ -50,7 +50,8 @@ PAPER = NUMBERS | {
 @pytest.fixture
 def few(monkeypatch):
     """Few releases an attack, and one setting beside the mechanism's own."""
-    monkeypatch.setattr(release, "TRIALS", 500)
+    monkeypatch.setattr(release, "TRIALS", 300)
+    monkeypatch.setattr(coupled, "DRAWS", 100)
     monkeypatch.setattr(release, "GRID", release.GRID[:1])
 
 
