@@ -54,7 +54,8 @@ def test_what_does_not_apply_is_neither(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_answers_from_a_support_set_passes(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = typed(capsys, "in_context", "--kind", kind)
+    few = () if kind == "model" else ("--with", "data.embedded.cases=7")
+    code, out, err = typed(capsys, "in_context", "--kind", kind, *few)
     assert code == 0, out + err
     assert ("it is not trained" in out) == (kind == "model")
 
