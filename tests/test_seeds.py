@@ -73,18 +73,31 @@ def test_draws(number, shared):
 """
 
 
+SESSIONS = """
+import sys
+
+import pytest
+
+for options in ([], ["--shuffle", "3"], ["--seed-base", "1"]):
+    print("SESSION", flush=True)
+    if code := pytest.main(["-q", "-s", "-p", "no:cacheprovider", *options]):
+        sys.exit(code)
+"""
+
+
 def test_draws_follow_the_seed_and_not_the_order(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text((HERE / "conftest.py").read_text())
     (tmp_path / "test_probe.py").write_text(PROBE)
 
-    def drawn(*options: str) -> list[str]:
-        words = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *options]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-        lines = (line.lstrip(".") for line in done.stdout.splitlines())
-        return [line for line in lines if line.startswith("DRAWN")]
-
-    first, other = drawn(), drawn("--shuffle", "3")
+    # One process for all: what a session leaves of its draws must not show in the next one.
+    words = [sys.executable, "-c", SESSIONS]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, other, elsewhere = (
+        [line for text in part.splitlines() if (line := text.lstrip(".")).startswith("DRAWN")]
+        for part in done.stdout.split("SESSION")[1:]
+    )
     assert len(first) == 6
     assert first != other
     assert sorted(first) == sorted(other)
-    assert not set(first) & set(drawn("--seed-base", "1"))
+    assert len(elsewhere) == 6
+    assert not set(first) & set(elsewhere)
