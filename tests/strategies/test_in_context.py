@@ -29,6 +29,7 @@ from fedsim.trained.card import build_card
 from tests.engine.test_bits import lines
 
 TINY = (
+    "data.size=32",
     "data.embedded={scale: 0.02, mean_slices: 8}",
     "data.split={val: 0, test: 0.34}",
     "federation.labelled_groups=1",
