@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedsim.report import page as page_module
 from fedsim.report.curves import precision_recall, roc
 from fedsim.report.data import class_lines
 from fedsim.report.figures import clients, epsilon, figures, partition
@@ -20,6 +21,7 @@ from fedsim.report.many import MANY, quantiles, some, spread_lines, spread_rows
 from fedsim.report.page import write_report
 from fedsim.report.record import read_record
 from fedsim.report.sheets import save_synthetic
+from tests.conftest import DOT, PAINTERS
 from tests.report.conftest import round_row
 from tests.report.many_clients import cost, write_run
 
@@ -50,9 +52,16 @@ def test_ten_thousand_clients_are_reported_in_a_gigabyte_and_two_megabytes(tmp_p
     assert len((folder / "report" / "epsilon.csv").read_text().split("\n")[0].split(",")) == 10_002
 
 
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn, and not painted."""
+    for name in PAINTERS:
+        monkeypatch.setattr(f"fedsim.report.{name}.png", lambda _: DOT)
+
+
 @pytest.mark.parametrize(("count", "many"), [(MANY - 1, False), (MANY, True), (1000, True)])
 def test_bars_rows_and_lines_for_each_client_end_at_fifty(
-    tmp_path: Path, count: int, many: bool
+    tmp_path: Path, count: int, many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_run(tmp_path / "run", count)
     record = read_record(folder)
@@ -61,12 +70,15 @@ def test_bars_rows_and_lines_for_each_client_end_at_fifty(
     assert ("how many clients hold" in drawn["partition"].caption) == many
     if many:
         assert all(height(picture.png) < 1000 for picture in drawn.values())
+    monkeypatch.setattr(page_module, "figures", lambda _: [*drawn.values()])  # Not once more.
     page = write_report(folder).read_text()
     assert ("site-00003" in page) != many
     assert ("median" in page) == many
 
 
-def test_the_tables_tell_quantiles_of_the_scores_of_many_sites(tmp_path: Path) -> None:
+def test_the_tables_tell_quantiles_of_the_scores_of_many_sites(
+    tmp_path: Path, unpainted: None
+) -> None:
     folder = write_run(tmp_path / "run", 1000)
     summary = json.loads((folder / "summary.json").read_text())
     summary["metrics"] |= {f"auc@site-{k:05d}": k / 1000 for k in range(1000)}
@@ -79,7 +91,9 @@ def test_the_tables_tell_quantiles_of_the_scores_of_many_sites(tmp_path: Path) -
     assert [float(cell) for cell in cells] == pytest.approx(expected, abs=1e-4)
 
 
-def test_what_each_client_releases_has_a_row_or_is_told_as_quantiles(tmp_path: Path) -> None:
+def test_what_each_client_releases_has_a_row_or_is_told_as_quantiles(
+    tmp_path: Path, unpainted: None
+) -> None:
     few = write_report(write_run(tmp_path / "few", 3)).read_text()
     table = few.partition("What a client releases in a round")[2].partition("</table>")[0]
     assert all(f"site-0000{k}" in table for k in range(3))
@@ -131,7 +145,9 @@ def test_bands_are_the_quantiles_of_the_clients_that_report(
 
 
 @pytest.mark.parametrize("models", [MANY - 1, MANY, 200])
-def test_curves_of_many_models_keep_the_area_of_each(tmp_path: Path, models: int) -> None:
+def test_curves_of_many_models_keep_the_area_of_each(
+    tmp_path: Path, models: int, unpainted: None
+) -> None:
     folder = write_run(tmp_path / "run", 60, models=models)
     for draw in (roc, precision_recall):
         picture = draw(read_record(folder))
