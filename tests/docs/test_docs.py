@@ -390,7 +390,10 @@ def test_the_entries_of_the_run_folder_are_listed(workshop: Path) -> None:
     private = "privacy={noise_multiplier: 1.0, expected_batch: 16, delta: 1e-3}"
     supervised = "client={name: supervised, class_balanced: false, steps: 1}"
     protected = run("experiment.yaml", supervised, private, "strategy=fedavg", "rounds=1").folder
-    volumes = ("data={name: msd, size: 32, embedded: {cases: 4}}", "model={name: unet}")
+    volumes = (
+        "data={name: msd, size: 32, embedded: {cases: 4}}",
+        "model={name: unet, channels: [4, 8]}",
+    )
     outlined = run(
         "experiment.yaml", *volumes, "client={name: segmentation, steps: 1}",
         "strategy=fedavg", "federation={clients: 2}", "rounds=1",
