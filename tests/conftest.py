@@ -66,10 +66,11 @@ PAINTERS = (
     *("calibration", "curves", "drawing", "figures", "holdings", "overlays", "partition_picture"),
     *("privacy_picture", "seen_picture", "traffic_picture", "volumes", "work_picture"),
 )
-# Of these, whose lines are on all pages, not even axes are made for modules that name no report.
+# Of these, whose lines are on all pages, not even axes are made for modules that name none of them.
 LINED = ("calibration", "curves", "figures", "traffic_picture", "work_picture")
 # As is, on nearly all, who holds what.
 HELD = "partition_picture"
+DRAWS = re.compile(rf"report\.(?:{'|'.join((*PAINTERS, 'frames', 'phases'))})\b")
 # A PNG of one white pixel.
 DOT = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63"
@@ -148,7 +149,7 @@ def _painted(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     # All first: who is imported later would take what is patched for the original.
     painters = [importlib.import_module(f"fedsim.report.{name}") for name in PAINTERS]
-    named = "report" in request.path.read_text()
+    named = DRAWS.search(request.path.read_text())
     with pytest.MonkeyPatch.context() as patch:
         for painter in painters:
             patch.setattr(painter, "png", lambda _: DOT)
