@@ -347,13 +347,24 @@ def identity(scenario: Scenario) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-@lru_cache(maxsize=4096)
 def _identities_of(path: Path, unit_by_data: bool) -> frozenset[str]:
-    """What a cell of a run folder's scenario (its file never changes) may be; none: it is wrong.
+    """What a cell of a run folder's scenario may be; none: it is wrong.
 
     It is loaded, not only read: keys that are newer than the run get their defaults. Where the data
     decided on the unit of privacy, the cell may have none.
     """
+    try:
+        about = path.stat()
+    except OSError:
+        return frozenset()
+    # One path can stand for two files: in another folder, or where a run folder went and one of
+    # the same second took its name.
+    version = (about.st_dev, about.st_ino, about.st_mtime_ns)
+    return _loaded_identities(path, version, unit_by_data)
+
+
+@lru_cache(maxsize=4096)
+def _loaded_identities(path: Path, _version: tuple[int, ...], unit_by_data: bool) -> frozenset[str]:
     try:
         scenario = load(path)
     except InputError:

@@ -172,6 +172,22 @@ def test_only_a_finished_run_of_the_same_cell_on_the_same_data_counts(
     assert action() == ("run", None)
 
 
+def test_one_path_can_stand_for_runs_of_several_scenarios(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of two folders in which one types, or after a run folder has gone and another took its name.
+    path, found = Path("runs/tiny/20261127T200000-seed0/scenario.yaml"), []
+    for folder, rate in (("one", 0.1), ("other", 0.2), ("other", 0.3)):
+        (tmp_path / folder / path.parent).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        path.write_text(TINY.replace("batch_size: 16", f"learning_rate: {rate}"))
+        found.append(cells_module._identities_of(path, False))
+        assert found[-1] == cells_module._identities_of(path, False)
+    assert len(set(found)) == 3
+    path.unlink()
+    assert cells_module._identities_of(path, False) == frozenset()
+
+
 def test_a_cell_whose_unit_of_privacy_the_data_decide_on_is_not_run_again(
     typed: Typed, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_an_unrolled_network_that_cannot_be_written_is_one_short_sentence() -> N
     with pytest.raises(RuntimeError) as error:
         _written(wrapped, torch.rand(1, 3, 16, 16))
     assert len(str(error.value).splitlines()) > 5
-    assert _why(error.value) == "the exporter has no form for its operation zeros_like"
+    assert re.fullmatch(r"the exporter has no form for its operation \w+", _why(error.value))
 
 
 def test_other_reasons_are_cut_short() -> None:
