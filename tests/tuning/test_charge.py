@@ -141,7 +141,9 @@ def test_a_trial_that_is_lost_is_paid_for_again(typed: Typed, trials: Trials) ->
     code, out, _ = typed(*words)
     assert (code, len(trials.commands)) == (0, 3)
     assert "all 3 trials together" in out
-    runs = sorted(Path("runs/tuning/tiny/trials/tiny").glob("*-seed0"))
+    # Runs of one second have a number behind their seed.
+    runs = sorted(Path("runs/tuning/tiny/trials/tiny").glob("*-seed0*"))
+    assert len(runs) == 3
     shutil.rmtree(runs[0])
     assert "all 4 trials together" in typed(*words, "--dry-run")[1]
     with (runs[1] / "rounds.jsonl").open("a") as file:
