@@ -192,10 +192,10 @@ class Curve:
         units = {method.whose for method in self.methods} - {""}
         return units.pop() if len(units) == 1 else ""
 
-    def told(self, method: Method) -> str:
+    def told(self, method: Method, between: str = ", ") -> str:
         """A method's name, and whose its epsilon is, where methods differ in that."""
         apart = method.whose and not self.whose
-        return f"{method.told}, for every {method.whose}" if apart else method.told
+        return f"{method.told}{between}for every {method.whose}" if apart else method.told
 
     @property
     def notes(self) -> list[str]:

@@ -292,7 +292,7 @@ def _legend(axes: Any, curve: Curve, scale: _Scale) -> None:
             label = f"{method.name}\n(reference, no privacy)"
             handles.append(Line2D([], [], color=colour, linestyle="--", label=label))
         else:
-            label = curve.told(method).replace(", for", "\nfor")
+            label = curve.told(method, "\n")
             label += "" if method.certified else "\n(claimed, not certified)"
             handles.append(Line2D([], [], **_points_style(method, k), label=label))
     marks: list[Any] = []

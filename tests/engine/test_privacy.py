@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 
 from fedsim import ClientError, InputError, Result, RunError
 from fedsim.api import resume
+from fedsim.clients.segmentation import Segmentation
 from fedsim.privacy.accounting import Entry, epsilon_rdp, largest_upper
 from fedsim.report.text import closing_lines
 from fedsim.scenario import load
@@ -387,6 +389,20 @@ def test_what_derives_from_a_private_method_changes_both_of_its_forms(
         return
     with pytest.raises(InputError, match=told):
         run_tiny(*words)
+
+
+def test_what_derives_from_private_segmentation_changes_both_of_its_forms() -> None:
+    class Objective(Segmentation):
+        def objective(self, model: Any, site: Any) -> Any:
+            return super().objective(model, site)
+
+    class Both(Objective):
+        def _losses(self, view: Any) -> Any:
+            return super()._losses(view)
+
+    with pytest.raises(ValueError, match="Objective overrides objective, which private training"):
+        Objective(dice="record").private_steps(8, 4)
+    assert Both(dice="record").private_steps(8, 4) == Both(dice="record").steps
 
 
 def test_a_delta_that_allows_publishing_a_record_is_refused(
